@@ -1,0 +1,194 @@
+"""CNN-9 and its relatives (paper section 6.2; widths from the authors' release, appendix A is not in the text).
+
+    root 3x3 conv, w | 3 x (3x3 conv, w) | pool | 3 x (3x3 conv, 2w) | pool | 3 x (3x3 conv, 4w) | pool | classifier
+
+Each convolution is followed by batch norm and ReLU and has no bias. The root and the classifier are plain; the
+nine convolutions between are what a Neural Similarity Network replaces. One network definition serves all:
+`convolution` decides what stands at the nine places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsl.conv import DynamicNSConv2d, NSConv2d
+from nsl.predictor import BATCH_NORM_EPSILON, SharedKernels
+from nsl.similarity import make_structure
+
+VARIANTS = ("paper", "release")
+#: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.
+BATCH_NORM_MOMENTUM = {"paper": 0.1, "release": 0.001}
+
+Convolution = Callable[..., nn.Module]
+"""(in_channels, out_channels, kernel_size, padding=..., bias=...) to a module."""
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution without bias, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, convolution: Convolution, batch_norm_momentum: float
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
+        self.relu = nn.ReLU(inplace=True)
+
+
+class PlainCNN(nn.Module):
+    """VGG-like network of three stages.
+
+    Args:
+        num_classes: outputs.
+        width: w above, filters of the root and the first stage.
+        depth: convolutions a stage.
+        image_size: height and width of the square input, a multiple of 8.
+        convolution: what stands at the 3 * depth places after the root.
+        variant: "paper" or "release" (see DISCREPANCIES.md); read by the optimiser set-up too.
+
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
+
+    Raises:
+        ValueError: image_size is not a positive multiple of 8, width or num_classes is not positive.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: int = 32,
+        depth: int = 3,
+        image_size: int = 32,
+        convolution: Convolution = nn.Conv2d,
+        variant: str = "paper",
+    ) -> None:
+        super().__init__()
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8 (three poolings), got {image_size}")
+        if width < 1 or num_classes < 1:
+            raise ValueError(f"width and num_classes must be positive, got {width} and {num_classes}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
+        self.variant, self.image_size = variant, image_size
+        momentum = BATCH_NORM_MOMENTUM[variant]
+        self.root = ConvBlock(3, width, nn.Conv2d, momentum)
+        stages, channels = [], width
+        for filters in (width, 2 * width, 4 * width):
+            blocks: list[nn.Module] = []
+            for _ in range(depth):
+                blocks.append(ConvBlock(channels, filters, convolution, momentum))
+                channels = filters
+            stages.append(nn.Sequential(*blocks, nn.MaxPool2d(2)))
+        self.stages = nn.Sequential(*stages)
+        # A valid convolution over the whole map: a linear layer without bias, as in the release.
+        self.classifier = nn.Conv2d(channels, num_classes, image_size // 8, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
+        own = [module.predictor for module in self.modules() if isinstance(module, DynamicNSConv2d)]
+        skip = {id(part) for predictor in own for part in predictor.modules()}
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and id(module) not in skip:
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            if self.variant == "release" and isinstance(module, NSConv2d):
+                _release_similarity(module)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to the last map [B, 4 * width, S / 8, S / 8]."""
+        return self.stages(self.root(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to logits [B, num_classes]."""
+        return self.classifier(self.features(images)).flatten(1)
+
+
+def _release_similarity(layer: NSConv2d) -> None:
+    """The release initialises the static DNS mask with eye(3) flattened: corners and centre 1, the rest 0."""
+    if layer.structure.name == "diagonal":
+        with torch.no_grad():
+            layer.similarity.copy_(torch.eye(*layer.kernel_size).flatten())
+
+
+def cnn9(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
+    """The baseline: 511,200 parameters at width 32 for 10 classes (release)."""
+    return PlainCNN(num_classes, width, 3, image_size, nn.Conv2d, variant)
+
+
+def cnn9pp(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
+    """CNN++: deeper (four convolutions a stage) and wider, slightly more parameters than every NSN variant.
+
+    The paper gives no widths. Ours is the smallest width whose parameters exceed those of the largest NSN-9
+    (dynamic, unconstrained) of base width `width`: 55 for 32, 2.05 million parameters for 10 classes.
+    """
+    with torch.device("meta"):
+        largest = nsn9(num_classes, kind="dynamic", similarity="unconstrained", width=width)
+    target = sum(parameter.numel() for parameter in largest.parameters())
+    wider, count = width, 0
+    while count <= target:
+        wider += 1
+        with torch.device("meta"):
+            count = sum(p.numel() for p in PlainCNN(num_classes, wider, 4).parameters())
+    return PlainCNN(num_classes, wider, 4, image_size, nn.Conv2d, variant)
+
+
+def nsn9(
+    num_classes: int,
+    *,
+    kind: str,
+    similarity: str = "diagonal",
+    width: int = 32,
+    image_size: int = 32,
+    variant: str = "paper",
+    predictor: str = "sphere",
+    sharing: str = "disjoint",
+    learn_shape: bool = False,
+    predictor_options: dict[str, Any] | None = None,
+) -> PlainCNN:
+    """CNN-9 with a neural similarity in its nine convolutions.
+
+    Args:
+        num_classes, width, image_size, variant: as in `PlainCNN`.
+        kind: "static" or "dynamic".
+        similarity: "diagonal" or "unconstrained".
+        predictor: "sphere" or "cnn" (dynamic only; Table 1).
+        sharing: "disjoint", one predictor a layer, or "shared", one for all layers with an adaptation
+            convolution each (dynamic only; Table 3).
+        learn_shape: the rows "(J)" of Table 2.
+        predictor_options: passed to the predictor. Hidden channels default to the release's 64 (diagonal) and
+            128 (unconstrained), in proportion to `width`.
+
+    Raises:
+        ValueError: an unknown or impossible choice; the sentence lists the possible ones.
+    """
+    if kind == "static":
+        if sharing != "disjoint" or predictor != "sphere" or predictor_options:
+            raise ValueError("predictor, sharing and predictor_options are for kind='dynamic' only")
+        convolution: Convolution = partial(NSConv2d, similarity=similarity, learn_shape=learn_shape)
+        return PlainCNN(num_classes, width, 3, image_size, convolution, variant)
+    if kind != "dynamic":
+        raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
+    options: dict[str, Any] = {
+        "hidden": (4 if similarity == "unconstrained" else 2) * width,
+        "batch_norm_momentum": BATCH_NORM_MOMENTUM.get(variant, 0.1),
+    }
+    options |= predictor_options or {}
+    if sharing == "shared":
+        if predictor != "sphere":
+            raise ValueError(f"sharing='shared' needs predictor='sphere', got {predictor!r}")
+        degrees = make_structure(similarity).degrees_of_freedom(9)
+        options["shared"] = SharedKernels(width, degrees, 3, options["hidden"])
+    elif sharing != "disjoint":
+        raise ValueError(f"sharing must be 'disjoint' or 'shared', got {sharing!r}")
+    convolution = partial(
+        DynamicNSConv2d,
+        similarity=similarity,
+        predictor=predictor,
+        learn_shape=learn_shape,
+        predictor_options=options,
+    )
+    return PlainCNN(num_classes, width, 3, image_size, convolution, variant)

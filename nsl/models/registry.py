@@ -1,0 +1,58 @@
+"""`create_model(name, num_classes, ...)`: every network of the tables by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from nsl.models.cnn import cnn9, cnn9pp, nsn9
+
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn9": cnn9,
+    "cnn9pp": cnn9pp,
+    "nsn9_static_diagonal": partial(nsn9, kind="static", similarity="diagonal"),
+    "nsn9_static_unconstrained": partial(nsn9, kind="static", similarity="unconstrained"),
+    "nsn9_dynamic_diagonal": partial(nsn9, kind="dynamic", similarity="diagonal"),
+    "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` knows."""
+    return sorted(_MODELS)
+
+
+def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
+    """Build a network by name, e.g. `create_model("nsn9_dynamic_diagonal", num_classes=100, width=16)`.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: outputs.
+        kwargs: width, image_size, variant; for NSN also predictor, sharing, learn_shape, predictor_options.
+            See `nsl.models.cnn`.
+
+    Returns:
+        A module from images [B, 3, S, S] to logits [B, num_classes], randomly initialised from torch's global
+        generator.
+
+    Raises:
+        ValueError: unknown name or argument; the sentence lists the known ones.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"model must be one of {list_models()}, got {name!r}")
+    build = _MODELS[name]
+    fixed = set(build.keywords) if isinstance(build, partial) else set()
+    known = set(inspect.signature(build).parameters) - fixed - {"num_classes"}
+    unknown = sorted(set(kwargs) - known)
+    if unknown:
+        raise ValueError(f"model {name!r} has no argument {unknown[0]!r}, it takes {sorted(known)}")
+    return build(num_classes, **kwargs)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable scalars, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
