@@ -1,0 +1,37 @@
+"""``python -m reproduce``: run, status, plan, compare.
+
+Every complaint about input is one line on the standard error stream and exit code 2.
+``REPRODUCE_TRACEBACK=1`` in the environment shows where it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from reproduce.commands import COMMANDS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m reproduce", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        command.declare(sub)
+    chosen = parser.parse_args(arguments)
+    try:
+        return COMMANDS[chosen.command].run(chosen)
+    except (ValueError, OSError) as error:
+        if os.environ.get("REPRODUCE_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""What is to be run: the experiments and profiles declared in ``experiments/*.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reproduce.runs import Run, model_config
+
+EXPERIMENTS = Path(__file__).parent / "experiments"
+
+#: The budget of the paper's CIFAR protocol in training images: 64000 iterations of 128 (paper, section 7.1).
+PAPER_IMAGES = 64_000 * 128
+
+#: How the paper's data sets are written in tables.
+SLOT_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+CLAIM_KINDS = ("lower_error", "similar_error", "fewer_parameters")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent."""
+
+    key: str
+    label: str
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An ordering or difference the paper claims between two methods of a table."""
+
+    words: str
+    kind: str
+    better: str
+    worse: str
+    source: str
+    margin: float = 0.0
+    without: str = ""
+    saving: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of the paper as data."""
+
+    table: int
+    title: str
+    section: str
+    question: str
+    datasets: tuple[str, ...]
+    baseline: str
+    methods: tuple[Method, ...]
+    claims: tuple[Claim, ...]
+
+    def method(self, key: str) -> Method:
+        """The method called ``key``."""
+        for method in self.methods:
+            if method.key == key:
+                return method
+        raise ValueError(f"Table {self.table} declares no method {key!r}; add it to table{self.table}.toml.")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Data, width and budget that a profile gives to every experiment."""
+
+    name: str
+    description: str
+    seeds: int
+    threads: int
+    jobs: int
+    width: int
+    same_data: bool
+    same_width: bool
+    data: dict[str, dict[str, Any]]
+    recipe: dict[str, Any]
+    slot_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def recipe_for(self, slot: str) -> dict[str, Any]:
+        """The recipe used on the data set in ``slot``, the same for every method."""
+        return {**self.recipe, **self.slot_recipe.get(slot, {})}
+
+    def budget(self, slot: str) -> float:
+        """Training images of a run in this slot as a fraction of the paper's 64000 x 128."""
+        recipe = self.recipe_for(slot)
+        return float(recipe["iterations"] * recipe["batch_size"] / PAPER_IMAGES)
+
+    def run(self, method: Method, slot: str, seed: int) -> Run:
+        """The run of one method on the data set in ``slot`` with one seed."""
+        return Run(
+            label=method.label,
+            dataset=dict(self.data[slot]),
+            model=model_config(method.model, {"width": self.width, **method.options}),
+            recipe=self.recipe_for(slot),
+            seed=seed,
+            threads=self.threads,
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; name a file of declarations that does.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML ({error}); correct it.") from None
+
+
+@cache
+def experiment(table: int) -> Experiment:
+    """The declaration of one table."""
+    path = EXPERIMENTS / f"table{table}.toml"
+    if not path.exists():
+        known = ", ".join(str(number) for number in tables())
+        raise ValueError(f"TABLES names table {table}, which is not declared; choose from {known}.")
+    raw = _read(path)
+    claims = tuple(
+        Claim(**{**item, "saving": tuple(item.get("saving", (0, 1)))}) for item in raw.pop("claims")
+    )
+    methods = tuple(Method(**item) for item in raw.pop("methods"))
+    declared = Experiment(methods=methods, claims=claims, datasets=tuple(raw.pop("datasets")), **raw)
+    for claim in claims:
+        if claim.kind not in CLAIM_KINDS:
+            raise ValueError(
+                f"{path}: claim kind {claim.kind!r} is unknown; use one of {', '.join(CLAIM_KINDS)}."
+            )
+        for key in (claim.better, claim.worse, *([claim.without] if claim.without else [])):
+            declared.method(key)
+    return declared
+
+
+@cache
+def tables() -> tuple[int, ...]:
+    """The numbers of the declared tables."""
+    return tuple(sorted(int(path.stem.removeprefix("table")) for path in EXPERIMENTS.glob("table*.toml")))
+
+
+def profile(name: str, path: Path | None = None) -> Profile:
+    """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named."""
+    source = path or EXPERIMENTS / "profiles.toml"
+    declared = _read(source)
+    if name not in declared:
+        raise ValueError(f"PROFILE={name!r} is unknown; choose one of: {', '.join(declared)}.")
+    try:
+        return Profile(name=name, **declared[name])
+    except TypeError as error:
+        raise ValueError(f"{source}: profile {name!r} is incomplete or misspelt ({error}).") from None
+
+
+def parse_tables(text: str | None) -> tuple[int, ...]:
+    """Table numbers from text such as ``1``, ``1,3``, ``1-4``; None or empty means all declared tables."""
+    if text is None or not text.strip():
+        return tables()
+    numbers: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ValueError(f"TABLES={text!r} is not understood; write numbers such as 1, 1-4 or 1,3.")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    for number in numbers:
+        experiment(number)
+    return tuple(dict.fromkeys(numbers))
+
+
+def planned_runs(chosen: Profile, numbers: tuple[int, ...], seeds: int) -> list[Run]:
+    """Every run the tables need, each once, seeds outermost so that whole tables fill up seed by seed."""
+    found: list[Run] = []
+    seen: set[str] = set()
+    for seed in range(seeds):
+        for number in numbers:
+            declared = experiment(number)
+            for slot in declared.datasets:
+                for method in declared.methods:
+                    run = chosen.run(method, slot, seed)
+                    key = repr(run.config(""))
+                    if key not in seen:
+                        seen.add(key)
+                        found.append(run)
+    return found
