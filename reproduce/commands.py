@@ -50,6 +50,7 @@ class Session:
             list(datasets.values()),
             self.data,
             lambda dataset, data: load_backend(self.backend).fingerprint(dataset, data),
+            self.backend,
         )
 
 

@@ -50,10 +50,10 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _signature(dataset: dict[str, Any], data: str | None) -> str:
+def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
     """A hash that changes whenever the contents of the data set may have changed."""
     sources = Path(__file__).parent.parent / "nsl" / "data"
-    parts: list[Any] = [dataset]
+    parts: list[Any] = [dataset, loader]
     if dataset["name"] in EMBEDDED:
         parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
         parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
@@ -88,20 +88,23 @@ def recorded(folder: Path) -> dict[str, str]:
     return _read_json(folder / "data.json")
 
 
-def current(folder: Path, datasets: list[dict[str, Any]], data: str | None, load: Loader) -> dict[str, str]:
+def current(
+    folder: Path, datasets: list[dict[str, Any]], data: str | None, load: Loader, loader: str
+) -> dict[str, str]:
     """Fingerprints of the data as they are now; ``load`` is called only for those that may have changed.
 
-    The answer is also written to ``data.json`` in ``folder``.
+    ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
+    written to ``data.json`` in ``folder``.
     """
     cache = _read_json(_cache_path())
     found: dict[str, str] = {}
     fresh = False
     for dataset in datasets:
-        signature = _signature(dataset, data)
+        signature = _signature(dataset, data, loader)
         if signature not in cache:
             fingerprint = load(dataset, data)
             # Loading may have downloaded files: what is remembered is how they are now.
-            cache[_signature(dataset, data)] = fingerprint
+            cache[_signature(dataset, data, loader)] = fingerprint
             fresh = True
             found[dataset_key(dataset)] = fingerprint
         else:
