@@ -1,0 +1,98 @@
+"""The data sets: `load(name)` returns a `Dataset`, whole in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nsl.data.augment import crop_flip, normalise
+from nsl.data.dataset import DataError, Dataset, fingerprint, make_dataset, subset
+
+__all__ = [
+    "NAMES",
+    "DataError",
+    "Dataset",
+    "crop_flip",
+    "data_root",
+    "fingerprint",
+    "load",
+    "make_dataset",
+    "normalise",
+    "subset",
+]
+
+# The options of every set; the two numbers of images per class are common to all.
+_COMMON = ("train_per_class", "test_per_class")
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "digits": ("image_size", *_COMMON),
+    "glyphs": ("num_classes", *_COMMON, "seed", "image_size"),
+    "cifar10": _COMMON,
+    "cifar100": _COMMON,
+}
+NAMES = tuple(_OPTIONS)
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of the data: `root`, else the environment variable NSL_DATA, else `~/.cache/nsl`.
+
+    Raises:
+        DataError: the folder was named (by `root` or NSL_DATA) and does not exist.
+    """
+    named = [("the argument root", root), ("NSL_DATA", os.environ.get("NSL_DATA") or None)]
+    for source, value in named:
+        if value is not None:
+            folder = Path(value).expanduser()
+            if not folder.is_dir():
+                raise DataError(
+                    f"The data folder {folder} (from {source}) does not exist; "
+                    f"name an existing folder, or none to use ~/.cache/nsl."
+                )
+            return folder
+    return Path("~/.cache/nsl").expanduser()
+
+
+def load(
+    name: str, root: str | os.PathLike[str] | None = None, *, download: bool = True, **options: Any
+) -> Dataset:
+    """Load a data set into memory.
+
+    Args:
+        name: "digits" (handwritten, 10 classes), "glyphs" (rendered characters, many classes), "cifar10" or
+            "cifar100".
+        root: folder of the CIFAR files, see `data_root`; a folder that was named must exist for every set.
+        download: fetch missing CIFAR files from the official address.
+        options: for every set `train_per_class` and `test_per_class`, the number of images of each class (the
+            first ones; None or absent: all, of the unlimited glyphs as many as `load_glyphs` says).
+            digits: `image_size` (16).  glyphs: `num_classes` (100), `seed` (0) and `image_size` (32).
+
+    Returns:
+        The set, train and test images uint8 [N, 3, H, W].
+
+    Raises:
+        DataError: unknown name or option, bad option value, missing folder, missing or damaged files, or a
+            failed download.
+    """
+    if name not in _OPTIONS:
+        raise DataError(f"Unknown data set {name!r}; known are {', '.join(NAMES)}.")
+    unknown = sorted(set(options) - set(_OPTIONS[name]))
+    if unknown:
+        raise DataError(
+            f"Data set {name!r} has no option {', '.join(unknown)}; known are {', '.join(_OPTIONS[name])}."
+        )
+    for option, value in options.items():
+        optional = option in _COMMON
+        if not (optional and value is None) and (isinstance(value, bool) or not isinstance(value, int)):
+            raise DataError(f"Data set {name!r}: {option} must be a whole number, got {value!r}.")
+    folder = data_root(root)
+    if name == "digits":
+        from nsl.data.digits import load_digits
+
+        return load_digits(**options)
+    if name == "glyphs":
+        from nsl.data.glyphs import load_glyphs
+
+        return load_glyphs(**options)
+    from nsl.data.cifar import load_cifar
+
+    return subset(load_cifar(name, folder, download=download), **options)

@@ -1,0 +1,175 @@
+"""An image classification set that lives in memory, its fingerprint, and class-balanced subsets of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+class DataError(ValueError):
+    """The data, or what was asked of them, is wrong; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A set of labelled images, all of one size, split into train and test.
+
+    N and M are the numbers of train and test images, H and W their height and width.
+
+    Attributes:
+        name: the name `nsl.data.load` knows the set by.
+        train_images: uint8 [N, 3, H, W], channels red, green, blue, values 0..255.
+        train_labels: int64 [N], values 0 .. num_classes - 1.
+        test_images: uint8 [M, 3, H, W].
+        test_labels: int64 [M].
+        class_names: one name a class, in label order.
+        fingerprint: 16 hexadecimal digits that change when anything above changes (see `fingerprint`).
+
+    Raises:
+        DataError: a tensor has the wrong type, shape or label range.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+                raise DataError(
+                    f"{self.name}: {split} images must be uint8 [N, 3, H, W], "
+                    f"got {images.dtype} {list(images.shape)}."
+                )
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise DataError(
+                    f"{self.name}: {split} labels must be int64 [{len(images)}], "
+                    f"got {labels.dtype} {list(labels.shape)}."
+                )
+            if len(images) == 0:
+                raise DataError(f"{self.name}: the {split} split has no images.")
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= len(self.class_names):
+                raise DataError(
+                    f"{self.name}: {split} labels run from {low} to {high}, "
+                    f"but there are {len(self.class_names)} classes."
+                )
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(
+                f"{self.name}: train images are {list(self.train_images.shape[1:])}, "
+                f"test images {list(self.test_images.shape[1:])}; they must have one size."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, including any without an image."""
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height H of the images in pixels."""
+        return int(self.train_images.shape[2])
+
+    @cached_property
+    def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # Integer sums: exact, so the same on every machine, thread count and chunk size.
+        total, squares = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+        for chunk in self.train_images.split(1024):
+            values = chunk.to(torch.int32)
+            total += values.sum(dim=(0, 2, 3))
+            squares += (values * values).sum(dim=(0, 2, 3))
+        count = self.train_images.numel() // 3
+        means = [int(t) / count for t in total]
+        variances = [int(s) / count - m * m for s, m in zip(squares, means)]
+        return tuple(m / 255 for m in means), tuple(max(v, 0.0) ** 0.5 / 255 for v in variances)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the train images, one value a channel, in 0..1."""
+        return self._moments[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation over all pixels of the train images, one value a channel, in units of 0..1."""
+        return self._moments[1]
+
+
+def fingerprint(name: str, class_names: Sequence[str], tensors: Sequence[Tensor]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of names, then each tensor's type, shape and contents."""
+    digest = hashlib.sha256("\0".join([name, *class_names]).encode())
+    for tensor in tensors:
+        digest.update(f"\0{tensor.dtype}{list(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()[:16]
+
+
+def make_dataset(
+    name: str,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
+    class_names: Sequence[str],
+) -> Dataset:
+    """The `Dataset` of these parts (shapes and errors as there) with its fingerprint computed."""
+    parts = (train_images, train_labels, test_images, test_labels)
+    return Dataset(name, *parts, tuple(class_names), fingerprint(name, class_names, parts))
+
+
+def first_per_class(labels: Tensor, count: int, class_names: Sequence[str], what: str) -> Tensor:
+    """Indices of the first `count` images of every class, in stored order.
+
+    Args:
+        labels: int64 [N].
+        count: images wanted of each class, at least 1.
+        class_names: one name a class.
+        what: names the labels in the error, for example "cifar10 train".
+
+    Returns:
+        int64 [num_classes * count], increasing.
+
+    Raises:
+        DataError: `count` is below 1, or a class has fewer images.
+    """
+    if count < 1:
+        raise DataError(f"{what}: the number of images per class must be at least 1, got {count}.")
+    chosen = []
+    for label, class_name in enumerate(class_names):
+        where = torch.nonzero(labels == label).flatten()
+        if len(where) < count:
+            raise DataError(
+                f"{what}: {count} images per class were asked for, "
+                f"but class {class_name!r} has {len(where)}; ask for at most that many."
+            )
+        chosen.append(where[:count])
+    return torch.cat(chosen).sort().values
+
+
+def subset(
+    dataset: Dataset, train_per_class: int | None = None, test_per_class: int | None = None
+) -> Dataset:
+    """The first images of every class in stored order; None keeps a split whole.
+
+    The fingerprint is that of the subset.  Raises DataError as `first_per_class`.
+    """
+    if train_per_class is None and test_per_class is None:
+        return dataset
+
+    def part(split: str, images: Tensor, labels: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+        if count is None:
+            return images, labels
+        keep = first_per_class(labels, count, dataset.class_names, f"{dataset.name} {split}")
+        return images[keep], labels[keep]
+
+    train = part("train", dataset.train_images, dataset.train_labels, train_per_class)
+    test = part("test", dataset.test_images, dataset.test_labels, test_per_class)
+    return make_dataset(dataset.name, *train, *test, dataset.class_names)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nsl.data.augment import crop_flip, normalise
+
+
+def random_images(batch: int = 16, height: int = 9, width: int = 7) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("padding", [0, 1, 4])
+def test_every_result_is_a_window_of_the_padded_image_or_its_mirror(padding: int, flip: bool) -> None:
+    images = random_images()
+    results = crop_flip(images, generator(), padding, flip)
+    assert results.shape == images.shape
+    assert results.dtype == torch.uint8
+    height, width = images.shape[2:]
+    for image, result in zip(images.numpy(), results.numpy()):
+        padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+        windows = [
+            padded[:, top : top + height, left : left + width]
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+        ]
+        allowed = windows + ([window[:, :, ::-1] for window in windows] if flip else [])
+        assert any(np.array_equal(result, window) for window in allowed)
+
+
+def test_all_offsets_occur_equally_often_and_half_the_images_are_mirrored() -> None:
+    # One bright pixel in the middle shows the offset; a dim one to its right shows the mirror.
+    images = torch.zeros(9000, 3, 7, 7, dtype=torch.uint8)
+    images[:, :, 3, 3] = 200
+    images[:, :, 3, 4] = 100
+    results = crop_flip(images, generator(), padding=1)
+    bright = (results[:, 0] == 200).flatten(1).int().argmax(1)
+    offsets = torch.unique(bright, return_counts=True)[1]
+    assert len(offsets) == 9
+    assert offsets.min() > 850
+    assert offsets.max() < 1150
+    dim = (results[:, 0] == 100).flatten(1).int().argmax(1)
+    assert abs(float((dim < bright).float().mean()) - 0.5) < 0.02
+
+
+def test_equal_seeds_give_equal_crops_and_other_seeds_others() -> None:
+    images = random_images()
+    assert torch.equal(crop_flip(images, generator(3)), crop_flip(images, generator(3)))
+    assert not torch.equal(crop_flip(images, generator(3)), crop_flip(images, generator(4)))
+
+
+def test_the_memory_format_of_the_input_does_not_matter() -> None:
+    images = random_images()
+    last = images.contiguous(memory_format=torch.channels_last)
+    for padding in (0, 4):
+        result = crop_flip(last, generator(), padding)
+        assert torch.equal(result, crop_flip(images, generator(), padding))
+        assert result.is_contiguous()
+
+
+def test_the_input_stays_as_it_was() -> None:
+    images = random_images()
+    before = images.clone()
+    for padding in (0, 4):
+        crop_flip(images, generator(), padding, flip=False).zero_()
+        assert torch.equal(images, before)
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images \[B, C, H, W\], got shape \[3, 9, 7\]"):
+        crop_flip(random_images()[0], generator())
+    with pytest.raises(ValueError, match="padding of at least 0, got -1"):
+        crop_flip(random_images(), generator(), padding=-1)
+    with pytest.raises(ValueError, match=r"one mean and one std a channel \(3\), got 1 and 3"):
+        normalise(random_images(), (0.5,), (0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)]
+)
+def test_normalise_subtracts_the_mean_and_divides_by_the_deviation(
+    dtype: torch.dtype, tolerance: float, channels_last: bool
+) -> None:
+    images, mean, std = random_images(), (0.1, 0.5, 0.4), (0.2, 0.25, 0.5)
+    wanted = (images.double() / 255 - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(
+        std
+    ).double().view(1, 3, 1, 1)
+    result = normalise(images, mean, std, dtype, channels_last)
+    assert result.dtype == dtype
+    assert result.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
+    np.testing.assert_allclose(
+        result.double().numpy(), wanted.numpy(), atol=max(tolerance, 1e-6), rtol=tolerance
+    )
+
+
+def test_normalise_only_centres_a_constant_channel() -> None:
+    images = torch.full((2, 3, 4, 4), 51, dtype=torch.uint8)
+    assert float(normalise(images, (0.2,) * 3, (0.0,) * 3).abs().max()) < 1e-6
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_crops_on_the_gpu_equal_those_on_the_cpu() -> None:
+    images = random_images()
+    assert torch.equal(crop_flip(images.cuda(), generator()).cpu(), crop_flip(images, generator()))
