@@ -1,4 +1,4 @@
-"""``python -m reproduce``: run, status, plan, compare.
+"""``python -m reproduce COMMAND``: runs, tables, notebooks, status.
 
 Every complaint about input is one line on the standard error stream and exit code 2.
 ``REPRODUCE_TRACEBACK=1`` in the environment shows where it came from.

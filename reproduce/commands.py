@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduce import fingerprints, plan
+from reproduce import fingerprints, notebooks, plan, progress, tables
 from reproduce.executors import LocalExecutor
 from reproduce.runs import Run, run_id
 from reproduce.store import Store, differences
@@ -23,6 +23,10 @@ class Command:
     help: str
     declare: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+class RunFailures(ValueError):
+    """Some runs failed; the message names each with its reason."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,69 @@ def run_runs(arguments: argparse.Namespace) -> int:
     report = executor.execute(missing)
     if report.failures:
         count = len(report.failures)
-        raise ValueError(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
+        raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
+    return 0
+
+
+def _recorded(now: Session) -> dict[str, str]:
+    """Fingerprints of the data the profile's records were made with."""
+    return fingerprints.recorded(now.store.folder)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Say what is done, running and missing, and how long the rest will take."""
+    now = session(arguments)
+    states = progress.survey(now.runs, _recorded(now), fingerprints.dataset_key, now.store)
+    for line in progress.lines(states, now.jobs):
+        print(line)
+    known = {state.identity for state in states}
+    others = [path for path in now.store.runs.glob("*.json") if path.stem not in known]
+    if others:
+        print(f"{len(others)} more stored records belong to other tables, seeds or an earlier declaration.")
+    return 0
+
+
+def show_plan(arguments: argparse.Namespace) -> int:
+    """Say which runs the tables need."""
+    now = session(arguments)
+    for run in now.runs:
+        options = ", ".join(f"{key}={value}" for key, value in run.model.items() if key != "name")
+        print(f"{run.name}: {run.model['name']}({options}), {run.images:,} images")
+    print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {now.seeds} seeds.")
+    return 0
+
+
+def make_tables(arguments: argparse.Namespace) -> int:
+    """Write the tables from the stored records."""
+    now = session(arguments)
+    made = tables.write_tables(now.tables, now.profile, now.store)
+    for table in made:
+        print(f"\nTable {table.experiment.table}: {table.experiment.title}. {tables.scope_sentence(table)}\n")
+        print(tables.markdown_errors(table))
+    return 0
+
+
+def execute_notebooks(arguments: argparse.Namespace) -> int:
+    """Execute the notebooks that are out of date."""
+    now = session(arguments)
+    failures = notebooks.execute_all(now.tables, now.profile, now.store, now.jobs)
+    if failures:
+        raise ValueError(" ".join(failures))
+    return 0
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Runs, tables and notebooks: what ``make reproduce`` does. Failed runs leave their rows empty."""
+    problems = []
+    for step in (run_runs, make_tables, execute_notebooks):
+        try:
+            step(arguments)
+        except RunFailures as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(" ".join(problems))
+    folder = arguments.results / arguments.profile
+    print(f"\nTables, executed notebooks and summary.md are in {folder}.")
     return 0
 
 
@@ -123,7 +189,8 @@ def compare(arguments: argparse.Namespace) -> int:
     for line in found:
         print(line)
     if not found:
-        print(f"The {len(list(stores[0].records()))} records are equal, timings and environment aside.")
+        count = len(list(stores[0].records()))
+        print(f"The {count} records are equal, timings and environment aside.")
     return 1 if found else 0
 
 
@@ -132,7 +199,46 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", type=Path, help="another")
 
 
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the benchmarks."""
+    from reproduce.bench import BENCHMARKS, run_benchmarks
+
+    count = run_benchmarks(BENCHMARKS, arguments.results / "bench", arguments.names)
+    print(f"{count} benchmarks, stored in {arguments.results / 'bench'}.")
+    return 0
+
+
+def _declare_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: results)")
+
+
+def picture(arguments: argparse.Namespace) -> int:
+    """Draw the README's picture from stored records."""
+    from reproduce.report import draw_picture
+
+    now = session(arguments)
+    print(f"Drawn: {draw_picture(now.profile, now.store, arguments.output)}")
+    return 0
+
+
+def _declare_picture(parser: argparse.ArgumentParser) -> None:
+    declare_common(parser)
+    parser.add_argument(
+        "--output", type=Path, default=Path("notebooks/picture.png"), help="default: notebooks/picture.png"
+    )
+
+
 COMMANDS = {
+    "all": Command(
+        "missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce
+    ),
     "run": Command("execute the missing runs", declare_common, run_runs),
+    "tables": Command("write the tables from the stored records", declare_common, make_tables),
+    "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),
+    "status": Command("what is done, running, missing; predicted remaining time", declare_common, status),
+    "plan": Command("which runs the tables need", declare_common, show_plan),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
+    "bench": Command("run the benchmarks", _declare_bench, bench),
+    "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }

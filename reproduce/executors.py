@@ -50,7 +50,8 @@ class _Worker:
     job: _Job | None = None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the parent process to end, then end this one: for a thread of a worker process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -60,7 +61,7 @@ def _end_with_parent() -> None:
 def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, progress: bool) -> None:
     """A worker's loop: receive a job, execute it, answer (status, text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     backend = load_backend(backend_path)
     while True:
         try:

@@ -1,6 +1,7 @@
 """A backend whose trainings are arithmetic: it shows the store and the executor at work without torch.
 
-A step takes ``FAKE_STEP_SECONDS``; the state is kept in a checkpoint after every step, as the real training does.
+A step takes ``FAKE_STEP_SECONDS``; the state is kept in a checkpoint after every step, as the real training
+does.
 """
 
 from __future__ import annotations
