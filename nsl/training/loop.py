@@ -1,0 +1,310 @@
+"""One training loop for all tables: SGD, the paper's schedule, evaluation, checkpoints (paper section 6.1).
+
+Every random choice comes from the seed and the position in the training (epoch or iteration), never from the
+state of a generator. A resumed run therefore makes the same choices as an uninterrupted one, and its numbers
+are the same bit for bit on the same machine with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.conv import NSConv2d, _NSConv
+from nsl.data.augment import crop_flip, normalise
+from nsl.data.dataset import Dataset
+from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.schedule import Recipe
+
+#: l2 coefficient of the release on an unconstrained static similarity.
+RELEASE_SIMILARITY_DECAY = 5e-3
+#: A loss above this multiple of ln(classes), the loss of a uniform guess, counts as diverged.
+DIVERGED_FACTOR = 50.0
+EVALUATION_BATCH = 500
+
+
+@dataclass
+class TrainResult:
+    """What a training found; `as_dict` goes into the run record.
+
+    Attributes:
+        test_error, train_error: percent. test_error is of the last iteration (no early stopping), train_error
+            over the augmented batches of the last stretch between evaluations.
+        test_loss, train_loss: cross entropy in nats.
+        curve: one dict an evaluation: iteration, images, learning_rate, train_loss, train_error, test_loss,
+            test_error.
+        diverged, divergence: whether and how the training broke; the other numbers are then None or partial.
+        train_seconds, evaluate_seconds: wall time; images_per_second: training only.
+        iterations_done: steps taken.
+    """
+
+    test_error: float | None = None
+    test_loss: float | None = None
+    train_error: float | None = None
+    train_loss: float | None = None
+    curve: list[dict[str, float]] = field(default_factory=list)
+    diverged: bool = False
+    divergence: str | None = None
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    images_per_second: float = 0.0
+    iterations_done: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return asdict(self)
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """A CPU generator for one purpose: streams are told apart by their numbers, not by their order."""
+    state = np.random.SeedSequence([seed, *stream]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
+
+
+_ORDER, _AUGMENT = 1, 2
+
+
+def batches(
+    images: Tensor, labels: Tensor, recipe: Recipe, seed: int, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented training batches of steps start, start + 1, ..., recipe.iterations - 1.
+
+    Each epoch is a fresh permutation; the incomplete last batch of an epoch is left out (a set smaller than a
+    batch is one batch).
+
+    Args:
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N].
+
+    Yields:
+        uint8 images [B, 3, H, W] and labels [B].
+    """
+    size = min(recipe.batch_size, len(images))
+    per_epoch = len(images) // size
+    epoch, order = -1, torch.empty(0, dtype=torch.int64)
+    for iteration in range(start, recipe.iterations):
+        if iteration // per_epoch != epoch:
+            epoch = iteration // per_epoch
+            order = torch.randperm(len(images), generator=generator(seed, _ORDER, epoch)).to(images.device)
+        position = iteration % per_epoch * size
+        chosen = order[position : position + size]
+        batch = images[chosen]
+        if recipe.augment != "none":
+            batch = crop_flip(
+                batch, generator(seed, _AUGMENT, iteration), flip=recipe.augment == "crop_flip"
+            )
+        yield batch, labels[chosen]
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Which parameters are decayed: kernels, and under `variant="release"` more.
+
+    Weight decay pulls towards zero, which for a similarity or a batch-norm scale is no simpler than any other
+    value; so the paper variant decays the convolutions' kernels only (predictors' included). The release also
+    decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3.
+    """
+    release = getattr(model, "variant", "paper") == "release"
+    groups: dict[float, list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or not parameter.requires_grad:
+                continue
+            seen.add(id(parameter))
+            decay = 0.0
+            if isinstance(module, NSConv2d) and name == "similarity":
+                if release and module.structure.name == "unconstrained":
+                    decay = RELEASE_SIMILARITY_DECAY
+            elif isinstance(module, _NSConv) and name == "shape":
+                decay = 0.0
+            elif name == "weight" and parameter.dim() > 1:
+                decay = recipe.weight_decay
+            elif release and isinstance(module, nn.BatchNorm2d):
+                decay = recipe.weight_decay
+            groups.setdefault(decay, []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The named device, or for "auto" CUDA where there is one and the CPU otherwise."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, dataset: Dataset, precision: str = "float32", batch_size: int = EVALUATION_BATCH
+) -> tuple[float, float]:
+    """Test error in percent and mean cross entropy in nats over the whole test set, in evaluation mode."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    wrong, loss = 0, 0.0
+    for start in range(0, len(dataset.test_images), batch_size):
+        labels = dataset.test_labels[start : start + batch_size].to(device)
+        images = dataset.test_images[start : start + batch_size].to(device)
+        inputs = normalise(images, dataset.mean, dataset.std, channels_last=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(inputs)
+        logits = logits.float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        wrong += int((logits.argmax(1) != labels).sum())
+    model.train(was_training)
+    count = len(dataset.test_images)
+    return 100.0 * wrong / count, loss / count
+
+
+def train(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str | torch.device = "auto",
+    checkpoint: Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    progress: bool = True,
+    description: str = "",
+) -> TrainResult:
+    """Train `model` in place on `dataset` by `recipe`.
+
+    Args:
+        model: from images [B, 3, H, W] to logits [B, num_classes]; moved to the device, channels_last.
+        dataset: whole set in memory, uint8.
+        recipe: the budget and all settings.
+        seed: of batch order and augmentation; initialise the model from the same seed before the call.
+        device: "auto", or a torch device.
+        checkpoint: file to resume from if it exists, and to write every `checkpoint_minutes`. The caller
+            deletes it once the result is stored.
+        progress: show a bar with loss, error, images per second and time left (only on a terminal).
+        description: text before the bar.
+
+    Returns:
+        The result; a diverged training returns normally with `diverged` set.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+    """
+    device = choose_device(device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.SGD(
+        parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum
+    )
+    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+    limit = DIVERGED_FACTOR * math.log(max(2, dataset.num_classes))
+    points, size = recipe.evaluation_points(), min(recipe.batch_size, len(images))
+    result = TrainResult()
+    loss_sum, wrong_sum, seen = 0.0, 0, 0
+
+    identity = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+    if checkpoint is not None and checkpoint.exists():
+        state = load_checkpoint(checkpoint)
+        if state.get("identity") != identity:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} belongs to another run (other recipe, seed or data); delete it to start again"
+            )
+        try:
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            result = TrainResult(**state["result"])
+            loss_sum, wrong_sum, seen = state["sums"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} does not fit this network; delete it to start this run again"
+            ) from error
+
+    def save() -> None:
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {
+                    "identity": identity,
+                    "model": model.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "result": result.as_dict(),
+                    "sums": [loss_sum, wrong_sum, seen],
+                },
+            )
+
+    bar = _progress_bar(progress, recipe.iterations, result.iterations_done, description)
+    model.train()
+    last_save = mark = time.perf_counter()
+    stream = batches(images, labels, recipe, seed, result.iterations_done)
+    for iteration, (batch, target) in enumerate(stream, start=result.iterations_done):
+        rate = recipe.rate(iteration)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        inputs = normalise(batch, dataset.mean, dataset.std, channels_last=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = model(inputs)
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        value = loss.item()
+        if not math.isfinite(value) or value > limit:
+            result.diverged = True
+            result.divergence = f"training loss {value:g} at iteration {iteration + 1}"
+            result.iterations_done = iteration + 1
+            break
+        loss_sum += value * len(target)
+        wrong_sum += int((logits.argmax(1) != target).sum())
+        seen += len(target)
+        result.iterations_done = iteration + 1
+        now = time.perf_counter()
+        result.train_seconds += now - mark
+        mark = now
+        if bar is not None:
+            bar.set_postfix_str(f"loss {loss_sum / seen:.3f} error {100 * wrong_sum / seen:.1f}%", refresh=False)
+            bar.update(1)
+        if iteration + 1 in points:
+            test_error, test_loss = evaluate(model, dataset, recipe.precision)
+            result.train_loss, result.train_error = loss_sum / seen, 100.0 * wrong_sum / seen
+            result.test_error, result.test_loss = test_error, test_loss
+            result.curve.append(
+                {
+                    "iteration": iteration + 1,
+                    "images": (iteration + 1) * size,
+                    "learning_rate": rate,
+                    "train_loss": result.train_loss,
+                    "train_error": result.train_error,
+                    "test_loss": test_loss,
+                    "test_error": test_error,
+                }
+            )
+            loss_sum, wrong_sum, seen = 0.0, 0, 0
+            mark = time.perf_counter()
+            result.evaluate_seconds += mark - now
+            if not math.isfinite(test_loss):
+                result.diverged, result.divergence = True, f"test loss {test_loss} at iteration {iteration + 1}"
+                break
+        if iteration + 1 < recipe.iterations and mark - last_save > 60 * checkpoint_minutes:
+            save()
+            last_save = mark
+    if bar is not None:
+        bar.close()
+    if result.diverged:
+        # What the curve holds stays; the headline numbers of a broken network do not.
+        result.test_error = result.test_loss = None
+    if result.train_seconds > 0:
+        result.images_per_second = result.iterations_done * size / result.train_seconds
+    return result
+
+
+def _progress_bar(progress: bool, total: int, initial: int, description: str) -> Any:
+    if not progress or not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc=description, unit="step", mininterval=0.5)

@@ -1,0 +1,90 @@
+"""The recipe of a training and its learning-rate schedule, in fractions of the budget.
+
+The paper's steps (lr 0.1, divided by 10 at 34K and 54K of 64K iterations) are written as fractions 34/64 and
+54/64, so that a budget of any size has the same shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEDULES = ("steps", "linear")
+PRECISIONS = ("float32", "bfloat16")
+AUGMENTATIONS = ("crop_flip", "crop", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; everything in it determines the result's numbers.
+
+    Attributes:
+        iterations: optimiser steps, the whole budget.
+        batch_size: images a step.
+        learning_rate, momentum: of SGD (paper: 0.1 and 0.9).
+        weight_decay: l2 coefficient on kernels (paper: 5e-4); see `nsl.training.loop.parameter_groups`.
+        schedule: "steps" (paper) or "linear" (to zero).
+        milestones, decay_factor: of "steps"; fractions of the budget after which the rate is multiplied.
+        warmup: fraction of the budget over which the rate rises linearly from zero. The reason is written in
+            DISCREPANCIES.md.
+        label_smoothing: of the cross entropy (paper 0; release 0.01).
+        precision: "float32", or "bfloat16" for autocast with float32 weights.
+        augment: "crop_flip" (pad 4, random crop, flip), "crop" (for characters, which have a handedness), "none".
+        evaluations: points of the learning curve, the last at the end.
+
+    Raises:
+        ValueError: a value is impossible; the sentence names the field.
+    """
+
+    iterations: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "steps"
+    milestones: tuple[float, ...] = (34 / 64, 54 / 64)
+    decay_factor: float = 0.1
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+    precision: str = "float32"
+    augment: str = "crop_flip"
+    evaluations: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for field, choices in (
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("augment", AUGMENTATIONS),
+        ):
+            if getattr(self, field) not in choices:
+                raise ValueError(
+                    f"recipe: {field} must be one of {list(choices)}, got {getattr(self, field)!r}"
+                )
+        for field in ("iterations", "batch_size", "evaluations"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"recipe: {field} must be a whole number of at least 1, got {value!r}")
+        for field in ("learning_rate", "momentum", "weight_decay", "warmup", "label_smoothing"):
+            if not 0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"recipe: {field} must not be negative, got {getattr(self, field)!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values."""
+        return {**asdict(self), "milestones": list(self.milestones)}
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of step `iteration` (0-based): the schedule times the linear warm-up."""
+        progress = iteration / self.iterations
+        warm = self.warmup * self.iterations
+        factor = min(1.0, (iteration + 1) / warm) if warm > 0 else 1.0
+        if self.schedule == "linear":
+            # From the full rate at the end of the warm-up to zero at the end of the budget.
+            factor = min(factor, (1 - progress) / max(1e-9, 1 - self.warmup))
+        else:
+            factor *= self.decay_factor ** sum(progress >= milestone for milestone in self.milestones)
+        return self.learning_rate * factor
+
+    def evaluation_points(self) -> set[int]:
+        """Numbers of finished steps after which the test set is evaluated."""
+        return {round(self.iterations * (i + 1) / self.evaluations) for i in range(self.evaluations)} - {0}
