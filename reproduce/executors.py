@@ -167,7 +167,7 @@ class LocalExecutor:
                         say(f"[{done}/{total}] {job.run.name}: {text}")
                     else:
                         report.failures.append(f"{job.run.name} failed: {text}")
-                        say(f"[{done}/{total}] {job.run.name} failed: {text}")
+                        say(f"[{done}/{total}] {job.run.name}: failed, see the end")
             for worker in workers:
                 worker.pipe.send(None)
             for worker in workers:

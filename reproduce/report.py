@@ -134,7 +134,7 @@ class Report:
 
 
 def draw_picture(profile: plan.Profile, store: Store, output: Path) -> Path:
-    """The README's picture: what a dynamic layer predicts over one test image, from the stored Table 1 run."""
+    """The README's picture: what a dynamic layer predicts over one test image, from a run of Table 1."""
     report = Report(1, profile.name, store.folder.parent)
     seen = report.observations("dynamic")
     layers = [item for item in seen.get("dynamic", []) if "maps" in item]
