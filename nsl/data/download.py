@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 
 from tqdm import tqdm
 
@@ -56,6 +56,13 @@ def fetch(archive: Archive, target: Path, files: Sequence[str], address: str) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("a+b") as stream, _locked(stream):
             if not _complete(target, files):  # another process may have finished while this one waited
+                if target.exists() and (not target.is_dir() or any(target.iterdir())):
+                    if _size(stream) == 0:
+                        partial.unlink()
+                    raise DataError(
+                        f"{target} is in the way of the download: it is not empty and has none of the files "
+                        f"expected; move it away."
+                    )
                 _download(url, archive.md5, stream, partial)
                 _extract(stream, url, target, files)
             # Under the lock, and all reading goes through `stream`: a process that still holds the removed
@@ -116,7 +123,6 @@ def _receive(url: str, stream: BinaryIO, partial: Path) -> None:
                 return
             _give_up(url, partial, stream, f"the server answered {error.code} {error.reason}")
         except urllib.error.URLError as error:
-            # Not OSError as a whole: a full disk is not the server's doing.
             reason = str(getattr(error.reason, "strerror", None) or error.reason)
         except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
@@ -151,11 +157,18 @@ def _receive_once(url: str, stream: BinaryIO) -> bool:
         with tqdm(
             total=expected, initial=have, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], disable=None
         ) as bar:
-            while block := response.read(_BLOCK):
+            while block := _read(response):
                 stream.write(block)
                 bar.update(len(block))
         stream.flush()
     return expected is None or _size(stream) >= expected
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(_BLOCK)
+    except OSError as error:  # of the network: told apart from those of the disk
+        raise ConnectionError(error.strerror or str(error)) from error
 
 
 def _size(stream: BinaryIO) -> int:
@@ -179,12 +192,14 @@ def _extract(stream: BinaryIO, url: str, target: Path, files: Sequence[str]) -> 
         try:
             with tarfile.open(fileobj=stream, mode="r:gz") as tar:
                 for file in files:
-                    member = _member(tar, file)
-                    if member is None:
-                        raise DataError(f"{url} has no file {file}; this is not the expected archive.")
-                    source = tar.extractfile(member)
-                    assert source is not None  # _member returns regular files only
-                    _write(source, temporary / file)
+                    # Our own names, regular files only: nothing in the archive decides where we write.
+                    name = f"{target.name}/{file}"
+                    member = next((m for m in tar.getmembers() if m.isfile() and m.name == name), None)
+                    source = tar.extractfile(member) if member is not None else None
+                    if source is None:
+                        raise DataError(f"{url} has no file {name}; this is not the expected archive.")
+                    with source, (temporary / file).open("wb") as out:
+                        shutil.copyfileobj(source, out, _BLOCK)
         except (tarfile.TarError, EOFError) as error:
             raise DataError(f"{url} cannot be unpacked: {error}.") from None
         temporary.chmod(0o755)  # mkdtemp makes folders that only this user can enter
@@ -193,13 +208,3 @@ def _extract(stream: BinaryIO, url: str, target: Path, files: Sequence[str]) -> 
         os.rename(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _member(tar: tarfile.TarFile, file: str) -> tarfile.TarInfo | None:
-    """The regular file with this name, in whatever folder of the archive."""
-    return next((m for m in tar.getmembers() if m.isfile() and Path(m.name).name == file), None)
-
-
-def _write(source: IO[bytes], path: Path) -> None:
-    with path.open("wb") as out:
-        shutil.copyfileobj(source, out, _BLOCK)
