@@ -1,0 +1,15 @@
+"""The claims ledger: every theoretical statement of section 5 and of the results it cites, one small function
+each.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_CHAPTERS = ("equations", "limits")
+
+
+def load() -> None:
+    """Import every chapter, which enters its claims in the registry."""
+    for chapter in _CHAPTERS:
+        import_module(f"theory.claims.{chapter}")

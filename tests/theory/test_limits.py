@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from theory import convex, observables
+from theory.claims import equations, limits
+from theory.flows import Factorised
+from theory.integrators import integrate
+
+seeds = st.integers(0, 10**6)
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(seeds)
+def test_regression_flows_end_where_the_algebra_says(seed):
+    rng = np.random.default_rng(seed)
+    problem = equations.random_regression(rng, 6, 3, 2)
+    found = limits.regression_limits(problem, rng.standard_normal((6, 2)))
+    assert found["standard"] < 1e-9
+    assert found["factorised"] < 1e-9
+
+
+def test_one_point_minimises_frobenius_and_nuclear_norm_in_regression():
+    rng = np.random.default_rng(1)
+    problem = equations.random_regression(rng, 5, 3, 2)
+    least = problem.minimum_norm_solution
+    for _ in range(50):
+        other = least + problem.null_projector @ rng.standard_normal((5, 2))
+        assert np.all(observables.singular_values(other) >= observables.singular_values(least) - 1e-12)
+
+
+@pytest.mark.parametrize("scale", [10.0, 1.0, 0.1, 0.01])
+def test_diagonal_flow_ends_at_the_hypentropy_minimiser(scale):
+    problem = limits.sparse_regression(np.random.default_rng(31), n=6, samples=3)
+    kkt, moved, limit = limits.diagonal_flow(problem, np.zeros(6), np.full(6, scale))
+    assert kkt < 1e-8
+    assert moved < 1e-8
+    exact = convex.minimum_hypentropy(problem.X, problem.Y[0], scale / 2)
+    np.testing.assert_allclose(limit, exact, atol=1e-8)
+
+
+def test_hypentropy_minimiser_is_a_minimum():
+    rng = np.random.default_rng(2)
+    problem = limits.sparse_regression(rng)
+    best = convex.minimum_hypentropy(problem.X, problem.Y[0], 0.2)
+    value = convex.hypentropy(best, 0.2)
+    for _ in range(50):
+        other = best + problem.null_projector @ rng.standard_normal(10) * 10 ** rng.uniform(-4, 0)
+        assert convex.hypentropy(other, 0.2) >= value
+
+
+def test_commuting_sensing_follows_the_spectral_hypentropy_and_the_nuclear_gap_falls():
+    problem, basis, spectra = limits.commuting_sensing(np.random.default_rng(77), n=4, samples=2)
+    norms = []
+    for scale in (3.0, 0.3, 0.03):
+        limit = integrate(
+            problem, Factorised(np.zeros((4, 4)), scale * np.eye(4)), stop_gradient=1e-13
+        ).limit()
+        exact = convex.minimum_hypentropy(spectra, problem.y, scale / 2)
+        np.testing.assert_allclose(basis.T @ limit @ basis, np.diag(exact), atol=1e-8)
+        norms.append(float(observables.nuclear_norm(limit)))
+    assert norms[0] > norms[1] > norms[2]
+
+
+def test_margins_of_the_convex_programs_are_optimal():
+    rng = np.random.default_rng(4)
+    signed = rng.standard_normal((3, 12))
+    signed *= np.sign(np.array([1.0, 2.0, -1.0]) @ signed)
+    for norm, order in (("l1", 1), ("l2", 2)):
+        direction, margin = convex.maximum_margin(signed, norm)
+        assert np.linalg.norm(direction, order) == pytest.approx(1, abs=1e-8)
+        trial = rng.standard_normal((3000, 3))
+        trial /= np.linalg.norm(trial, ord=order, axis=1, keepdims=True)
+        assert np.max(np.min(trial @ signed, axis=1)) <= margin + 1e-9

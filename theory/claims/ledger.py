@@ -1,0 +1,213 @@
+"""The ledger: what a claim and a verdict are, the registry, and the files written."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HOLDS, FAILS, CONJECTURE = "holds", "fails", "conjecture: measured, not gated"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`quick` is the demo profile: fewer seeds and smaller sizes, said so in each finding."""
+
+    quick: bool = False
+
+    def seeds(self, full: int, quick: int) -> list[int]:
+        """The seeds 0, 1, ... of this profile."""
+        return list(range(quick if self.quick else full))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a claim's check returns.
+
+    Attributes:
+        verdict: HOLDS, FAILS, CONJECTURE or "holds only under ...".
+        measured: figures by name, rounded to three significant digits when written.
+        experiment: what was run, with sizes and the number of seeds.
+        note: anything a reader must know to read the figures.
+    """
+
+    verdict: str
+    measured: dict[str, float]
+    experiment: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A theoretical statement that can be checked.
+
+    Attributes:
+        number, id: position in the ledger and short name.
+        statement: the claim in words. source: who makes it. threshold: what counts as holding.
+        check: the experiment.
+    """
+
+    number: int
+    id: str
+    statement: str
+    source: str
+    threshold: str
+    check: Callable[[Settings], Finding]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim with its finding. `seconds` is printed and kept out of the files, which two runs must agree
+    on.
+    """
+
+    claim: Claim
+    finding: Finding
+    quick: bool
+    seconds: float = field(compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "number": self.claim.number,
+            "id": self.claim.id,
+            "statement": self.claim.statement,
+            "source": self.claim.source,
+            "experiment": self.finding.experiment,
+            "measured": {name: round_to(value) for name, value in self.finding.measured.items()},
+            "threshold": self.claim.threshold,
+            "verdict": self.finding.verdict,
+            "note": self.finding.note,
+            "profile": "quick" if self.quick else "full",
+        }
+
+
+_REGISTRY: dict[str, Claim] = {}
+
+
+def claim(
+    number: int, id: str, *, statement: str, source: str, threshold: str
+) -> Callable[[Callable[[Settings], Finding]], Callable[[Settings], Finding]]:
+    """Decorator: enter the function as the check of a claim."""
+
+    def enter(check: Callable[[Settings], Finding]) -> Callable[[Settings], Finding]:
+        if id in _REGISTRY or any(number == known.number for known in _REGISTRY.values()):
+            raise ValueError(f"claim {number} ({id}) is entered twice.")
+        _REGISTRY[id] = Claim(number, id, statement, source, threshold, check)
+        return check
+
+    return enter
+
+
+def registered() -> list[Claim]:
+    """All claims in the order of their numbers."""
+    from theory.claims import load
+
+    load()
+    return sorted(_REGISTRY.values(), key=lambda known: known.number)
+
+
+def find(name: str) -> Claim:
+    """The claim with this id or number.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for known in registered():
+        if name in (known.id, str(known.number)):
+            return known
+    raise ValueError(
+        f"there is no claim {name!r}; known: {', '.join(f'{c.number}={c.id}' for c in registered())}."
+    )
+
+
+def run(known: Claim, *, quick: bool = False) -> Verdict:
+    """Check one claim."""
+    start = time.perf_counter()
+    finding = known.check(Settings(quick))
+    return Verdict(known, finding, quick, time.perf_counter() - start)
+
+
+def round_to(value: float, digits: int = 3) -> float:
+    """`value` to `digits` significant digits."""
+    return float(f"{float(value):.{digits - 1}e}")
+
+
+def verdict_of(*conditions: bool) -> str:
+    """HOLDS if all conditions do, else FAILS."""
+    return HOLDS if all(bool(condition) for condition in conditions) else FAILS
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` under a temporary name in the same folder, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The rows of `out`/claims.json.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or unreadable.
+    """
+    path = Path(out) / "claims.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; make it with: python -m theory claims --out {out}")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a ledger ({error}); delete it and run: python -m theory claims"
+        ) from None
+    return list(rows)
+
+
+def write(verdicts: Iterable[Verdict], out: Path) -> None:
+    """Write `out`/claims.json and `out`/claims.md, keeping the rows of claims that were not run this time."""
+    rows = [verdict.as_dict() for verdict in verdicts]
+    fresh = {row["id"] for row in rows}
+    known = {entry.id for entry in registered()}
+    if (Path(out) / "claims.json").exists():
+        rows += [row for row in read(out) if row["id"] not in fresh and row["id"] in known]
+    rows.sort(key=lambda row: row["number"])
+    text = json.dumps({"schema": 1, "claims": rows}, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(Path(out) / "claims.json", text)
+    write_atomically(Path(out) / "claims.md", markdown(rows))
+
+
+def markdown(rows: list[dict[str, Any]], *, details: bool = True) -> str:
+    """The ledger as a readable table, followed (with `details`) by a paragraph a claim."""
+    lines = ["| # | claim | verdict | measured | threshold |", "|---|---|---|---|---|"]
+    for row in rows:
+        figures = "; ".join(f"{name} {value:.3g}" for name, value in row["measured"].items())
+        cells = (
+            f"{row['number']} {row['id']}",
+            row["statement"],
+            f"**{row['verdict']}**",
+            figures,
+            row["threshold"],
+        )
+        number, *rest = (cell.replace("|", "\\|") for cell in cells)
+        lines.append("| " + " | ".join([number, *rest]) + " |")
+    text = "\n".join(lines) + "\n"
+    if not details:
+        return text
+    notes = [
+        f"**{row['number']}. {row['id']}** ({row['profile']} profile). Source: {row['source']}. "
+        f"Experiment: {row['experiment']}" + (f" Note: {row['note']}" if row["note"] else "")
+        for row in rows
+    ]
+    head = "# Claims ledger\n\nMade by `python -m theory claims`; figures to three significant digits.\n\n"
+    return head + text + "\n" + "\n\n".join(notes) + "\n"

@@ -1,0 +1,113 @@
+"""Exact solutions the simulations are compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from theory.problems import Array, LinearRegression
+
+
+def standard_flow(problem: LinearRegression, W0: Array, times: Array) -> Array:
+    """W(t) [T, n, m] of dW/dt = X (Y - W^T X)^T by the matrix exponential, in the eigenbasis of X X^T."""
+    values, vectors = np.linalg.eigh(problem.X @ problem.X.T)
+    start = vectors.T @ W0
+    drive = vectors.T @ problem.X @ problem.Y.T
+    z = np.asarray(times)[:, None] * np.maximum(values, 0)
+    # (1 - e^{-v t}) / v, which is t for v = 0.
+    gain = np.where(z > 0, -np.expm1(-z) / np.where(values > 0, values, 1.0), np.asarray(times)[:, None])
+    return vectors @ (np.exp(-z)[..., None] * start + gain[..., None] * drive)
+
+
+def standard_limit(problem: LinearRegression, W0: Array) -> Array:
+    """`Pi W0 + (X^T)^+ Y^T` [n, m]: what the start has off the range of X stays; the rest is least
+    squares.
+    """
+    return problem.null_projector @ W0 + problem.minimum_norm_solution
+
+
+def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
+    """`(M^T M, W'^T W')` of a lambda-balanced pair as functions of `weight` [..., n, m] alone.
+
+    `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}`, `W'^T W' = lam/2 + (lam^2/4 + W^T W)^{1/2}`. For lam > 0 the
+    second holds for m = n only (for m > n it lacks a projector off W's kernel).
+    """
+    n, m = weight.shape[-2:]
+    # From W's own SVD: the root of W W^T would lose half of the digits where W is singular.
+    u, values, vt = np.linalg.svd(weight)
+    v = vt.swapaxes(-1, -2)
+
+    def gram(basis: Array, size: int, shift: float) -> Array:
+        padded = np.zeros((*values.shape[:-1], size))
+        padded[..., : values.shape[-1]] = values
+        return (basis * (np.sqrt(lam**2 / 4 + padded**2) + shift)[..., None, :]) @ basis.swapaxes(-1, -2)
+
+    return gram(u, n, -lam / 2), gram(v, m, lam / 2)
+
+
+def whitened_riccati(
+    problem: LinearRegression, kernel0: Array, similarity0: Array, lam: float, times: Array
+) -> Array:
+    """W(t) [T, n, m] of the factorised flow with whitened inputs from a lambda-balanced start.
+
+    With `Phi = X Y^T`, `F = [[-lam/2, Phi], [Phi^T, lam/2]]`, `Z = [M, W']`, the Gram matrix `G = Z^T Z`
+    obeys the Riccati equation `G' = F G + G F - G^2`, whose solution is
+    `G(t) = e^{Ft} Z0^T [I + Z0 (int_0^t e^{2 F tau} d tau) Z0^T]^{-1} Z0 e^{Ft}`; W is its upper right block.
+
+    Raises:
+        ValueError: X X^T is not the identity.
+    """
+    if not problem.is_whitened:
+        raise ValueError(
+            "the Riccati solution needs whitened inputs (X X^T = I); call problem.whitened() first."
+        )
+    n, m = problem.shape
+    phi = problem.X @ problem.Y.T
+    generator = np.block([[-lam / 2 * np.eye(n), phi], [phi.T, lam / 2 * np.eye(m)]])
+    values, vectors = np.linalg.eigh(generator)
+    # G is unchanged by a rotation of Z's rows, so keep only as many rows as Z has rank (fewer than n if lam =
+    # 0 < n - m).
+    _, sizes, rows = np.linalg.svd(np.concatenate([similarity0, kernel0], axis=1), full_matrices=False)
+    rank = int(np.sum(sizes > 1e-12 * sizes[0]))
+    z0 = sizes[:rank, None] * rows[:rank] @ vectors
+    split = n + m - rank
+    # eigh sorts upwards: the last `rank` modes grow. Writing Z0 = A P^T + B Q^T over growing P and decaying Q
+    # and pulling
+    # A e^{Vt} out of the inverse leaves only bounded exponentials, so large times lose no digits.
+    slow, fast = values[:split], values[split:]
+    grown = np.linalg.solve(z0[:, split:], np.concatenate([z0[:, :split], np.eye(rank)], axis=1))
+    mixed, inverse = grown[:, :split], grown[:, split:]
+    path = np.empty((len(times), n, m))
+    for k, t in enumerate(times):
+        decay = np.exp(-fast * t)
+        frame = vectors[:, split:].T + (decay[:, None] * mixed * np.exp(slow * t)) @ vectors[:, :split].T
+        kernel = np.diag(_integral(fast, t) * decay**2)
+        kernel += (decay[:, None] * inverse) @ (decay[:, None] * inverse).T
+        kernel += (decay[:, None] * mixed * _integral(slow, t)) @ (decay[:, None] * mixed).T
+        path[k] = (frame.T @ np.linalg.solve(kernel, frame))[:n, n:]
+    return path
+
+
+def _integral(values: Array, t: float) -> Array:
+    """`int_0^t e^{2 v tau} d tau` for every v."""
+    safe = np.where(np.abs(values) > 1e-14, values, 1.0)
+    return np.where(np.abs(values) > 1e-14, np.expm1(2 * values * t) / (2 * safe), t)
+
+
+def saxe_mode(target: float, start: float, times: Array) -> Array:
+    """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe
+    et al.).
+    """
+    growth = np.exp(-2 * target * np.asarray(times))
+    return target / (1 + (target / start - 1) * growth)
+
+
+def completion_modes_rate(values: Array, slopes: Array, depth: int) -> Array:
+    """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad
+    v.
+    """
+    return depth * (values**2) ** (1 - 1 / depth) * slopes
+
+
+def lambda_modes_rate(values: Array, slopes: Array, lam: float) -> Array:
+    """`d sigma_r/dt = sqrt(lam^2 + 4 sigma_r^2) u_r^T S v_r` for a lambda-balanced pair."""
+    return np.sqrt(lam**2 + 4 * values**2) * slopes
