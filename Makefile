@@ -1,0 +1,70 @@
+# Everything that can be done here, by `make`. Variables are given on the command line: make reproduce PROFILE=cpu
+
+PROFILE ?= demo
+TABLES  ?=
+SEEDS   ?=
+DATA    ?=
+JOBS    ?=
+PYTHON  ?= python3
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+# Only what was given is passed on; the profile knows the rest.
+OPTIONS := --profile "$(PROFILE)" $(if $(TABLES),--tables "$(TABLES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
+           $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)")
+
+.DEFAULT_GOAL := help
+.PHONY: help env reproduce theory test lint bench status clean
+.SUFFIXES:
+
+help:
+	@echo "make reproduce   train what is missing, write the tables, execute the notebooks into results/PROFILE/"
+	@echo "make theory      integrate the flows of section 5 and check its claims into results/theory/"
+	@echo "make status      what is done, running and missing, and how long the rest will take"
+	@echo "make test        run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       side-by-side timings into results/bench/"
+	@echo "make env         build .venv (every other target does so when it is missing)"
+	@echo "make clean       remove the demo's results and caches; results/cpu, results/paper and .venv stay"
+	@echo
+	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4   SEEDS=number   JOBS=number"
+	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
+	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $(PYTHON))"
+
+TOO_OLD = $(PYTHON) is missing or older than Python 3.11; name a newer one: make env PYTHON=python3.12
+
+env: $(STAMP)
+
+# The stamp is a copy of pyproject.toml and is written last: an interrupted installation is done again, and a
+# checkout that only changes the file's date installs nothing.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "error: $(TOO_OLD)" >&2; exit 2; }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -e ".[reproduce,dev]"
+	@cp $< $@
+
+reproduce: $(STAMP)
+	@$(PY) -m reproduce all $(OPTIONS)
+
+theory: $(STAMP)
+	@$(PY) -m theory all
+
+status: $(STAMP)
+	@$(PY) -m reproduce status $(OPTIONS)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	@$(PY) -m reproduce bench
+
+clean:
+	rm -rf results/demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find nsl theory reproduce tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
