@@ -46,7 +46,7 @@ class _NSConv(nn.Conv2d):
             dilation,
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )
@@ -282,7 +282,7 @@ class DynamicNSConv2d(_NSConv):
         if isinstance(self.padding, str):
             left, right, top, bottom = self._reversed_padding_repeated_twice
             return (top, left) if (left, top) == (right, bottom) else None
-        return _pair(self.padding)  # type: ignore[arg-type]
+        return _pair(self.padding)
 
     def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the zero padding that is left to do."""

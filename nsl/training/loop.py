@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.conv import NSConv2d, _NSConv
+from nsl.conv import NSConv2d
 from nsl.data.augment import crop_flip, normalise
 from nsl.data.dataset import Dataset
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -125,11 +125,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             if isinstance(module, NSConv2d) and name == "similarity":
                 if release and module.structure.name == "unconstrained":
                     decay = RELEASE_SIMILARITY_DECAY
-            elif isinstance(module, _NSConv) and name == "shape":
-                decay = 0.0
-            elif name == "weight" and parameter.dim() > 1:
-                decay = recipe.weight_decay
-            elif release and isinstance(module, nn.BatchNorm2d):
+            elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):
                 decay = recipe.weight_decay
             groups.setdefault(decay, []).append(parameter)
     return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
