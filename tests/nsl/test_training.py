@@ -1,0 +1,177 @@
+"""The training loop: schedule, resume to the same bits, divergence, damaged checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nsl
+from nsl.data import Dataset, make_dataset
+from nsl.training import CheckpointError, Recipe, batches, observe, parameter_groups, save_checkpoint, train
+from nsl.training import loop as loop_module
+
+KEPT = ("test_error", "test_loss", "train_loss", "train_error", "curve", "iterations_done", "diverged")
+
+
+def tiny(size: int = 8) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % 4
+    images = torch.randint(0, 60, (96, 3, size, size), generator=generator, dtype=torch.uint8)
+    for image, label in zip(images, labels):  # a bright quarter tells the class
+        i, j = divmod(int(label), 2)
+        image[:, i * 4 : i * 4 + 4, j * 4 : j * 4 + 4] += 150
+    return make_dataset("tiny", images[:64], labels[:64], images[64:], labels[64:], ("a", "b", "c", "d"))
+
+
+RECIPE = Recipe(iterations=24, batch_size=16, learning_rate=0.05, augment="crop", evaluations=3)
+
+
+def run(name: str = "nsn9_dynamic_diagonal", recipe: Recipe = RECIPE, **kwargs: Any) -> Any:
+    torch.manual_seed(3)
+    model = nsl.create_model(name, 4, width=4, image_size=8)
+    return model, train(model, tiny(), recipe, seed=3, progress=False, **kwargs)
+
+
+def test_a_tiny_network_learns_a_tiny_task() -> None:
+    _, result = run("cnn9", Recipe(iterations=80, batch_size=16, learning_rate=0.02, augment="none"))
+    assert not result.diverged
+    assert result.test_error < 20
+    assert len(result.curve) == 8
+    assert result.curve[-1]["iteration"] == result.iterations_done == 80
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others() -> None:
+    (_, a), (_, b) = run(), run()
+    assert all(getattr(a, key) == getattr(b, key) for key in KEPT)
+    torch.manual_seed(3)
+    model = nsl.create_model("nsn9_dynamic_diagonal", 4, width=4, image_size=8)
+    other = train(model, tiny(), RECIPE, seed=4, progress=False)
+    assert other.train_loss != a.train_loss
+
+
+@pytest.mark.parametrize("name", ["cnn9", "nsn9_static_unconstrained", "nsn9_dynamic_diagonal"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_interrupted_training_resumes_to_the_same_bits(
+    tmp_path: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(**{**RECIPE.as_dict(), "precision": precision})
+    whole_model, whole = run(name, recipe)
+    file = tmp_path / "run.pt"
+    real, calls = loop_module.save_checkpoint, []
+
+    def save_then_die(path: Path, state: dict[str, Any]) -> None:
+        real(path, state)
+        calls.append(state["result"]["iterations_done"])
+        if len(calls) == 13:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module, "save_checkpoint", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(name, recipe, checkpoint=file, checkpoint_minutes=0)
+    assert calls[-1] == 13
+    monkeypatch.setattr(loop_module, "save_checkpoint", real)
+    model, resumed = run(name, recipe, checkpoint=file, checkpoint_minutes=1e9)
+    assert all(getattr(resumed, key) == getattr(whole, key) for key in KEPT)
+    for key, value in whole_model.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_a_diverging_training_is_reported_and_not_raised() -> None:
+    _, result = run("cnn9", Recipe(iterations=30, batch_size=16, learning_rate=1e12, warmup=0))
+    assert result.diverged
+    assert "iteration" in result.divergence
+    assert result.test_error is None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "run.pt"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"run\.pt is damaged.*delete it"):
+        run(checkpoint=file)
+
+
+def test_a_truncated_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.pt"
+    save_checkpoint(file, {"identity": {"seed": 99}})
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        run(checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(checkpoint=file)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_papers_steps_scale_with_the_budget() -> None:
+    for iterations in (640, 64_000):
+        recipe = Recipe(iterations=iterations, warmup=0)
+        tenth = [recipe.rate(int(iterations * f)) for f in (0, 0.53, 0.54, 0.84, 0.85, 0.999)]
+        assert tenth == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_the_linear_schedule_warms_up_and_falls_to_zero() -> None:
+    recipe = Recipe(iterations=1000, schedule="linear", warmup=0.1)
+    rates = [recipe.rate(i) for i in range(1000)]
+    assert rates[0] == pytest.approx(0.001)
+    assert max(rates) == pytest.approx(0.1)
+    assert rates.index(max(rates)) in (99, 100)
+    assert rates[-1] < 2e-4
+    assert recipe.evaluation_points() == {125, 250, 375, 500, 625, 750, 875, 1000}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("schedule", "cosine"), ("precision", "fp8"), ("augment", "mixup"), ("iterations", 0), ("learning_rate", -1.0)],
+)
+def test_a_wrong_recipe_names_its_field(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"recipe: {field} must"):
+        Recipe(**{"iterations": 10, field: value})
+
+
+def test_batches_from_the_middle_equal_those_of_a_whole_pass() -> None:
+    data = tiny()
+    whole = list(batches(data.train_images, data.train_labels, RECIPE, seed=1))
+    late = list(batches(data.train_images, data.train_labels, RECIPE, seed=1, start=10))
+    assert len(whole) == RECIPE.iterations
+    for (a, x), (b, y) in zip(whole[10:], late):
+        assert torch.equal(a, b)
+        assert torch.equal(x, y)
+
+
+def test_each_epoch_shows_every_image_once() -> None:
+    data = tiny()
+    index = torch.arange(64)
+    recipe = Recipe(iterations=8, batch_size=16, augment="none")
+    seen = torch.cat([labels for _, labels in batches(data.train_images, index, recipe, seed=0)])
+    assert seen[:64].sort().values.tolist() == seen[64:].sort().values.tolist() == index.tolist()
+    assert seen[:64].tolist() != seen[64:].tolist()
+
+
+def test_weight_decay_touches_kernels_only_and_more_under_the_release_variant() -> None:
+    recipe = Recipe(iterations=1, weight_decay=5e-4)
+
+    def decayed(variant: str) -> dict[float, int]:
+        model = nsl.create_model("nsn9_static_unconstrained", 10, width=4, variant=variant)
+        groups = parameter_groups(model, recipe)
+        assert sum(p.numel() for g in groups for p in g["params"]) == nsl.count_parameters(model)
+        return {group["weight_decay"]: len(group["params"]) for group in groups}
+
+    assert decayed("paper") == {5e-4: 11, 0.0: 20 + 9}
+    assert decayed("release") == {5e-4: 11 + 20, 5e-3: 9}
+
+
+def test_observations_hold_the_learned_and_the_predicted_similarities() -> None:
+    data = tiny()
+    static = observe(nsl.create_model("nsn9_static_diagonal", 4, width=4, image_size=8), data)
+    assert len(static["static"]) == 9
+    assert "dynamic" not in static
+    dynamic = observe(nsl.create_model("nsn9_dynamic_diagonal", 4, width=4, image_size=8, learn_shape=True), data)
+    first = dynamic["dynamic"][0]
+    assert len(dynamic["dynamic"]) == 9
+    assert (len(first["maps"]), len(first["maps"][0])) == (9, 8)
+    assert first["shape"] == [1.0] * 9
+    assert "maps" not in dynamic["dynamic"][1]
+    assert observe(nsl.create_model("cnn9", 4, width=4, image_size=8), data) == {}
