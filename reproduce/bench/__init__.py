@@ -7,9 +7,15 @@ sense, the ratio to the case it is compared with. The rows are printed and store
 
 from __future__ import annotations
 
+from reproduce.bench import layers
 from reproduce.bench.measure import Benchmark, Row, alternate, run_benchmarks, side_by_side
 
 #: Every benchmark, by name.
-BENCHMARKS: dict[str, Benchmark] = {}
+BENCHMARKS: dict[str, Benchmark] = {
+    "dynamic_convolution": layers.dynamic_convolution,
+    "training_step": layers.training_step,
+    "folded_inference": layers.folded_inference,
+    "input_pipeline": layers.input_pipeline,
+}
 
 __all__ = ["BENCHMARKS", "Benchmark", "Row", "alternate", "run_benchmarks", "side_by_side"]
