@@ -1,0 +1,135 @@
+"""Running ``python -m reproduce`` with the fake backend and small profiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from reproduce import fingerprints, plan
+from reproduce.plan import Profile
+from reproduce.runs import Run, run_id
+from reproduce.store import SCHEMA, Store
+
+ROOT = Path(__file__).parents[2]
+FAKE = "tests.reproduce.fake_backend:FakeBackend"
+
+_TINY = """
+[tiny]
+description = "for tests"
+seeds = {seeds}
+threads = 1
+jobs = {jobs}
+width = 4
+same_data = {comparable}
+same_width = {comparable}
+[tiny.data.cifar10]
+name = "digits"
+image_size = 16
+train_per_class = 8
+test_per_class = 4
+[tiny.data.cifar100]
+name = "digits"
+image_size = 16
+train_per_class = 6
+test_per_class = 4
+[tiny.recipe]
+iterations = {iterations}
+batch_size = 8
+learning_rate = 0.02
+momentum = 0.9
+weight_decay = 5e-4
+schedule = "steps"
+milestones = [0.5]
+decay_factor = 0.1
+warmup = 0.1
+label_smoothing = 0.0
+precision = "float32"
+augment = "crop"
+evaluations = 2
+"""
+
+
+def write_profile(
+    folder: Path, *, seeds: int = 2, jobs: int = 1, iterations: int = 6, comparable: bool = False
+) -> Path:
+    """A file that declares the profile ``tiny``."""
+    path = folder / "profiles.toml"
+    text = _TINY.format(seeds=seeds, jobs=jobs, iterations=iterations, comparable=str(comparable).lower())
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def arguments(command: str, folder: Path, *more: str, backend: str = FAKE) -> list[str]:
+    """Arguments of ``python -m reproduce`` for the profile ``tiny`` in ``folder``."""
+    profiles = folder / "profiles.toml"
+    fixed = ["--profile", "tiny", "--profiles", str(profiles), "--results", str(folder / "results")]
+    return [command, *fixed, "--backend", backend, *more]
+
+
+def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start ``python -m reproduce`` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "reproduce", *command],
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m reproduce`` to its end."""
+    process = start(command, folder, **environment)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+MARK = "0123456789abcdef"
+
+
+def put_record(
+    store: Store, run: Run, error: float, *, status: str = "finished", parameters: int = 1000
+) -> dict[str, Any]:
+    """Store a record of ``run`` with the given test error, as if it had been trained on data ``MARK``."""
+    config = run.config(MARK)
+    record = {
+        "schema": SCHEMA,
+        "id": run_id(config),
+        "config": config,
+        "status": status,
+        "result": {
+            "test_error": error,
+            "curve": [{"images": run.images, "test_error": error}],
+            "train_seconds": 10.0,
+            "evaluate_seconds": 2.0,
+            "diverged": status == "diverged",
+        },
+        "parameters": parameters,
+        "observations": {},
+        "code": {},
+        "environment": {},
+        "started": "2026-01-01T00:00:00+00:00",
+        "finished": "2026-01-01T00:00:12+00:00",
+    }
+    store.write(record)
+    return record
+
+
+def fill(
+    store: Store, profile: Profile, number: int, errors: dict[str, list[float]], **parameters: int
+) -> None:
+    """Store records of a table: ``errors[method key]`` by seed, on every data set of the table."""
+    experiment = plan.experiment(number)
+    marks = {fingerprints.dataset_key(profile.data[slot]): MARK for slot in experiment.datasets}
+    store.folder.mkdir(parents=True, exist_ok=True)
+    (store.folder / "data.json").write_text(json.dumps(marks), "utf-8")
+    for slot in experiment.datasets:
+        for key, values in errors.items():
+            for seed, error in enumerate(values):
+                run = profile.run(experiment.method(key), slot, seed)
+                put_record(store, run, error, parameters=parameters.get(key, 1000))

@@ -1,0 +1,151 @@
+"""Bad input to the command line gives one clear line and a non-zero exit; status and tables need no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproduce import plan
+from reproduce.__main__ import main
+from reproduce.store import Store
+from tests.reproduce.helpers import ROOT, arguments, call, fill, write_profile
+
+
+def complaint(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command complains with."""
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", ["all", "run", "tables", "notebooks", "status", "plan"])
+def test_an_unknown_profile_is_one_clear_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "choose one of: demo, cpu, paper" in complaint([command, "--profile", "gpu"], capsys)
+
+
+def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "nowhere")
+    assert f"DATA={missing} is not a folder" in complaint(["run", "--data", missing], capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--tables", "x", "TABLES='x' is not understood"),
+        ("--tables", "12", "table 12"),
+        ("--seeds", "0", "SEEDS='0' is not understood"),
+        ("--jobs", "two", "JOBS='two' is not understood"),
+        ("--profiles", "/nowhere.toml", "/nowhere.toml does not exist"),
+    ],
+)
+def test_a_bad_option_is_one_clear_line(
+    option: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in complaint(["status", option, value], capsys)
+
+
+@pytest.mark.parametrize("command", ["run", "tables", "status"])
+def test_a_corrupt_record_is_one_clear_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_profile(tmp_path, seeds=1)
+    assert main(arguments("run", tmp_path, "--tables", "1")) == 0
+    capsys.readouterr()
+    path = min(Store(tmp_path / "results", "tiny").runs.iterdir())
+    path.write_text(path.read_text(encoding="utf-8").replace("1", "2"), encoding="utf-8")
+    line = complaint(arguments(command, tmp_path, "--tables", "1"), capsys)
+    assert str(path) in line
+    assert "delete the file" in line
+
+
+def test_comparing_with_a_folder_without_runs_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no runs/" in complaint(["compare", str(tmp_path), str(tmp_path)], capsys)
+
+
+def test_an_unknown_benchmark_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No benchmark is called 'nope'" in complaint(["bench", "nope", "--results", str(tmp_path)], capsys)
+
+
+def test_status_counts_and_predicts_from_measured_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = plan.profile("tiny", write_profile(tmp_path, seeds=2))
+    assert main(arguments("status", tmp_path, "--tables", "1")) == 0
+    assert "Remaining time unknown" in capsys.readouterr().out
+    fill(Store(tmp_path / "results", "tiny"), profile, 1, {"cnn": [8.0]})
+    assert main(arguments("status", tmp_path, "--tables", "1")) == 0
+    out = capsys.readouterr().out
+    assert "1 done, 0 diverged, 0 running, 5 missing" in out
+    # The other seed of the baseline takes as long as the first: 10 s of training and 2 s of evaluation.
+    assert "Baseline CNN on digits, seed 1  12 s" in out
+    assert "Remaining: at most 12 s with 1 side by side, and 4 runs of unknown length." in out
+
+
+def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> None:
+    from reproduce.progress import Costs
+    from tests.reproduce.helpers import put_record
+
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    store = Store(tmp_path, "tiny")
+    experiment = plan.experiment(4)
+    cnn, dynamic = experiment.method("cnn"), experiment.method("dynamic")
+    for method, slot, seconds in ((cnn, "cifar10", 10), (dynamic, "cifar10", 30), (cnn, "cifar100", 20)):
+        record = put_record(store, profile.run(method, slot, 0), 5.0)
+        record["result"].update(train_seconds=seconds, evaluate_seconds=0)
+        store.write(record)
+    assert Costs(store.records()).predict(profile.run(dynamic, "cifar100", 0)) == pytest.approx(60)
+    static = experiment.method("static")
+    assert Costs(store.records()).predict(profile.run(static, "cifar100", 0)) is None
+
+
+def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path, seeds=1)
+    assert main(arguments("plan", tmp_path, "--tables", "3")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Baseline CNN on digits, seed 0: cnn9(width=4), 48 images"
+    assert lines[-1] == "3 runs for tables 3, 1 seeds."
+
+
+def test_a_changed_data_file_is_read_again(tmp_path: Path) -> None:
+    from reproduce import fingerprints
+
+    read = []
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test.bin").write_bytes(b"one")
+
+    def load(dataset: dict[str, object], folder: str | None) -> str:
+        read.append(dataset["name"])
+        return f"{len(read):016x}"
+
+    def current() -> list[str]:
+        found = fingerprints.current(tmp_path / "results", [{"name": "cifar10"}], str(data), load, "test")
+        return list(found.values())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        assert current() == current() == ["0" * 15 + "1"]
+        (data / "test.bin").write_bytes(b"other")
+        assert current() == ["0" * 15 + "2"]
+    assert read == ["cifar10", "cifar10"]
+
+
+def test_commands_that_train_nothing_import_no_torch(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
+    script = (
+        "import sys; from reproduce.__main__ import main\n"
+        "code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)\n"
+    )
+    for command in ("run", "tables", "status"):
+        line = [sys.executable, "-c", script, *arguments(command, tmp_path, "--tables", "1")]
+        subprocess.run(line, cwd=ROOT, check=True, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})

@@ -1,0 +1,123 @@
+"""Runs execute once, in their own processes, whatever fails or is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from reproduce.store import Store, differences
+from tests.reproduce.helpers import arguments, call, start, write_profile
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Wait until ``condition()`` holds; the limit only keeps a broken test from hanging."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_every_missing_run_executes_once_and_a_second_call_executes_nothing(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2)
+    log = tmp_path / "log"
+    first = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
+    assert first.returncode == 0, first.stderr
+    assert (
+    )  # variants of one model are told apart by options
+    assert len(log.read_text().splitlines()) == 32
+    second = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
+    assert "32 of 32 runs are stored" in second.stdout
+    assert len(log.read_text().splitlines()) == 32
+
+
+def test_a_run_killed_in_the_middle_gives_the_same_records_after_a_restart(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2, iterations=8)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+        write_profile(folder, jobs=2, iterations=8)
+    assert call(arguments("run", whole, "--tables", "1"), tmp_path).returncode == 0
+    store = Store(broken / "results", "tiny")
+    for already in (1, 3):
+        process = start(arguments("run", broken, "--tables", "1"), tmp_path, FAKE_STEP_SECONDS="0.05")
+
+        def midway(records: int = already) -> bool:
+            return len(list(store.runs.glob("*.json"))) >= records and any(store.checkpoints.glob("*.pt"))
+
+        wait_for(midway)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        # The workers notice that their parent is gone, and let go of their runs.
+        wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))
+        assert len(list(store.runs.glob("*.json"))) < 6
+    log = tmp_path / "log"
+    last = call(arguments("run", broken, "--tables", "1"), tmp_path, FAKE_LOG=str(log))
+    assert last.returncode == 0, last.stderr
+    assert len(log.read_text().splitlines()) < 6
+    assert differences(store, Store(whole / "results", "tiny")) == []
+    assert list(store.checkpoints.iterdir()) == []
+    folders = [str(folder / "results" / "tiny") for folder in (whole, broken)]
+    compared = call(["compare", *folders], tmp_path)
+    assert compared.stdout == "The 6 records are equal, timings and environment aside.\n"
+
+
+def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2)
+    log = tmp_path / "log"
+    command = arguments("run", tmp_path, "--tables", "1")
+    both = [start(command, tmp_path, FAKE_LOG=str(log), FAKE_STEP_SECONDS="0.03") for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+    assert len(log.read_text().splitlines()) == 6
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == 6
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [("FAKE_FAILS", "the fake was told to fail."), ("FAKE_DIES", "its process ended with code 9")],
+)
+def test_a_failing_run_is_reported_and_does_not_stop_the_others(
+    tmp_path: Path, cause: str, reason: str
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path, **{cause: "cnn9"})
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert lines == [f"error: 1 of 3 runs failed. Baseline CNN on digits, seed 0 failed: {reason}"]
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == 2
+
+
+def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    command = arguments("run", tmp_path, "--tables", "1")
+    assert (
+        "diverged (loss is not finite at iteration 3)" in call(command, tmp_path, FAKE_DIVERGES="cnn9").stdout
+    )
+    assert "3 of 3 runs are stored" in call(command, tmp_path).stdout
+    statuses = [record["status"] for record in Store(tmp_path / "results", "tiny").records()]
+    assert sorted(statuses) == ["diverged", "finished", "finished"]
+
+
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2)
+    process = start(arguments("run", tmp_path), tmp_path, FAKE_STEP_SECONDS="0.2")
+    store = Store(tmp_path / "results", "tiny")
+    wait_for(lambda: any(store.checkpoints.glob("*.pt")))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "Interrupted; the same command goes on from here."
+    wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))
+
+
+def test_workers_get_the_declared_number_of_threads(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, OMP_NUM_THREADS="7").returncode == 0
+    for record in Store(tmp_path / "results", "tiny").records():
+        assert record["environment"]["threads"] == 1

@@ -1,0 +1,79 @@
+"""Notebooks are executed with the Python that runs the tests, and only when an input has changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from reproduce import notebooks, plan
+from reproduce.store import Store
+from tests.reproduce.helpers import fill
+
+SOURCES = sorted(notebooks.SOURCES.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_the_first_code_cell_of_every_notebook_holds_the_parameters(path: Path) -> None:
+    cells = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    assert cells[0].metadata.get("tags") == ["parameters"]
+    assert "profile = " in cells[0].source
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_notebook_trains_a_network_of_the_tables(path: Path) -> None:
+    assert "nsl.training" not in path.read_text(encoding="utf-8")
+
+
+def test_an_executed_notebook_has_its_parameters_its_stamp_and_this_python(tmp_path: Path) -> None:
+    source = tmp_path / "small.py"
+    source.write_text(
+        '# %% tags=["parameters"]\nprofile = "x"\n\n# %%\nimport sys\nprint(sys.executable, profile)\n',
+        encoding="utf-8",
+    )
+    output = tmp_path / "out" / "small.ipynb"
+    notebooks.execute(source, output, {"profile": "demo"}, "a mark")
+    assert notebooks.stamp(output) == "a mark"
+    cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
+    assert cells[-1]["outputs"][0]["text"] == [f"{sys.executable} demo\n"]
+    assert [path.name for path in output.parent.iterdir()] == ["small.ipynb"]
+    # Nothing of this machine or this hour, so that the file can be committed.
+    assert "papermill" not in json.loads(output.read_text(encoding="utf-8"))["metadata"]
+
+
+def test_a_failing_notebook_leaves_no_output(tmp_path: Path) -> None:
+    source = tmp_path / "broken.py"
+    source.write_text('# %% tags=["parameters"]\nprofile = "x"\n\n# %%\n1 / 0\n', encoding="utf-8")
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        notebooks.execute(source, tmp_path / "out" / "broken.ipynb", {}, "a mark")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_tables_notebook_is_due_when_its_records_change_and_only_then(tmp_path: Path) -> None:
+    profile = plan.profile("paper")
+    store = Store(tmp_path, "paper")
+    fill(store, profile, 1, {"cnn": [8.0]})
+    before = notebooks.inputs_hash("table1", profile, store)
+    assert notebooks.inputs_hash("table1", profile, store) == before
+    fill(store, profile, 1, {"dynamic": [7.0]})
+    after = notebooks.inputs_hash("table1", profile, store)
+    assert after != before
+    fill(store, profile, 4, {"static_uns": [7.0]})
+    fill(store, profile, 1, {})
+    assert notebooks.inputs_hash("table1", profile, store) == after
+
+
+def test_choosing_tables_leaves_out_the_other_tables_notebooks() -> None:
+    every, some = notebooks.names(plan.tables()), notebooks.names((2,))
+    assert {"table1", "table2", "table3", "table4", "figures"} <= set(every)
+    assert set(every) - set(some) == {"table1", "table3", "table4"}
+
+
+def test_damaged_output_counts_as_absent(tmp_path: Path) -> None:
+    path = tmp_path / "x.ipynb"
+    assert notebooks.stamp(path) is None
+    path.write_text("{", encoding="utf-8")
+    assert notebooks.stamp(path) is None

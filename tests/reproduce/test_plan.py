@@ -1,0 +1,88 @@
+"""The declared experiments and profiles are complete and say what the paper says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reproduce import plan
+
+PROFILES = ("demo", "cpu", "paper")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_fills_every_slot_of_every_table(name: str) -> None:
+    profile = plan.profile(name)
+    runs = plan.planned_runs(profile, plan.tables(), profile.seeds)
+    assert len(runs) == 16 * profile.seeds
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_method_of_a_table_sees_the_same_number_of_images(name: str) -> None:
+    profile = plan.profile(name)
+    for slot in ("cifar10", "cifar100"):
+        methods = plan.experiment(4).methods
+        assert len({profile.run(method, slot, 0).images for method in methods}) == 1
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_recipes_and_models_are_known_to_nsl(name: str) -> None:
+    import nsl
+    from nsl.training import Recipe
+
+    profile = plan.profile(name)
+    for run in plan.planned_runs(profile, plan.tables(), 1):
+        assert Recipe(**run.recipe).as_dict() == run.recipe
+        assert run.model["name"] in nsl.list_models()
+
+
+def test_the_paper_profile_is_the_papers_protocol() -> None:
+    paper = plan.profile("paper")
+    recipe = paper.recipe_for("cifar10")
+    assert (recipe["iterations"], recipe["batch_size"], recipe["learning_rate"]) == (64_000, 128, 0.1)
+    assert [milestone * 64_000 for milestone in recipe["milestones"]] == [34_000, 54_000]
+    assert (paper.seeds, paper.width, paper.budget("cifar10")) == (5, 32, 1.0)
+
+
+def test_illegible_paper_values_are_absent() -> None:
+    assert plan.experiment(2).method("static_joint").paper == {}
+    assert "cifar100" not in plan.experiment(4).method("cnn").paper
+    assert "cifar10" not in plan.experiment(4).method("dynamic_uns").paper
+
+
+def test_a_method_has_the_same_paper_value_in_every_table() -> None:
+    values: dict[tuple[str, str], set[float]] = {}
+    for number in plan.tables():
+        for method in plan.experiment(number).methods:
+            for slot, value in method.paper.items():
+                values.setdefault((method.model + str(method.options), slot), set()).add(value)
+    assert all(len(found) == 1 for found in values.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [(None, (1, 2, 3, 4)), ("", (1, 2, 3, 4)), ("2", (2,)), ("1-3", (1, 2, 3)), ("4,1 4", (4, 1))],
+)
+def test_tables_are_chosen_by_numbers_lists_and_ranges(text: str | None, numbers: tuple[int, ...]) -> None:
+    assert plan.parse_tables(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("one", "not understood"), ("1-x", "not understood"), ("9", "not declared")]
+)
+def test_tables_that_do_not_exist_are_refused(text: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        plan.parse_tables(text)
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"PROFILE='nope' is unknown; choose one of: demo, cpu, paper\."):
+        plan.profile("nope")
+
+
+def test_a_misspelt_profile_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.toml"
+    path.write_text("[demo]\nwidht = 8\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"profiles\.toml: profile 'demo' is incomplete or misspelt"):
+        plan.profile("demo", path)

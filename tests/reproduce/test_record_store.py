@@ -1,0 +1,130 @@
+"""Records are written whole, checked when read, and claimed by one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproduce import plan
+from reproduce.runs import Run, run_id
+from reproduce.store import RecordError, Store, differences, essence
+from tests.reproduce.helpers import MARK, ROOT, put_record, write_profile
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    return profile.run(plan.experiment(1).method("cnn"), "cifar10", 0)
+
+
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    written = put_record(store, run, 12.5)
+    read = store.read(written["id"])
+    assert read is not None
+    assert {key: read[key] for key in written} == written
+    assert [record["id"] for record in store.records()] == [run_id(run.config(MARK))]
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    written = put_record(store, run, float("nan"), status="diverged")
+    assert store.read(written["id"])["result"]["test_error"] is None  # type: ignore[index]
+
+
+def test_storing_a_record_leaves_no_checkpoint_and_no_temporary_file(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    store.checkpoints.mkdir(parents=True)
+    checkpoint = store.checkpoint(run_id(run.config(MARK)))
+    checkpoint.touch()
+    put_record(store, run, 1.0)
+    assert not checkpoint.exists()
+    assert [path.suffix for path in store.runs.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "edited", "renamed", "binary", "other schema"])
+def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(
+    tmp_path: Path, run: Run, damage: str
+) -> None:
+    store = Store(tmp_path, "tiny")
+    identity = put_record(store, run, 12.5)["id"]
+    path = store.path(identity)
+    content = path.read_text(encoding="utf-8")
+    if damage == "truncated":
+        path.write_text(content[: len(content) // 2], encoding="utf-8")
+    elif damage == "edited":
+        path.write_text(content.replace("12.5", "2.5"), encoding="utf-8")
+    elif damage == "binary":
+        path.write_bytes(b"\xff\x00")
+    elif damage == "other schema":
+        path.write_text(json.dumps({"schema": 99}), encoding="utf-8")
+    else:
+        identity = "0" * 16
+        path = path.rename(store.path(identity))
+    with pytest.raises(RecordError, match=r"Run record .*\.json .*delete the file to run it again") as raised:
+        store.read(identity)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_claimed_run_cannot_be_claimed_again_until_it_is_released(tmp_path: Path) -> None:
+    first, second = Store(tmp_path, "tiny"), Store(tmp_path, "tiny")
+    with first.claim("a") as mine:
+        assert mine
+        assert second.running("a")
+        with second.claim("a") as theirs:
+            assert not theirs
+        with second.claim("b") as other:
+            assert other
+    assert not second.running("a")
+    with second.claim("a") as mine:
+        assert mine
+
+
+def test_a_killed_process_leaves_no_claim_behind(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from reproduce.store import Store\n"
+        "with Store(Path(sys.argv[1]), 'tiny').claim('a') as mine:\n"
+        "    print(mine, flush=True); time.sleep(60)\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "True"
+    store = Store(tmp_path, "tiny")
+    assert store.running("a")
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with store.claim("a") as mine:
+        assert mine
+
+
+def test_stores_that_differ_in_timings_alone_are_equal(tmp_path: Path, run: Run) -> None:
+    stores = [Store(tmp_path / name, "tiny") for name in ("a", "b")]
+    for store, seconds in zip(stores, (1.0, 2.0)):
+        record = put_record(store, run, 5.0)
+        record["result"]["train_seconds"] = seconds
+        record["finished"] = f"2026-01-01T00:00:{seconds:02.0f}+00:00"
+        store.write(record)
+    assert differences(*stores) == []
+
+
+def test_stores_that_differ_in_a_number_or_a_run_are_told_apart(tmp_path: Path, run: Run) -> None:
+    first, second = Store(tmp_path / "a", "tiny"), Store(tmp_path / "b", "tiny")
+    identity = put_record(first, run, 5.0)["id"]
+    assert differences(first, second) == [f"Run {identity} is missing in {second.folder}."]
+    put_record(second, run, 5.5)
+    assert differences(first, second) == [f"Run {identity} differs in: result."]
+
+
+def test_the_essence_of_a_record_keeps_every_number_of_the_training(tmp_path: Path, run: Run) -> None:
+    record = put_record(Store(tmp_path, "tiny"), run, 5.0)
+    assert essence(record)["result"].keys() == {"test_error", "curve", "diverged"}

@@ -1,0 +1,66 @@
+"""The way from declared experiments to records with real trainings, small ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from reproduce.store import Store, differences
+from tests.reproduce.helpers import arguments, call, start, write_profile
+from tests.reproduce.test_execution import wait_for
+
+EAGER = "tests.reproduce.real_backend:EagerBackend"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the uninterrupted runs of Table 1."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_profile(folder, seeds=1, iterations=30)
+    done = call(arguments("run", folder, "--tables", "1", backend=EAGER), folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_records_of_trainings_hold_what_tables_and_notebooks_read(whole: Path) -> None:
+    records = list(Store(whole / "results", "tiny").records())
+    assert len(records) == 3
+    for record in records:
+        assert record["status"] == "finished"
+        assert 0 <= record["result"]["test_error"] <= 100
+        assert [point["images"] for point in record["result"]["curve"]] == [120, 240]
+        assert record["parameters"] > 1000
+        dynamic = record["config"]["model"]["name"] != "cnn9"
+        assert ("dynamic" in record["observations"]) == dynamic
+        assert {"python", "torch", "cpu", "cores", "threads"} <= record["environment"].keys()
+
+
+def test_a_training_killed_in_the_middle_gives_the_same_record(whole: Path, tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1, iterations=30)
+    command = arguments("run", tmp_path, "--tables", "1", backend=EAGER)
+    store = Store(tmp_path / "results", "tiny")
+    process = start(command, tmp_path)
+    wait_for(lambda: any(store.runs.glob("*.json")) and any(store.checkpoints.glob("*.pt")))
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))
+    assert len(list(store.runs.glob("*.json"))) < 3
+    done = call(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert differences(store, Store(whole / "results", "tiny")) == []
+
+
+def test_a_corrupt_checkpoint_is_one_clear_line(whole: Path, tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1, iterations=30)
+    store = Store(tmp_path / "results", "tiny")
+    store.checkpoints.mkdir(parents=True)
+    for record in Store(whole / "results", "tiny").records():
+        store.checkpoint(record["id"]).write_bytes(b"not a checkpoint")
+    done = call(arguments("run", tmp_path, "--tables", "1", backend=EAGER), tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert f"checkpoint {store.checkpoints}" in done.stderr
+    assert "delete it to start this run again" in done.stderr

@@ -1,0 +1,76 @@
+"""The files around the packages agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def pins_of_environment() -> set[str]:
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    return set(re.findall(r"^\s+- (\S+==\S+)$", text, flags=re.MULTILINE))
+
+
+def test_environment_yml_has_the_pins_of_pyproject() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert pins_of_environment() == set(extras["reproduce"]) | set(extras["dev"])
+
+
+def test_every_pin_is_exact() -> None:
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9.]+", pin) for pin in pins_of_environment())
+
+
+def test_the_python_of_environment_yml_is_allowed_by_pyproject() -> None:
+    environment = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert "- python=3.11" in environment
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_make_help_is_the_default_and_names_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
+    assert targets is not None
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in targets[1].split():
+        assert target == "help" or f"make {target} " in shown
+
+
+def test_continuous_integration_runs_lint_and_tests() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make lint" in script
+    assert "make test" in script
+
+
+def test_every_path_that_the_readme_names_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    # Names in code spans or links that look like files or folders of this repository.
+    named = set(re.findall(r"[`(]((?:nsl|theory|reproduce|notebooks|tests)/[\w./-]*)[`)]", text))
+    assert named
+    missing = sorted(path for path in named if not (ROOT / path).exists())
+    assert missing == []
+
+
+def test_importing_nsl_imports_no_plotting_and_no_notebooks() -> None:
+    script = (
+        "import sys, nsl\n"
+        "heavy = {'matplotlib', 'sklearn', 'scipy', 'papermill', 'jupytext', 'IPython', 'PIL'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["README.md", "DISCREPANCIES.md", "LICENSE", "CITATION.cff"])
+def test_the_documents_are_there(name: str) -> None:
+    assert (ROOT / name).stat().st_size > 200
