@@ -140,7 +140,10 @@ for ax, sharing in zip(figure.subplots(1, 2), ("disjoint", "shared")):
     for number, layer in enumerate(layers):
         for parameter in layer.predictor.parameters():
             users.setdefault(id(parameter), []).append(number)
-    own = [sum(p.numel() for p in layer.predictor.parameters() if len(users[id(p)]) == 1) for layer in layers]
+    own = [
+        sum(part.numel() for part in layer.predictor.parameters() if len(users[id(part)]) == 1)
+        for layer in layers
+    ]
     common = [any(len(users[id(p)]) > 1 for p in layer.predictor.parameters()) for layer in layers]
     names = [f"conv {number + 1}: {layer.in_channels} channels" for number, layer in enumerate(layers)]
     total = nsl.count_parameters(model) - nsl.count_parameters(nsl.create_model("cnn9", 10))

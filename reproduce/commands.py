@@ -61,13 +61,9 @@ class Session:
 def declare_common(parser: argparse.ArgumentParser) -> None:
     """The arguments that most commands share."""
     parser.add_argument("--profile", default="demo", help="demo, cpu or paper (default: demo)")
-    parser.add_argument(
-        "--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)"
-    )
+    parser.add_argument("--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
-    parser.add_argument(
-        "--data", default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)"
-    )
+    parser.add_argument("--data", default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)")
     parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: results)")
     parser.add_argument("--profiles", type=Path, default=None, help=argparse.SUPPRESS)
@@ -107,9 +103,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return 0
-    executor = LocalExecutor(
-        now.store, min(now.jobs, len(missing)), now.profile.threads, now.backend, now.data
-    )
+    executor = LocalExecutor(now.store, min(now.jobs, len(missing)), now.profile.threads, now.backend, now.data)
     report = executor.execute(missing)
     if report.failures:
         count = len(report.failures)
@@ -230,9 +224,7 @@ def _declare_picture(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "all": Command(
-        "missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce
-    ),
+    "all": Command("missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce),
     "run": Command("execute the missing runs", declare_common, run_runs),
     "tables": Command("write the tables from the stored records", declare_common, make_tables),
     "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),

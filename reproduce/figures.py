@@ -118,9 +118,7 @@ def error_chart(panels: Mapping[str, Sequence[tuple[str, Sequence[float], float 
         ax.grid(alpha=0.3, axis="x")
     handles = [
         axes[0].scatter([], [], color=OKABE_ITO[4], s=14, label="one seed (ours)"),
-        axes[0].scatter(
-            [], [], color=OKABE_ITO[0], marker="|", s=100, label="mean (ours), 95 % interval from 3 seeds"
-        ),
+        axes[0].scatter([], [], color=OKABE_ITO[0], marker="|", s=100, label="mean (ours), 95 % interval from 3 seeds"),
         axes[0].scatter([], [], marker="D", facecolor="none", edgecolor="black", label="paper"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
@@ -262,9 +260,7 @@ def ownership(ax: Axes, layers: Sequence[str], own: Sequence[int], shared: Seque
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
     groups = sorted({group for group in shared if group >= 0})
     for place, name in enumerate(layers):
-        ax.text(
-            0, -place, name, ha="center", va="center", fontsize=8, bbox={**box, "facecolor": KERNEL_COLOUR}
-        )
+        ax.text(0, -place, name, ha="center", va="center", fontsize=8, bbox={**box, "facecolor": KERNEL_COLOUR})
         what = "adaptation" if shared[place] >= 0 else "predictor"
         ax.text(1, -place, f"{what}\n{own[place]:,}", ha="center", va="center", fontsize=7, bbox=box)
         ax.plot([0, 1], [-place, -place], color="black", linewidth=1, zorder=0)

@@ -38,8 +38,7 @@ def check_folder(data: str | None) -> None:
     named = data or os.environ.get("NSL_DATA")
     if named and not Path(named).is_dir():
         raise FileNotFoundError(
-            f"DATA={named} is not a folder; name the folder that holds the data, or leave DATA "
-            "out to download them."
+            f"DATA={named} is not a folder; name the folder that holds the data, or leave DATA out to download them."
         )
 
 

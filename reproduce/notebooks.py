@@ -79,8 +79,8 @@ def stamp(path: Path) -> str | None:
         return None
 
 
-def _execute(name: str, output: Path, parameters: dict[str, Any], mark: str) -> float:
-    """Execute one notebook in a process of its own; returns the seconds it took."""
+def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> float:
+    """Execute the percent file ``path`` into ``output``, stamped with ``mark``; returns the seconds it took."""
     started = time.monotonic()
     # The kernel next to this interpreter goes before one that the user may have installed elsewhere.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -92,10 +92,10 @@ def _execute(name: str, output: Path, parameters: dict[str, Any], mark: str) -> 
     import nbformat
     import papermill
 
-    source = jupytext.read(SOURCES / f"{name}.py")
+    source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-    partial = output.with_name(f".{name}.{os.getpid()}.ipynb.partial")
-    plain = output.with_name(f".{name}.{os.getpid()}.source.ipynb.partial")
+    partial = output.with_name(f".{path.stem}.{os.getpid()}.ipynb.partial")
+    plain = output.with_name(f".{path.stem}.{os.getpid()}.source.ipynb.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         nbformat.write(source, plain)
@@ -106,13 +106,14 @@ def _execute(name: str, output: Path, parameters: dict[str, Any], mark: str) -> 
         done.metadata[STAMP] = mark
         # Paths and times of this machine do not belong into a file that may be committed.
         done.metadata.pop("papermill", None)
-        for cell in done.cells:
+        for number, cell in enumerate(done.cells):
+            cell["id"] = f"cell-{number}"  # otherwise random
             cell.metadata.pop("papermill", None)
             cell.metadata.pop("execution", None)
         write_text(output, nbformat.writes(done))
     finally:
-        for path in (partial, plain):
-            path.unlink(missing_ok=True)
+        for temporary in (partial, plain):
+            temporary.unlink(missing_ok=True)
     return time.monotonic() - started
 
 
@@ -143,12 +144,14 @@ def execute_all(
     say(f"{profile.name}: {len(chosen) - len(due)} of {len(chosen)} notebooks are up to date.")
     if not due:
         return []
-    parameters = {"profile": profile.name, "results": str(store.folder.parent.resolve())}
+    folder = store.folder.parent.resolve()
+    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    parameters = {"profile": profile.name, "results": str(folder)}
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(due)), context, initializer=_start_watching) as pool:
         waiting = {
-            pool.submit(_execute, name, output_path(name, store), parameters, mark): name
+            pool.submit(execute, SOURCES / f"{name}.py", output_path(name, store), parameters, mark): name
             for name, mark in due
         }
         with contextlib.ExitStack() as stack:

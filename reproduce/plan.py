@@ -121,16 +121,12 @@ def experiment(table: int) -> Experiment:
         known = ", ".join(str(number) for number in tables())
         raise ValueError(f"TABLES names table {table}, which is not declared; choose from {known}.")
     raw = _read(path)
-    claims = tuple(
-        Claim(**{**item, "saving": tuple(item.get("saving", (0, 1)))}) for item in raw.pop("claims")
-    )
+    claims = tuple(Claim(**{**item, "saving": tuple(item.get("saving", (0, 1)))}) for item in raw.pop("claims"))
     methods = tuple(Method(**item) for item in raw.pop("methods"))
     declared = Experiment(methods=methods, claims=claims, datasets=tuple(raw.pop("datasets")), **raw)
     for claim in claims:
         if claim.kind not in CLAIM_KINDS:
-            raise ValueError(
-                f"{path}: claim kind {claim.kind!r} is unknown; use one of {', '.join(CLAIM_KINDS)}."
-            )
+            raise ValueError(f"{path}: claim kind {claim.kind!r} is unknown; use one of {', '.join(CLAIM_KINDS)}.")
         for key in (claim.better, claim.worse, *([claim.without] if claim.without else [])):
             declared.method(key)
     return declared

@@ -140,8 +140,7 @@ def draw_picture(profile: plan.Profile, store: Store, output: Path) -> Path:
     layers = [item for item in seen.get("dynamic", []) if "maps" in item]
     if not layers:
         raise ValueError(
-            f"{store.runs} has no run of the dynamic network to draw; "
-            f"run `make reproduce PROFILE={profile.name}`."
+            f"{store.runs} has no run of the dynamic network to draw; run `make reproduce PROFILE={profile.name}`."
         )
     drawn = figures.similarity_maps(seen["image"], layers[0]["maps"], layers[0]["layer"])
     write_bytes(output, figures.png(drawn))

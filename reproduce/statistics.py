@@ -146,7 +146,5 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
     for word in (NOT_REPRODUCED, INCONCLUSIVE, NOT_RUN):
         for verdict in verdicts:
             if verdict.word == word:
-                return (
-                    Verdict(INCONCLUSIVE, "a method compared with is not run") if word == NOT_RUN else verdict
-                )
+                return Verdict(INCONCLUSIVE, "a method compared with is not run") if word == NOT_RUN else verdict
     return verdicts[0]

@@ -77,7 +77,9 @@ class Store:
         complete = finite(record)
         complete["checksum"] = checksum(complete)
         path = self.path(complete["id"])
-        write_text(path, json.dumps(complete, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        # One line a key: small files whose history can still be read.
+        lines = [f"{json.dumps(key)}: {canonical_json(complete[key])}" for key in sorted(complete)]
+        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
         self.checkpoint(complete["id"]).unlink(missing_ok=True)
         return path
 

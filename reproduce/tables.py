@@ -169,9 +169,7 @@ def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
             title = dataset_title(profile, slot)
             plain[slot, method.key] = Row(slot, title, method, found, Verdict(REFERENCE))
     claims = tuple(
-        _judge(claim, slot, declared, profile, plain)
-        for slot in declared.datasets
-        for claim in declared.claims
+        _judge(claim, slot, declared, profile, plain) for slot in declared.datasets for claim in declared.claims
     )
     rows = tuple(
         row if row.method.key == declared.baseline and row.records else _with_verdict(row, claims)
@@ -218,9 +216,7 @@ def _judge(
         verdict = judge_errors(difference, scope, diverged=diverged, margin=margin)
         if better.paper is not None and worse.paper is not None:
             paper = better.paper - worse.paper
-    return Judged(
-        slot, better.dataset, claim, better.method, worse.method, quantity, difference, paper, verdict
-    )
+    return Judged(slot, better.dataset, claim, better.method, worse.method, quantity, difference, paper, verdict)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -325,9 +321,7 @@ def _interval(low: str, high: str) -> str:
 
 def markdown_errors(table: Table) -> str:
     """Paper against ours as a Markdown table."""
-    rows = [
-        {**row, "interval": _interval(row["ours_ci_low"], row["ours_ci_high"])} for row in table_rows(table)
-    ]
+    rows = [{**row, "interval": _interval(row["ours_ci_low"], row["ours_ci_high"])} for row in table_rows(table)]
     return as_markdown(ERROR_HEADINGS, rows)
 
 
@@ -354,7 +348,7 @@ def scope_sentence(table: Table) -> str:
         images = recipe["iterations"] * recipe["batch_size"]
         parts.append(
             f"{dataset_title(profile, slot)}: {recipe['iterations']} iterations of {recipe['batch_size']} "
-            f"images ({images:,} images, {100 * profile.budget(slot):.2g} % of the paper's), "
+            f"images ({images:,} images, {100 * profile.budget(slot):.3g} % of the paper's), "
             "the same for every method"
         )
     width = "the paper's network" if profile.same_width else f"a network of width {profile.width} (paper: 32)"

@@ -50,6 +50,9 @@ class Backend(Protocol):
 class NslBackend:
     """Trains with ``nsl``; data sets stay loaded between runs."""
 
+    #: How much work a killed run can lose.
+    checkpoint_minutes = 5.0
+
     def __init__(self) -> None:
         self._datasets: dict[str, Any] = {}
 
@@ -75,9 +78,7 @@ class NslBackend:
         dataset = self._load(run.dataset, data)
         options = {name: value for name, value in run.model.items() if name != "name"}
         torch.manual_seed(run.seed)
-        model = nsl.create_model(
-            run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options
-        )
+        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
         recipe = Recipe(**{**run.recipe, "milestones": tuple(run.recipe["milestones"])})
         result = train(
             model,
@@ -85,6 +86,7 @@ class NslBackend:
             recipe,
             seed=run.seed,
             checkpoint=checkpoint,
+            checkpoint_minutes=self.checkpoint_minutes,
             progress=progress,
             description=run.name,
         )

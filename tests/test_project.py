@@ -19,9 +19,7 @@ def pins_of_environment() -> set[str]:
 
 
 def test_environment_yml_has_the_pins_of_pyproject() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "optional-dependencies"
-    ]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert pins_of_environment() == set(extras["reproduce"]) | set(extras["dev"])
 
 
@@ -65,9 +63,7 @@ def test_importing_nsl_imports_no_plotting_and_no_notebooks() -> None:
         "heavy = {'matplotlib', 'sklearn', 'scipy', 'papermill', 'jupytext', 'IPython', 'PIL'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 

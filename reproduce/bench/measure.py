@@ -29,9 +29,7 @@ class Row:
 Benchmark = Callable[[], list[Row]]
 
 
-def alternate(
-    cases: Mapping[str, Callable[[], Any]], *, repeats: int = 7, warmup: int = 2
-) -> dict[str, list[float]]:
+def alternate(cases: Mapping[str, Callable[[], Any]], *, repeats: int = 7, warmup: int = 2) -> dict[str, list[float]]:
     """Seconds of ``repeats`` calls of every case, taken in turns so that drift of the machine hits all alike.
 
     The first ``warmup`` rounds are not counted.

@@ -120,9 +120,7 @@ def put_record(
     return record
 
 
-def fill(
-    store: Store, profile: Profile, number: int, errors: dict[str, list[float]], **parameters: int
-) -> None:
+def fill(store: Store, profile: Profile, number: int, errors: dict[str, list[float]], **parameters: int) -> None:
     """Store records of a table: ``errors[method key]`` by seed, on every data set of the table."""
     experiment = plan.experiment(number)
     marks = {fingerprints.dataset_key(profile.data[slot]): MARK for slot in experiment.datasets}

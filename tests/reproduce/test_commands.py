@@ -75,9 +75,7 @@ def test_an_unknown_benchmark_is_one_clear_line(tmp_path: Path, capsys: pytest.C
     assert "No benchmark is called 'nope'" in complaint(["bench", "nope", "--results", str(tmp_path)], capsys)
 
 
-def test_status_counts_and_predicts_from_measured_runs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_counts_and_predicts_from_measured_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     profile = plan.profile("tiny", write_profile(tmp_path, seeds=2))
     assert main(arguments("status", tmp_path, "--tables", "1")) == 0
     assert "Remaining time unknown" in capsys.readouterr().out

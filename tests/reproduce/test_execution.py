@@ -27,8 +27,6 @@ def test_every_missing_run_executes_once_and_a_second_call_executes_nothing(tmp_
     log = tmp_path / "log"
     first = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
     assert first.returncode == 0, first.stderr
-    assert (
-    )  # variants of one model are told apart by options
     assert len(log.read_text().splitlines()) == 32
     second = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
     assert "32 of 32 runs are stored" in second.stdout
@@ -82,9 +80,7 @@ def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
     ("cause", "reason"),
     [("FAKE_FAILS", "the fake was told to fail."), ("FAKE_DIES", "its process ended with code 9")],
 )
-def test_a_failing_run_is_reported_and_does_not_stop_the_others(
-    tmp_path: Path, cause: str, reason: str
-) -> None:
+def test_a_failing_run_is_reported_and_does_not_stop_the_others(tmp_path: Path, cause: str, reason: str) -> None:
     write_profile(tmp_path, seeds=1)
     done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path, **{cause: "cnn9"})
     assert done.returncode == 2
@@ -96,9 +92,7 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(
 def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
     write_profile(tmp_path, seeds=1)
     command = arguments("run", tmp_path, "--tables", "1")
-    assert (
-        "diverged (loss is not finite at iteration 3)" in call(command, tmp_path, FAKE_DIVERGES="cnn9").stdout
-    )
+    assert "diverged (loss is not finite at iteration 3)" in call(command, tmp_path, FAKE_DIVERGES="cnn9").stdout
     assert "3 of 3 runs are stored" in call(command, tmp_path).stdout
     statuses = [record["status"] for record in Store(tmp_path / "results", "tiny").records()]
     assert sorted(statuses) == ["diverged", "finished", "finished"]

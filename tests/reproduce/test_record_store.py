@@ -49,9 +49,7 @@ def test_storing_a_record_leaves_no_checkpoint_and_no_temporary_file(tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["truncated", "edited", "renamed", "binary", "other schema"])
-def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(
-    tmp_path: Path, run: Run, damage: str
-) -> None:
+def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(tmp_path: Path, run: Run, damage: str) -> None:
     store = Store(tmp_path, "tiny")
     identity = put_record(store, run, 12.5)["id"]
     path = store.path(identity)

@@ -18,9 +18,7 @@ COLUMNS = "table,dataset,method,metric,paper,ours_mean,ours_ci_low,ours_ci_high,
 
 def read(path: Path) -> dict[str, dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
-        return {
-            f"{row['dataset']}/{row.get('method') or row['claim']}": row for row in csv.DictReader(stream)
-        }
+        return {f"{row['dataset']}/{row.get('method') or row['claim']}": row for row in csv.DictReader(stream)}
 
 
 @pytest.fixture

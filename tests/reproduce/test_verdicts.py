@@ -29,9 +29,7 @@ errors = st.lists(st.floats(0, 100), min_size=2, max_size=8)
 @given(errors)
 def test_the_interval_is_scipys_t_interval(values: list[float]) -> None:
     ours = mean_interval(values)
-    low, high = scipy.stats.t.interval(
-        0.95, len(values) - 1, np.mean(values), max(scipy.stats.sem(values), 1e-300)
-    )
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), max(scipy.stats.sem(values), 1e-300))
     assert (ours.low, ours.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
 
 
