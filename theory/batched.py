@@ -42,7 +42,7 @@ class BatchEnd:
     evaluations: int
 
 
-def _select(problem: Problem, members: np.ndarray) -> Problem:
+def select(problem: Problem, members: np.ndarray) -> Problem:
     """The problem restricted to some members of its batch (itself, if its data are shared)."""
     if isinstance(problem, MatrixCompletion) and problem.positions.ndim == 2:
         part = object.__new__(MatrixCompletion)
@@ -81,7 +81,7 @@ def adaptive_flow(
     active = np.arange(count)
     converged = np.zeros(count, dtype=bool)
     evaluations = 0
-    part, y = _select(problem, active), states.copy()
+    part, y = select(problem, active), states.copy()
 
     def velocity(state: Array) -> Array:
         return parametrisation.velocity(state, part.descent(parametrisation.weight(state)))
@@ -118,7 +118,7 @@ def adaptive_flow(
             active, y, first = active[~stop], y[~stop], first[~stop]
             if len(active) == 0:
                 break
-            part = _select(problem, active)
+            part = select(problem, active)
     states[active] = y
     weights = parametrisation.weight(states)
     return BatchEnd(states, weights, problem.loss(weights), times, converged, evaluations)

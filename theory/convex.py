@@ -13,7 +13,7 @@ from theory.problems import Array, MatrixSensing
 
 
 def minimum_nuclear_norm(
-    A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-9
+    A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8
 ) -> tuple[Array, float]:
     """The matrix of least nuclear norm with `<A_i, W> = y_i`, and that norm.
 

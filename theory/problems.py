@@ -130,8 +130,7 @@ class MatrixSensing(Problem):
         self.y = as_float("y", y, 1)
         if self.A.shape[-3] != self.y.shape[-1]:
             raise ValueError(
-                f"A holds {self.A.shape[-3]} sensing matrices and y {self.y.shape[-1]} measurements; they "
-                "must agree."
+                f"A holds {self.A.shape[-3]} sensing matrices and y {self.y.shape[-1]} measurements; they must agree."
             )
         self.shape = (self.A.shape[-2], self.A.shape[-1])
         self._rows = self.A.reshape(*self.A.shape[:-2], -1)

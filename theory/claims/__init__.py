@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_CHAPTERS = ("equations", "limits")
+_CHAPTERS = ("equations", "limits", "bias", "margins", "discrete", "systems", "practice")
 
 
 def load() -> None:

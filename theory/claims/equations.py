@@ -105,8 +105,7 @@ def path_gap(problem: LinearRegression, pair: Factorised, points: int = 120) -> 
 @claim(
     2,
     "different-dynamics",
-    statement="From the same W, gradient descent on W and on (W', M) follow different paths, though both "
-    "fit the data.",
+    statement="From the same W, gradient descent on W and on (W', M) follow different paths, though both fit the data.",
     source="paper, section 5.1, below equation (6)",
     threshold="gap of the paths > 0.1 with both losses < 1e-12, every seed",
 )
@@ -163,8 +162,7 @@ def _conservation_rows(settings: Settings) -> tuple[list[dict[str, float]], str]
 @claim(
     3,
     "conserved-quantities",
-    statement="C = W'W'^T - M M^T and M Pi (Pi projects off the range of X) stay constant; W'W'^T - M^T M "
-    "does not.",
+    statement="C = W'W'^T - M M^T and M Pi (Pi projects off the range of X) stay constant; W'W'^T - M^T M does not.",
     source="Arora, Cohen and Hazan 2018; Du, Hu and Lee 2018",
     threshold="drift of C < 1e-11, of M Pi < 1e-13, of the wrong candidate > 0.1",
 )
@@ -332,6 +330,5 @@ def singular_value_dynamics(settings: Settings) -> Finding:
     return Finding(
         verdict_of(max(worst.values()) < 1e-7),
         worst,
-        f"{len(seeds)} Gaussian 4x4 regressions, 31 times in [0, 3]; five-point differences of the singular "
-        "values.",
+        f"{len(seeds)} Gaussian 4x4 regressions, 31 times in [0, 3]; five-point differences of the singular values.",
     )

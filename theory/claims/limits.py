@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from theory import closed_forms, convex, observables
-from theory.batched import adaptive_flow
+from theory.chebyshev import follow
 from theory.claims.equations import random_regression
 from theory.claims.ledger import FAILS, Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Standard
@@ -168,8 +168,7 @@ def commuting_sensing(
     "limit "
     "falls monotonically to its minimum with the size s of the initialisation.",
     source="Gunasekar et al. 2017, theorem 1 (commuting case)",
-    threshold="spectrum within 1e-8 of the hypentropy minimiser; nuclear-norm gap decreasing in s, every "
-    "seed",
+    threshold="spectrum within 1e-8 of the hypentropy minimiser; nuclear-norm gap decreasing in s, every seed",
 )
 def commuting_matrices(settings: Settings) -> Finding:
     seeds = settings.seeds(2, 1)
@@ -198,8 +197,7 @@ def commuting_matrices(settings: Settings) -> Finding:
     return Finding(
         verdict_of(falls, max(errors) < 1e-8, max(programs) < 1e-6),
         figures,
-        f"{len(seeds)} problems of 3 measurements of a 6x6 rank-1 matrix; M_0 = s I, W'_0 = 0; mean "
-        "relative gaps.",
+        f"{len(seeds)} problems of 3 measurements of a 6x6 rank-1 matrix; M_0 = s I, W'_0 = 0; mean relative gaps.",
     )
 
 
@@ -216,8 +214,7 @@ def kernel_regime_distance(problem: LinearRegression, scale: float) -> float:
     "solution, "
     "and completion at s = 1 shows no rank reduction.",
     source="Chizat, Oyallon and Bach 2019; Woodworth et al. 2020",
-    threshold="DNS: distance < 1e-9; completion: effective rank within 5 % of that of the minimum Frobenius "
-    "solution",
+    threshold="DNS: distance < 1e-9; completion: effective rank within 5 % of that of the minimum Frobenius solution",
 )
 def large_initialisation(settings: Settings) -> Finding:
     seeds = settings.seeds(5, 3)
@@ -245,7 +242,7 @@ def large_initialisation(settings: Settings) -> Finding:
         filled = observables.effective_rank(plain.reshape(-1, size, size))
         for scale in (1.0, 0.01):
             start0 = np.broadcast_to(scale * np.eye(size), (len(seeds), size, size))
-            end = adaptive_flow(
+            end = follow(
                 problems,
                 Factorised(np.zeros_like(start0), start0),
                 stop_loss=1e-7 * factor**2,
@@ -276,6 +273,5 @@ def large_initialisation(settings: Settings) -> Finding:
         "from 60 "
         "entries, M_0 = s I, W'_0 = 0; rank ratio = median effective rank over that of the zero-filled "
         "matrix.",
-        "Large is relative: the DNS distance is of order |beta|^3 / s^4, so 1e-9 at s = 10 needs small "
-        "targets.",
+        "Large is relative: the DNS distance is of order |beta|^3 / s^4, so 1e-9 at s = 10 needs small targets.",
     )

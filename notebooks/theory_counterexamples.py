@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+# ---
+
+# %% [markdown]
+# # Counterexamples and limits of the theory
+#
+# **Statement.** The implicit bias is real in places and absent in others. Here are the cases in which it does
+# not
+# do what its slogan says: norms that diverge, initialisations that are too large, and the practical one.
+
+# %% tags=["parameters"]
+profile = "demo"  # "demo": fewer seeds
+results = "results"
+out = None  # folder of the ledger; None: results/theory
+
+# %%
+import numpy as np
+
+from theory import Factorised, Product, Tied, integrate, observables
+from theory.chebyshev import follow
+from theory.claims import bias, limits, practice
+from theory.claims.ledger import Settings
+from theory.figures import panels, show_ledger
+from theory.problems import random_completion
+
+settings = Settings(quick=profile == "demo")
+
+# %% [markdown]
+# ## Norms that diverge (Razin and Cohen)
+#
+# Observe $W_{12}=W_{21}=1$, $W_{22}=0$; $W_{11}$ is free. From a balanced start with $\det W>0$ the
+# determinant
+# stays positive, so $W_{11}W_{22}>W_{12}W_{21}\to1$ while $W_{22}\to0$: $W_{11}$ must diverge. No norm is
+# being
+# minimised; what falls is the (effective) rank.
+#
+# Numerically there is a trap. With untied factors $\det W$ soon falls below rounding, changes sign, and the
+# solver converges to a *finite* matrix with loss zero. With $W=U^TU$ the determinant is a square and this
+# cannot
+# happen.
+
+# %%
+problem = bias.razin_cohen()
+root = np.array([[0.5, 0.05], [0.0, 0.5]])
+times = np.concatenate([[0.0], np.geomspace(0.1, 1e6, 29)])
+tied = integrate(problem, Tied(root), times=times, method="LSODA", rtol=1e-9, atol=1e-13)
+untied = integrate(problem, Product([root.T, root]), times=times, method="LSODA", rtol=1e-9, atol=1e-13)
+figure, (left, middle, right) = panels(3, 3.6)
+for path, style, name in ((tied, "-", r"tied $U^TU$"), (untied, "--", "untied (false limit)")):
+    left.loglog(path.times[1:], np.abs(path.weights[1:, 0, 0]), style, label=name)
+    middle.loglog(path.times[1:], path.losses[1:], style, label=name)
+    right.semilogx(path.times[1:], observables.effective_rank(path.weights[1:]), style, label=name)
+left.set(xlabel="time t", ylabel="$|W_{11}|$", title="The free entry")
+middle.set(xlabel="time t", ylabel="loss L", title="The loss", ylim=(1e-12, 2))
+right.set(xlabel="time t", ylabel="effective rank", title="The rank")
+left.legend(fontsize=8)
+
+# %% [markdown]
+# A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All
+# run down to $W_{22}=0$ and out to $W_{11}=\infty$.
+
+# %%
+figure, (axis,) = panels(1, 5.0, 3.6)
+grid = np.concatenate([[0.0], np.geomspace(0.05, 3e2, 25)])
+for a in (0.2, 0.6, 1.2):
+    for b in (0.2, 0.6, 1.2):
+        path = integrate(problem, Tied(np.array([[a, 0.1], [0.0, b]])), times=grid, method="LSODA", rtol=1e-7)
+        axis.plot(path.weights[:, 0, 0], path.weights[:, 1, 1], color="#0072B2", alpha=0.7, linewidth=1)
+        axis.plot(*path.weights[0, [0, 1], [0, 1]], "o", color="#D55E00", markersize=4)
+axis.set(xscale="log", xlabel="$W_{11}$ (free)", ylabel="$W_{22}$ (observed: 0)", title="Circles: starts")
+
+# %% [markdown]
+# ## Large initialisations: the kernel regime
+#
+# For $s\to\infty$, $\operatorname{arcsinh}(2\beta/s^2)\approx2\beta/s^2$ and the limit is that of minimum
+# $\ell_2$ norm;
+# the correction is of order $|\beta|^3/s^4$. "Large" is therefore relative to the solution: at $s=10$ and
+# targets of
+# size one the distance is $10^{-5}$, not $10^{-9}$.
+
+# %%
+scales = np.geomspace(1, 1000, 13)
+figure, (left, right) = panels(2)
+for seed in range(3):
+    sparse = limits.sparse_regression(np.random.default_rng(1400 + seed))
+    left.loglog(scales, [limits.kernel_regime_distance(sparse, s) for s in scales], "o-", markersize=3)
+left.loglog(scales, 0.3 * scales**-4.0, "k--", label="$s^{-4}$")
+left.axhline(1e-9, color="gray", linewidth=1)
+left.set(xlabel="s", ylabel=r"distance to the minimum $\ell_2$ solution", title="DNS, targets of size 1")
+left.legend()
+seeds = list(range(3))
+problems, targets = random_completion(12, 1, 60, seeds)
+problems.values /= 12
+sizes, ranks = (2.0, 1.0, 0.3, 0.1, 0.03), []
+for scale in sizes:
+    start = np.broadcast_to(scale * np.eye(12), (len(seeds), 12, 12))
+    end = follow(
+        problems,
+        Factorised(np.zeros_like(start), start),
+        stop_loss=1e-7,
+        rtol=1e-4,
+        atol=1e-7,
+    )
+    ranks.append(observables.effective_rank(end.weights))
+right.semilogx(sizes, ranks, "o-", alpha=0.8)
+right.invert_xaxis()
+right.set(
+    xlabel="s", ylabel="effective rank of the limit", title="Completion, 12x12 rank 1, $\\Vert W_*\\Vert_F=1$"
+)
+
+# %% [markdown]
+# ## The practical initialisation
+#
+# The layers of this package start from $M_0=I$ and a random $W'$: neither balanced nor small. What is left of
+# the
+# bias? And what happens to the deployed kernels $M^TW$ of a real network during training, compared with the
+# plain $W$ of the same network without NSL?
+
+# %%
+paths = {
+    label: practice.track_training(name, 40 if settings.quick else 100, every=5)
+    for label, name in (("plain W", "cnn9"), ("static UNS, $M^TW$", "nsn9_static_unconstrained"))
+}
+figure, axes = panels(3, 3.6)
+for axis, key in zip(axes, ("effective_rank", "nuclear_norm", "frobenius_norm")):
+    for label, path in paths.items():
+        axis.plot(path["iteration"], path[key], label=label)
+    axis.set(xlabel="iteration", ylabel=f"{key.replace('_', ' ')}, mean over layers")
+axes[0].legend(fontsize=8)
+
+# %%
+show_ledger([13, 14, 19], profile, out, results)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from theory import (
+    DiagonalSimilarity,
+    Factorised,
+    FlowError,
+    LinearRegression,
+    MatrixCompletion,
+    MatrixSensing,
+    Product,
+    SeparableClassification,
+    Standard,
+    closed_forms,
+    convex,
+    gradient_descent,
+    implicit_midpoint,
+    integrate,
+)
+from theory.__main__ import main
+from theory.claims import ledger
+
+rng = np.random.default_rng(0)
+X, Y = rng.standard_normal((3, 4)), rng.standard_normal((2, 4))
+W = rng.standard_normal((3, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: LinearRegression(X, Y[:, :3]), "one sample a column"),
+        (lambda: LinearRegression(X * np.nan, Y), "X holds NaN"),
+        (lambda: LinearRegression("abc", Y), "array of real numbers"),
+        (lambda: LinearRegression(X[:, :2], Y[:, :2]).whitened(), "rank-deficient"),
+        (
+            lambda: closed_forms.whitened_riccati(LinearRegression(X, Y), W, np.eye(3), 0.0, np.ones(1)),
+            "whitened",
+        ),
+        (lambda: convex.minimum_hypentropy(np.ones((3, 2)), np.ones(2), 0.1), "linearly dependent"),
+        (lambda: Factorised(W, np.eye(2)), "M0 must be [3, 3]"),
+        (lambda: DiagonalSimilarity(W, np.ones(2)), "mu0 must have 3 entries"),
+        (lambda: Product([np.eye(3), np.eye(2)]), "cannot be multiplied"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(np.eye(3))), "effective weight of shape (3, 2)"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), method="magic"), "method must be one of"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), times=[1, 2]), "starts with 0"),
+        (lambda: MatrixSensing(np.ones((2, 3, 3)), np.ones(3)), "must agree"),
+        (lambda: MatrixCompletion((2, 2), [0, 0], [1, 1], [1.0, 2.0]), "observed twice"),
+        (lambda: MatrixCompletion((2, 2), [0, 2], [1, 1], [1.0, 2.0]), "outside the 2x2"),
+        (lambda: SeparableClassification(X, np.array([1, -1, 2, 1])), "+1 or -1"),
+        (
+            lambda: SeparableClassification(np.array([[1.0, 1.0]]), np.array([1, -1])),
+            "not linearly separable",
+        ),
+        (
+            lambda: gradient_descent(LinearRegression(X, Y), Standard(W), step=10.0, steps=500),
+            "diverges at step",
+        ),
+        (
+            lambda: gradient_descent(LinearRegression(X, Y), Standard(W), step=-1.0, steps=5),
+            "step must be > 0",
+        ),
+        (lambda: implicit_midpoint(LinearRegression(X, Y), Standard(W), step=50.0, steps=5), "too large"),
+        (lambda: ledger.find("no-such-claim"), "there is no claim"),
+    ],
+)
+def test_bad_input_gives_one_clear_sentence(call, words):
+    with pytest.raises(ValueError) as caught:
+        call()
+    text = str(caught.value)
+    assert words in text
+    assert "\n" not in text
+
+
+def test_limit_of_a_path_that_has_not_converged_is_refused():
+    path = integrate(LinearRegression(X, Y), Standard(W), times=[0.0, 0.01])
+    with pytest.raises(FlowError, match="has not converged"):
+        path.limit()
+    assert path.limit(strict=False).shape == (3, 2)
+
+
+def test_command_line_says_what_is_wrong_in_one_line(capsys):
+    assert main(["claims", "--only", "nothing"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no claim 'nothing'")
+    assert error.count("\n") == 1
+
+
+def test_claims_are_numbered_without_gaps_and_written_the_same_twice(tmp_path):
+    assert [claim.number for claim in ledger.registered()] == list(range(1, 20))
+    for name in ("a", "b"):
+        ledger.write([ledger.run(ledger.find("flow-equations"), quick=True)], tmp_path / name)
+    first = (tmp_path / "a" / "claims.json").read_bytes()
+    assert first == (tmp_path / "b" / "claims.json").read_bytes()
+    row = json.loads(first)["claims"][0]
+    assert row["verdict"] == "holds"
+    assert row["profile"] == "quick"
+    assert "flow-equations" in (tmp_path / "a" / "claims.md").read_text()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["claims.json", "claims.md"]
+
+
+def test_a_damaged_ledger_is_named(tmp_path):
+    (tmp_path / "claims.json").write_text("{")
+    with pytest.raises(ValueError, match=r"claims\.json is not a ledger"):
+        ledger.read(tmp_path)
+
+
+def test_importing_theory_loads_neither_scipy_nor_torch():
+    code = "import sys, theory; print('scipy' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_ten_lines_of_the_package_docstring_work():
+    import doctest
+
+    import theory
+
+    assert doctest.testmod(theory).failed == 0

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from theory import dynamics
+from theory.claims import bias, discrete, equations, systems
+from theory.flows import Tied
+from theory.integrators import implicit_midpoint, integrate
+
+seeds = st.integers(0, 10**6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seeds, st.floats(1e-3, 0.3))
+def test_one_gradient_step_changes_the_invariant_by_the_stated_amount(seed, step):
+    rng = np.random.default_rng(seed)
+    problem, pair = equations.random_regression(rng, 4, 3, 2), equations.random_factorised(rng, 4, 2, 0.7)
+    # The identity is exact; what is measured is rounding, relative to a change of order step^2.
+    assert discrete.step_identity(problem, pair, step) < 1e-13 / step**2 + 1e-12
+
+
+def test_euler_converges_to_first_and_runge_kutta_to_fourth_order():
+    rng = np.random.default_rng(12)
+    found = discrete.convergence_slopes(
+        equations.random_regression(rng, 4, 3, 2), equations.random_factorised(rng, 4, 2, 0.4), time=0.5
+    )
+    assert found["Euler"] == pytest.approx(1, abs=0.05)
+    assert found["RK4"] == pytest.approx(4, abs=0.1)
+
+
+def test_implicit_midpoint_conserves_the_invariant_to_rounding():
+    rng = np.random.default_rng(13)
+    problem, pair = equations.random_regression(rng, 4, 3, 2), equations.random_factorised(rng, 4, 2, 0.5)
+    path = implicit_midpoint(problem, pair, step=0.02, steps=150)
+    assert max(path.invariants().values()) < 1e-12
+    assert path.losses[-1] < path.losses[0]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_residual_nsl_layer_is_one_euler_step(seed):
+    assert systems.residual_identity(seed) < 1e-12
+
+
+def test_deeper_residual_networks_converge_to_the_ode_at_first_order():
+    depths = [16, 32, 64]
+    static, dynamic = systems.refinement_errors(4, depths)
+    assert systems.slope(depths, static) == pytest.approx(1, abs=0.1)
+    assert systems.slope(depths, dynamic) == pytest.approx(1, abs=0.1)
+
+
+def test_dynamic_neural_unit_remembers_and_a_dynamic_layer_does_not():
+    kept = systems.memory()
+    assert kept["DNU"] > 1
+    assert kept["NSN"] == 0
+    unit = dynamics.DynamicNeuralUnit(weight=2.0)
+    points = unit.equilibria(0.0)
+    assert [stable for _, stable in points] == [True, False, True]
+    for point, stable in points:
+        end = unit.respond(point + 1e-3, [0.0])[-1]
+        assert (abs(end - point) < 1e-6) == stable
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_layers_have_the_stated_order_in_their_input(seed):
+    layers = systems.layers_by_order(seed)
+    second, _, doubled = systems.order_in_input(layers["static"], seed)
+    assert max(second, doubled) < 1e-12
+    second, third, _ = systems.order_in_input(layers["linear predictor"], seed)
+    assert third < 1e-12 < 1e-4 < second
+    second, third, _ = systems.order_in_input(layers["SphereNet predictor"], seed)
+    assert min(second, third) > 1e-4
+
+
+def test_the_free_entry_grows_as_positive_semidefiniteness_demands():
+    root = np.array([[0.6, 0.1], [0.0, 0.4]])
+    times = np.concatenate([[0.0], np.geomspace(0.1, 1e3, 9)])
+    path = integrate(bias.razin_cohen(), Tied(root), times=times, method="LSODA", rtol=1e-8, atol=1e-12)
+    corner = np.abs(path.weights[:, 0, 0])
+    assert np.all(corner >= bias.positive_corner_bound(path.losses))
+    assert corner[-1] > 10

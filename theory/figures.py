@@ -1,0 +1,63 @@
+"""What the theory notebooks share: a plotting style that colour-blind readers can use, and the ledger's
+rows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colours, black last.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+def panels(count: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A row of `count` axes in the shared style; the figure shows itself at the end of a notebook cell."""
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+
+    with plt.rc_context(
+        {
+            "axes.prop_cycle": cycler(color=OKABE_ITO),
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "font.size": 9,
+            "figure.dpi": 95,
+        }
+    ):
+        figure, axes = plt.subplots(
+            1, count, figsize=(width * count, height), layout="constrained", squeeze=False
+        )
+    return figure, list(axes[0])
+
+
+def ledger_rows(numbers: list[int], *, out: Path, quick: bool) -> list[dict[str, Any]]:
+    """The ledger's rows with these numbers: as recorded in `out`/claims.json, else checked now."""
+    from theory.claims import ledger
+
+    try:
+        recorded = {row["number"]: row for row in ledger.read(out)}
+    except FileNotFoundError:
+        recorded = {}
+    return [
+        recorded[number]
+        if number in recorded
+        else ledger.run(ledger.find(str(number)), quick=quick).as_dict()
+        for number in numbers
+    ]
+
+
+def show_ledger(numbers: list[int], profile: str, out: str | None, results: str) -> Any:
+    """The rows as rendered Markdown, each with the profile (full or quick: fewer seeds) it was checked in."""
+    from IPython.display import Markdown
+
+    from theory.claims import ledger
+
+    folder = Path(out) if out else Path(results) / "theory"
+    rows = ledger_rows(numbers, out=folder, quick=profile == "demo")
+    notes = [f"{row['number']} ({row['profile']} profile): {row['experiment']} {row['note']}" for row in rows]
+    return Markdown(ledger.markdown(rows, details=False) + "\n" + "\n\n".join(notes))
