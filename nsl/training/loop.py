@@ -107,14 +107,21 @@ def batches(
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Which parameters are decayed: kernels, and under `variant="release"` more.
+    """Optimiser groups: which parameters are decayed, and whose learning rate is scaled.
 
+    Decayed are kernels, and under `variant="release"` more.
     Weight decay pulls towards zero, which for a similarity or a batch-norm scale is no simpler than any other
     value; so the paper variant decays the convolutions' kernels only (predictors' included). The release also
     decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3.
+
+    Returns:
+        Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
+        which is 1 except for the parameters of `model.classifier` (recipe.classifier_rate).
     """
     release = getattr(model, "variant", "paper") == "release"
-    groups: dict[float, list[nn.Parameter]] = {}
+    classifier = getattr(model, "classifier", None)
+    scaled = {id(p) for p in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -127,8 +134,11 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
                     decay = RELEASE_SIMILARITY_DECAY
             elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):
                 decay = recipe.weight_decay
-            groups.setdefault(decay, []).append(parameter)
-    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+            rate = recipe.classifier_rate if id(parameter) in scaled else 1.0
+            groups.setdefault((decay, rate), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "rate": rate} for (decay, rate), parameters in groups.items()
+    ]
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -240,7 +250,7 @@ def train(
     for iteration, (batch, target) in enumerate(stream, start=result.iterations_done):
         rate = recipe.rate(iteration)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         inputs = normalise(batch, dataset.mean, dataset.std, channels_last=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = model(inputs)

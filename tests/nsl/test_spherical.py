@@ -47,8 +47,9 @@ def test_gradients_are_finite_at_a_zero_patch(dtype: torch.dtype) -> None:
     x = torch.zeros(1, 2, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         layer(x).sum().backward()
-    assert x.grad is not None and x.grad.isfinite().all()
-    assert layer.weight.grad is not None and layer.weight.grad.isfinite().all()
+    for gradient in (x.grad, layer.weight.grad):
+        assert gradient is not None
+        assert gradient.isfinite().all()
 
 
 def test_the_sphere_predictor_sees_the_direction_of_a_patch_and_not_its_length() -> None:

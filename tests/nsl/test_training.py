@@ -163,6 +163,20 @@ def test_weight_decay_touches_kernels_only_and_more_under_the_release_variant() 
     assert decayed("release") == {5e-4: 11 + 20, 5e-3: 9}
 
 
+def test_the_classifier_rate_scales_the_classifier_only() -> None:
+    model = nsl.create_model("cnn9", 10, width=4)
+    groups = parameter_groups(model, Recipe(iterations=1, classifier_rate=0.05))
+    scaled = [p for group in groups if group["rate"] == 0.05 for p in group["params"]]
+    assert [id(p) for p in scaled] == [id(model.classifier.weight)]
+    assert {group["rate"] for group in groups} == {0.05, 1.0}
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    frozen = nsl.create_model("cnn9", 4, width=4, image_size=8)
+    start = frozen.classifier.weight.detach().clone()
+    data = make_dataset("zeros", images, torch.arange(4), images, torch.arange(4), ("a", "b", "c", "d"))
+    train(frozen, data, Recipe(iterations=3, classifier_rate=0.0, augment="none"), seed=0, progress=False)
+    assert torch.equal(frozen.classifier.weight, start)
+
+
 def test_observations_hold_the_learned_and_the_predicted_similarities() -> None:
     data = tiny()
     static = observe(nsl.create_model("nsn9_static_diagonal", 4, width=4, image_size=8), data)
