@@ -48,10 +48,10 @@ def train_briefly(layer: nn.Module, steps: int = 60) -> nn.Module:
 torch.manual_seed(0)
 static = train_briefly(nsl.NSConv2d(3, 8, 3, padding=1, similarity="unconstrained"))
 dynamic = train_briefly(nsl.DynamicNSConv2d(3, 8, 3, padding=1, similarity="unconstrained"))
-images = digits.test_images[:2]
+images = digits.test_images[[int((digits.test_labels == label).nonzero()[0]) for label in (3, 6)]]
 inputs = normalise(images, digits.mean, digits.std)
 with torch.no_grad():
-    fixed = static.similarity_matrix()
+    fixed = static.similarity_matrix().detach()
     predicted = dynamic.predict_similarity(inputs)  # [image, kernel tap, patch element, row, column]
 list(predicted.shape)
 

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -94,26 +95,21 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
 
     source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-    partial = output.with_name(f".{path.stem}.{os.getpid()}.ipynb.partial")
-    plain = output.with_name(f".{path.stem}.{os.getpid()}.source.ipynb.partial")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+        plain, executed = Path(folder) / path.with_suffix(".ipynb").name, Path(folder) / "executed.ipynb"
         nbformat.write(source, plain)
         papermill.execute_notebook(
-            str(plain), str(partial), parameters, cwd=str(ROOT), progress_bar=False, kernel_name=KERNEL
+            str(plain), str(executed), parameters, cwd=str(ROOT), progress_bar=False, kernel_name=KERNEL
         )
-        done = nbformat.read(partial, as_version=4)
-        done.metadata[STAMP] = mark
-        # Paths and times of this machine do not belong into a file that may be committed.
-        done.metadata.pop("papermill", None)
-        for number, cell in enumerate(done.cells):
-            cell["id"] = f"cell-{number}"  # otherwise random
-            cell.metadata.pop("papermill", None)
-            cell.metadata.pop("execution", None)
-        write_text(output, nbformat.writes(done))
-    finally:
-        for temporary in (partial, plain):
-            temporary.unlink(missing_ok=True)
+        done = nbformat.read(executed, as_version=4)
+    done.metadata[STAMP] = mark
+    # Paths and times of this machine do not belong into a file that may be committed.
+    done.metadata.pop("papermill", None)
+    for number, cell in enumerate(done.cells):
+        cell["id"] = f"cell-{number}"  # otherwise random
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    write_text(output, nbformat.writes(done))
     return time.monotonic() - started
 
 
