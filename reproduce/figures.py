@@ -198,7 +198,7 @@ def similarity_maps(image: Any, maps: Any, name: str) -> Figure:
         shown = ax.imshow(value, cmap="PuOr", vmin=1 - spread, vmax=1 + spread)
         ax.set_title(f"tap {tap // side},{tap % side}", fontsize=7)
         ax.set(xticks=[], yticks=[])
-    right.suptitle(f"predicted mask, layer {name}", fontsize=9)
+    right.suptitle(f"predicted mask, {name}", fontsize=9)
     right.colorbar(shown, ax=list(axes), label="$M(X)$ (1: inner product)", shrink=0.8)
     return figure
 

@@ -106,6 +106,6 @@ def lines(states: list[State], jobs: int) -> list[str]:
         if not known_seconds:
             text.append("Remaining time unknown: no comparable run is stored yet.")
         else:
-            more = f", and {unknown} runs of unknown length" if unknown else ""
-            text.append(f"Remaining: at most {total} with {jobs} side by side{more}.")
+            more = f", plus {unknown} runs of unknown length" if unknown else ""
+            text.append(f"Remaining: about {total} with {jobs} side by side{more}.")
     return text

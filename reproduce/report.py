@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from reproduce.tables import (
     markdown_errors,
     scope_sentence,
 )
+
+
+def layer_name(path: str) -> str:
+    """A layer's path in the network as a reader counts: ``stages.0.2.conv`` is "stage 1, layer 3"."""
+    found = re.fullmatch(r"stages\.(\d+)\.(\d+)\.conv", path)
+    return path if found is None else f"stage {int(found[1]) + 1}, layer {int(found[2]) + 1}"
 
 
 def show(figure: Figure) -> Any:
@@ -111,13 +118,13 @@ class Report:
 
     def static_similarities(self, key: str) -> Any:
         """The static similarities that a method learned, layer by layer."""
-        layers = [(item["layer"], item["M"]) for item in self.observations(key).get("static", [])]
+        layers = [(layer_name(item["layer"]), item["M"]) for item in self.observations(key).get("static", [])]
         return show(figures.static_similarities(layers)) if layers else text("Not recorded.")
 
     def dynamic_similarities(self, key: str) -> Any:
         """Mean and spread over patches of the masks that a method predicts, layer by layer."""
         layers = [
-            (item["layer"], item["mean"], item["std"])
+            (layer_name(item["layer"]), item["mean"], item["std"])
             for item in self.observations(key).get("dynamic", [])
             if "mean" in item and "std" in item
         ]
@@ -130,7 +137,7 @@ class Report:
         if not layers or "image" not in seen:
             return text("Not recorded.")
         chosen = layers[min(layer, len(layers) - 1)]
-        return show(figures.similarity_maps(seen["image"], chosen["maps"], chosen["layer"]))
+        return show(figures.similarity_maps(seen["image"], chosen["maps"], layer_name(chosen["layer"])))
 
 
 def draw_picture(profile: plan.Profile, store: Store, output: Path) -> Path:
@@ -142,6 +149,6 @@ def draw_picture(profile: plan.Profile, store: Store, output: Path) -> Path:
         raise ValueError(
             f"{store.runs} has no run of the dynamic network to draw; run `make reproduce PROFILE={profile.name}`."
         )
-    drawn = figures.similarity_maps(seen["image"], layers[0]["maps"], layers[0]["layer"])
+    drawn = figures.similarity_maps(seen["image"], layers[0]["maps"], layer_name(layers[0]["layer"]))
     write_bytes(output, figures.png(drawn))
     return output

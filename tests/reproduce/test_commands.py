@@ -85,7 +85,7 @@ def test_status_counts_and_predicts_from_measured_runs(tmp_path: Path, capsys: p
     assert "1 done, 0 diverged, 0 running, 5 missing" in out
     # The other seed of the baseline takes as long as the first: 10 s of training and 2 s of evaluation.
     assert "Baseline CNN on digits, seed 1  12 s" in out
-    assert "Remaining: at most 12 s with 1 side by side, and 4 runs of unknown length." in out
+    assert "Remaining: about 12 s with 1 side by side, plus 4 runs of unknown length." in out
 
 
 def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> None:
