@@ -30,16 +30,6 @@ TOGETHER = ((11, 12), (3, 4))
 LONGEST = (19, 10, 11, 14, 9, 8, 15)
 
 
-def _run_group(numbers: tuple[int, ...], quick: bool) -> list[Any]:
-    from theory.claims import ledger
-
-    return [
-        (number, run.finding, run.seconds)
-        for number in numbers
-        for run in [ledger.run(ledger.find(str(number)), quick=quick)]
-    ]
-
-
 def _groups(numbers: list[int]) -> list[tuple[int, ...]]:
     left, groups = list(numbers), []
     for together in TOGETHER:
@@ -65,7 +55,7 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
     started = time.perf_counter()
     verdicts = []
     with _pool(jobs) as pool:
-        waiting = [pool.submit(_run_group, group, quick) for group in _groups(sorted(known))]
+        waiting = [pool.submit(ledger.run_group, group, quick) for group in _groups(sorted(known))]
         for future in as_completed(waiting):
             for number, finding, seconds in future.result():
                 verdict = ledger.Verdict(known[number], finding, quick, seconds)

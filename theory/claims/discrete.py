@@ -30,7 +30,7 @@ def convergence_slopes(problem: Problem, pair: Factorised, time: float = 1.0) ->
         errors = [np.linalg.norm(end[k] - exact) for k in counts]
         return float(np.polyfit(np.log([time / k for k in counts]), np.log(errors), 1)[0])
 
-    many, few = [2000, 4000, 8000], [64, 128, 256]
+    many, few = [2000, 4000, 8000], [200, 400, 800]
     euler = {k: gradient_descent(problem, pair, step=time / k, steps=k, every=k).states[-1] for k in many}
     classic = {k: runge_kutta(problem, pair, step=time / k, steps=k) for k in few}
     return {"Euler": slope(many, euler), "RK4": slope(few, classic)}

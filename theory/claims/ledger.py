@@ -132,6 +132,15 @@ def run(known: Claim, *, quick: bool = False) -> Verdict:
     return Verdict(known, finding, quick, time.perf_counter() - start)
 
 
+def run_group(numbers: tuple[int, ...], quick: bool) -> list[tuple[int, Finding, float]]:
+    """Check several claims in one process (they may share their runs); (number, finding, seconds) each."""
+    found = []
+    for number in numbers:
+        verdict = run(find(str(number)), quick=quick)
+        found.append((number, verdict.finding, verdict.seconds))
+    return found
+
+
 def round_to(value: float, digits: int = 3) -> float:
     """`value` to `digits` significant digits."""
     return float(f"{float(value):.{digits - 1}e}")
