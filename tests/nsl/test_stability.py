@@ -1,0 +1,35 @@
+"""The cause of the collapse at learning rate 0.1, on the embedded digits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+import nsl
+from nsl.data import load
+from nsl.training.stability import classifier_curvature, first_steps
+
+
+def test_the_power_iteration_finds_the_hessians_largest_eigenvalue() -> None:
+    torch.manual_seed(0)
+    model = nsl.create_model("cnn9", 3, width=2, image_size=8).double()
+    images = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    h = model.features(images).flatten(1).detach()
+    p = (h @ model.classifier.weight.flatten(1).T).softmax(1).detach()
+    blocks = [torch.kron(torch.diag(q) - torch.outer(q, q), torch.outer(f, f)) for q, f in zip(p, h)]
+    expected = torch.linalg.eigvalsh(torch.stack(blocks).mean(0))[-1].item()
+    found = classifier_curvature(model, images, iterations=500)
+    assert math.isclose(found.eigenvalue, expected, rel_tol=1e-6)
+    assert math.isclose(found.limit, 2 / expected, rel_tol=1e-6)
+
+
+def test_a_rate_far_above_the_classifiers_limit_kills_the_features_and_a_small_classifier_rate_saves_them() -> None:
+    data = load("digits", image_size=16, train_per_class=100)
+    losses, dead, curvature = first_steps(data, learning_rate=0.5, classifier_rate=1.0, steps=20, width=16)
+    assert curvature.momentum_limit < 0.05
+    assert max(losses) > 3 * math.log(10)
+    saved, dead_saved, _ = first_steps(data, learning_rate=0.5, classifier_rate=0.01, steps=20, width=16)
+    assert max(saved[1:]) < max(losses)
+    assert dead_saved <= dead
+    assert saved[-1] < losses[0]
