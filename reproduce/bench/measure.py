@@ -55,7 +55,7 @@ def side_by_side(cases: Mapping[str, Callable[[], Any]], reference: str, *, repe
 
 
 def _format(rows: list[Row]) -> list[str]:
-    width = max(len(row.case) for row in rows)
+    width = max(len("case"), *(len(row.case) for row in rows))
     lines = [f"  {'case':<{width}}  {'ms':>10}  {'ratio':>7}"]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.3f}"

@@ -85,7 +85,7 @@ def start(command: list[str], folder: Path, **environment: str) -> subprocess.Po
 def call(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m reproduce`` to its end."""
     process = start(command, folder, **environment)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=3600)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
