@@ -9,7 +9,6 @@ import sys
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 # One thread a process: the matrices are small, and sums then do not depend on the number of cores. This has
 # to

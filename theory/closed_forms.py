@@ -101,7 +101,7 @@ def saxe_mode(target: float, start: float, times: Array) -> Array:
     return target / (1 + (target / start - 1) * growth)
 
 
-def completion_modes_rate(values: Array, slopes: Array, depth: int) -> Array:
+def depth_modes_rate(values: Array, slopes: Array, depth: int) -> Array:
     """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad
     v.
     """

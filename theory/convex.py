@@ -71,7 +71,7 @@ def minimum_hypentropy(X: Array, y: Array, alpha: float) -> Array:
     if np.linalg.matrix_rank(X) < X.shape[1]:
         raise ValueError(f"X {X.shape} has linearly dependent samples; drop the redundant ones.")
     scale = 2 * alpha**2
-    # Continuation from a large alpha: nu then moves little from one alpha to the next.
+    # Start from the dual point nearest to that of the minimum l2-norm solution.
     nu = np.linalg.lstsq(X, np.arcsinh(np.linalg.pinv(X.T) @ y / scale), rcond=None)[0]
     tail = float(np.linalg.norm(y))
 

@@ -91,7 +91,7 @@ class Trajectory:
         return observables.frobenius_norm(self.weights)
 
     def schatten(self, p: float) -> Array:
-        """`sum_r sigma_r^p`, [T, ...]."""
+        """`sum_r sigma_r^p` (no root), what a balanced product of depth 2/p pays for W, [T, ...]."""
         return np.sum(self.singular_values**p, axis=-1)
 
     @property

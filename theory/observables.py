@@ -22,13 +22,6 @@ def frobenius_norm(weight: Array) -> Array:
     return np.sqrt(np.sum(weight**2, axis=(-1, -2)))
 
 
-def schatten_quasinorm(weight: Array, p: float) -> Array:
-    """`sum_r sigma_r^p` (no root), the Schatten-p functional that a balanced depth-2/p factorisation pays
-    for.
-    """
-    return np.sum(singular_values(weight) ** p, axis=-1)
-
-
 def effective_rank(weight: Array) -> Array:
     """exp of the entropy of the normalised singular values (Roy and Vetterli 2007); 0 for the zero matrix."""
     values = singular_values(weight)

@@ -297,7 +297,7 @@ def singular_value_residual(problem: Problem, path: Trajectory, depth: int, lam:
     if depth == 2:
         stated = closed_forms.lambda_modes_rate(values, slopes, lam)
     else:
-        stated = closed_forms.completion_modes_rate(values, slopes, depth)
+        stated = closed_forms.depth_modes_rate(values, slopes, depth)
     padded = np.concatenate([np.full((len(values), 1), np.inf), values, np.zeros((len(values), 1))], axis=1)
     apart = np.minimum(padded[:, :-2] - padded[:, 1:-1], padded[:, 1:-1] - padded[:, 2:]) > 0.05
     return float(np.max(np.abs(rates - stated)[apart]))
