@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from reproduce.memory import keep_freed_memory
 from reproduce.runs import Run, run_id
 from reproduce.store import SCHEMA, Store
 
@@ -55,6 +56,7 @@ class NslBackend:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Any] = {}
+        keep_freed_memory()
 
     def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
         import nsl.data
