@@ -39,7 +39,7 @@ test_per_class = 4
 [tiny.recipe]
 iterations = {iterations}
 batch_size = 8
-learning_rate = 0.005
+learning_rate = 0.001
 momentum = 0.9
 weight_decay = 5e-4
 schedule = "steps"
