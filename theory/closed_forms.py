@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import qr
 
 from theory.problems import Array, LinearRegression
 
@@ -64,33 +65,26 @@ def whitened_riccati(
     phi = problem.X @ problem.Y.T
     generator = np.block([[-lam / 2 * np.eye(n), phi], [phi.T, lam / 2 * np.eye(m)]])
     values, vectors = np.linalg.eigh(generator)
-    # G is unchanged by a rotation of Z's rows, so keep only as many rows as Z has rank (fewer than n if lam =
-    # 0 < n - m).
-    _, sizes, rows = np.linalg.svd(np.concatenate([similarity0, kernel0], axis=1), full_matrices=False)
-    rank = int(np.sum(sizes > 1e-12 * sizes[0]))
-    z0 = sizes[:rank, None] * rows[:rank] @ vectors
-    split = n + m - rank
-    # eigh sorts upwards: the last `rank` modes grow. Writing Z0 = A P^T + B Q^T over growing P and decaying Q
-    # and pulling
-    # A e^{Vt} out of the inverse leaves only bounded exponentials, so large times lose no digits.
-    slow, fast = values[:split], values[split:]
-    grown = np.linalg.solve(z0[:, split:], np.concatenate([z0[:, :split], np.eye(rank)], axis=1))
-    mixed, inverse = grown[:, :split], grown[:, split:]
+    z0 = np.concatenate([similarity0, kernel0], axis=1) @ vectors
     path = np.empty((len(times), n, m))
     for k, t in enumerate(times):
-        decay = np.exp(-fast * t)
-        frame = vectors[:, split:].T + (decay[:, None] * mixed * np.exp(slow * t)) @ vectors[:, :split].T
-        kernel = np.diag(_integral(fast, t) * decay**2)
-        kernel += (decay[:, None] * inverse) @ (decay[:, None] * inverse).T
-        kernel += (decay[:, None] * mixed * _integral(slow, t)) @ (decay[:, None] * mixed).T
-        path[k] = (frame.T @ np.linalg.solve(kernel, frame))[:n, n:]
+        if t == 0:
+            path[k] = similarity0.T @ kernel0
+            continue
+        # In F's eigenbasis I + Z0 (int) Z0^T = N N^T with N = [I, Z0 diag(root)], and Z0 e^{Ft} = Z0 diag(root)
+        # diag(ratio) with ratios of order one. With the QR decomposition N^T = Q R, G is made of Q's rows alone: no
+        # inverse, and no digits lost to modes that have grown by e^{vt} to different sizes. Row-wise stability needs
+        # the rows sorted by size and column pivoting (Cox and Higham 1998).
+        rate = np.maximum(np.abs(values), 1e-300)
+        share = np.where(np.abs(values) * t > 1e-12, -np.expm1(-2 * rate * t) / (2 * rate), t)
+        root = np.exp(np.maximum(values, 0) * t) * np.sqrt(share)
+        stacked = np.concatenate([np.eye(n), root[:, None] * z0.T])
+        order = np.argsort(-np.linalg.norm(stacked, axis=1), kind="stable")
+        basis = np.empty_like(stacked)
+        basis[order] = qr(stacked[order], mode="economic", pivoting=True)[0]
+        half = vectors @ ((np.exp(np.minimum(values, 0) * t) / np.sqrt(share))[:, None] * basis[n:])
+        path[k] = (half @ half.T)[:n, n:]
     return path
-
-
-def _integral(values: Array, t: float) -> Array:
-    """`int_0^t e^{2 v tau} d tau` for every v."""
-    safe = np.where(np.abs(values) > 1e-14, values, 1.0)
-    return np.where(np.abs(values) > 1e-14, np.expm1(2 * values * t) / (2 * safe), t)
 
 
 def saxe_mode(target: float, start: float, times: Array) -> Array:

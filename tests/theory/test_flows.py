@@ -138,3 +138,14 @@ def test_saxe_modes_solve_the_diagonal_problem():
         np.testing.assert_allclose(
             path.weights[:, j, j], closed_forms.saxe_mode(target[j], start, times), atol=1e-10
         )
+
+
+def test_closed_form_holds_where_the_determinant_keeps_one_mode_from_being_learned():
+    # Balanced flow cannot cross det W = 0: from the wrong side the growing part of Z_0 is singular.
+    rng = np.random.default_rng(9)
+    problem = equations.random_regression(rng, 4, 8, 4).whitened()
+    start = 0.05 * rng.standard_normal((4, 4))
+    if np.linalg.det(start) * np.linalg.det(problem.minimum_norm_solution) > 0:
+        start[0] *= -1
+    found = equations.balanced_closure(problem, lambda_balanced(start, 0.0, rng), 0.0, np.linspace(0, 4, 6))
+    assert max(found.values()) < 1e-10
