@@ -96,6 +96,11 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
     source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+        # A fresh IPython folder: no start-up files of the user's, and no note about the local transport.
+        os.environ["IPYTHONDIR"] = folder
+        settings = Path(folder) / "profile_default" / "ipython_kernel_config.py"
+        settings.parent.mkdir()
+        settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 40\n", encoding="utf-8")
         plain, executed = Path(folder) / path.with_suffix(".ipynb").name, Path(folder) / "executed.ipynb"
         nbformat.write(source, plain)
         papermill.execute_notebook(
