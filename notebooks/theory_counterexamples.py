@@ -23,7 +23,7 @@ from theory import Factorised, Product, Tied, integrate, observables
 from theory.chebyshev import follow
 from theory.claims import bias, limits, practice
 from theory.claims.ledger import Settings
-from theory.figures import panels, show_ledger
+from theory.figures import panels, show, show_ledger
 from theory.problems import random_completion
 
 settings = Settings(quick=profile == "demo")
@@ -57,6 +57,7 @@ left.set(xlabel="time t", ylabel="$|W_{11}|$", title="The free entry")
 middle.set(xlabel="time t", ylabel="loss L", title="The loss", ylim=(1e-12, 2))
 right.set(xlabel="time t", ylabel="effective rank", title="The rank")
 left.legend(fontsize=8)
+show(figure)
 
 # %% [markdown]
 # A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All
@@ -71,6 +72,7 @@ for a in (0.2, 0.6, 1.2):
         axis.plot(path.weights[:, 0, 0], path.weights[:, 1, 1], color="#0072B2", alpha=0.7, linewidth=1)
         axis.plot(*path.weights[0, [0, 1], [0, 1]], "o", color="#D55E00", markersize=4)
 axis.set(xscale="log", xlabel="$W_{11}$ (free)", ylabel="$W_{22}$ (observed: 0)", title="Circles: starts")
+show(figure)
 
 # %% [markdown]
 # ## Large initialisations: the kernel regime
@@ -110,6 +112,7 @@ right.invert_xaxis()
 right.set(
     xlabel="s", ylabel="effective rank of the limit", title="Completion, 12x12 rank 1, $\\Vert W_*\\Vert_F=1$"
 )
+show(figure)
 
 # %% [markdown]
 # ## The practical initialisation
@@ -130,6 +133,7 @@ for axis, key in zip(axes, ("effective_rank", "nuclear_norm", "frobenius_norm"))
         axis.plot(path["iteration"], path[key], label=label)
     axis.set(xlabel="iteration", ylabel=f"{key.replace('_', ' ')}, mean over layers")
 axes[0].legend(fontsize=8)
+show(figure)
 
 # %%
 show_ledger([13, 14, 19], profile, out, results)

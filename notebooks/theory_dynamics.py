@@ -23,7 +23,7 @@ import torch
 
 from theory import dynamics
 from theory.claims import systems
-from theory.figures import panels, show_ledger
+from theory.figures import panels, show, show_ledger
 
 torch.set_num_threads(1)
 
@@ -53,6 +53,7 @@ axis.loglog(depths, 2 * static[0] * depths[0] / np.array(depths), "k:", label="s
 axis.set(xlabel="layers L of step 1/L", ylabel="largest error at time 1", title="Depth refines the time step")
 axis.legend(fontsize=8)
 print(f"layer against x + h conv(x, M^T q): relative error {systems.residual_identity(1700):.1e}")
+show(figure)
 
 # %% [markdown]
 # ## The dynamic neural unit
@@ -80,6 +81,7 @@ middle.set(xlabel="input u", ylabel="equilibria", title="w = 2: blue stable, red
 drives = list(np.concatenate([np.linspace(0, 1, 11), np.linspace(1, -1, 21), np.linspace(-1, 0, 11)]))
 right.plot(drives, unit.respond(0.1, drives, time=20.0), ".-", color="#009E73")
 right.set(xlabel="input u, swept up, down, and back", ylabel="state x", title="Hysteresis")
+show(figure)
 
 # %% [markdown]
 # A dynamic NSN has no state: the same image gives the same answer to the bit, whatever came before. Its
@@ -114,6 +116,7 @@ for name, layer in systems.layers_by_order(0).items():
     axis.plot(steps, values / np.abs(values).max(), label=name)
 axis.set(xlabel="t", ylabel="one output along X + tD (scaled)", title="Linear, quadratic, neither")
 axis.legend(fontsize=8)
+show(figure)
 
 # %% [markdown]
 # ## Verdict

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from theory import Factorised, LinearRegression, Standard, closed_forms, integrate
-from theory.figures import panels, show_ledger
+from theory.figures import panels, show, show_ledger
 from theory.flows import lambda_balanced
 
 # %% [markdown]
@@ -126,6 +126,7 @@ right_axes.semilogy(centres, losses, label="(W', M)")
 right_axes.semilogy(centres, straight_losses, "--", label="W")
 right_axes.set(xlabel="time t", ylabel="loss L", title="Same start W, two dynamics")
 right_axes.legend()
+show(figure)
 
 # %% [markdown]
 # The residual of $M^TM$ is that of a finite difference; that of $MM^T$ is of order one: the order matters and
@@ -170,6 +171,7 @@ right_axes.loglog(
 )
 right_axes.set(xlabel="time t", ylabel="largest drift", title="Conserved, and not")
 right_axes.legend(fontsize=7)
+show(figure)
 
 # %% [markdown]
 # ## What is conserved
@@ -206,6 +208,7 @@ for axis, lam in zip(axes, (-0.7, 0.0, 0.5)):
     axis.plot(grid[::3], np.linalg.svd(exact, compute_uv=False)[::3], "k.", markersize=4)
     gap = np.abs(exact - path.weights).max()
     axis.set(xlabel="time t", ylabel="singular values of W", title=rf"$\lambda={lam}$, error {gap:.0e}")
+show(figure)
 
 # %% [markdown]
 # Lines: integrated flow. Dots: the closed form. Balanced starts ($\lambda=0$) learn one mode after the other;

@@ -25,7 +25,7 @@ from theory import DiagonalSimilarity, convex, integrate, observables
 from theory.batched import adaptive_flow
 from theory.claims import bias, limits
 from theory.claims.ledger import Settings
-from theory.figures import panels, show_ledger
+from theory.figures import panels, show, show_ledger
 from theory.problems import random_completion
 
 settings = Settings(quick=profile == "demo")
@@ -92,6 +92,7 @@ right.set(
 )
 right.invert_xaxis()
 right.legend(fontsize=8)
+show(figure)
 
 # %% [markdown]
 # The general bound on the excess is $O(1/\log(1/\alpha))$ (dashed, constant arbitrary): very slow. Each line
@@ -120,6 +121,7 @@ for axis, (name, rows) in zip(axes, gaps.items()):
         ylabel="relative gap to the minimum nuclear norm",
         title=f"{name}: one line a seed ({rows.shape[1]} seeds)",
     )
+show(figure)
 
 # %% [markdown]
 # ## Depth
@@ -144,6 +146,7 @@ for axis, key, label in (
 middle.set_yscale("log")
 left.set_title(f"{len(runs[0].test_error)} seeds")
 right.legend()
+show(figure)
 
 # %% [markdown]
 # Rank and error fall with depth, but the nuclear norm of the deeper nets is that of the target, not smaller:
@@ -167,6 +170,7 @@ for axis, depth in zip(axes, (2, 3)):
         spectra.append(observables.singular_values(end.weights)[0])
     axis.semilogy(times, np.maximum(spectra, 1e-6))
     axis.set(xlabel="time t", ylabel="singular values of W", title=f"depth {depth}", ylim=(1e-6, None))
+show(figure)
 
 # %%
 show_ledger([7, 8, 9, 10, 11, 12], profile, out, results)

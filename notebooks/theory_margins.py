@@ -23,7 +23,7 @@ import numpy as np
 
 from theory import convex
 from theory.claims import margins
-from theory.figures import panels, show_ledger
+from theory.figures import panels, show, show_ledger
 
 # %% [markdown]
 # ## Derivation
@@ -62,6 +62,7 @@ for axis, norm in ((left, "l2"), (right, "l1")):
 left.legend(fontsize=8)
 for name, path in paths.items():
     print(f"{name}: l2 ratio {path.l2[-1]:.5f}, l1 ratio {path.l1[-1]:.5f} at log L = {path.levels[-1]:.0f}")
+show(figure)
 
 # %% [markdown]
 # ## A picture in the plane
@@ -96,6 +97,7 @@ right.set(
     title="Black: maximum l2 (line), l1 (dashed)",
 )
 right.legend(fontsize=8)
+show(figure)
 
 # %% [markdown]
 # ## Verdict

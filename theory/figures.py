@@ -4,6 +4,7 @@ rows.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,25 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 
 
 def panels(count: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A row of `count` axes in the shared style; the figure shows itself at the end of a notebook cell."""
-    import matplotlib.pyplot as plt
+    """A row of `count` axes, `width` x `height` inches each, in the shared style."""
+    import matplotlib as mpl
     from cycler import cycler
+    from matplotlib.figure import Figure
 
-    with plt.rc_context(
-        {
-            "axes.prop_cycle": cycler(color=OKABE_ITO),
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "font.size": 9,
-            "figure.dpi": 95,
-        }
-    ):
-        figure, axes = plt.subplots(
-            1, count, figsize=(width * count, height), layout="constrained", squeeze=False
-        )
+    style: Any = {"axes.prop_cycle": cycler(color=OKABE_ITO), "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(width * count, height), dpi=95, layout="constrained")
+        axes = figure.subplots(1, count, squeeze=False)
     return figure, list(axes[0])
+
+
+def show(figure: Figure) -> Any:
+    """The figure as a PNG that a notebook displays, the same bytes for the same drawing."""
+    from IPython.display import Image
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return Image(stream.getvalue())
 
 
 def ledger_rows(numbers: list[int], *, out: Path, quick: bool) -> list[dict[str, Any]]:
