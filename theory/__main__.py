@@ -70,8 +70,8 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
     return fails
 
 
-def notebooks(*, quick: bool, out: Path, jobs: int) -> None:
-    """Execute the theory notebooks into `out`/notebooks."""
+def notebooks(*, quick: bool, out: Path, jobs: int) -> int:
+    """Execute the theory notebooks into `out`/notebooks; returns the number that failed, each named on stderr."""
     from reproduce.notebooks import execute
 
     sources = {name: ROOT / "notebooks" / f"{name}.py" for name in NOTEBOOKS}
@@ -87,8 +87,16 @@ def notebooks(*, quick: bool, out: Path, jobs: int) -> None:
             ): name
             for name, path in sources.items()
         }
+        failed = 0
         for future in as_completed(waiting):
-            print(f"notebook {waiting[future]}: {future.result():.0f} s", flush=True)
+            try:
+                print(f"notebook {waiting[future]}: {future.result():.0f} s", flush=True)
+            except Exception as error:  # papermill wraps whatever a cell raised
+                failed += 1
+                lines = [line for line in str(error).splitlines() if line.strip()]
+                reason = lines[-1].strip() if lines else type(error).__name__
+                print(f"error: notebook {waiting[future]} failed: {reason}", file=sys.stderr, flush=True)
+    return failed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--limit",
         type=float,
-        default=120.0,
-        help="seconds allowed to each baseline run (default: %(default)s)",
+        default=10.0,
+        help="CPU seconds allowed to each baseline run (default: %(default)s)",
     )
     return parser
 
@@ -139,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command in ("claims", "all"):
             claims(getattr(options, "only", []), quick=options.quick, out=options.out, jobs=options.jobs)
         if options.command in ("notebooks", "all"):
-            notebooks(quick=options.quick, out=options.out, jobs=options.jobs)
+            return min(1, notebooks(quick=options.quick, out=options.out, jobs=options.jobs))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

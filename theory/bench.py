@@ -100,44 +100,76 @@ def baseline(depth: int, step: float, limit: float, seed: int = 0) -> dict[str, 
     }
 
 
-def run(out: Path, *, limit: float = 120.0) -> dict[str, Any]:
-    """Compare both for depth 2 and 3, print the figures, and write `out`/theory.json."""
+def compare(depth: int, seed: int, limit: float) -> dict[str, Any]:
+    """Our flow against gradient descent at every step of the grid, from the same factors."""
+    flow = ours(depth, seed)
+    tried = [baseline(depth, step, limit, seed) for step in STEPS]
+    public = baseline(depth, PUBLIC_STEP, 5.0, seed)
+    reached = [row for row in tried if row["reached"]]
+    as_good = [row for row in reached if row["test_error"] <= 1.005 * flow["test_error"]]
+
+    def fastest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return min(rows, key=lambda row: row["cpu_seconds"]) if rows else None
+
+    report: dict[str, Any] = {
+        "depth": depth,
+        "seed": seed,
+        "ours": flow,
+        "tried": tried,
+        "public_step": public,
+    }
+    for name, best in (("fastest", fastest(reached)), ("fastest_as_good", fastest(as_good))):
+        report[name] = best
+        report[f"ratio_{name}"] = best["cpu_seconds"] / flow["cpu_seconds"] if best else None
+    return report
+
+
+def _describe(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "none of the grid"
+    return f"{row['cpu_seconds']:.3f} s, {row['iterations']} steps of {row['step']:g}, error {row['test_error']:.4f}"
+
+
+def run(out: Path, *, limit: float = 10.0, seeds: tuple[int, ...] = (0, 1, 2)) -> dict[str, Any]:
+    """Compare both for depth 2 and 3, print the figures, and write `out`/theory.json.
+
+    Times are CPU seconds of this one-thread process: another program on the machine then disturbs them less.
+    """
     import torch
 
     torch.set_num_threads(1)
+    ours(2)  # the first call loads what later calls share
+    baseline(2, STEPS[0], 0.2)
+    rows = []
+    for depth in (2, 3):
+        for seed in seeds:
+            row = compare(depth, seed, limit)
+            rows.append(row)
+            flow, public = row["ours"], row["public_step"]
+            print(
+                f"depth {depth}, seed {seed}: ours {flow['cpu_seconds']:.3f} s, {flow['evaluations']} evaluations, "
+                f"error {flow['test_error']:.4f}; gradient descent, fastest step: {_describe(row['fastest'])}; "
+                f"fastest with an error as good: {_describe(row['fastest_as_good'])}; public code's step "
+                f"{PUBLIC_STEP:g}: loss {public['loss']:.2g} after {public['cpu_seconds']:.1f} s",
+                flush=True,
+            )
     report: dict[str, Any] = {
-        "setting": f"{SIZE}x{SIZE} rank {RANK}, {OBSERVED} entries, mean squared error to {STOP:g}, "
-        f"Gaussian start with product of size {SCALE:g}, one thread; baseline: torch {torch.__version__} float32, "
-        "largest "
-        "stable step of "
-        f"{list(STEPS)}, at most {limit:g} s a run",
+        "setting": f"{SIZE}x{SIZE} rank {RANK}, {OBSERVED} entries, mean squared error to {STOP:g}, Gaussian start "
+        f"with product of size {SCALE:g}, one thread, CPU seconds; baseline torch {torch.__version__} float32 with "
+        f"steps {list(STEPS)}, at most {limit:g} s each; errors relative to the target",
         "cpu": platform.processor() or platform.machine(),
+        "runs": rows,
     }
     for depth in (2, 3):
-        flow = ours(depth)
-        tried = []
-        for step in STEPS:
-            tried.append(baseline(depth, step, limit))
-            if tried[-1]["reached"] or not tried[-1]["diverged"]:
-                break
-        best = tried[-1]
-        ratio = best["seconds"] / flow["seconds"]
-        report[f"depth {depth}"] = {
-            "ours": flow,
-            "baseline": best,
-            "tried": tried,
-            "ratio": ratio,
-            "ratio_is_a_lower_bound": not best["reached"],
-            "test_error_equal_or_better": flow["test_error"] <= best["test_error"] * 1.005,
-        }
-        bound = ">=" if not best["reached"] else ""
-        print(
-            f"depth {depth}: ours {flow['seconds']:.2f} s ({flow['evaluations']} evaluations, test error "
-            f"{flow['test_error']:.4f}); gradient descent {best['seconds']:.1f} s ({best['iterations']} "
-            "steps of "
-            f"{best['step']:g}, loss {best['loss']:.2g}, test error {best['test_error']:.4f}); ratio "
-            f"{bound}{ratio:.1f}",
-            flush=True,
-        )
+        for name in ("ratio_fastest", "ratio_fastest_as_good"):
+            ratios = [row[name] for row in rows if row["depth"] == depth and row[name] is not None]
+            report[f"depth {depth}: {name}"] = {
+                "median": float(np.median(ratios)) if ratios else None,
+                "all": ratios,
+            }
+            shown = f"{np.median(ratios):.1f}" if ratios else "not reached by any step of the grid"
+            print(
+                f"depth {depth}, {name.replace('_', ' ')}: {shown} (median of {len(ratios)} seeds; target 10)"
+            )
     write_atomically(Path(out) / "theory.json", json.dumps(report, indent=1) + "\n")
     return report

@@ -22,7 +22,12 @@ def panels(count: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure,
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    style: Any = {"axes.prop_cycle": cycler(color=OKABE_ITO), "axes.grid": True, "grid.alpha": 0.3, "font.size": 9}
+    style: Any = {
+        "axes.prop_cycle": cycler(color=OKABE_ITO),
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "font.size": 9,
+    }
     with mpl.rc_context(style):
         figure = Figure(figsize=(width * count, height), dpi=95, layout="constrained")
         axes = figure.subplots(1, count, squeeze=False)

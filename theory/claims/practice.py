@@ -101,10 +101,9 @@ def track_training(name: str, iterations: int, *, width: int = 8, every: int = 1
 @claim(
     19,
     "practice",
-    statement="Beyond the paper: the practical start M_0 = I with random W' (neither small nor balanced) "
-    "keeps little of "
-    "the low-rank bias, and in a CNN the deployed kernels M^T W of static NSL have a lower effective rank "
-    "than plain W.",
+    statement="Beyond the paper, a question: what does the practical start M_0 = I with random W' (neither small nor "
+    "balanced) leave of the low-rank bias, and do the deployed kernels M^T W of a CNN with static NSL differ in "
+    "effective rank and norms from plain W?",
     source="ours",
     threshold="none: effective ranks, errors and norms are measured",
 )
