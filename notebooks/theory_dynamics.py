@@ -68,8 +68,10 @@ x = np.linspace(-1.6, 1.6, 400)
 for weight, style in ((0.5, "--"), (2.0, "-")):
     unit = dynamics.DynamicNeuralUnit(weight=weight)
     left.plot(x, unit.velocity(x, 0.0), style, label=f"w = {weight}")
+    colour = left.lines[-1].get_color()
     for point, stable in unit.equilibria(0.0):
-        left.plot(point, 0, "o", color="#000000", fillstyle="full" if stable else "none")
+        size = 9 if weight < 1 else 5  # both have an equilibrium at 0
+        left.plot(point, 0, "o", color=colour, markersize=size, fillstyle="full" if stable else "none")
 left.axhline(0, color="gray", linewidth=1)
 left.set(xlabel="state x", ylabel="dx/dt", title="u = 0; full circles: stable")
 left.legend()

@@ -158,6 +158,8 @@ def depth_lowers_rank(settings: Settings) -> Finding:
     errors = [float(np.median(run.test_error)) for run in runs]
     figures = {f"effective rank, N = {run.depth}": r for run, r in zip(runs, ranks)}
     figures.update({f"test error, N = {run.depth}": e for run, e in zip(runs, errors)})
+    for run in runs[2:]:
+        figures[f"seeds with test error above 0.5, N = {run.depth}"] = float(np.sum(run.test_error > 0.5))
     figures["share of seeds with rank falling at every step"] = float(
         np.mean(np.all(np.diff([run.effective_rank for run in runs], axis=0) < 0, axis=0))
     )
@@ -169,6 +171,8 @@ def depth_lowers_rank(settings: Settings) -> Finding:
         f"{len(runs[0].test_error)} "
         + _DEPTH_TEXT
         + "flow stopped at training error 1e-6; error relative to the target.",
+        "The ordering is one of medians: at N = 4 a few seeds end at a wrong matrix of low rank, whatever the "
+        "tolerance.",
     )
 
 

