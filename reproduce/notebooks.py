@@ -100,7 +100,7 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
         os.environ["IPYTHONDIR"] = folder
         settings = Path(folder) / "profile_default" / "ipython_kernel_config.py"
         settings.parent.mkdir()
-        settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 40\n", encoding="utf-8")
+        settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n", encoding="utf-8")
         plain, executed = Path(folder) / path.with_suffix(".ipynb").name, Path(folder) / "executed.ipynb"
         nbformat.write(source, plain)
         papermill.execute_notebook(
