@@ -109,9 +109,7 @@ for scale in sizes:
     ranks.append(observables.effective_rank(end.weights))
 right.semilogx(sizes, ranks, "o-", alpha=0.8)
 right.invert_xaxis()
-right.set(
-    xlabel="s", ylabel="effective rank of the limit", title="Completion, 12x12 rank 1, $\\Vert W_*\\Vert_F=1$"
-)
+right.set(xlabel="s", ylabel="effective rank of the limit", title="Completion, 12x12 rank 1, $\\Vert W_*\\Vert_F=1$")
 show(figure)
 
 # %% [markdown]

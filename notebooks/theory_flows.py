@@ -73,9 +73,7 @@ def standard(_, state):
 options = {"method": "DOP853", "rtol": 1e-12, "atol": 1e-13}
 step, centres = 1e-3, np.linspace(0.02, 1.5, 75)
 times = np.unique(np.concatenate([centres + k * step for k in (-2, -1, 0, 1, 2)]))
-nsl = solve_ivp(
-    factorised, (0, 2), np.concatenate([kernel0.ravel(), similarity0.ravel()]), t_eval=times, **options
-)
+nsl = solve_ivp(factorised, (0, 2), np.concatenate([kernel0.ravel(), similarity0.ravel()]), t_eval=times, **options)
 plain = solve_ivp(standard, (0, 2), (similarity0.T @ kernel0).ravel(), t_eval=times, **options)
 
 
@@ -116,9 +114,7 @@ figure, (left, right_axes) = panels(2)
 left.semilogy(centres, residual[:, 0], label=r"$M^TM\,S+S\,W'^TW'$")
 left.semilogy(centres, residual[:, 1], "--", label=r"$MM^T\,S+S\,W'^TW'$")
 left.semilogy(centres, residual[:, 2], ":", label=r"standard flow, $S$")
-left.set(
-    xlabel="time t", ylabel="relative residual of dW/dt", title="Finite difference of W against both orders"
-)
+left.set(xlabel="time t", ylabel="relative residual of dW/dt", title="Finite difference of W against both orders")
 left.legend(fontsize=8)
 losses = [0.5 * np.sum((Y - effective(at(nsl, t)).T @ X) ** 2) for t in centres]
 straight_losses = [0.5 * np.sum((Y - at(plain, t).reshape(n, m).T @ X) ** 2) for t in centres]
@@ -157,12 +153,8 @@ middle.legend(fontsize=8)
 drift = ours.parametrisation.invariants(ours.states)["W'W'^T - M M^T"]
 kernel, similarity = pair.blocks(ours.states)
 other = kernel @ kernel.swapaxes(-1, -2) - similarity.swapaxes(-1, -2) @ similarity
-right_axes.loglog(
-    ours.times + 1e-3, np.abs(drift - drift[0]).max(axis=(1, 2)) + 1e-18, label=r"$W'W'^T-MM^T$"
-)
-right_axes.loglog(
-    ours.times + 1e-3, np.abs(other - other[0]).max(axis=(1, 2)) + 1e-18, "--", label=r"$W'W'^T-M^TM$"
-)
+right_axes.loglog(ours.times + 1e-3, np.abs(drift - drift[0]).max(axis=(1, 2)) + 1e-18, label=r"$W'W'^T-MM^T$")
+right_axes.loglog(ours.times + 1e-3, np.abs(other - other[0]).max(axis=(1, 2)) + 1e-18, "--", label=r"$W'W'^T-M^TM$")
 right_axes.loglog(
     ours.times + 1e-3,
     np.abs(ours.losses[0] - ours.losses - ours.dissipated) + 1e-18,

@@ -82,9 +82,7 @@ def notebooks(*, quick: bool, out: Path, jobs: int) -> int:
     parameters = {"profile": profile, "out": str(out.resolve())}
     with _pool(jobs) as pool:
         waiting: dict[Future[float], str] = {
-            pool.submit(
-                execute, path, out / "notebooks" / f"{name}.ipynb", parameters, f"theory-{profile}"
-            ): name
+            pool.submit(execute, path, out / "notebooks" / f"{name}.ipynb", parameters, f"theory-{profile}"): name
             for name, path in sources.items()
         }
         failed = 0
@@ -108,22 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         ("all", "claims, then notebooks"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "--quick", action="store_true", help="demo profile: fewer seeds (said so in the output)"
-        )
-        command.add_argument(
-            "--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)"
-        )
-        command.add_argument(
-            "--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)"
-        )
+        command.add_argument("--quick", action="store_true", help="demo profile: fewer seeds (said so in the output)")
+        command.add_argument("--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)")
+        command.add_argument("--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)")
         if name == "claims":
             command.add_argument("--only", nargs="+", default=[], metavar="ID", help="claims by number or id")
     text = "time to training loss 1e-6 in 100x100 completion, against fixed-step gradient descent in torch"
     bench = commands.add_parser("bench", help=text, description=text)
-    bench.add_argument(
-        "--out", type=Path, default=Path("results/bench"), help="folder (default: %(default)s)"
-    )
+    bench.add_argument("--out", type=Path, default=Path("results/bench"), help="folder (default: %(default)s)")
     bench.add_argument(
         "--limit",
         type=float,

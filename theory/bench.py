@@ -170,8 +170,6 @@ def run(out: Path, *, limit: float = 10.0, seeds: tuple[int, ...] = (0, 1, 2)) -
                 "all": ratios,
             }
             shown = f"{np.median(ratios):.1f}" if ratios else "not reached by any step of the grid"
-            print(
-                f"depth {depth}, {name.replace('_', ' ')}: {shown} (median of {len(ratios)} seeds; target 10)"
-            )
+            print(f"depth {depth}, {name.replace('_', ' ')}: {shown} (median of {len(ratios)} seeds; target 10)")
     write_atomically(Path(out) / "theory.json", json.dumps(report, indent=1) + "\n")
     return report

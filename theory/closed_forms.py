@@ -45,9 +45,7 @@ def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
     return gram(u, n, -lam / 2), gram(v, m, lam / 2)
 
 
-def whitened_riccati(
-    problem: LinearRegression, kernel0: Array, similarity0: Array, lam: float, times: Array
-) -> Array:
+def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Array, lam: float, times: Array) -> Array:
     """W(t) [T, n, m] of the factorised flow with whitened inputs from a lambda-balanced start.
 
     With `Phi = X Y^T`, `F = [[-lam/2, Phi], [Phi^T, lam/2]]`, `Z = [M, W']`, the Gram matrix `G = Z^T Z`
@@ -58,9 +56,7 @@ def whitened_riccati(
         ValueError: X X^T is not the identity.
     """
     if not problem.is_whitened:
-        raise ValueError(
-            "the Riccati solution needs whitened inputs (X X^T = I); call problem.whitened() first."
-        )
+        raise ValueError("the Riccati solution needs whitened inputs (X X^T = I); call problem.whitened() first.")
     n, m = problem.shape
     phi = problem.X @ problem.Y.T
     generator = np.block([[-lam / 2 * np.eye(n), phi], [phi.T, lam / 2 * np.eye(m)]])

@@ -12,9 +12,7 @@ from scipy.optimize import linprog, minimize
 from theory.problems import Array, MatrixSensing
 
 
-def minimum_nuclear_norm(
-    A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8
-) -> tuple[Array, float]:
+def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8) -> tuple[Array, float]:
     """The matrix of least nuclear norm with `<A_i, W> = y_i`, and that norm.
 
     Args:
@@ -87,9 +85,7 @@ def minimum_hypentropy(X: Array, y: Array, alpha: float) -> Array:
         hessian = scale * (X.T * np.cosh(z)) @ X
         move = -np.linalg.solve(hessian, residual)
         length, here, slope = 1.0, value(nu), float(residual @ move)
-        while length > 1e-12 and not value(nu + length * move) <= here + 1e-4 * length * slope + 1e-15 * abs(
-            here
-        ):
+        while length > 1e-12 and not value(nu + length * move) <= here + 1e-4 * length * slope + 1e-15 * abs(here):
             length /= 2
         nu = nu + length * move
         if np.linalg.norm(length * move) < 1e-15 * (1 + np.linalg.norm(nu)):
@@ -102,9 +98,7 @@ def minimum_hypentropy(X: Array, y: Array, alpha: float) -> Array:
 
 def is_separable(signed: Array) -> bool:
     """Whether some w has `w^T x_i >= 1` for every column of `signed` [n, N]."""
-    found = linprog(
-        np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None)
-    )
+    found = linprog(np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None))
     return bool(found.status == 0)
 
 

@@ -100,9 +100,9 @@ def dynamic_residual_layer(kernel: Array, predictor: torch.nn.Module, step: floa
 
     import nsl
 
-    offset = torch.from_numpy(
-        residual_similarity(kernel, np.zeros((TAPS, TAPS)), 0.0) - np.eye(TAPS)
-    ).reshape(1, -1, 1, 1)
+    offset = torch.from_numpy(residual_similarity(kernel, np.zeros((TAPS, TAPS)), 0.0) - np.eye(TAPS)).reshape(
+        1, -1, 1, 1
+    )
 
     class Shifted(torch.nn.Module):
         def __init__(self) -> None:

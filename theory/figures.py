@@ -52,9 +52,7 @@ def ledger_rows(numbers: list[int], *, out: Path, quick: bool) -> list[dict[str,
     except FileNotFoundError:
         recorded = {}
     return [
-        recorded[number]
-        if number in recorded
-        else ledger.run(ledger.find(str(number)), quick=quick).as_dict()
+        recorded[number] if number in recorded else ledger.run(ledger.find(str(number)), quick=quick).as_dict()
         for number in numbers
     ]
 

@@ -104,9 +104,7 @@ class Factorised(Parametrisation):
         kernel, similarity = as_float("W_prime0", W_prime0, 2), as_float("M0", M0, 2)
         n = kernel.shape[-2]
         if similarity.shape[-2:] != (n, n):
-            raise ValueError(
-                f"M0 must be [{n}, {n}] to multiply W_prime0 {kernel.shape}, got {similarity.shape}."
-            )
+            raise ValueError(f"M0 must be [{n}, {n}] to multiply W_prime0 {kernel.shape}, got {similarity.shape}.")
         super().__init__([kernel, similarity], (n, kernel.shape[-1]))
 
     def weight(self, state: Array) -> Array:
@@ -144,9 +142,7 @@ class DiagonalSimilarity(Parametrisation):
     def __init__(self, W_prime0: ArrayLike, mu0: ArrayLike) -> None:
         kernel, mask = as_float("W_prime0", W_prime0, 2), as_float("mu0", mu0, 1)
         if mask.shape[-1] != kernel.shape[-2]:
-            raise ValueError(
-                f"mu0 must have {kernel.shape[-2]} entries, one a row of W_prime0, got {mask.shape}."
-            )
+            raise ValueError(f"mu0 must have {kernel.shape[-2]} entries, one a row of W_prime0, got {mask.shape}.")
         super().__init__([kernel, mask[..., None]], kernel.shape[-2:])
 
     def weight(self, state: Array) -> Array:
@@ -203,9 +199,7 @@ class Product(Parametrisation):
         checked = [as_float(f"factors[{j}]", factor, 2) for j, factor in enumerate(factors)]
         for j, (left, right) in enumerate(itertools.pairwise(checked)):
             if left.shape[-1] != right.shape[-2]:
-                raise ValueError(
-                    f"factors[{j}] {left.shape} and factors[{j + 1}] {right.shape} cannot be multiplied."
-                )
+                raise ValueError(f"factors[{j}] {left.shape} and factors[{j + 1}] {right.shape} cannot be multiplied.")
         self.block_names = tuple(f"F{j + 1}" for j in range(len(checked)))
         super().__init__(checked, (checked[0].shape[-2], checked[-1].shape[-1]))
 
@@ -288,9 +282,7 @@ def lambda_balanced(weight: ArrayLike, lam: float, rng: np.random.Generator) -> 
     matrix = as_float("weight", weight, 2)
     n, m = matrix.shape[-2:]
     if lam > 0 and m < n:
-        raise ValueError(
-            f"lambda > 0 needs at least as many outputs as inputs (W'W'^T has full rank), got {n}x{m}."
-        )
+        raise ValueError(f"lambda > 0 needs at least as many outputs as inputs (W'W'^T has full rank), got {n}x{m}.")
     u, s, vt = np.linalg.svd(matrix)
     sigma = np.zeros(n)
     sigma[: len(s)] = s

@@ -329,9 +329,7 @@ def gradient_descent(
             memory = momentum * memory + rate
             state = state + step * memory
             if not np.all(np.abs(state) < 1e150):
-                raise FlowError(
-                    f"gradient descent diverges at step {k} with step size {step:g}; use a smaller step."
-                )
+                raise FlowError(f"gradient descent diverges at step {k} with step size {step:g}; use a smaller step.")
             if k % every == 0 or k == steps:
                 states.append(state)
     return _discrete(problem, parametrisation, states, step, every, steps)
@@ -364,9 +362,7 @@ def implicit_midpoint(
     """
     _check_shapes(problem, parametrisation)
     if not step > 0 or steps < 1 or every < 1:
-        raise ValueError(
-            f"step must be > 0 and steps, every >= 1, got step={step}, steps={steps}, every={every}."
-        )
+        raise ValueError(f"step must be > 0 and steps, every >= 1, got step={step}, steps={steps}, every={every}.")
 
     def velocity(state: Array) -> Array:
         return parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
@@ -386,13 +382,9 @@ def implicit_midpoint(
                     break
                 before = change
             else:
-                raise FlowError(
-                    f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step."
-                )
+                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
             if not np.all(np.isfinite(middle)):
-                raise FlowError(
-                    f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step."
-                )
+                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
             state = 2 * middle - state
             if k % every == 0 or k == steps:
                 states.append(state)

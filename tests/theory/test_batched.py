@@ -36,9 +36,7 @@ def test_members_of_a_batch_do_not_influence_each_other():
 @pytest.mark.parametrize("depth", [2, 3])
 def test_completion_flow_computes_the_velocity_of_the_product(depth):
     problem, _ = random_completion(6, 2, 20, [3], mean=True)
-    single = MatrixCompletion(
-        (6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True
-    )
+    single = MatrixCompletion((6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True)
     product = bias.gaussian_product(6, depth, 0.5, [3])
     state = product.initial[0]
     out = np.empty_like(state)
@@ -50,9 +48,7 @@ def test_completion_flow_computes_the_velocity_of_the_product(depth):
 
 def test_chebyshev_flow_stays_on_the_flow():
     problem, _ = random_completion(6, 1, 20, [5], mean=True)
-    single = MatrixCompletion(
-        (6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True
-    )
+    single = MatrixCompletion((6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True)
     product = bias.gaussian_product(6, 2, 0.1, [5])
     flow = CompletionFlow(single, 2)
     end = chebyshev_flow(flow, product.initial[0], stop_loss=1e-6, rtol=1e-5, atol=1e-7)

@@ -45,9 +45,7 @@ def test_every_parametrisation_follows_minus_the_gradient_of_its_loss(kind):
         "factorised": equations.random_factorised(rng, 3, 3),
         "diagonal": DiagonalSimilarity(rng.standard_normal((3, 3)), rng.standard_normal(3)),
         "tied": Tied(rng.standard_normal((2, 3))),
-        "deep": Product(
-            [rng.standard_normal((3, 4)), rng.standard_normal((4, 2)), rng.standard_normal((2, 3))]
-        ),
+        "deep": Product([rng.standard_normal((3, 4)), rng.standard_normal((4, 2)), rng.standard_normal((2, 3))]),
     }
     flow = made[kind]
     state = flow.initial
@@ -57,9 +55,7 @@ def test_every_parametrisation_follows_minus_the_gradient_of_its_loss(kind):
     for j in range(len(state)):
         shift = np.zeros_like(state)
         shift[j] = step
-        slope = (problem.loss(flow.weight(state + shift)) - problem.loss(flow.weight(state - shift))) / (
-            2 * step
-        )
+        slope = (problem.loss(flow.weight(state + shift)) - problem.loss(flow.weight(state - shift))) / (2 * step)
         assert velocity[j] == pytest.approx(-slope, abs=1e-6 * (1 + abs(slope)))
     along = (flow.weight(state + step * velocity) - flow.weight(state - step * velocity)) / (2 * step)
     np.testing.assert_allclose(flow.weight_velocity(state, descent), along, atol=1e-4 * np.abs(along).max())
@@ -100,9 +96,7 @@ def test_invariants_hold_and_the_loss_is_what_was_dissipated(seed):
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
-@given(
-    seeds, st.sampled_from([(4, 4, 0.6), (4, 4, 0.0), (3, 3, -0.6), (4, 2, -0.5), (2, 4, -0.5), (4, 2, 0.0)])
-)
+@given(seeds, st.sampled_from([(4, 4, 0.6), (4, 4, 0.0), (3, 3, -0.6), (4, 2, -0.5), (2, 4, -0.5), (4, 2, 0.0)]))
 def test_balanced_flows_follow_the_closed_form(seed, case):
     n, m, lam = case
     rng = np.random.default_rng(seed)
@@ -135,9 +129,7 @@ def test_saxe_modes_solve_the_diagonal_problem():
     problem = LinearRegression(np.eye(2), np.diag(target))
     path = integrate(problem, Product(list(balanced_factors(start * np.eye(2), 2))), times=times)
     for j in range(2):
-        np.testing.assert_allclose(
-            path.weights[:, j, j], closed_forms.saxe_mode(target[j], start, times), atol=1e-10
-        )
+        np.testing.assert_allclose(path.weights[:, j, j], closed_forms.saxe_mode(target[j], start, times), atol=1e-10)
 
 
 def test_closed_form_holds_where_the_determinant_keeps_one_mode_from_being_learned():

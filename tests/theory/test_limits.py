@@ -56,9 +56,7 @@ def test_commuting_sensing_follows_the_spectral_hypentropy_and_the_nuclear_gap_f
     problem, basis, spectra = limits.commuting_sensing(np.random.default_rng(77), n=4, samples=2)
     norms = []
     for scale in (3.0, 0.3, 0.03):
-        limit = integrate(
-            problem, Factorised(np.zeros((4, 4)), scale * np.eye(4)), stop_gradient=1e-13
-        ).limit()
+        limit = integrate(problem, Factorised(np.zeros((4, 4)), scale * np.eye(4)), stop_gradient=1e-13).limit()
         exact = convex.minimum_hypentropy(spectra, problem.y, scale / 2)
         np.testing.assert_allclose(basis.T @ limit @ basis, np.diag(exact), atol=1e-8)
         norms.append(float(observables.nuclear_norm(limit)))

@@ -70,9 +70,7 @@ def flow_equations(settings: Settings) -> Finding:
     for seed in seeds:
         rng = np.random.default_rng(seed)
         n, samples, m = (int(k) for k in rng.integers(2, 9, 3))
-        found.append(
-            flow_equation_residuals(random_regression(rng, n, samples, m), random_factorised(rng, n, m))
-        )
+        found.append(flow_equation_residuals(random_regression(rng, n, samples, m), random_factorised(rng, n, m)))
     flow = max(row["parameter flow"] for row in found)
     right, wrong = max(row["M^T M"] for row in found), min(row["M M^T"] for row in found)
     return Finding(
@@ -153,9 +151,7 @@ def _conservation_rows(settings: Settings) -> tuple[list[dict[str, float]], str]
         rng = np.random.default_rng(200 + seed)
         problem, pair = random_regression(rng, 6, 4, 3), random_factorised(rng, 6, 3, 0.5)
         rows.append(conservation(problem, pair)[0])
-    text = (
-        f"{len(seeds)} Gaussian regressions (6 inputs, 4 samples, 3 outputs), W' and M Gaussian of size 0.5, "
-    )
+    text = f"{len(seeds)} Gaussian regressions (6 inputs, 4 samples, 3 outputs), W' and M Gaussian of size 0.5, "
     return rows, text + "flow run to convergence."
 
 
@@ -189,9 +185,7 @@ def dissipation(settings: Settings) -> Finding:
     return Finding(verdict_of(error < 1e-9), {"relative error (max)": error}, text)
 
 
-def balanced_closure(
-    problem: LinearRegression, pair: Factorised, lam: float, times: Array
-) -> dict[str, float]:
+def balanced_closure(problem: LinearRegression, pair: Factorised, lam: float, times: Array) -> dict[str, float]:
     """Residual of the closed flow in W, of the two Gram formulas, and of the Riccati solution, along one
     path.
     """
@@ -202,9 +196,7 @@ def balanced_closure(
     closed = left @ descent + descent @ right
     found = {
         "M^T M": float(np.max(np.abs(similarity.swapaxes(-1, -2) @ similarity - left))),
-        "W'^T W'": float(
-            np.max(np.linalg.norm(kernel.swapaxes(-1, -2) @ kernel - right, ord=2, axis=(-1, -2)))
-        ),
+        "W'^T W'": float(np.max(np.linalg.norm(kernel.swapaxes(-1, -2) @ kernel - right, ord=2, axis=(-1, -2)))),
         "closed flow": float(np.max(np.abs(pair.weight_velocity(path.states, descent) - closed))),
     }
     if problem.is_whitened:
@@ -282,8 +274,7 @@ def singular_value_rates(
     u, values, vt = np.linalg.svd(weight, full_matrices=False)
     slopes = np.einsum("...ar,...ab,...rb->...r", u, problem.descent(weight), vt)
     around = [
-        np.linalg.svd(parametrisation.weight(advance(states, k * step)), compute_uv=False)
-        for k in (-2, -1, 1, 2)
+        np.linalg.svd(parametrisation.weight(advance(states, k * step)), compute_uv=False) for k in (-2, -1, 1, 2)
     ]
     rates = (around[0] - 8 * around[1] + 8 * around[2] - around[3]) / (12 * step)
     return values, rates, slopes

@@ -120,9 +120,7 @@ def find(name: str) -> Claim:
     for known in registered():
         if name in (known.id, str(known.number)):
             return known
-    raise ValueError(
-        f"there is no claim {name!r}; known: {', '.join(f'{c.number}={c.id}' for c in registered())}."
-    )
+    raise ValueError(f"there is no claim {name!r}; known: {', '.join(f'{c.number}={c.id}' for c in registered())}.")
 
 
 def run(known: Claim, *, quick: bool = False) -> Verdict:
@@ -177,9 +175,7 @@ def read(out: Path) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a ledger ({error}); delete it and run: python -m theory claims"
-        ) from None
+        raise ValueError(f"{path} is not a ledger ({error}); delete it and run: python -m theory claims") from None
     return list(rows)
 
 

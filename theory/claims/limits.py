@@ -15,9 +15,7 @@ from theory.problems import Array, LinearRegression, MatrixSensing, random_compl
 SCALES = (10.0, 1.0, 0.1, 0.01)
 
 
-def regression_limits(
-    problem: LinearRegression, W0: Array, scales: tuple[float, ...] = SCALES
-) -> dict[str, float]:
+def regression_limits(problem: LinearRegression, W0: Array, scales: tuple[float, ...] = SCALES) -> dict[str, float]:
     """Distances of the flows' limits from `Pi W0 + (X^T)^+ Y^T` (standard) and `(X^T)^+ Y^T` (factorised)."""
     n, m = problem.shape
     plain = integrate(problem, Standard(W0), stop_gradient=1e-13)
@@ -66,9 +64,7 @@ def regression_limit_points(settings: Settings) -> Finding:
     )
 
 
-def sparse_regression(
-    rng: np.random.Generator, n: int = 10, samples: int = 5, active: int = 2
-) -> LinearRegression:
+def sparse_regression(rng: np.random.Generator, n: int = 10, samples: int = 5, active: int = 2) -> LinearRegression:
     """One output, X [n, samples] Gaussian, targets from an `active`-sparse beta with entries of size 0.5 to
     1.5.
     """
@@ -127,14 +123,9 @@ def diagonal_hypentropy(settings: Settings) -> Finding:
     }
     figures.update({f"l1 excess at alpha = {a:g}": float(e) for a, e in zip(alphas, curve)})
     figures.update(
-        {
-            f"l1 excess times log(1/alpha) at {a:g}": float(e * np.log(1 / a))
-            for a, e in zip(alphas[3:], curve[3:])
-        }
+        {f"l1 excess times log(1/alpha) at {a:g}": float(e * np.log(1 / a)) for a, e in zip(alphas[3:], curve[3:])}
     )
-    figures["exponent of the l1 excess in alpha, last two"] = float(
-        np.log(curve[-2] / curve[-1]) / np.log(100)
-    )
+    figures["exponent of the l1 excess in alpha, last two"] = float(np.log(curve[-2] / curve[-1]) / np.log(100))
     return Finding(
         verdict_of(max(kkt) < 1e-8, max(path + general) < 1e-8),
         figures,
@@ -149,9 +140,7 @@ def diagonal_hypentropy(settings: Settings) -> Finding:
     )
 
 
-def commuting_sensing(
-    rng: np.random.Generator, n: int = 6, samples: int = 3
-) -> tuple[MatrixSensing, Array, Array]:
+def commuting_sensing(rng: np.random.Generator, n: int = 6, samples: int = 3) -> tuple[MatrixSensing, Array, Array]:
     """Sensing by `A_i = U diag(a_i) U^T` of a rank-1 target; also U [n, n] and the spectra a [n, samples]."""
     basis = np.linalg.qr(rng.standard_normal((n, n)))[0]
     spectra = rng.standard_normal((n, samples))

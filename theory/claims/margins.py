@@ -72,9 +72,7 @@ def margin_path(
     start = float(rescaled.loss(parametrisation.weight(state))[0])
     for level in (level for level in levels if level < start):
         parametrisation.initial = state
-        end = adaptive_flow(
-            rescaled, parametrisation, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000
-        )
+        end = adaptive_flow(rescaled, parametrisation, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
         state = end.states
         found.append(end.weights[0, :, 0])
         reached.append(float(end.losses[0]))

@@ -62,9 +62,7 @@ def refinement_errors(seed: int, depths: list[int], size: int = 6) -> tuple[list
             b = velocity(x + h / 2 * a)
             c = velocity(x + h / 2 * b)
             x = x + h / 6 * (a + 2 * b + 2 * c + velocity(x + h * c))
-    outputs = dynamics.refine(
-        lambda h: dynamics.dynamic_residual_layer(kernel, predictor, h), image, depths, 1.0
-    )
+    outputs = dynamics.refine(lambda h: dynamics.dynamic_residual_layer(kernel, predictor, h), image, depths, 1.0)
     return static, [float((out - x).abs().max()) for out in outputs]
 
 
@@ -148,9 +146,7 @@ def residual_is_euler(settings: Settings) -> Finding:
     )
 
 
-def order_in_input(
-    layer: torch.nn.Module, seed: int, channels: int = 2, size: int = 6
-) -> tuple[float, float, float]:
+def order_in_input(layer: torch.nn.Module, seed: int, channels: int = 2, size: int = 6) -> tuple[float, float, float]:
     """Relative second and third differences along a random line, and the deviation from f(2x) = 2 f(x)."""
     import torch
 
