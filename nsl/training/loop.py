@@ -42,7 +42,7 @@ class TrainResult:
             over the augmented batches of the last stretch between evaluations.
         test_loss, train_loss: cross entropy in nats.
         curve: one dict an evaluation: iteration, images, learning_rate, train_loss, train_error, test_loss,
-            test_error.
+            test_error (test_loss None where it was not finite).
         diverged, divergence: whether and how the training broke; the other numbers are then None or partial.
         train_seconds, evaluate_seconds: wall time; images_per_second: training only.
         iterations_done: steps taken.
@@ -52,7 +52,7 @@ class TrainResult:
     test_loss: float | None = None
     train_error: float | None = None
     train_loss: float | None = None
-    curve: list[dict[str, float]] = field(default_factory=list)
+    curve: list[dict[str, float | None]] = field(default_factory=list)
     diverged: bool = False
     divergence: str | None = None
     train_seconds: float = 0.0
@@ -293,8 +293,12 @@ def train(
             mark = time.perf_counter()
             result.evaluate_seconds += mark - now
             if not math.isfinite(test_loss):
-                result.diverged, result.divergence = True, f"test loss {test_loss} at iteration {iteration + 1}"
-                break
+                # Early in a training batch norm's running statistics lag behind, and a network that squares its
+                # input's scale layer by layer overflows in evaluation mode only. It may recover: only the last
+                # evaluation decides. JSON has no infinity, so the loss is left out of the curve.
+                result.test_loss = result.curve[-1]["test_loss"] = None
+                if iteration + 1 == recipe.iterations:
+                    result.diverged, result.divergence = True, f"test loss {test_loss} at the last iteration"
         if iteration + 1 < recipe.iterations and mark - last_save > 60 * checkpoint_minutes:
             save()
             last_save = mark

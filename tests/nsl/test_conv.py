@@ -197,7 +197,9 @@ def test_the_gradient_of_the_boolean_shape_reaches_the_real_shape_unchanged() ->
     """D_r <- D_r - eta dLoss/dD: compare with the gradient at an explicit D."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    layer = nsl.NSConv2d(3, 4, 3, similarity="unconstrained", learn_shape=True, dtype=torch.float64)
+    layer = nsl.NSConv2d(
+        3, 4, 3, similarity="unconstrained", learn_shape=True, shape_threshold=0.5, dtype=torch.float64
+    )
     assert layer.shape is not None
     with torch.no_grad():
         layer.similarity.copy_(torch.randn(81))
