@@ -104,6 +104,16 @@ def test_claims_are_numbered_without_gaps_and_written_the_same_twice(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["claims.json", "claims.md"]
 
 
+@pytest.mark.parametrize(
+    "name", ["dissipation", "depth-lowers-rank", "norms-diverge", "discrete-steps", "order-in-the-input"]
+)
+def test_a_claim_is_checked_from_its_name(name):
+    row = ledger.run(ledger.find(name), quick=True).as_dict()
+    assert row["verdict"] == "holds"
+    assert row["experiment"]
+    assert all(np.isfinite(value) for value in row["measured"].values())
+
+
 def test_a_damaged_ledger_is_named(tmp_path):
     (tmp_path / "claims.json").write_text("{")
     with pytest.raises(ValueError, match=r"claims\.json is not a ledger"):

@@ -168,8 +168,6 @@ def depth_lowers_rank(settings: Settings) -> Finding:
         + "flow stopped at training error 1e-6; error relative to the target.",
         "The ordering is one of medians: at N = 4 a few seeds end at a wrong matrix of low rank, whatever the "
         "integrator's tolerance.",
-        "The ordering is one of medians: at N = 4 a few seeds end at a wrong matrix of low rank, whatever the "
-        "tolerance.",
     )
 
 
