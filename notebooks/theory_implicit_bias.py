@@ -147,13 +147,10 @@ right.legend()
 show(figure)
 
 # %% [markdown]
-# Rank and error fall with depth in the median (at depth 4 a few seeds end at a wrong matrix of low rank), but the nuclear norm of the deeper nets is that of the target, not smaller:
-# the
-# convex minimum of the nuclear norm is lower and recovers worse (claim 12). A norm does not capture what
-# depth
-# does.
-#
-# Singular values over time, depth 2 and 3, from the same small start:
+# Rank and error fall with depth in the median (at depth 4 a few seeds end at a wrong matrix of low rank), but
+# the nuclear norm of the deeper nets is that of the target, not smaller: the convex minimum of the nuclear
+# norm is lower and recovers worse (claim 12). A norm does not capture what depth does. Singular values over
+# time, depth 2 and 3, from the same small start:
 
 # %%
 single, target = random_completion(12, 2, 90, [3])
