@@ -16,7 +16,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = (
     "theory_flows",
     "theory_implicit_bias",
@@ -79,7 +79,10 @@ def notebooks(*, quick: bool, out: Path, jobs: int) -> int:
     if missing:
         raise FileNotFoundError(f"{missing[0]} does not exist; run this in a checkout of the repository.")
     profile = "demo" if quick else "full"
-    parameters = {"profile": profile, "out": str(out.resolve())}
+    # Kernels run in the repository's root; a path relative to it names no one's home folder.
+    folder = out.resolve()
+    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    parameters = {"profile": profile, "out": str(shown)}
     with _pool(jobs) as pool:
         waiting: dict[Future[float], str] = {
             pool.submit(execute, path, out / "notebooks" / f"{name}.ipynb", parameters, f"theory-{profile}"): name
