@@ -18,6 +18,38 @@ SEEDS = range(100)
 STRUCTURES = ["diagonal", "unconstrained"]
 
 
+@pytest.fixture(autouse=True)
+def _even_small_calls_take_the_chunked_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' shapes are small; without this they would all be unfolded."""
+    monkeypatch.setattr(functional, "_UNFOLD_ELEMENTS", 0)
+
+
+@pytest.mark.parametrize("similarity", STRUCTURES)
+@pytest.mark.parametrize("seed", range(20))
+def test_unfolding_and_chunking_are_the_same_function(
+    seed: int, similarity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = random_geometry(seed)
+    torch.manual_seed(seed)
+    out = functional.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
+    blocks = (g.taps,) if similarity == "diagonal" else (g.taps, g.taps)
+    tensors = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in [
+            (g.batch, g.channels, *g.size),
+            (g.filters, g.channels // g.groups, *g.kernel),
+            (g.batch, *blocks, *out),
+        ]
+    ]
+    results = []
+    for limit in (0, 1 << 30):
+        monkeypatch.setattr(functional, "_UNFOLD_ELEMENTS", limit)
+        y = nsl.neural_similarity_conv2d(*tensors, None, g.stride, g.padding, g.dilation, g.groups)
+        results.append([y, *torch.autograd.grad(y.square().sum(), tensors)])
+    for chunked, unfolded in zip(*results):
+        torch.testing.assert_close(chunked, unfolded, rtol=1e-12, atol=1e-10)
+
+
 def layer_arguments(g: Geometry) -> dict:
     return {
         "in_channels": g.channels,
