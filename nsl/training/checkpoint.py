@@ -36,10 +36,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"checkpoint {path} is damaged ({reason[:120]}); delete it to start this run again"
-        ) from error
+        raise CheckpointError(f"checkpoint {path} is damaged; delete it to start this run again") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} is not a training checkpoint of format {FORMAT}; delete it to start this run again"
