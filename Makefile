@@ -64,6 +64,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m reproduce bench
+	@$(PY) -m theory bench
 
 clean:
 	rm -rf results/demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis
