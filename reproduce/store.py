@@ -98,6 +98,10 @@ class Store:
             except BlockingIOError:
                 yield False
                 return
+            # Whoever holds the lock is the only writer: what a killed predecessor left half-written can go.
+            for folder in (self.checkpoints, self.runs):
+                for leftover in folder.glob(f"*{identity}*.partial"):
+                    leftover.unlink(missing_ok=True)
             yield True
 
     def running(self, identity: str) -> bool:

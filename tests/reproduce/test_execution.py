@@ -34,11 +34,11 @@ def test_every_missing_run_executes_once_and_a_second_call_executes_nothing(tmp_
 
 
 def test_a_run_killed_in_the_middle_gives_the_same_records_after_a_restart(tmp_path: Path) -> None:
-    write_profile(tmp_path, jobs=2, iterations=8)
+    write_profile(tmp_path, jobs=2, iterations=40)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
         folder.mkdir()
-        write_profile(folder, jobs=2, iterations=8)
+        write_profile(folder, jobs=2, iterations=40)
     assert call(arguments("run", whole, "--tables", "1"), tmp_path).returncode == 0
     store = Store(broken / "results", "tiny")
     for already in (1, 3):
