@@ -126,3 +126,18 @@ def test_stores_that_differ_in_a_number_or_a_run_are_told_apart(tmp_path: Path, 
 def test_the_essence_of_a_record_keeps_every_number_of_the_training(tmp_path: Path, run: Run) -> None:
     record = put_record(Store(tmp_path, "tiny"), run, 5.0)
     assert essence(record)["result"].keys() == {"test_error", "curve", "diverged"}
+
+
+def test_claiming_a_run_sweeps_away_what_a_killed_process_left_half_written(tmp_path: Path) -> None:
+    store = Store(tmp_path, "tiny")
+    for folder in (store.checkpoints, store.runs):
+        folder.mkdir(parents=True)
+    names = (".abc.pt.x1.partial", "abc.pt.7.partial")
+    mine = [*(store.checkpoints / name for name in names), store.runs / ".abc.json.y.partial"]
+    other = store.checkpoints / ".def.pt.x1.partial"
+    for path in (*mine, other):
+        path.write_text("half")
+    with store.claim("abc") as held:
+        assert held
+        assert not any(path.exists() for path in mine)
+    assert other.exists()
