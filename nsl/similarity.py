@@ -84,7 +84,7 @@ def make_structure(similarity: str | Structure) -> Structure:
 
 
 def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
-    """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5, section 4 of the text).
+    """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5).
 
     An optimiser step on D_r is then the paper's update D_r <- D_r - eta * dLoss/dD.
 

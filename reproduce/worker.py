@@ -81,7 +81,7 @@ class NslBackend:
         options = {name: value for name, value in run.model.items() if name != "name"}
         torch.manual_seed(run.seed)
         model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
-        recipe = Recipe(**{**run.recipe, "milestones": tuple(run.recipe["milestones"])})
+        recipe = Recipe(**run.recipe)
         result = train(
             model,
             dataset,

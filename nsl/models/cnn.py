@@ -1,4 +1,4 @@
-"""CNN-9 and its relatives (paper section 6.2; widths from the authors' release, appendix A is not in the text).
+"""CNN-9 and its relatives (paper 7.1; widths from the authors' release, appendix A is not in the text).
 
     root 3x3 conv, w | 3 x (3x3 conv, w) | pool | 3 x (3x3 conv, 2w) | pool | 3 x (3x3 conv, 4w) | pool | classifier
 

@@ -1,4 +1,4 @@
-"""One training loop for all tables: SGD, the paper's schedule, evaluation, checkpoints (paper section 6.1).
+"""One training loop for all tables: SGD, the paper's schedule, evaluation, checkpoints (paper 7.1).
 
 Every random choice comes from the seed and the position in the training (epoch or iteration), never from the
 state of a generator. A resumed run therefore makes the same choices as an uninterrupted one, and its numbers
