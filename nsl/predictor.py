@@ -14,9 +14,11 @@ all layers and each layer adds a small adaptation convolution; see `SpherePredic
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.functional import _pair
+from nsl.patches import scale_positions
 from nsl.spherical import SphereConv2d, patch_norm
 
 #: Batch norm of the release: eps 1e-3.
@@ -118,7 +120,7 @@ class SpherePredictor(nn.Module):
             adapt = nn.Conv2d(in_channels, width, kernel, *geometry, bias=False)
             _he_normal(adapt, 1.0)
             norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
-            self.adaptation = nn.Sequential(adapt, norm, nn.ReLU())
+            self.adaptation = nn.Sequential(adapt, norm, nn.ReLU(inplace=True))
             self.first, self.second = shared.first, shared.second
         else:
             convolution = SphereConv2d if full else nn.Conv2d
@@ -157,8 +159,8 @@ class SpherePredictor(nn.Module):
                 _pair(first.padding),  # type: ignore[arg-type]
                 _pair(first.dilation),
             )
-            hidden = hidden * norm.reciprocal().to(hidden.dtype)
-        return self.second_norm(self.second(torch.relu(self.first_norm(hidden))))
+            hidden = scale_positions(hidden, norm.reciprocal().to(hidden.dtype))
+        return self.second_norm(self.second(F.relu(self.first_norm(hidden), inplace=True)))
 
 
 class CNNPredictor(nn.Module):
@@ -214,7 +216,7 @@ class CNNPredictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        raw = self.second_norm(self.second(torch.relu(self.first_norm(self.first(input)))))
+        raw = self.second_norm(self.second(F.relu(self.first_norm(self.first(input)), inplace=True)))
         if self.head == "sigmoid":
             return torch.sigmoid(raw) - 0.5
         if self.head == "tanh":

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.functional import _pair
+from nsl.patches import channel_energy, scale_positions
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
@@ -39,7 +40,7 @@ def patch_norm(
     batch, channels, height, width = input.shape
     with torch.autocast(input.device.type, enabled=False):
         if groups == 1:
-            energy = (input * input).sum(1, keepdim=True, dtype=dtype)
+            energy = channel_energy(input, dtype)
         else:
             grouped = input.reshape(batch, groups, channels // groups, height, width)
             energy = (grouped * grouped).sum(2, dtype=dtype)
@@ -101,5 +102,6 @@ class SphereConv2d(nn.Conv2d):
         inverse = patch_norm(input, kernel, stride, padding, dilation, self.groups).reciprocal()
         if self.groups > 1:
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)
-        output = product * inverse.to(product.dtype)
+        inverse = inverse.to(product.dtype)
+        output = scale_positions(product, inverse) if self.groups == 1 else product * inverse
         return output if self.bias is None else output + self.bias.to(product.dtype).view(1, -1, 1, 1)

@@ -13,7 +13,7 @@ from typing import Any
 from reproduce.files import digest
 
 #: Raised by one whenever the code changes what a configuration computes; old records then no longer match.
-NUMERICS = 1
+NUMERICS = 2
 
 #: Defaults of ``nsl.create_model``; options equal to these are dropped.
 MODEL_DEFAULTS: dict[str, Any] = {

@@ -98,8 +98,15 @@ class NslBackend:
     def environment(self) -> dict[str, Any]:
         import torch
 
+        from nsl import compiled
+
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        return {"torch": torch.__version__, "device": device, "threads": torch.get_num_threads()}
+        return {
+            "torch": torch.__version__,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "kernels": compiled.backend(),
+        }
 
 
 def load_backend(path: str) -> Backend:

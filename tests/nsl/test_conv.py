@@ -116,12 +116,12 @@ def test_the_dynamic_layer_equals_the_dense_definition(seed: int, similarity: st
 
 
 @pytest.mark.parametrize("similarity", STRUCTURES)
-@pytest.mark.parametrize("chunk", [1, 1 << 21])
+@pytest.mark.parametrize("chunk", [1, 1 << 22])
 @pytest.mark.parametrize("seed", range(0, 100, 5))
 def test_gradients_for_input_weight_and_similarity_pass_gradcheck(
     seed: int, chunk: int, similarity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functional, "_CHUNK_ELEMENTS", chunk)  # one image a chunk, and all in one
+    monkeypatch.setattr(functional, "_CHUNK_BYTES", chunk)  # one image a chunk, and all in one
     g = random_geometry(seed)
     generator = torch.Generator().manual_seed(seed)
     out = functional.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)

@@ -1,0 +1,271 @@
+// The elementwise half of the dynamic convolution (paper 3.3); nsl/compiled.py compiles and calls it, and
+// nsl/patches.py holds the same four functions in plain PyTorch, which say what is computed. The matrix
+// products stay with PyTorch.
+//
+// All tensors are contiguous, channels last:
+//   x, dx [n, H, W, C]   u, v [n, Ho, Wo, K, C]   m, dm [n, Ho, Wo, K] (diagonal) or [n, Ho, Wo, K, K].
+// T is the stored type, float, double or bfloat16; sums are float (double for double).
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+static inline float widen(float value) { return value; }
+static inline double widen(double value) { return value; }
+static inline float widen(bfloat16 value) {
+    uint32_t bits = uint32_t(value.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+static inline void narrow(float& to, float value) { to = value; }
+static inline void narrow(double& to, double value) { to = value; }
+static inline void narrow(bfloat16& to, float value) {  // to the nearest, ties to even, as PyTorch does
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    to.bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+template <class T> struct Sum { using type = float; };
+template <> struct Sum<double> { using type = double; };
+
+// Order of fields: nsl/compiled.py.
+struct Geometry {
+    int64_t images, height, width, channels, out_height, out_width;
+    int64_t kernel_height, kernel_width, stride_height, stride_width;
+    int64_t padding_height, padding_width, dilation_height, dilation_width, threads;
+};
+
+// Offset of the input position that tap (i, j) of output position (row, column) reads, or -1 in the padding.
+static inline int64_t source(const Geometry& g, int64_t row, int64_t column, int64_t i, int64_t j) {
+    int64_t h = row * g.stride_height - g.padding_height + i * g.dilation_height;
+    int64_t w = column * g.stride_width - g.padding_width + j * g.dilation_width;
+    return h < 0 || h >= g.height || w < 0 || w >= g.width ? -1 : h * g.width + w;
+}
+
+// FIXED: the number of channels when it is known to the compiler, else 0.
+template <class T, int FIXED>
+static void diagonal_apply(const T* x, const T* m, T* u, const Geometry& g) {
+    const int64_t C = FIXED ? FIXED : g.channels, K = g.kernel_height * g.kernel_width;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(g.threads)
+    for (int64_t n = 0; n < g.images; ++n)
+        for (int64_t row = 0; row < g.out_height; ++row)
+            for (int64_t column = 0; column < g.out_width; ++column) {
+                const int64_t p = (n * g.out_height + row) * g.out_width + column;
+                for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
+                    for (int64_t j = 0; j < g.kernel_width; ++j, ++k) {
+                        T* target = u + (p * K + k) * C;
+                        const int64_t q = source(g, row, column, i, j);
+                        if (q < 0) {
+                            std::memset(target, 0, C * sizeof(T));
+                            continue;
+                        }
+                        const T* patch = x + (n * g.height * g.width + q) * C;
+                        const auto mask = widen(m[p * K + k]);
+#pragma omp simd
+                        for (int64_t c = 0; c < C; ++c) narrow(target[c], mask * widen(patch[c]));
+                    }
+            }
+}
+
+// In: v = dL/du. Out: v = u (the masked patches again), dm, dx.
+template <class T, int FIXED>
+static void diagonal_gradients(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry& g) {
+    using S = typename Sum<T>::type;
+    const int64_t C = FIXED ? FIXED : g.channels, K = g.kernel_height * g.kernel_width;
+    const int64_t size = g.height * g.width * C;
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> gathered(size);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < g.images; ++n) {
+            std::fill(gathered.begin(), gathered.end(), S(0));
+            for (int64_t row = 0; row < g.out_height; ++row)
+                for (int64_t column = 0; column < g.out_width; ++column) {
+                    const int64_t p = (n * g.out_height + row) * g.out_width + column;
+                    for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
+                        for (int64_t j = 0; j < g.kernel_width; ++j, ++k) {
+                            T* both = v + (p * K + k) * C;
+                            const int64_t q = source(g, row, column, i, j);
+                            if (q < 0) {
+                                std::memset(both, 0, C * sizeof(T));
+                                narrow(dm[p * K + k], S(0));
+                                continue;
+                            }
+                            const T* patch = x + n * size + q * C;
+                            S* sum = gathered.data() + q * C;
+                            const S mask = widen(m[p * K + k]);
+                            S dot = 0;
+#pragma omp simd reduction(+ : dot)
+                            for (int64_t c = 0; c < C; ++c) {
+                                const S gradient = widen(both[c]), value = widen(patch[c]);
+                                dot += gradient * value;
+                                sum[c] += mask * gradient;
+                                narrow(both[c], mask * value);
+                            }
+                            narrow(dm[p * K + k], dot);
+                        }
+                }
+            for (int64_t e = 0; e < size; ++e) narrow(dx[n * size + e], gathered[e]);
+        }
+    }
+}
+
+// Channels are taken in blocks that fit the registers of one position.
+constexpr int BLOCK = 16;
+
+// `count` channels of all K taps of one position into `block`, zeros beyond them and in the padding.
+template <class T, class S>
+static inline void load_patch(const T* x, const int64_t* sources, int64_t K, int64_t C, int64_t c, int64_t count, S* block) {
+    for (int64_t l = 0; l < K; ++l) {
+        S* to = block + l * BLOCK;
+        if (sources[l] < 0 || count < BLOCK) std::fill(to, to + BLOCK, S(0));
+        if (sources[l] < 0) continue;
+        const T* from = x + sources[l] * C + c;
+        if (count == BLOCK) {
+#pragma omp simd
+            for (int b = 0; b < BLOCK; ++b) to[b] = widen(from[b]);
+        } else
+            for (int64_t b = 0; b < count; ++b) to[b] = widen(from[b]);
+    }
+}
+
+template <class T, class S> static inline void store_block(T* to, const S* from, int64_t count) {
+    if (count == BLOCK) {
+#pragma omp simd
+        for (int b = 0; b < BLOCK; ++b) narrow(to[b], from[b]);
+    } else
+        for (int64_t b = 0; b < count; ++b) narrow(to[b], from[b]);
+}
+
+// FIXED: the number of taps when it is known to the compiler, else 0.
+template <class T, int FIXED>
+static void unconstrained_apply(const T* x, const T* m, T* u, const Geometry& g) {
+    using S = typename Sum<T>::type;
+    const int64_t C = g.channels, K = FIXED ? FIXED : g.kernel_height * g.kernel_width;
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> block(K * BLOCK), matrix(K * K);
+        std::vector<int64_t> sources(K);
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t n = 0; n < g.images; ++n)
+            for (int64_t row = 0; row < g.out_height; ++row)
+                for (int64_t column = 0; column < g.out_width; ++column) {
+                    const int64_t p = (n * g.out_height + row) * g.out_width + column;
+                    for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
+                        for (int64_t j = 0; j < g.kernel_width; ++j, ++k) sources[k] = source(g, row, column, i, j);
+                    for (int64_t e = 0; e < K * K; ++e) matrix[e] = widen(m[p * K * K + e]);
+                    for (int64_t c = 0; c < C; c += BLOCK) {
+                        const int64_t count = std::min<int64_t>(BLOCK, C - c);
+                        load_patch(x + n * g.height * g.width * C, sources.data(), K, C, c, count, block.data());
+                        for (int64_t k = 0; k < K; ++k) {
+                            S sum[BLOCK] = {};
+                            for (int64_t l = 0; l < K; ++l) {
+                                const S entry = matrix[k * K + l];
+#pragma omp simd
+                                for (int b = 0; b < BLOCK; ++b) sum[b] += entry * block[l * BLOCK + b];
+                            }
+                            store_block(u + (p * K + k) * C + c, sum, count);
+                        }
+                    }
+                }
+    }
+}
+
+template <class T, int FIXED>
+static void unconstrained_gradients(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry& g) {
+    using S = typename Sum<T>::type;
+    const int64_t C = g.channels, K = FIXED ? FIXED : g.kernel_height * g.kernel_width;
+    const int64_t size = g.height * g.width * C;
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> gathered(size), block(K * BLOCK), slope(K * BLOCK), matrix(K * K), products(K * K * BLOCK);
+        std::vector<int64_t> sources(K);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < g.images; ++n) {
+            std::fill(gathered.begin(), gathered.end(), S(0));
+            for (int64_t row = 0; row < g.out_height; ++row)
+                for (int64_t column = 0; column < g.out_width; ++column) {
+                    const int64_t p = (n * g.out_height + row) * g.out_width + column;
+                    for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
+                        for (int64_t j = 0; j < g.kernel_width; ++j, ++k) sources[k] = source(g, row, column, i, j);
+                    for (int64_t e = 0; e < K * K; ++e) matrix[e] = widen(m[p * K * K + e]);
+                    std::fill(products.begin(), products.end(), S(0));
+                    for (int64_t c = 0; c < C; c += BLOCK) {
+                        const int64_t count = std::min<int64_t>(BLOCK, C - c);
+                        load_patch(x + n * size, sources.data(), K, C, c, count, block.data());
+                        for (int64_t k = 0; k < K; ++k) {  // v of this block, then u in its place
+                            T* both = v + (p * K + k) * C + c;
+                            S *to = slope.data() + k * BLOCK, sum[BLOCK] = {};
+                            std::fill(to, to + BLOCK, S(0));
+                            for (int64_t b = 0; b < count; ++b) to[b] = widen(both[b]);
+                            for (int64_t l = 0; l < K; ++l) {
+                                const S entry = matrix[k * K + l];
+                                S* product = products.data() + (k * K + l) * BLOCK;
+#pragma omp simd
+                                for (int b = 0; b < BLOCK; ++b) {
+                                    sum[b] += entry * block[l * BLOCK + b];
+                                    product[b] += to[b] * block[l * BLOCK + b];
+                                }
+                            }
+                            store_block(both, sum, count);
+                        }
+                        for (int64_t l = 0; l < K; ++l) {
+                            if (sources[l] < 0) continue;
+                            S* target = gathered.data() + sources[l] * C + c;
+                            S sum[BLOCK] = {};
+                            for (int64_t k = 0; k < K; ++k) {
+                                const S entry = matrix[k * K + l];
+#pragma omp simd
+                                for (int b = 0; b < BLOCK; ++b) sum[b] += entry * slope[k * BLOCK + b];
+                            }
+                            for (int64_t b = 0; b < count; ++b) target[b] += sum[b];
+                        }
+                    }
+                    for (int64_t e = 0; e < K * K; ++e) {
+                        S sum = 0;
+#pragma omp simd reduction(+ : sum)
+                        for (int b = 0; b < BLOCK; ++b) sum += products[e * BLOCK + b];
+                        narrow(dm[p * K * K + e], sum);
+                    }
+                }
+            for (int64_t e = 0; e < size; ++e) narrow(dx[n * size + e], gathered[e]);
+        }
+    }
+}
+
+// Loops of known length are about twice as fast; these are the lengths of the paper's networks.
+#define BY_CHANNELS(FUNCTION, T, ...)                                  \
+    switch (g->channels) {                                             \
+        case 16: return FUNCTION<T, 16>(__VA_ARGS__, *g);              \
+        case 32: return FUNCTION<T, 32>(__VA_ARGS__, *g);              \
+        case 64: return FUNCTION<T, 64>(__VA_ARGS__, *g);              \
+        case 128: return FUNCTION<T, 128>(__VA_ARGS__, *g);            \
+        default: return FUNCTION<T, 0>(__VA_ARGS__, *g);               \
+    }
+#define BY_TAPS(FUNCTION, T, ...)                                      \
+    if (g->kernel_height * g->kernel_width == 9) return FUNCTION<T, 9>(__VA_ARGS__, *g); \
+    return FUNCTION<T, 0>(__VA_ARGS__, *g);
+
+#define EXPORT(SUFFIX, T)                                                                                             \
+    extern "C" void diagonal_apply_##SUFFIX(const T* x, const T* m, T* u, const Geometry* g) {                        \
+        BY_CHANNELS(diagonal_apply, T, x, m, u)                                                                       \
+    }                                                                                                                 \
+    extern "C" void diagonal_gradients_##SUFFIX(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry* g) {      \
+        BY_CHANNELS(diagonal_gradients, T, v, x, m, dm, dx)                                                           \
+    }                                                                                                                 \
+    extern "C" void unconstrained_apply_##SUFFIX(const T* x, const T* m, T* u, const Geometry* g) {                   \
+        BY_TAPS(unconstrained_apply, T, x, m, u)                                                                      \
+    }                                                                                                                 \
+    extern "C" void unconstrained_gradients_##SUFFIX(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry* g) { \
+        BY_TAPS(unconstrained_gradients, T, v, x, m, dm, dx)                                                          \
+    }
+
+EXPORT(float32, float)
+EXPORT(float64, double)
+EXPORT(bfloat16, bfloat16)

@@ -1,0 +1,155 @@
+"""The similarity applied to patches, and the gradients of that: all of the dynamic convolution but its products.
+
+    u[p,k,c] = m[p][k] x[c, p + offset(k)]                diagonal
+    u[p,k,c] = sum_l M[p][k,l] x[c, p + offset(l)]        unconstrained
+
+`Patches` has the two operations in plain PyTorch, which run on every device, and calls the compiled ones of
+`kernels.cpp` where those can be had. Letters as in `nsl.functional`; everything here is channels last:
+x [n, H, W, C], u [n, Ho, Wo, K, C], m [n, Ho, Wo, K] or [n, Ho, Wo, K, K].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nsl import compiled
+
+
+class Patches:
+    """The two operations for one geometry.
+
+    Args:
+        size: height and width of the input.
+        out: height and width of the output map.
+        kernel, stride, padding, dilation: of the convolution, (vertical, horizontal).
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        out: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> None:
+        self.size, self.out, self.kernel = size, out, kernel
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    def _geometry(self, x: Tensor) -> compiled.Geometry:
+        images, height, width, channels = x.shape
+        pairs = (*self.out, *self.kernel, *self.stride, *self.padding, *self.dilation)
+        return compiled.Geometry(images, height, width, channels, *pairs, torch.get_num_threads())
+
+    def _view(self, padded: Tensor) -> Tensor:
+        """The overlapping view [n, Ho, Wo, kh, kw, C] of all taps of a padded input."""
+        n, _, _, channels = padded.shape
+        s, (dh, dw) = padded.stride(), self.dilation
+        strides = (s[0], s[1] * self.stride[0], s[2] * self.stride[1], s[1] * dh, s[2] * dw, s[3])
+        return padded.as_strided((n, *self.out, *self.kernel, channels), strides)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        top, left = self.padding
+        return F.pad(x, (0, 0, left, left, top, top)) if top or left else x
+
+    def apply(self, x: Tensor, m: Tensor, u: Tensor) -> None:
+        """Write the patches with their similarity applied to `u`."""
+        diagonal = m.dim() == 4
+        if compiled.usable(x):
+            compiled.call("diagonal_apply" if diagonal else "unconstrained_apply", self._geometry(x), x, m, u)
+            return
+        taps = self._view(self._pad(x))
+        if diagonal:
+            torch.mul(taps, m.unflatten(-1, self.kernel).unsqueeze(-1), out=u.unflatten(-2, self.kernel))
+        else:
+            torch.bmm(m.flatten(0, 2), taps.flatten(3, 4).flatten(0, 2), out=u.flatten(0, 2))
+
+    def gradients(self, v: Tensor, x: Tensor, m: Tensor, dm: Tensor, dx: Tensor) -> None:
+        """Backward of `apply`.
+
+        Args:
+            v: dL/du; overwritten by u, which the weight's gradient needs next.
+            x, m: what `apply` was given.
+            dm, dx: written.
+        """
+        diagonal = m.dim() == 4
+        if compiled.usable(x):
+            name = "diagonal_gradients" if diagonal else "unconstrained_gradients"
+            compiled.call(name, self._geometry(x), v, x, m, dm, dx)
+            return
+        padded = self._pad(x)
+        taps = self._view(padded)
+        if diagonal:
+            slopes, masks = v.unflatten(-2, self.kernel), m.unflatten(-1, self.kernel).unsqueeze(-1)
+            dm.copy_((slopes * taps).sum(-1).flatten(-2))
+            dtaps = slopes * masks
+            torch.mul(taps, masks, out=slopes)
+        else:
+            columns, matrices, slopes = taps.flatten(3, 4).flatten(0, 2), m.flatten(0, 2), v.flatten(0, 2)
+            torch.bmm(slopes, columns.transpose(1, 2), out=dm.flatten(0, 2))
+            dtaps = torch.bmm(matrices.transpose(1, 2), slopes).view_as(taps)
+            torch.bmm(matrices, columns, out=slopes)
+        scattered = torch.zeros_like(padded)
+        (ho, wo), (sh, sw), (dh, dw) = self.out, self.stride, self.dilation
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows = slice(i * dh, i * dh + (ho - 1) * sh + 1, sh)
+                columns_ = slice(j * dw, j * dw + (wo - 1) * sw + 1, sw)
+                scattered[:, rows, columns_] += dtaps[:, :, :, i, j]
+        (height, width), (top, left) = self.size, self.padding
+        dx.copy_(scattered[:, top : top + height, left : left + width])
+
+
+def scale_positions(x: Tensor, scale: Tensor) -> Tensor:
+    """`x * scale`, one number a position: [B, C, H, W] times [B, 1, H, W] (SphereNet's division by the patch norm).
+
+    PyTorch's own product broadcasts channel by channel; on channels-last tensors a 1x1 similarity does the same
+    several times faster.
+    """
+    fits = x.dtype == scale.dtype and x.shape[2:] == scale.shape[2:] and x.shape[0] == scale.shape[0]
+    if fits and x.numel() and compiled.usable(x) and x.is_contiguous(memory_format=torch.channels_last):
+        return _Scale.apply(x, scale)
+    return x * scale
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        size = (x.shape[2], x.shape[3])
+        rows, masks = x.permute(0, 2, 3, 1), scale.permute(0, 2, 3, 1).contiguous()
+        scaled = torch.empty_like(x)  # channels last, as x
+        target = scaled.permute(0, 2, 3, 1).unsqueeze(-2)
+        Patches(size, size, (1, 1), (1, 1), (0, 0), (1, 1)).apply(rows, masks, target)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,), (x, scale) = gradients, ctx.saved_tensors
+        return (
+            scale_positions(gradient, scale) if ctx.needs_input_grad[0] else None,
+            (gradient * x).sum(1, keepdim=True) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def channel_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sum of the channels' squares, [B, C, H, W] to [B, 1, H, W], added up in `dtype`."""
+    if compiled.usable(x):
+        return _Energy.apply(x, dtype)
+    return (x * x).sum(1, keepdim=True, dtype=dtype)
+
+
+class _Energy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x * x).sum(1, keepdim=True, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return scale_positions(x, (2 * gradients[0]).to(x.dtype)), None
