@@ -32,7 +32,8 @@ report.scope()
 # $$ D_r \leftarrow D_r - \eta\, \frac{\partial L}{\partial D}, $$
 #
 # while forward and backward passes use $D$ alone (section 3.5). The paper does not give $\alpha$ or the
-# initial $D_r$; here they are 0.5 and 1, so that training starts with the full kernel.
+# initial $D_r$; here they are 0.9 and 1, so that training starts with the full kernel and a tap can be lost
+# within a short training.
 
 # %% [markdown]
 # ## What the layers learned

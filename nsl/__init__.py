@@ -3,30 +3,80 @@
     layer = nsl.NSConv2d(16, 32, 3, padding=1)          # static: y = conv(x, M^T W), folds into a Conv2d
     layer = nsl.DynamicNSConv2d(16, 32, 3, padding=1)   # dynamic: M(X) predicted at every position
     model = nsl.create_model("nsn9_dynamic_diagonal", num_classes=10)
+    model = nsl.convert(your_model, kind="static", similarity="unconstrained")
 """
 
-from nsl.conv import DynamicNSConv2d, NSConv2d
+from nsl.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
+from nsl.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
 from nsl.functional import neural_similarity_conv2d
+from nsl.linear import DynamicNSLinear, LinearPredictor, NSLinear
 from nsl.models import count_parameters, create_model, list_models
 from nsl.predictor import CNNPredictor, SharedKernels, SpherePredictor
-from nsl.similarity import Diagonal, Structure, Unconstrained
-from nsl.spherical import SphereConv2d, patch_norm
+from nsl.recurrent import NSGRUCell, NSRNNCell
+from nsl.shift import ShiftConv2d
+from nsl.similarity import (
+    L1,
+    PSD,
+    STRUCTURES,
+    Block,
+    Diagonal,
+    Dilated,
+    Full,
+    HardSparse,
+    LowRank,
+    Shift,
+    Structure,
+    Symmetric,
+    Unconstrained,
+)
+from nsl.spherical import SphereConv2d, angular, patch_norm
+from nsl.static import similarity_penalty
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "L1",
+    "PSD",
+    "STRUCTURES",
+    "Block",
     "CNNPredictor",
     "Diagonal",
+    "Dilated",
     "DynamicNSConv2d",
+    "DynamicNSLinear",
+    "Full",
+    "GlobalSimilarity",
+    "HardSparse",
+    "LinearPredictor",
+    "LowRank",
+    "NSConv1d",
     "NSConv2d",
+    "NSConv3d",
+    "NSConvTranspose2d",
+    "NSGRUCell",
+    "NSLinear",
+    "NSRNNCell",
     "SharedKernels",
+    "Shift",
+    "ShiftConv2d",
     "SphereConv2d",
     "SpherePredictor",
+    "StaticGlobalSimilarity",
     "Structure",
+    "Symmetric",
     "Unconstrained",
+    "angular",
+    "convert",
     "count_parameters",
     "create_model",
+    "fold",
+    "freeze_backbone",
     "list_models",
     "neural_similarity_conv2d",
+    "orthogonality_penalty",
     "patch_norm",
+    "reset_to_identity",
+    "similarity_penalty",
+    "sphere_maps",
 ]

@@ -23,7 +23,17 @@ from torch import Tensor
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 # No -ffast-math: it would flush denormals to zero in the whole process.
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-Wno-psabi",
+)
 _SUFFIX = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
@@ -109,12 +119,16 @@ def library() -> ctypes.CDLL | None:
             partial.unlink(missing_ok=True)
 
 
+def in_transform() -> bool:
+    """Inside vmap, grad, jvp, ... of torch.func, where tensors are wrappers without memory of their own."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
 def usable(tensor: Tensor) -> bool:
     """Whether the kernels can work on tensors of this device and type, here and now."""
     return (
         not torch.compiler.is_compiling()
-        # Inside torch.func transforms tensors are wrappers without memory of their own.
-        and not torch._C._are_functorch_transforms_active()
+        and not in_transform()
         and tensor.device.type == "cpu"
         and tensor.dtype in _SUFFIX
         and library() is not None

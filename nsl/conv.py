@@ -1,4 +1,7 @@
-"""Convolutions with a neural similarity: static (paper 3.2) and dynamic (paper 3.3), with learned shape (3.5)."""
+"""Convolutions with a neural similarity: static (paper 3.2) and dynamic (paper 3.3), with learned shape (3.5).
+
+Static: `NSConv1d`, `NSConv2d`, `NSConv3d`, `NSConvTranspose2d`. Dynamic: `DynamicNSConv2d`.
+"""
 
 from __future__ import annotations
 
@@ -10,70 +13,57 @@ from torch import Tensor, nn
 
 from nsl.functional import _pair, neural_similarity_conv2d
 from nsl.predictor import PREDICTORS
-from nsl.similarity import Diagonal, Structure, Unconstrained, boolean_shape, make_structure
+from nsl.shift import ShiftConv2d
+from nsl.similarity import L1, Block, Diagonal, Dilated, Shift, Structure, Unconstrained
+from nsl.static import SHAPE_INIT, SHAPE_THRESHOLD, Similar, Static
 
-#: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
-#: gives neither value; these are ours. Only their distance matters: D_r moves by about 0.1 in the first few hundred
-#: steps, so that a larger distance leaves D full in every short training.
-SHAPE_INIT, SHAPE_THRESHOLD = 1.0, 0.9
-
-
-class _NSConv(nn.Conv2d):
-    """What the static and the dynamic layer share: geometry, structure and the optional learned shape D."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int],
-        padding: str | int | tuple[int, int],
-        dilation: int | tuple[int, int],
-        groups: int,
-        bias: bool,
-        padding_mode: str,
-        similarity: str | Structure,
-        learn_shape: bool,
-        shape_threshold: float,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,  # type: ignore[arg-type]
-            device,
-            dtype,
-        )
-        self.structure = make_structure(similarity)
-        self.shape_threshold = float(shape_threshold)
-        self.shape: nn.Parameter | None
-        if learn_shape:
-            self.shape = nn.Parameter(torch.full((self.taps,), SHAPE_INIT, device=device, dtype=dtype))
-        else:
-            self.register_parameter("shape", None)
-
-    @property
-    def taps(self) -> int:
-        """K = kernel height * kernel width."""
-        return self.kernel_size[0] * self.kernel_size[1]
-
-    def boolean_shape(self) -> Tensor | None:
-        """D [K], zeros and ones, or None without `learn_shape`."""
-        return None if self.shape is None else boolean_shape(self.shape, self.shape_threshold)
-
-    def extra_repr(self) -> str:
-        text = f"{super().extra_repr()}, similarity={self.structure!r}"
-        return text if self.shape is None else f"{text}, learn_shape=True"
+CONV_ARGUMENTS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
 
 
-class NSConv2d(_NSConv):
+class _StaticConv(Static):
+    """What the static convolutions of all dimensions share; stands before the plain class in the base list."""
+
+    _plain: type[nn.Module]
+    bias: Tensor | None
+
+    def _block(self) -> Block:
+        # weight [F, C / groups, *kernel]; a transposed one is [C, F / groups, *kernel].
+        return Block(tuple(self.weight.shape[2:]), self.weight.shape[1])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the plain convolution's."""
+        return self._conv_forward(input, self.effective_weight(), self.bias)  # type: ignore[operator]
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in CONV_ARGUMENTS} | {"bias": self.bias is not None}
+
+    def fold(self) -> nn.Module:
+        """The plain layer with equal outputs: deployment costs nothing (paper 3.2)."""
+        plain = self._plain(**self._options(), device=self.weight.device, dtype=self.weight.dtype)
+        return _filled(plain, self.effective_weight(), self.bias, self)
+
+
+def _filled(plain: nn.Module, weight: Tensor, bias: Tensor | None, source: nn.Module) -> nn.Module:
+    """A plain layer with the given numbers and the source's mode and memory format."""
+    with torch.no_grad():
+        plain.weight.copy_(weight)  # type: ignore[operator]
+        if bias is not None:
+            plain.bias.copy_(bias)  # type: ignore[operator]
+    if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return plain.train(source.training)
+
+
+class NSConv2d(_StaticConv, nn.Conv2d):
     """Convolution with a static neural similarity: y = conv(x, M^T W) + b (paper 3.2, equation 2).
 
     Same arguments and attributes as `torch.nn.Conv2d`; with the identity similarity of the initialisation it
@@ -82,7 +72,7 @@ class NSConv2d(_NSConv):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
             dtype: as in `torch.nn.Conv2d`.
-        similarity: "diagonal" (DNS), "unconstrained" (UNS) or an `nsl.Structure`.
+        similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
 
@@ -95,6 +85,8 @@ class NSConv2d(_NSConv):
     Raises:
         ValueError: unknown similarity.
     """
+
+    _plain = nn.Conv2d
 
     def __init__(
         self,
@@ -123,72 +115,139 @@ class NSConv2d(_NSConv):
             dilation,
             groups,
             bias,
-            padding_mode,
-            similarity,
-            learn_shape,
-            shape_threshold,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )
-        free = self.structure.identity(self.taps)
-        self.similarity = nn.Parameter(free.to(device=self.weight.device, dtype=self.weight.dtype))
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
 
-    def reset_parameters(self) -> None:
-        """Conv2d's initialisation for weight and bias, the identity for the similarity, the full shape for D."""
-        super().reset_parameters()
-        if hasattr(self, "similarity"):  # Conv2d's constructor calls this before the similarity exists
-            with torch.no_grad():
-                self.similarity.copy_(self.structure.identity(self.taps))
-                if self.shape is not None:
-                    self.shape.fill_(SHAPE_INIT)
+    def fold(self) -> nn.Module:
+        """A plain layer with equal outputs: deployment costs nothing (paper 3.2).
 
-    def similarity_matrix(self) -> Tensor:
-        """M_s [K, K]; with learn_shape D R."""
-        matrix = self.structure.assemble(self.similarity, self.taps)
-        shape = self.boolean_shape()
-        return matrix if shape is None else shape.unsqueeze(1) * matrix
+        Returns:
+            `torch.nn.Conv2d`; of fewer taps and the right dilation for the dilated structure; `nsl.ShiftConv2d`, shifts
+            and one 1x1 convolution, for the shift structure (zero padding by numbers and one group).
+        """
+        options = self._options()
+        if isinstance(self.structure, Dilated):
+            factor, sizes = self.structure.factor, _pair(self.kernel_size)
+            # The grid runs through the centre; it starts at the first tap only where this holds.
+            if all(size // 2 % factor == 0 and size % 2 for size in sizes):
+                options["kernel_size"] = tuple((size - 1) // factor + 1 for size in sizes)
+                options["dilation"] = tuple(factor * dilation for dilation in _pair(self.dilation))
+                plain = nn.Conv2d(**options, device=self.weight.device, dtype=self.weight.dtype)
+                return _filled(plain, self.effective_weight()[:, :, ::factor, ::factor], self.bias, self)
+        numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
+            geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]  # type: ignore[arg-type]
+            return ShiftConv2d(self.effective_weight(), self.bias, *geometry).train(self.training)
+        return super().fold()
 
-    def effective_weight(self) -> Tensor:
-        """M^T W [F, C / groups, kh, kw], the kernel that the layer really convolves with."""
-        shape = self.boolean_shape()
-        if isinstance(self.structure, Diagonal):  # a mask: no matrix product needed
-            mask = self.similarity if shape is None else self.similarity * shape
-            return self.weight * mask.view(self.kernel_size[0], self.kernel_size[1])
-        return (self.weight.flatten(2) @ self.similarity_matrix()).view_as(self.weight)
 
-    def forward(self, input: Tensor) -> Tensor:
+class NSConv1d(_StaticConv, nn.Conv1d):
+    """`torch.nn.Conv1d` with a static neural similarity over its K taps; arguments and parameters as `NSConv2d`'s.
+
+    Shapes: input [B, C, L], output [B, F, Lo], weight [F, C / groups, K].
+    """
+
+    _plain = nn.Conv1d
+
+    def __init__(
+        self,
+        *args: Any,
+        similarity: str | Structure = "diagonal",
+        learn_shape: bool = False,
+        shape_threshold: float = SHAPE_THRESHOLD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+
+
+class NSConv3d(_StaticConv, nn.Conv3d):
+    """`torch.nn.Conv3d` with a static neural similarity over its K taps; arguments and parameters as `NSConv2d`'s.
+
+    Shapes: input [B, C, D, H, W], output [B, F, Do, Ho, Wo], weight [F, C / groups, kd, kh, kw], K = kd * kh * kw.
+    """
+
+    _plain = nn.Conv3d
+
+    def __init__(
+        self,
+        *args: Any,
+        similarity: str | Structure = "diagonal",
+        learn_shape: bool = False,
+        shape_threshold: float = SHAPE_THRESHOLD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+
+
+class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` whose kernel taps are mixed by a static similarity, M^T W.
+
+    It is the transpose of an `NSConv2d` with the same weight and similarity. Arguments as `torch.nn.ConvTranspose2d`'s,
+    and similarity, learn_shape, shape_threshold as `NSConv2d`'s.
+
+    Shapes: input [B, C, H, W], output [B, F, Ho, Wo], weight [C, F / groups, kh, kw].
+
+    Raises:
+        ValueError: the structure is not shared by the channels ("full").
+    """
+
+    _plain = nn.ConvTranspose2d
+
+    def __init__(
+        self,
+        *args: Any,
+        similarity: str | Structure = "diagonal",
+        learn_shape: bool = False,
+        shape_threshold: float = SHAPE_THRESHOLD,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+        if not self.structure.is_shared:
+            raise ValueError(
+                f"similarity={self.structure!r} mixes channels, which a transposed convolution cannot; use a shared one"
+            )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        return self._conv_forward(input, self.effective_weight(), self.bias)
-
-    def fold(self) -> nn.Conv2d:
-        """A plain `torch.nn.Conv2d` with equal outputs: deployment costs nothing (paper 3.2)."""
-        plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
+        padding = self._output_padding(
+            input,
+            output_size,
             self.stride,  # type: ignore[arg-type]
             self.padding,  # type: ignore[arg-type]
+            self.kernel_size,  # type: ignore[arg-type]
+            2,
             self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            self.weight.device,
-            self.weight.dtype,
         )
-        with torch.no_grad():
-            plain.weight.copy_(self.effective_weight())
-            if self.bias is not None and plain.bias is not None:
-                plain.bias.copy_(self.bias)
-        return plain.train(self.training)
+        return F.conv_transpose2d(
+            input,
+            self.effective_weight(),
+            self.bias,
+            self.stride,
+            self.padding,  # type: ignore[arg-type]
+            padding,
+            self.groups,
+            self.dilation,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"output_padding": self.output_padding}
 
 
-class DynamicNSConv2d(_NSConv):
+class DynamicNSConv2d(Similar, nn.Conv2d):
     """Convolution whose similarity is predicted from each patch: M(X) = predictor(X) + I (paper 3.3, eq. 3).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
             dtype: as in `torch.nn.Conv2d`.
-        similarity: "diagonal" (DNS), "unconstrained" (UNS) or an `nsl.Structure`.
+        similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
+            but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
+            matrix of them, so that every predicted M has the structure.
         predictor: "sphere" (SphereNet, default), "cnn", or any module from [B, C, H, W] to [B, D, Ho, Wo].
             With a padding_mode other than "zeros" it is given the padded input.
         learn_shape, shape_threshold: as in `NSConv2d`; the shape D is static here too (paper 3.5).
@@ -202,6 +261,8 @@ class DynamicNSConv2d(_NSConv):
     Raises:
         ValueError: unknown similarity or predictor, or a predictor whose output does not fit.
     """
+
+    identity: Tensor
 
     def __init__(
         self,
@@ -232,14 +293,19 @@ class DynamicNSConv2d(_NSConv):
             dilation,
             groups,
             bias,
-            padding_mode,
-            similarity,
-            learn_shape,
-            shape_threshold,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )
-        degrees = self.structure.degrees_of_freedom(self.taps)
+        block = Block(_pair(self.kernel_size), self.weight.shape[1])
+        self._add_structure(similarity, block, learn_shape, shape_threshold, self.weight)
+        if not self.structure.is_shared:
+            raise ValueError(f"similarity={self.structure!r} is for static layers; predict a shared one")
+        if isinstance(self.structure, L1):
+            raise ValueError("similarity='l1' penalises a learned similarity: a dynamic layer takes its inner one")
+        degrees = self.structure.degrees_of_freedom(block)
+        free = self.structure.identity(block).to(device=self.weight.device, dtype=self.weight.dtype)
+        self.register_buffer("identity", free, persistent=False)
         self.predictor: nn.Module
         if isinstance(predictor, nn.Module):
             if predictor_options:
@@ -295,19 +361,18 @@ class DynamicNSConv2d(_NSConv):
 
     def _predict(self, padded: Tensor) -> Tensor:
         raw = self.predictor(padded)
-        degrees = self.structure.degrees_of_freedom(self.taps)
+        degrees = self.identity.numel()
         if raw.dim() != 4 or raw.shape[0] != padded.shape[0] or raw.shape[1] != degrees:
             raise ValueError(
                 f"predictor must return [B, {degrees}, Ho, Wo] for {self.structure!r} with {self.taps} taps, "
                 f"got {list(raw.shape)}"
             )
-        if isinstance(self.structure, Diagonal):
+        if type(self.structure) is Diagonal:
             return raw + 1
-        identity = torch.eye(self.taps, dtype=raw.dtype, device=raw.device).view(1, self.taps, self.taps, 1, 1)
-        if isinstance(self.structure, Unconstrained):
-            return raw.unflatten(1, (self.taps, self.taps)) + identity
-        matrices = self.structure.assemble(raw.movedim(1, -1), self.taps)
-        return matrices.permute(0, 3, 4, 1, 2) + identity
+        free = raw.movedim(1, -1) + self.identity.to(raw.dtype)
+        if self.structure.is_mask:
+            return self.structure.mask(free, self.block).movedim(-1, 1)
+        return self.structure.assemble(free, self.block).movedim((-2, -1), (1, 2))
 
     def predict_similarity(self, input: Tensor) -> Tensor:
         """The similarity of every output position, without the learned shape D.

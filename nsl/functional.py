@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsl import compiled
 from nsl.patches import Patches
 
 # Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
@@ -83,15 +84,16 @@ def neural_similarity_conv2d(
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     _check_shapes(input, weight, similarity, stride, padding, dilation, groups)
-    if torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
+    device = input.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     patches = input.shape[0] * similarity.shape[-2] * similarity.shape[-1] * weight[0].numel()
     small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS
-    # Transforms of torch.func (vmap, jvp, ...) need plain tensor operations.
-    plain = groups > 1 or small or input.numel() == 0 or torch._C._are_functorch_transforms_active()
-    if not plain:
+    # Transforms of torch.func (vmap, jvp, ...) and exported graphs need plain tensor operations.
+    transformed = compiled.in_transform() or torch.compiler.is_exporting()
+    if groups == 1 and not small and input.numel() > 0 and not transformed:
         output = _SimilarityConv.apply(input, weight, similarity, stride, padding, dilation)
     else:
         output = _unfolded(input, weight, similarity, stride, padding, dilation, groups)
@@ -143,7 +145,14 @@ def _unfolded(
     batch, channels = input.shape[:2]
     filters, _, kh, kw = weight.shape
     taps, out = kh * kw, similarity.shape[-2:]
-    patches = F.unfold(input, (kh, kw), dilation, padding, stride).view(batch, channels, taps, -1)
+    padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
+    # Slices and not F.unfold: every tool that reads a graph knows them.
+    slices = [
+        padded[:, :, i : i + stride[0] * (out[0] - 1) + 1 : stride[0], j : j + stride[1] * (out[1] - 1) + 1 : stride[1]]
+        for i in range(0, dilation[0] * kh, dilation[0])
+        for j in range(0, dilation[1] * kw, dilation[1])
+    ]
+    patches = torch.stack(slices, 2).flatten(3)
     if similarity.dim() == 4:
         patches = patches * similarity.reshape(batch, 1, taps, -1)
     else:
@@ -166,8 +175,6 @@ def _similarity_last(similarity: Tensor) -> Tensor:
 
 def _chunks(batch: int, bytes_per_image: int) -> tuple[int, list[tuple[int, int]]]:
     """Images a chunk, a multiple of the threads where there are enough, and the chunks' bounds."""
-    if torch.compiler.is_compiling():  # the compiler cuts its own loops; unrolled chunks would only slow it down
-        return batch, [(0, batch)]
     n = max(1, min(batch, _CHUNK_BYTES // max(1, bytes_per_image)))
     threads = torch.get_num_threads()
     if threads < n < batch:
@@ -207,6 +214,9 @@ class _SimilarityConv(torch.autograd.Function):
         batch, ho, wo = m.shape[:3]
         patches = Patches((x.shape[1], x.shape[2]), (ho, wo), (kh, kw), stride, padding, dilation)
         matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, filters)
+        if torch.compiler.is_compiling():  # the compiler cuts its own loops
+            y = patches.apply(x, m).reshape(-1, taps * channels) @ matrix
+            return y.view(batch, ho, wo, filters).permute(0, 3, 1, 2)
         output = torch.empty(
             (batch, filters, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
@@ -214,8 +224,7 @@ class _SimilarityConv(torch.autograd.Function):
         n, chunks = _chunks(batch, ho * wo * taps * channels * x.element_size())
         buffer = x.new_empty(n, ho, wo, taps, channels)
         for start, stop in chunks:
-            u = buffer[: stop - start]
-            patches.apply(x[start:stop], m[start:stop], u)
+            u = patches.apply(x[start:stop], m[start:stop], buffer[: stop - start])
             torch.mm(u.view(-1, taps * channels), matrix, out=y[start:stop].view(-1, filters))
         return output
 
@@ -227,7 +236,8 @@ class _SimilarityConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         input, weight, similarity = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        compiling = torch.compiler.is_compiling()
+        if torch.is_grad_enabled() and not compiling:  # create_graph=True: a second derivative is wanted
             return (*_differentiable_backward(ctx, grad_outputs[0]), None, None, None)
         filters, channels, kh, kw = weight.shape
         taps = kh * kw
@@ -235,24 +245,27 @@ class _SimilarityConv(torch.autograd.Function):
         batch, ho, wo = m.shape[:3]
         patches = Patches((x.shape[1], x.shape[2]), (ho, wo), (kh, kw), *ctx.geometry)
         matrix = weight.permute(0, 2, 3, 1).reshape(filters, taps * channels)
-        dx, dm = torch.empty_like(x), torch.empty_like(m)
-        # The chunks' weight gradients are added up in at least float32.
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dw = x.new_zeros(filters, taps * channels, dtype=wide)
-        n, chunks = _chunks(batch, ho * wo * taps * channels * x.element_size())
-        buffer = x.new_empty(n, ho, wo, taps, channels)
-        for start, stop in chunks:
-            v, rows = buffer[: stop - start], dy[start:stop].view(-1, filters)
-            columns = v.view(-1, taps * channels)
-            torch.mm(rows, matrix, out=columns)
-            patches.gradients(v, x[start:stop], m[start:stop], dm[start:stop], dx[start:stop])
-            if ctx.needs_input_grad[1]:
-                dw += rows.t() @ columns
-        back = (0, 3, 1, 2) if m.dim() == 4 else (0, 3, 4, 1, 2)
+        if compiling:
+            rows = dy.view(-1, filters)
+            u, dm, dx = patches.gradients((rows @ matrix).view(batch, ho, wo, taps, channels), x, m)
+            dw = rows.t() @ u.reshape(-1, taps * channels)
+        else:
+            dx, dm = torch.empty_like(x), torch.empty_like(m)
+            # The chunks' weight gradients are added up in at least float32.
+            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            dw = x.new_zeros(filters, taps * channels, dtype=wide)
+            n, chunks = _chunks(batch, ho * wo * taps * channels * x.element_size())
+            buffer = x.new_empty(n, ho, wo, taps, channels)
+            for start, stop in chunks:
+                v, rows = buffer[: stop - start], dy[start:stop].view(-1, filters)
+                torch.mm(rows, matrix, out=v.view(-1, taps * channels))
+                u, _, _ = patches.gradients(v, x[start:stop], m[start:stop], dm[start:stop], dx[start:stop])
+                if ctx.needs_input_grad[1]:
+                    dw += rows.t() @ u.view(-1, taps * channels)
         return (
             dx.permute(0, 3, 1, 2),
             dw.view(filters, kh, kw, channels).permute(0, 3, 1, 2).to(weight.dtype),
-            dm.permute(back),
+            dm.permute((0, 3, 1, 2) if m.dim() == 4 else (0, 3, 4, 1, 2)),
             None,
             None,
             None,

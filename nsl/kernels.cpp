@@ -116,75 +116,80 @@ static void diagonal_gradients(T* v, const T* x, const T* m, T* dm, T* dx, const
     }
 }
 
-// Channels are taken in blocks that fit the registers of one position.
-constexpr int BLOCK = 16;
+// Channels are taken in blocks of LANES, one vector each, so that sums stay in registers.
+constexpr int LANES = 16;
+template <class S> struct Vector {
+    typedef S type __attribute__((vector_size(LANES * sizeof(S))));
+};
 
-// `count` channels of all K taps of one position into `block`, zeros beyond them and in the padding.
-template <class T, class S>
-static inline void load_patch(const T* x, const int64_t* sources, int64_t K, int64_t C, int64_t c, int64_t count, S* block) {
-    for (int64_t l = 0; l < K; ++l) {
-        S* to = block + l * BLOCK;
-        if (sources[l] < 0 || count < BLOCK) std::fill(to, to + BLOCK, S(0));
-        if (sources[l] < 0) continue;
-        const T* from = x + sources[l] * C + c;
-        if (count == BLOCK) {
-#pragma omp simd
-            for (int b = 0; b < BLOCK; ++b) to[b] = widen(from[b]);
-        } else
-            for (int64_t b = 0; b < count; ++b) to[b] = widen(from[b]);
-    }
+// `count` channels of one tap, zeros beyond them.
+template <class S, class T> static inline typename Vector<S>::type load(const T* from, int64_t count) {
+    S lanes[LANES] = {};
+    if (count == LANES)
+        for (int b = 0; b < LANES; ++b) lanes[b] = widen(from[b]);
+    else
+        for (int64_t b = 0; b < count; ++b) lanes[b] = widen(from[b]);
+    typename Vector<S>::type vector;
+    std::memcpy(&vector, lanes, sizeof vector);
+    return vector;
 }
 
-template <class T, class S> static inline void store_block(T* to, const S* from, int64_t count) {
-    if (count == BLOCK) {
-#pragma omp simd
-        for (int b = 0; b < BLOCK; ++b) narrow(to[b], from[b]);
-    } else
-        for (int64_t b = 0; b < count; ++b) narrow(to[b], from[b]);
+template <class S, class T> static inline void store(T* to, typename Vector<S>::type vector, int64_t count) {
+    S lanes[LANES];
+    std::memcpy(lanes, &vector, sizeof vector);
+    if (count == LANES)
+        for (int b = 0; b < LANES; ++b) narrow(to[b], lanes[b]);
+    else
+        for (int64_t b = 0; b < count; ++b) narrow(to[b], lanes[b]);
 }
 
 // FIXED: the number of taps when it is known to the compiler, else 0.
 template <class T, int FIXED>
 static void unconstrained_apply(const T* x, const T* m, T* u, const Geometry& g) {
     using S = typename Sum<T>::type;
+    using V = typename Vector<S>::type;
     const int64_t C = g.channels, K = FIXED ? FIXED : g.kernel_height * g.kernel_width;
 #pragma omp parallel num_threads(g.threads)
     {
-        std::vector<S> block(K * BLOCK), matrix(K * K);
+        std::vector<V> patch(K);
+        std::vector<S> matrix(K * K);
         std::vector<int64_t> sources(K);
 #pragma omp for collapse(2) schedule(static)
         for (int64_t n = 0; n < g.images; ++n)
             for (int64_t row = 0; row < g.out_height; ++row)
                 for (int64_t column = 0; column < g.out_width; ++column) {
                     const int64_t p = (n * g.out_height + row) * g.out_width + column;
+                    const T* image = x + n * g.height * g.width * C;
                     for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
                         for (int64_t j = 0; j < g.kernel_width; ++j, ++k) sources[k] = source(g, row, column, i, j);
                     for (int64_t e = 0; e < K * K; ++e) matrix[e] = widen(m[p * K * K + e]);
-                    for (int64_t c = 0; c < C; c += BLOCK) {
-                        const int64_t count = std::min<int64_t>(BLOCK, C - c);
-                        load_patch(x + n * g.height * g.width * C, sources.data(), K, C, c, count, block.data());
+                    for (int64_t c = 0; c < C; c += LANES) {
+                        const int64_t count = std::min<int64_t>(LANES, C - c);
+                        for (int64_t l = 0; l < K; ++l)
+                            patch[l] = sources[l] < 0 ? V{} : load<S>(image + sources[l] * C + c, count);
                         for (int64_t k = 0; k < K; ++k) {
-                            S sum[BLOCK] = {};
-                            for (int64_t l = 0; l < K; ++l) {
-                                const S entry = matrix[k * K + l];
-#pragma omp simd
-                                for (int b = 0; b < BLOCK; ++b) sum[b] += entry * block[l * BLOCK + b];
-                            }
-                            store_block(u + (p * K + k) * C + c, sum, count);
+                            V sum{};
+                            for (int64_t l = 0; l < K; ++l) sum += matrix[k * K + l] * patch[l];
+                            store<S>(u + (p * K + k) * C + c, sum, count);
                         }
                     }
                 }
     }
 }
 
+// In: v = dL/du. Out: v = u, dm, dx. dM[k, l] = sum_c v[k, c] x[l, c] has the input taps l in its lanes, so that nothing
+// has to be added up across lanes.
 template <class T, int FIXED>
 static void unconstrained_gradients(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry& g) {
     using S = typename Sum<T>::type;
+    using V = typename Vector<S>::type;
     const int64_t C = g.channels, K = FIXED ? FIXED : g.kernel_height * g.kernel_width;
+    const int64_t N = (K + LANES - 1) / LANES;  // vectors a row of dM
     const int64_t size = g.height * g.width * C;
 #pragma omp parallel num_threads(g.threads)
     {
-        std::vector<S> gathered(size), block(K * BLOCK), slope(K * BLOCK), matrix(K * K), products(K * K * BLOCK);
+        std::vector<S> gathered(size), matrix(K * K);
+        std::vector<V> patch(K), slope(K), across(N * LANES), row_of(K * N);
         std::vector<int64_t> sources(K);
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < g.images; ++n) {
@@ -195,44 +200,36 @@ static void unconstrained_gradients(T* v, const T* x, const T* m, T* dm, T* dx, 
                     for (int64_t i = 0, k = 0; i < g.kernel_height; ++i)
                         for (int64_t j = 0; j < g.kernel_width; ++j, ++k) sources[k] = source(g, row, column, i, j);
                     for (int64_t e = 0; e < K * K; ++e) matrix[e] = widen(m[p * K * K + e]);
-                    std::fill(products.begin(), products.end(), S(0));
-                    for (int64_t c = 0; c < C; c += BLOCK) {
-                        const int64_t count = std::min<int64_t>(BLOCK, C - c);
-                        load_patch(x + n * size, sources.data(), K, C, c, count, block.data());
-                        for (int64_t k = 0; k < K; ++k) {  // v of this block, then u in its place
-                            T* both = v + (p * K + k) * C + c;
-                            S *to = slope.data() + k * BLOCK, sum[BLOCK] = {};
-                            std::fill(to, to + BLOCK, S(0));
-                            for (int64_t b = 0; b < count; ++b) to[b] = widen(both[b]);
-                            for (int64_t l = 0; l < K; ++l) {
-                                const S entry = matrix[k * K + l];
-                                S* product = products.data() + (k * K + l) * BLOCK;
-#pragma omp simd
-                                for (int b = 0; b < BLOCK; ++b) {
-                                    sum[b] += entry * block[l * BLOCK + b];
-                                    product[b] += to[b] * block[l * BLOCK + b];
-                                }
+                    for (V& entry : row_of) entry = V{};
+                    for (int64_t c = 0; c < C; c += LANES) {
+                        const int64_t count = std::min<int64_t>(LANES, C - c);
+                        T* both = v + p * K * C + c;
+                        for (int64_t l = 0; l < K; ++l) {
+                            patch[l] = sources[l] < 0 ? V{} : load<S>(x + n * size + sources[l] * C + c, count);
+                            slope[l] = load<S>(both + l * C, count);
+                            for (int b = 0; b < LANES; ++b) across[b * N + l / LANES][l % LANES] = patch[l][b];
+                        }
+                        for (int64_t k = 0; k < K; ++k) {
+                            for (int64_t part = 0; part < N; ++part) {
+                                V sum = row_of[k * N + part];
+                                for (int b = 0; b < LANES; ++b) sum += slope[k][b] * across[b * N + part];
+                                row_of[k * N + part] = sum;
                             }
-                            store_block(both, sum, count);
+                            V sum{};
+                            for (int64_t l = 0; l < K; ++l) sum += matrix[k * K + l] * patch[l];
+                            store<S>(both + k * C, sum, count);
                         }
                         for (int64_t l = 0; l < K; ++l) {
                             if (sources[l] < 0) continue;
+                            V sum{};
+                            for (int64_t k = 0; k < K; ++k) sum += matrix[k * K + l] * slope[k];
                             S* target = gathered.data() + sources[l] * C + c;
-                            S sum[BLOCK] = {};
-                            for (int64_t k = 0; k < K; ++k) {
-                                const S entry = matrix[k * K + l];
-#pragma omp simd
-                                for (int b = 0; b < BLOCK; ++b) sum[b] += entry * slope[k * BLOCK + b];
-                            }
-                            for (int64_t b = 0; b < count; ++b) target[b] += sum[b];
+                            store<S>(target, load<S>(target, count) + sum, count);
                         }
                     }
-                    for (int64_t e = 0; e < K * K; ++e) {
-                        S sum = 0;
-#pragma omp simd reduction(+ : sum)
-                        for (int b = 0; b < BLOCK; ++b) sum += products[e * BLOCK + b];
-                        narrow(dm[p * K * K + e], sum);
-                    }
+                    for (int64_t k = 0; k < K; ++k)
+                        for (int64_t l = 0; l < K; ++l)
+                            narrow(dm[(p * K + k) * K + l], row_of[k * N + l / LANES][l % LANES]);
                 }
             for (int64_t e = 0; e < size; ++e) narrow(dx[n * size + e], gathered[e]);
         }

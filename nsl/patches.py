@@ -52,56 +52,66 @@ class Patches:
         strides = (s[0], s[1] * self.stride[0], s[2] * self.stride[1], s[1] * dh, s[2] * dw, s[3])
         return padded.as_strided((n, *self.out, *self.kernel, channels), strides)
 
+    def _masks(self, m: Tensor) -> Tensor:
+        """[n, Ho, Wo, K] to [n, Ho, Wo, kh, kw, 1], to be multiplied with the view of all taps."""
+        return m.unflatten(-1, self.kernel).unsqueeze(-1)
+
     def _pad(self, x: Tensor) -> Tensor:
         top, left = self.padding
         return F.pad(x, (0, 0, left, left, top, top)) if top or left else x
 
-    def apply(self, x: Tensor, m: Tensor, u: Tensor) -> None:
-        """Write the patches with their similarity applied to `u`."""
+    def apply(self, x: Tensor, m: Tensor, u: Tensor | None = None) -> Tensor:
+        """The patches with their similarity applied, u; written into the given tensor if there is one."""
         diagonal = m.dim() == 4
         if compiled.usable(x):
+            u = x.new_empty(*m.shape[:3], m.shape[3], x.shape[3]) if u is None else u
             compiled.call("diagonal_apply" if diagonal else "unconstrained_apply", self._geometry(x), x, m, u)
-            return
+            return u
         taps = self._view(self._pad(x))
         if diagonal:
-            torch.mul(taps, m.unflatten(-1, self.kernel).unsqueeze(-1), out=u.unflatten(-2, self.kernel))
-        else:
-            torch.bmm(m.flatten(0, 2), taps.flatten(3, 4).flatten(0, 2), out=u.flatten(0, 2))
+            target = None if u is None else u.unflatten(-2, self.kernel)
+            return torch.mul(taps, self._masks(m), out=target).flatten(3, 4)
+        return torch.matmul(m, taps.flatten(3, 4), out=u)
 
-    def gradients(self, v: Tensor, x: Tensor, m: Tensor, dm: Tensor, dx: Tensor) -> None:
+    def gradients(
+        self, v: Tensor, x: Tensor, m: Tensor, dm: Tensor | None = None, dx: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Backward of `apply`.
 
         Args:
-            v: dL/du; overwritten by u, which the weight's gradient needs next.
+            v: dL/du; may be overwritten.
             x, m: what `apply` was given.
-            dm, dx: written.
+            dm, dx: tensors to write into, both or neither.
+
+        Returns:
+            u once more, which the weight's gradient needs next, dm and dx.
         """
         diagonal = m.dim() == 4
         if compiled.usable(x):
+            dm, dx = torch.empty_like(m) if dm is None else dm, torch.empty_like(x) if dx is None else dx
             name = "diagonal_gradients" if diagonal else "unconstrained_gradients"
             compiled.call(name, self._geometry(x), v, x, m, dm, dx)
-            return
+            return v, dm, dx
         padded = self._pad(x)
         taps = self._view(padded)
         if diagonal:
-            slopes, masks = v.unflatten(-2, self.kernel), m.unflatten(-1, self.kernel).unsqueeze(-1)
-            dm.copy_((slopes * taps).sum(-1).flatten(-2))
-            dtaps = slopes * masks
-            torch.mul(taps, masks, out=slopes)
+            masks, slopes = self._masks(m), v.unflatten(-2, self.kernel)
+            new_dm, dtaps = (slopes * taps).sum(-1).flatten(-2), (slopes * masks).flatten(3, 4)
+            u = torch.mul(taps, masks, out=None if torch.compiler.is_compiling() else slopes).flatten(3, 4)
         else:
-            columns, matrices, slopes = taps.flatten(3, 4).flatten(0, 2), m.flatten(0, 2), v.flatten(0, 2)
-            torch.bmm(slopes, columns.transpose(1, 2), out=dm.flatten(0, 2))
-            dtaps = torch.bmm(matrices.transpose(1, 2), slopes).view_as(taps)
-            torch.bmm(matrices, columns, out=slopes)
+            taps = taps.flatten(3, 4)
+            new_dm, dtaps, u = v @ taps.transpose(-1, -2), m.transpose(-1, -2) @ v, m @ taps
         scattered = torch.zeros_like(padded)
         (ho, wo), (sh, sw), (dh, dw) = self.out, self.stride, self.dilation
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                rows = slice(i * dh, i * dh + (ho - 1) * sh + 1, sh)
-                columns_ = slice(j * dw, j * dw + (wo - 1) * sw + 1, sw)
-                scattered[:, rows, columns_] += dtaps[:, :, :, i, j]
+        for k in range(self.kernel[0] * self.kernel[1]):
+            top, left = k // self.kernel[1] * dh, k % self.kernel[1] * dw
+            places = slice(top, top + (ho - 1) * sh + 1, sh), slice(left, left + (wo - 1) * sw + 1, sw)
+            scattered[:, places[0], places[1]] += dtaps[:, :, :, k]
         (height, width), (top, left) = self.size, self.padding
-        dx.copy_(scattered[:, top : top + height, left : left + width])
+        new_dx = scattered[:, top : top + height, left : left + width]
+        if dm is None or dx is None:
+            return u, new_dm, new_dx
+        return u, dm.copy_(new_dm), dx.copy_(new_dx)
 
 
 def scale_positions(x: Tensor, scale: Tensor) -> Tensor:

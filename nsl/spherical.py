@@ -1,6 +1,17 @@
-"""Hyperspherical convolution: the parameter-free dynamic similarity M(X) = I / (||w|| ||x||) (paper 3.3, ref. 39)."""
+"""Hyperspherical convolution: the parameter-free dynamic similarity M(X) = I / (||w|| ||x||) (paper 3.3, ref. 39).
+
+The operators of the angle theta between kernel and patch, all 1 at 0, 0 at a right angle and -1 at pi:
+
+    cosine                cos theta
+    linear                1 - 2 theta / pi
+    sigmoid               tanh((pi/2 - theta) / 2k) / tanh(pi / 4k), k = 0.3
+    learnable_sigmoid     the same with one k = |parameter| + 0.05 a filter, the parameter starting at 0.7
+"""
 
 from __future__ import annotations
+
+import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +22,43 @@ from nsl.patches import channel_energy, scale_positions
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
+
+OPERATORS = ("cosine", "linear", "sigmoid", "learnable_sigmoid")
+SIGMOID_K, LEARNABLE_K, LEARNABLE_FLOOR = 0.3, 0.7, 0.05
+# d theta / d cos is infinite at theta = 0 and pi. Cosines nearer to 1 than this are treated as if they were here, with
+# the slope of this point, so that no gradient is larger than 1 / sqrt(2 * CLEARANCE) = 71 or lost.
+CLEARANCE = 1e-4
+
+
+def _arcsine(cosine: Tensor) -> Tensor:
+    """arcsin, with its slope bounded near +-1."""
+    inner = cosine.clamp(-1 + CLEARANCE, 1 - CLEARANCE)
+    bounded = inner.arcsin() + (cosine - inner) * (1 - (1 - CLEARANCE) ** 2) ** -0.5
+    # The value of arcsin, the gradient of the bounded one.
+    return bounded + (cosine.detach().clamp(-1, 1).arcsin() - bounded.detach())
+
+
+def angular(cosine: Tensor, operator: str = "linear", k: Tensor | float = SIGMOID_K) -> Tensor:
+    """An operator of the angle, given its cosine (Liu et al., Deep Hyperspherical Learning, section 2).
+
+    Args:
+        cosine: any shape, values in [-1, 1]; rounding beyond is clamped.
+        operator: one of `OPERATORS`; the two sigmoids differ in where k comes from.
+        k: of the sigmoid, broadcast against cosine.
+
+    Returns:
+        Of cosine's shape and type; computed in at least float32, gradients finite at theta = 0 and pi.
+    """
+    if operator not in OPERATORS:
+        raise ValueError(f"operator must be one of {list(OPERATORS)}, got {operator!r}")
+    if operator == "cosine":
+        return cosine
+    wide = cosine if cosine.dtype == torch.float64 else cosine.float()
+    complement = _arcsine(wide)  # pi / 2 - theta
+    if operator == "linear":
+        return (complement * (2 / math.pi)).to(cosine.dtype)
+    k = torch.as_tensor(k, dtype=wide.dtype, device=wide.device)
+    return (torch.tanh(complement / (2 * k)) / torch.tanh(math.pi / (4 * k))).to(cosine.dtype)
 
 
 def patch_norm(
@@ -38,7 +86,8 @@ def patch_norm(
     kernel = _pair(kernel_size)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     batch, channels, height, width = input.shape
-    with torch.autocast(input.device.type, enabled=False):
+    device = input.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         if groups == 1:
             energy = channel_energy(input, dtype)
         else:
@@ -50,10 +99,16 @@ def patch_norm(
 
 
 class SphereConv2d(nn.Conv2d):
-    """Cosine convolution: the inner product divided by the norms of patch and kernel.
+    """Convolution by angle: the inner product divided by the norms of patch and kernel, and an operator of that.
 
     Same signature as `torch.nn.Conv2d` (default without bias, as in the release). Every output lies in [-1, 1]
     when there is no bias.
+
+    Args:
+        operator: "cosine", "linear", "sigmoid" or "learnable_sigmoid" (see the module's docstring).
+
+    Parameters:
+        weight [F, C / groups, kh, kw], bias [F], and with the learnable sigmoid k [F].
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo], weight [F, C / groups, kh, kw].
 
@@ -73,7 +128,11 @@ class SphereConv2d(nn.Conv2d):
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        operator: str = "cosine",
     ) -> None:
+        if operator not in OPERATORS:
+            raise ValueError(f"operator must be one of {list(OPERATORS)}, got {operator!r}")
         if isinstance(padding, str):
             raise ValueError(f"padding must be an integer or a pair of integers, got {padding!r}")
         super().__init__(
@@ -89,6 +148,20 @@ class SphereConv2d(nn.Conv2d):
             device,
             dtype,
         )
+        self.operator = operator
+        if operator == "learnable_sigmoid":
+            self.k = nn.Parameter(torch.full((out_channels,), LEARNABLE_K, device=device, dtype=dtype))
+        else:
+            self.register_parameter("k", None)
+
+    def reset_parameters(self) -> None:
+        """Conv2d's initialisation, and 0.7 for the learnable k."""
+        super().reset_parameters()
+        if getattr(self, "k", None) is not None:
+            nn.init.constant_(self.k, LEARNABLE_K)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, operator={self.operator!r}"
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
@@ -104,4 +177,7 @@ class SphereConv2d(nn.Conv2d):
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)
         inverse = inverse.to(product.dtype)
         output = scale_positions(product, inverse) if self.groups == 1 else product * inverse
+        if self.operator != "cosine":
+            k = SIGMOID_K if self.k is None else self.k.abs().view(1, -1, 1, 1) + LEARNABLE_FLOOR
+            output = angular(output, self.operator, k)
         return output if self.bias is None else output + self.bias.to(product.dtype).view(1, -1, 1, 1)

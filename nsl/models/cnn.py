@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.predictor import BATCH_NORM_EPSILON, SharedKernels
-from nsl.similarity import make_structure
+from nsl.similarity import Block, make_structure
 
 VARIANTS = ("paper", "release")
 #: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.
@@ -180,7 +180,7 @@ def nsn9(
     if sharing == "shared":
         if predictor != "sphere":
             raise ValueError(f"sharing='shared' needs predictor='sphere', got {predictor!r}")
-        degrees = make_structure(similarity).degrees_of_freedom(9)
+        degrees = make_structure(similarity).degrees_of_freedom(Block((3, 3)))
         options["shared"] = SharedKernels(width, degrees, 3, options["hidden"])
     elif sharing != "disjoint":
         raise ValueError(f"sharing must be 'disjoint' or 'shared', got {sharing!r}")

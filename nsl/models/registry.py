@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
+from nsl.models.spherenet import spherenet
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn9": cnn9,
@@ -18,6 +19,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "nsn9_static_unconstrained": partial(nsn9, kind="static", similarity="unconstrained"),
     "nsn9_dynamic_diagonal": partial(nsn9, kind="dynamic", similarity="diagonal"),
     "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
+    "spherenet": spherenet,
 }
 
 

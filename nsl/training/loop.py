@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from nsl.conv import NSConv2d
 from nsl.data.augment import crop_flip, normalise
 from nsl.data.dataset import Dataset
+from nsl.static import has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.schedule import Recipe
 
@@ -182,6 +183,7 @@ def train(
     checkpoint_minutes: float = 5.0,
     progress: bool = True,
     description: str = "",
+    penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> TrainResult:
     """Train `model` in place on `dataset` by `recipe`.
 
@@ -195,6 +197,8 @@ def train(
             deletes it once the result is stored.
         progress: show a bar with loss, error, images per second and time left (only on a terminal).
         description: text before the bar.
+        penalty: from the model to a scalar that is added to every step's loss (`nsl.orthogonality_penalty`). The
+            penalties of the similarities' own structures (`nsl.L1`) are always added.
 
     Returns:
         The result; a diverged training returns normally with `diverged` set.
@@ -243,6 +247,9 @@ def train(
                 },
             )
 
+    penalties = [] if penalty is None else [penalty]
+    if has_penalty(model):
+        penalties.append(similarity_penalty)
     bar = _progress_bar(progress, recipe.iterations, result.iterations_done, description)
     model.train()
     last_save = mark = time.perf_counter()
@@ -255,6 +262,8 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = model(inputs)
         loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        for extra in penalties:
+            loss = loss + extra(model)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

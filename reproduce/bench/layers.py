@@ -1,63 +1,109 @@
-"""The layers' cost: the dynamic convolution alone, whole training steps, folded inference, the input pipeline."""
+"""The layers' cost: the dynamic convolution alone, whole training steps, folded inference, the input pipeline.
+
+Every table is measured in one run, its cases in turns. Notes carry the peak memory of a call beyond its inputs, and the
+target where there is one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from reproduce.bench.measure import Row, side_by_side
+from reproduce.bench.memory import peaks
 
 BATCH = 128
 #: (channels, map size) of CNN-9's three stages.
 SIZES = ((32, 32), (64, 16), (128, 8))
+PRECISIONS = ("fp32", "bf16")
+#: Largest ratio to `nn.Conv2d` aimed at, forward and backward, given M.
+TARGETS = {("DNS", "fp32"): 1.8, ("DNS", "bf16"): 3.0, ("UNS", "fp32"): 4.0}
+#: A training step may cost this much more than its multiply-adds say.
+STEP_SLACK = 1.25
 
 
-def _named(rows: list[Row], prefix: str) -> list[Row]:
-    return [replace(row, case=f"{prefix}: {row.case}") for row in rows]
+def _noted(rows: list[Row], prefix: str, notes: dict[str, str]) -> list[Row]:
+    return [replace(row, case=f"{prefix}: {row.case}", note=notes.get(row.case, "")) for row in rows]
 
 
-def dynamic_convolution() -> list[Row]:
-    """Forward and backward given M, against nn.Conv2d of the same size and against unfold-multiply-matmul."""
+def _mebibytes(size: int) -> str:
+    return f"peak {size / 2**20:.0f} MiB"
+
+
+def _expanded(input: Any, weight: Any, similarity: Any) -> Any:
+    """The release's formulation: a fixed convolution writes the K taps of every channel as channels of their own, the
+    masks multiply them, a 1x1 convolution with the flattened kernel ends it."""
+    import torch
+    import torch.nn.functional as F
+
+    channels, taps = weight.shape[1], weight[0, 0].numel()
+    one_hot = torch.eye(taps, dtype=input.dtype).view(taps, 1, *weight.shape[2:]).repeat(channels, 1, 1, 1)
+    expanded = F.conv2d(input, one_hot, padding=1, groups=channels)  # [B, C K, H, W]
+    return F.conv2d(expanded * similarity.repeat(1, channels, 1, 1), weight.flatten(1)[:, :, None, None])
+
+
+def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Callable[[], Any]]:
+    """Forward and backward of every formulation at one size, on the same tensors."""
     import torch
     import torch.nn.functional as F
 
     from nsl.functional import _unfolded, neural_similarity_conv2d
 
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    torch.manual_seed(0)
+    x = torch.randn(BATCH, channels, size, size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(channels, channels, 3, 3, dtype=dtype) * 0.05
+    mask = torch.randn(BATCH, 9, size, size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    # As a predictor makes it: the 81 numbers of a position side by side.
+    matrix = torch.randn(BATCH, size, size, 9, 9, dtype=dtype).permute(0, 3, 4, 1, 2)
+    g = torch.randn_like(x)
+    for tensor in (x, w, mask, matrix):
+        tensor.requires_grad_()
+    geometry = ((1, 1), (1, 1), (1, 1), 1)
+    forwards: dict[str, Callable[[], Any]] = {
+        "Conv2d": lambda: F.conv2d(x, w, padding=1),
+        "DNS": lambda: neural_similarity_conv2d(x, w, mask, padding=1),
+        "UNS": lambda: neural_similarity_conv2d(x, w, matrix, padding=1),
+        "DNS unfolded": lambda: _unfolded(x, w, mask, *geometry),
+        "DNS expanded": lambda: _expanded(x, w, mask),
+    }
+
+    def both(forward: Callable[[], Any]) -> Callable[[], Any]:
+        return lambda: forward().backward(g)
+
+    return {name: both(forward) for name, forward in forwards.items()}
+
+
+def dynamic_convolution() -> list[Row]:
+    """Forward and backward given M: ours, unfold-multiply-matmul, and the release's expanded filters."""
     rows: list[Row] = []
-    for dtype in (torch.float32, torch.bfloat16):
+    for precision in PRECISIONS:
         for channels, size in SIZES:
-            torch.manual_seed(0)
-            x = torch.randn(BATCH, channels, size, size, dtype=dtype).contiguous(memory_format=torch.channels_last)
-            w = torch.randn(channels, channels, 3, 3, dtype=dtype) * 0.05
-            mask = torch.randn(BATCH, 9, size, size, dtype=dtype)
-            matrix = torch.randn(BATCH, 9, 9, size, size, dtype=dtype)
-            g = torch.randn_like(x)
-            for tensor in (x, w, mask, matrix):
-                tensor.requires_grad_()
-
-            def both(forward: Callable[[], Any], g: Any = g) -> Callable[[], None]:
-                return lambda: forward().backward(g)
-
-            cases = {
-                "Conv2d": both(lambda x=x, w=w: F.conv2d(x, w, padding=1)),  # type: ignore[misc]
-                "dynamic DNS": both(
-                    lambda x=x, w=w, m=mask: neural_similarity_conv2d(x, w, m, padding=1)  # type: ignore[misc]
-                ),
-                "dynamic UNS": both(
-                    lambda x=x, w=w, m=matrix: neural_similarity_conv2d(x, w, m, padding=1)  # type: ignore[misc]
-                ),
-                "unfolded DNS": both(
-                    lambda x=x, w=w, m=mask: _unfolded(x, w, m, (1, 1), (1, 1), (1, 1), 1)  # type: ignore[misc]
-                ),
-            }
-            name = f"{channels}ch {size}x{size} {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
-            rows += _named(side_by_side(cases, "Conv2d", repeats=5), name)
+            make = partial(convolution_cases, channels, size, precision)
+            memory = peaks(make)
+            measured = side_by_side(make(), "Conv2d", repeats=5)
+            ours = next(row.seconds for row in measured if row.case == "DNS")
+            notes = {name: _mebibytes(size_) for name, size_ in memory.items()}
+            for name in ("DNS", "UNS"):
+                target = TARGETS.get((name, precision))
+                notes[name] = "; ".join(filter(None, [f"target {target}" if target else "", notes.get(name)]))
+            for row in measured:
+                if row.case.startswith("DNS "):
+                    parts = [f"{row.seconds / ours:.1f} times ours", notes.get(row.case)]
+                    if row.case == "DNS expanded":
+                        parts.insert(1, "target at least 4")
+                    notes[row.case] = "; ".join(filter(None, parts))
+            rows += _noted(measured, f"{channels}ch {size}x{size} {precision}", notes)
     return rows
 
 
-def _step(name: str) -> Callable[[], None]:
-    """One training step (forward, backward, SGD) of the named network on synthetic images, bfloat16 autocast."""
+NETWORKS = ("cnn9", "nsn9_static_diagonal", "nsn9_dynamic_diagonal", "nsn9_dynamic_unconstrained")
+
+
+def _step(name: str, precision: str = "bf16") -> Callable[[], None]:
+    """One training step (forward, backward, SGD) of the named network on synthetic images."""
     import torch
     import torch.nn.functional as F
 
@@ -71,7 +117,7 @@ def _step(name: str) -> Callable[[], None]:
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def call() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()
@@ -80,10 +126,29 @@ def _step(name: str) -> Callable[[], None]:
     return call
 
 
+def _steps(precision: str) -> dict[str, Callable[[], None]]:
+    return {name: _step(name, precision) for name in NETWORKS}
+
+
 def training_step() -> list[Row]:
-    """One step of each network, against CNN-9's."""
-    names = ("cnn9", "nsn9_static_diagonal", "nsn9_dynamic_diagonal", "nsn9_dynamic_unconstrained")
-    return side_by_side({name: _step(name) for name in names}, "cnn9", repeats=5)
+    """One step of each network against CNN-9's, beside the ratio of their multiply-adds."""
+    import nsl
+    from nsl.models.cost import count_multiply_adds
+
+    count = {name: count_multiply_adds(nsl.create_model(name, 10), 32) for name in NETWORKS}
+    rows: list[Row] = []
+    for precision in PRECISIONS:
+        memory = peaks(partial(_steps, precision))
+        notes = {name: _mebibytes(size) for name, size in memory.items()}
+        for name in NETWORKS[1:]:
+            ratio = count[name] / count["cnn9"]
+            target = 1.05 if "static" in name else STEP_SLACK * ratio
+            parts = [f"multiply-adds {ratio:.2f}", f"target {target:.2f}", notes.get(name)]
+            if memory and "diagonal" in name:
+                parts.append(f"{memory[name] / memory['cnn9'] - 1:+.2f} of CNN-9's, target +1.00")
+            notes[name] = "; ".join(filter(None, parts))
+        rows += _noted(side_by_side(_steps(precision), "cnn9", repeats=4), precision, notes)
+    return rows
 
 
 def folded_inference() -> list[Row]:
@@ -93,16 +158,9 @@ def folded_inference() -> list[Row]:
 
     import nsl
 
-    def folded(module: nn.Module) -> None:
-        for name, child in module.named_children():
-            if isinstance(child, nsl.NSConv2d):
-                setattr(module, name, child.fold())
-            else:
-                folded(child)
-
     images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    plain, static = nsl.create_model("cnn9", 10).eval(), nsl.create_model("nsn9_static_diagonal", 10).eval()
-    folded(static)
+    plain = nsl.create_model("cnn9", 10).eval()
+    static = nsl.fold(nsl.create_model("nsn9_static_diagonal", 10).eval())
 
     def call(model: nn.Module) -> Callable[[], Any]:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

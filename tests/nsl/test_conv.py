@@ -11,6 +11,7 @@ from torch import nn
 
 import nsl
 import nsl.functional as functional
+from nsl import compiled
 from tests.nsl.configurations import Geometry, random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 
@@ -24,10 +25,20 @@ def _even_small_calls_take_the_chunked_path(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(functional, "_UNFOLD_ELEMENTS", 0)
 
 
+@pytest.fixture(params=["compiled", "eager"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both versions of `nsl.patches`, whatever this machine would choose."""
+    if request.param == "eager":
+        monkeypatch.setattr(compiled, "library", lambda: None)
+    elif compiled.library() is None:
+        pytest.skip("no C++ compiler here")
+    return request.param
+
+
 @pytest.mark.parametrize("similarity", STRUCTURES)
 @pytest.mark.parametrize("seed", range(20))
 def test_unfolding_and_chunking_are_the_same_function(
-    seed: int, similarity: str, monkeypatch: pytest.MonkeyPatch
+    seed: int, similarity: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     g = random_geometry(seed)
     torch.manual_seed(seed)
@@ -119,7 +130,7 @@ def test_the_dynamic_layer_equals_the_dense_definition(seed: int, similarity: st
 @pytest.mark.parametrize("chunk", [1, 1 << 22])
 @pytest.mark.parametrize("seed", range(0, 100, 5))
 def test_gradients_for_input_weight_and_similarity_pass_gradcheck(
-    seed: int, chunk: int, similarity: str, monkeypatch: pytest.MonkeyPatch
+    seed: int, chunk: int, similarity: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(functional, "_CHUNK_BYTES", chunk)  # one image a chunk, and all in one
     g = random_geometry(seed)
@@ -146,7 +157,9 @@ def test_gradients_for_input_weight_and_similarity_pass_gradcheck(
 
 @pytest.mark.parametrize("similarity", STRUCTURES)
 @pytest.mark.parametrize("needs", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2)])
-def test_gradients_are_right_when_only_some_are_wanted(needs: tuple[int, ...], similarity: str) -> None:
+def test_gradients_are_right_when_only_some_are_wanted(
+    needs: tuple[int, ...], similarity: str, kernels: str
+) -> None:
     torch.manual_seed(0)
     blocks = (9,) if similarity == "diagonal" else (9, 9)
     tensors = [
@@ -157,6 +170,20 @@ def test_gradients_are_right_when_only_some_are_wanted(needs: tuple[int, ...], s
     assert torch.autograd.gradcheck(
         lambda *t: nsl.neural_similarity_conv2d(*t, padding=1), tensors, fast_mode=True
     )
+
+
+@pytest.mark.parametrize("similarity", STRUCTURES)
+def test_second_derivatives_pass_gradgradcheck(similarity: str, kernels: str) -> None:
+    torch.manual_seed(0)
+    blocks = (4,) if similarity == "diagonal" else (4, 4)
+    shapes = [(1, 2, 3, 3), (2, 2, 2, 2), (1, *blocks, 3, 2)]
+    tensors = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def run(x: torch.Tensor, w: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+        return nsl.neural_similarity_conv2d(x, w, m, None, (1, 2), (1, 1), (2, 1))
+
+    assert torch.autograd.gradcheck(run, tensors)
+    assert torch.autograd.gradgradcheck(run, tensors)
 
 
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
@@ -282,16 +309,16 @@ def test_a_users_own_structure_works_in_both_layers() -> None:
     class Symmetric(nsl.Structure):
         name = "symmetric"
 
-        def degrees_of_freedom(self, taps: int) -> int:
-            return taps * (taps + 1) // 2
+        def degrees_of_freedom(self, block: nsl.Block) -> int:
+            return block.taps * (block.taps + 1) // 2
 
-        def identity(self, taps: int) -> torch.Tensor:
-            rows, columns = torch.triu_indices(taps, taps)
+        def identity(self, block: nsl.Block) -> torch.Tensor:
+            rows, columns = torch.triu_indices(block.taps, block.taps)
             return (rows == columns).float() / 2
 
-        def assemble(self, free: torch.Tensor, taps: int) -> torch.Tensor:
-            rows, columns = torch.triu_indices(taps, taps)
-            upper = free.new_zeros(*free.shape[:-1], taps, taps)
+        def assemble(self, free: torch.Tensor, block: nsl.Block) -> torch.Tensor:
+            rows, columns = torch.triu_indices(block.taps, block.taps)
+            upper = free.new_zeros(*free.shape[:-1], block.taps, block.taps)
             upper[..., rows, columns] = free
             return upper + upper.transpose(-1, -2)
 

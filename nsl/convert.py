@@ -1,0 +1,239 @@
+"""Bring your own network: give it similarities, train only those, fold them away (paper 3.2, 4; Table 6).
+
+    model = nsl.convert(model, kind="static", similarity="unconstrained")   # outputs unchanged: M = I
+    nsl.freeze_backbone(model)                                               # only M and the classifier train
+    ...
+    model = nsl.fold(model)                                                  # a plain network again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+from nsl.conv import CONV_ARGUMENTS, DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.linear import DynamicNSLinear, NSLinear
+from nsl.predictor import CNNPredictor, SpherePredictor
+from nsl.recurrent import NSGRUCell, NSRNNCell
+from nsl.similarity import Structure
+from nsl.static import Similar, Static
+
+Where = Callable[[str, nn.Module], bool]
+"""(qualified name, module) to whether it is converted."""
+
+_STATIC: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: NSConv1d,
+    nn.Conv2d: NSConv2d,
+    nn.Conv3d: NSConv3d,
+    nn.ConvTranspose2d: NSConvTranspose2d,
+}
+#: What a layer with a similarity has in common with the plain one.
+_BACKBONE = ("weight", "bias", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+#: Usual names of a classifier, tried in this order by `freeze_backbone`.
+CLASSIFIER_NAMES = ("classifier", "fc", "head", "linear")
+
+
+def _is_spatial(name: str, module: nn.Module) -> bool:
+    """A similarity of one tap is a factor, and a classifier that covers its whole map has no patches: neither is
+    converted by default."""
+    return name not in CLASSIFIER_NAMES and module.weight[0, 0].numel() > 1  # type: ignore[index]
+
+
+def _replace(model: nn.Module, build: Callable[[str, nn.Module], nn.Module | None]) -> tuple[nn.Module, int]:
+    """Replace modules for which `build` returns another one; a module used in several places is replaced once.
+
+    Returns:
+        The model (another object when it is itself replaced) and the number of replaced modules.
+    """
+    made: dict[int, nn.Module] = {}
+    for name, module in list(model.named_modules()):
+        if id(module) not in made:
+            new = build(name, module)
+            if new is not None:
+                made[id(module)] = new
+    if id(model) in made:
+        return made[id(model)], 1
+    for parent in list(model.modules()):
+        for child_name, child in list(parent._modules.items()):  # named_children() would skip a second name
+            if child is not None and id(child) in made:
+                setattr(parent, child_name, made[id(child)])
+    return model, len(made)
+
+
+def _copy_hooks_forbidden(name: str, module: nn.Module) -> None:
+    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
+        raise ValueError(
+            f"module {name or '(root)'!r} has hooks or parametrisations, which a conversion would lose: "
+            "remove them first or exclude it by `where`"
+        )
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    names = [*CONV_ARGUMENTS]
+    if isinstance(module, nn.ConvTranspose2d):
+        names.append("output_padding")
+    weight: Any = module.weight
+    return {name: getattr(module, name) for name in names} | {
+        "bias": module.bias is not None,
+        "device": weight.device,
+        "dtype": weight.dtype,
+    }
+
+
+def reset_to_identity(layer: DynamicNSConv2d | DynamicNSLinear) -> None:
+    """Silence the last step of a built-in predictor, so that M(X) = I exactly, in training and evaluation mode.
+
+    The gradient still reaches that last step, and through it, after one update, the rest.
+
+    Raises:
+        ValueError: the predictor is a module of the user's, which has to bring `reset_to_identity` itself.
+    """
+    predictor: Any = layer.predictor
+    if isinstance(predictor, SpherePredictor | CNNPredictor):
+        last = predictor.second_norm if isinstance(predictor.second_norm, nn.BatchNorm2d) else predictor.second
+        nn.init.zeros_(last.weight)
+        if isinstance(last, nn.BatchNorm2d):
+            nn.init.zeros_(last.bias)
+    elif hasattr(predictor, "reset_to_identity"):
+        predictor.reset_to_identity()
+    else:
+        raise ValueError(
+            f"predictor {type(predictor).__name__} has no reset_to_identity(), so its layer cannot start as the "
+            "convolution it replaces; add that method"
+        )
+
+
+def convert(
+    model: nn.Module,
+    kind: str = "static",
+    similarity: str | Structure = "diagonal",
+    where: Where | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Give the convolutions of any network a neural similarity, M = I: the outputs do not change.
+
+    Weights and biases are the old parameters themselves, not copies, so that optimisers and tied layers keep working.
+
+    Args:
+        model: changed in place.
+        kind: "static" (`nn.Conv1d`, `Conv2d`, `Conv3d`, `ConvTranspose2d`) or "dynamic" (`nn.Conv2d`). Subclasses of
+            these are left alone: what they compute is not known.
+        similarity: a structure or its name; those that cannot be the identity ("low_rank", "dilated",
+            "hard_sparse" with few entries) do change the outputs.
+        where: predicate of (name, module) that chooses among them; None: all with more than one tap but the
+            classifier. Fully connected layers are converted only where a given predicate asks for them.
+        options: further arguments of `NSConv2d` or `DynamicNSConv2d` (learn_shape, predictor, predictor_options, ...).
+
+    Returns:
+        The model; a new object only if the model itself is one convolution.
+
+    Raises:
+        ValueError: unknown kind, nothing to convert, or a module with hooks or parametrisations.
+    """
+    if kind not in ("static", "dynamic"):
+        raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
+    chosen = where or _is_spatial
+
+    def build(name: str, module: nn.Module) -> nn.Module | None:
+        plain = type(module)
+        if kind == "dynamic":
+            known: Any = {nn.Conv2d: DynamicNSConv2d, nn.Linear: DynamicNSLinear}.get(plain)
+        else:
+            known = NSLinear if plain is nn.Linear else _STATIC.get(plain)
+        if known is None or (plain is nn.Linear and where is None) or not chosen(name, module):
+            return None
+        _copy_hooks_forbidden(name, module)
+        if isinstance(module, nn.Linear):
+            bias = module.bias is not None
+            new = known(module.in_features, module.out_features, bias, similarity, **options).to(module.weight)
+        else:
+            try:
+                new = known(**_options(module), similarity=similarity, **options)
+            except ValueError as error:
+                raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from None
+        if isinstance(new, DynamicNSConv2d | DynamicNSLinear):
+            reset_to_identity(new)
+        new.weight, new.bias = module.weight, module.bias
+        return new.train(module.training)
+
+    converted, count = _replace(model, build)
+    if not count:
+        raise ValueError(f"convert found no layer to give a {kind} similarity; check `where` and the layers' types")
+    return converted
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Turn every static layer into a plain one with equal outputs, in place; dynamic layers stay.
+
+    Returns:
+        The model; a new object only if the model itself is one static layer.
+    """
+
+    def build(name: str, module: nn.Module) -> nn.Module | None:
+        folded: nn.Module | None = None
+        if isinstance(module, Static | NSRNNCell | NSGRUCell):
+            folded = module.fold()  # type: ignore[operator]
+        return folded
+
+    return _replace(model, build)[0]
+
+
+def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterable[nn.Parameter]:
+    if isinstance(classifier, nn.Module):
+        return classifier.parameters()
+    if classifier is not None:
+        return model.get_submodule(classifier).parameters()
+    for name in CLASSIFIER_NAMES:
+        found = getattr(model, name, None)
+        if isinstance(found, nn.Module):
+            return found.parameters()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            f"freeze_backbone found no classifier (tried {list(CLASSIFIER_NAMES)} and the last nn.Linear); name it"
+        )
+    return linear[-1].parameters()
+
+
+def freeze_backbone(
+    model: nn.Module, classifier: str | nn.Module | None = None, train_classifier: bool = True
+) -> list[str]:
+    """Leave only the similarities (predictors, shapes) and the classifier trainable.
+
+    This sets `requires_grad`; batch norm's running averages still move in training mode: call `model.eval()` (or keep
+    those modules in evaluation mode) where the backbone must not change at all.
+
+    Args:
+        model: changed in place.
+        classifier: the classifier or its qualified name; None: the attribute classifier, fc, head or linear, else the
+            last `nn.Linear`.
+        train_classifier: False freezes the classifier too.
+
+    Returns:
+        Names of the parameters that are left trainable.
+
+    Raises:
+        ValueError: there is no similarity to train, or no classifier was found.
+    """
+    keep: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, Similar | NSRNNCell | NSGRUCell):
+            own = {id(getattr(module, name, None)) for name in _BACKBONE}
+            keep |= {id(parameter) for parameter in module.parameters()} - own
+    if not keep:
+        raise ValueError("freeze_backbone found no similarity to train: convert the model first (nsl.convert)")
+    if train_classifier:
+        keep |= {id(parameter) for parameter in _classifier(model, classifier)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in keep)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen, for an optimiser."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+__all__ = ["Where", "convert", "fold", "freeze_backbone", "reset_to_identity", "trainable_parameters"]

@@ -1,0 +1,77 @@
+"""SphereNet with global neural similarity (paper appendix B; widths and places from the release)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nsl.attention import GlobalSimilarity, SphereBlock, sphere_maps
+from nsl.spherical import OPERATORS
+
+
+class SphereNet(nn.Module):
+    """Three stages of SphereConv layers, each followed by a pooling, with attention after the first two poolings.
+
+    Args:
+        num_classes: outputs.
+        width: filters of the first stage; the others have 3/2 and 2 times as many (release: 128, 192, 256).
+        depth: convolutions a stage.
+        image_size: height and width of the square input, a multiple of 8.
+        attention: with the two blocks of global similarity.
+        operator: of all 3x3 SphereConv layers.
+
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
+
+    Raises:
+        ValueError: image_size is not a positive multiple of 8, width or num_classes is not positive, unknown operator.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: int = 128,
+        depth: int = 3,
+        image_size: int = 32,
+        attention: bool = True,
+        operator: str = "cosine",
+    ) -> None:
+        super().__init__()
+        if image_size < 8 or image_size % 8:
+            raise ValueError(f"image_size must be a multiple of 8 (three poolings), got {image_size}")
+        if width < 1 or num_classes < 1:
+            raise ValueError(f"width and num_classes must be positive, got {width} and {num_classes}")
+        if operator not in OPERATORS:
+            raise ValueError(f"operator must be one of {list(OPERATORS)}, got {operator!r}")
+        channels = 3
+        layers: list[nn.Module] = []
+        for stage, filters in enumerate((width, width * 3 // 2, width * 2)):
+            for _ in range(depth):
+                layers.append(SphereBlock(channels, filters, operator))
+                channels = filters
+            layers.append(nn.MaxPool2d(2))
+            if attention and stage < 2:
+                layers.append(GlobalSimilarity(**sphere_maps(channels)))
+        self.layers = nn.Sequential(*layers)
+        self.classifier = nn.Conv2d(channels, num_classes, image_size // 8, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to the last map [B, 2 * width, S / 8, S / 8]."""
+        return self.layers(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to logits [B, num_classes]."""
+        return self.classifier(self.features(images)).flatten(1)
+
+
+def spherenet(
+    num_classes: int,
+    *,
+    width: int = 128,
+    image_size: int = 32,
+    attention: bool = True,
+    operator: str = "cosine",
+) -> SphereNet:
+    """SphereNet of the release's appendix model; train it with `nsl.orthogonality_penalty` in the loss."""
+    return SphereNet(num_classes, width, 3, image_size, attention, operator)

@@ -1,0 +1,219 @@
+"""Bring your own network: conversion keeps outputs, only similarities train, folding and export keep outputs."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import nsl
+
+
+class Foreign(nn.Module):
+    """Nothing of ours: residual, grouped, strided, dilated, reflecting, transposed, with a tied convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding="valid")
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2, bias=False)
+        self.tied = nn.Conv2d(8, 8, (3, 1), padding=(1, 0))
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2, padding_mode="reflect")
+        self.up = nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1)
+        self.pointwise = nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + self.tied(torch.relu(self.tied(self.grouped(x))))
+        x = self.pointwise(torch.relu(self.up(self.dilated(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16)
+    return {
+        "cnn9": (nsl.create_model("cnn9", 10, width=8, image_size=16), images),
+        "cnn9pp": (nsl.create_model("cnn9pp", 10, width=4, image_size=16), images),
+        "predictor": (nsl.CNNPredictor(3, 9, 3, padding=1, hidden=4), images),
+        "foreign": (Foreign(), torch.randn(2, 3, 17, 19)),
+    }
+
+
+NETWORKS = sorted(networks())
+
+
+def trained_a_little(model: nn.Module, images: Tensor) -> nn.Module:
+    """Running averages that are not the initial ones, and for what is trainable a few steps."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=0.05)
+    model.train()
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(images).square().mean().backward()
+        optimiser.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+@pytest.mark.parametrize("similarity", ["diagonal", "unconstrained", "psd"])
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_conversion_leaves_the_outputs(
+    name: str, kind: str, similarity: str, mode: bool, dtype: torch.dtype
+) -> None:
+    model, images = networks()[name]
+    model, images = model.to(dtype), images.to(dtype)
+    trained_a_little(model, images).train(mode)
+    expected = copy.deepcopy(model)(images)
+    converted = nsl.convert(model, kind=kind, similarity=similarity)
+    assert converted is model
+    kinds = nsl.DynamicNSConv2d if kind == "dynamic" else nsl.NSConv2d
+    assert any(isinstance(module, kinds) for module in converted.modules())
+    assert all(module.training == mode for module in converted.modules())
+    # In float32 the order of the sums shows in the last bit of logits of size 4.
+    scale = expected.abs().max().clamp_min(1).item()
+    tolerance = 1e-6 * scale if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(converted(images), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["cnn9", "cnn9pp", "foreign"])
+@pytest.mark.parametrize("similarity", ["diagonal", "unconstrained", "shift", "full"])
+def test_after_training_m_only_folding_leaves_the_outputs(name: str, similarity: str) -> None:
+    model, images = networks()[name]
+    where = (lambda _, m: not isinstance(m, nn.ConvTranspose2d)) if similarity == "full" else None
+    nsl.convert(model, similarity=similarity, where=where)
+    trainable = nsl.freeze_backbone(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    trained_a_little(model, images)
+    changed = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
+    assert set(changed) <= set(trainable)
+    assert any("similarity" in key for key in changed)
+    assert all("similarity" in key or key.startswith(("classifier", "head")) for key in trainable)
+    expected = model(images)
+    folded = nsl.fold(model)
+    assert not any(hasattr(module, "similarity") for module in folded.modules())
+    torch.testing.assert_close(folded(images), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_the_old_parameters_and_a_tied_layer_stays_tied() -> None:
+    model = Foreign()
+    weight = model.tied.weight
+    model.again = model.tied
+    nsl.convert(model, similarity="unconstrained")
+    assert model.tied.weight is weight
+    assert model.again is model.tied
+    assert isinstance(model.tied, nsl.NSConv2d)
+    assert type(model.pointwise) is nn.Conv2d  # one tap: a similarity would be a factor
+    assert type(model.up) is nsl.NSConvTranspose2d
+    nsl.fold(model)
+    assert model.again is model.tied
+    assert type(model.tied) is nn.Conv2d
+
+
+def test_where_chooses_by_name_and_module() -> None:
+    model = nsl.convert(Foreign(), where=lambda name, module: name in ("stem", "head", "pointwise"))
+    kinds = {name: type(module).__name__ for name, module in model.named_children()}
+    assert kinds["stem"] == kinds["pointwise"] == "NSConv2d"
+    assert kinds["head"] == "NSLinear"
+    assert kinds["grouped"] == "Conv2d"
+
+
+def test_a_single_convolution_and_its_memory_format_convert_and_fold() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    x = torch.randn(1, 3, 5, 5)
+    layer = nsl.convert(plain)
+    assert isinstance(layer, nsl.NSConv2d)
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
+    folded = nsl.fold(layer)
+    assert type(folded) is nn.Conv2d
+    torch.testing.assert_close(folded(x), plain(x))
+
+
+def test_a_dynamic_conversion_trains_away_from_the_identity() -> None:
+    model, images = networks()["cnn9"]
+    nsl.convert(model, kind="dynamic", similarity="diagonal")
+    assert all("predictor" in name or "classifier" in name for name in nsl.freeze_backbone(model))
+    layer = model.stages[0][0].conv
+    assert torch.equal(layer.predict_similarity(torch.randn(1, 8, 4, 4)), torch.ones(1, 9, 4, 4))
+    trained_a_little(model, images)
+    assert not torch.equal(layer.predict_similarity(torch.randn(1, 8, 4, 4)), torch.ones(1, 9, 4, 4))
+
+
+def test_what_cannot_be_done_is_said_in_one_sentence() -> None:
+    with pytest.raises(ValueError, match="kind must be"):
+        nsl.convert(Foreign(), kind="both")
+    with pytest.raises(ValueError, match="found no layer"):
+        nsl.convert(nn.Sequential(nn.ReLU()))
+    with pytest.raises(ValueError, match="convert the model first"):
+        nsl.freeze_backbone(Foreign())
+    with pytest.raises(ValueError, match="found no classifier"):
+        nsl.freeze_backbone(nsl.convert(nn.Sequential(nn.Conv2d(1, 1, 3))))
+    hooked = nn.Sequential(nn.Conv2d(1, 1, 3))
+    hooked[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="module '0' has hooks"):
+        nsl.convert(hooked)
+
+    class Own(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_zeros(len(x), 9, x.shape[2] - 2, x.shape[3] - 2)
+
+    with pytest.raises(ValueError, match="predictor Own has no reset_to_identity"):
+        nsl.convert(nn.Conv2d(1, 1, 3), kind="dynamic", predictor=Own())
+
+
+def exported_models() -> dict[str, tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    foreign = nsl.convert(Foreign(), similarity="unconstrained")
+    static = nsl.create_model("nsn9_static_diagonal", 10, width=4, image_size=8)
+    shift = nsl.NSConv2d(3, 4, 3, padding=1, similarity="shift")
+    for model in (foreign, static, shift):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "similarity" in name:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    images = torch.randn(2, 3, 8, 8)
+    return {
+        "folded foreign": (nsl.fold(foreign), torch.randn(2, 3, 17, 19)),
+        "folded static": (nsl.fold(static), images),
+        "folded shift": (nsl.fold(shift), images),
+        "dynamic diagonal": (nsl.create_model("nsn9_dynamic_diagonal", 10, width=4, image_size=8), images),
+        "dynamic unconstrained": (nsl.DynamicNSConv2d(3, 4, 3, padding=1, similarity="unconstrained"), images),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(exported_models()))
+def test_exported_programs_give_the_same_outputs(name: str) -> None:
+    model, images = exported_models()[name]
+    model.eval()
+    program = torch.export.export(model, (images,))
+    torch.testing.assert_close(program.module()(images), model(images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(exported_models()))
+def test_onnx_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
+    onnxruntime: Any = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, images = exported_models()[name]
+    model.eval()
+    target = tmp_path / "model.onnx"
+    torch.onnx.export(model, (images,), target, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(target)
+    (output,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), model(images).detach(), rtol=0, atol=1e-4)
+
+
+def test_folded_inference_has_the_plain_networks_layers() -> None:
+    plain = nsl.create_model("cnn9", 10, width=4, image_size=8)
+    folded = nsl.fold(nsl.create_model("nsn9_static_unconstrained", 10, width=4, image_size=8))
+    assert repr(folded) == repr(plain)
+    folded.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(F.softmax(folded.eval()(x), 1), F.softmax(plain.eval()(x), 1))
