@@ -32,8 +32,8 @@ from nsl.patches import Patches
 # Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
 # are within a few percent, smaller loses to call overhead, larger to the cache.
 _CHUNK_BYTES = 1 << 22
-# With fewer channels than this and all patches fitting the cache (elements), unfolding is the faster: 3.4 against
-# 8.8 ms at 8 channels, 16x16, batch 32 on one core; 144 against 109 ms at 32x32, batch 128.
+# Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
+# the faster, 3.4 against 8.8 ms at 8 channels, 16x16, batch 32 on one core; 144 against 109 ms at 32x32, batch 128.
 _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 
@@ -90,7 +90,7 @@ def neural_similarity_conv2d(
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     patches = input.shape[0] * similarity.shape[-2] * similarity.shape[-1] * weight[0].numel()
-    small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS
+    small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS and not compiled.usable(input)
     # Transforms of torch.func (vmap, jvp, ...) and exported graphs need plain tensor operations.
     transformed = compiled.in_transform() or torch.compiler.is_exporting()
     if groups == 1 and not small and input.numel() > 0 and not transformed:

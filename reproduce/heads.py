@@ -52,7 +52,8 @@ def run(label: str, seed: int = 0) -> Outcome:
     torch.manual_seed(seed)
     model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=8, image_size=16, **PREDICTORS[label])
     result = train(model, dataset, RECIPE, seed=seed, device="cpu", progress=False)
-    return Outcome(label, [point["train_loss"] for point in result.curve], result.test_error, result.divergence)
+    losses = [loss for point in result.curve if (loss := point["train_loss"]) is not None]
+    return Outcome(label, losses, result.test_error, result.divergence)
 
 
 def curves(outcomes: list[Outcome]) -> Any:
