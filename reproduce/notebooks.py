@@ -118,7 +118,9 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
     return time.monotonic() - started
 
 
-def _start_watching() -> None:
+def _start_watching(threads: int) -> None:
+    # Notebooks that compute side by side share the cores; more threads than cores make each of them many times slower.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -150,7 +152,9 @@ def execute_all(
     parameters = {"profile": profile.name, "results": str(folder)}
     failures: list[str] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(due)), context, initializer=_start_watching) as pool:
+    workers = min(jobs, len(due))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, context, initializer=_start_watching, initargs=(threads,)) as pool:
         waiting = {
             pool.submit(execute, SOURCES / f"{name}.py", output_path(name, store), parameters, mark): name
             for name, mark in due
