@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def _order(label: Any) -> Any:
+    """Labels of several types can be sorted too."""
+    return type(label).__name__, label
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ class EpisodeSampler(Sequence[Episode]):
         for position, label in enumerate(labels):
             positions.setdefault(label, []).append(position)
         # Sorted, so that the order of first appearance does not matter.
-        self.classes: tuple[Hashable, ...] = tuple(sorted(positions, key=lambda label: (str(type(label)), label)))
+        self.classes: tuple[Hashable, ...] = tuple(sorted(positions, key=_order))
         self._positions = [np.asarray(positions[label], np.int64) for label in self.classes]
         if len(self.classes) < n_way:
             raise ValueError(
@@ -92,9 +98,9 @@ class EpisodeSampler(Sequence[Episode]):
         needed = n_shot + n_query
         for label, found in zip(self.classes, self._positions):
             if len(found) < needed:
-                name = class_names[label] if class_names is not None and isinstance(label, int) else label
+                name = repr(class_names[label] if class_names is not None and isinstance(label, int) else label)
                 raise ValueError(
-                    f"EpisodeSampler: class {name!r} has {len(found)} images, "
+                    f"EpisodeSampler: class {name} has {len(found)} images, "
                     f"an episode takes {needed} of it ({n_shot} support and {n_query} query)."
                 )
         if generator is not None:

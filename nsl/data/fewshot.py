@@ -119,7 +119,8 @@ def split_classes(
         parts[part] = ImageSet(f"{name} ({part} classes)", images[where], new[where], chosen)
     names = [f"{part}/{class_name}" for part in PARTS for class_name in parts[part].class_names]
     tensors = [tensor for part in PARTS for tensor in (parts[part].images, parts[part].labels)]
-    return FewShotData(name, **parts, fingerprint=fingerprint(name, names, tensors))
+    mark = fingerprint(name, names, tensors)
+    return FewShotData(name, parts["base"], parts["validation"], parts["novel"], mark)
 
 
 def load_fewshot(
