@@ -13,6 +13,8 @@ unconditioned one.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,7 +77,9 @@ class _TadamNetwork(nn.Module):
         features = backbone.output_size(image_size)
         self.backbone = backbone
         self.task = TaskEmbeddingNetwork(features, backbone.film_channels())
-        self.metric_scale = nn.Parameter(torch.tensor(1.0))
+        # The start is not given: twice the mean squared difference, so that no width starts overconfident. By its
+        # logarithm, because Adam's first steps would otherwise carry a small scale through zero.
+        self.log_metric_scale = nn.Parameter(torch.tensor(math.log(2.0 / features)))
         self.auxiliary: nn.Linear | None = None
 
     def embed(self, images: Tensor, film: Film | None = None) -> Tensor:
@@ -131,7 +135,7 @@ class TADAM(FewShotMethod):
 
     def logits(self, query: Tensor, centres: Tensor) -> Tensor:
         """-alpha ||q - c||^2 of features [Q, D] and prototypes [way, D]: [Q, way]."""
-        return -self.network.metric_scale * squared_distances(query, centres)
+        return -self.network.log_metric_scale.exp() * squared_distances(query, centres)
 
     def loss(self, tasks: Tasks) -> Tensor:
         """Episodes, or now and then all base classes."""

@@ -175,7 +175,10 @@ def _start_as_identity(norm: nn.Module) -> None:
 
 
 class _Residual12(nn.Module):
-    """Three convolutions and a 1x1 shortcut, then 2x2 pooling; gamma and beta of TADAM after each batch norm."""
+    """Three convolutions and a 1x1 shortcut, then 2x2 pooling; gamma and beta of TADAM after each batch norm.
+
+    The activation is swish (SiLU), as in TADAM.
+    """
 
     def __init__(self, in_channels: int, channels: int, batch_statistics: bool) -> None:
         super().__init__()
@@ -195,7 +198,7 @@ class _Residual12(nn.Module):
             if film is not None:
                 gamma, beta = film[i]
                 maps = gamma.view(1, -1, 1, 1) * maps + beta.view(1, -1, 1, 1)
-            maps = F.relu(maps + shortcut if i == 2 else maps)
+            maps = F.silu(maps + shortcut if i == 2 else maps)
         return _halve(maps)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: (image size, width, tasks, shots, inner steps): the demo's small maps, and CIFAR-FS.
-CASES = ((16, 32, 4, 1, 5), (16, 32, 4, 5, 5), (32, 32, 4, 1, 5), (32, 64, 2, 5, 5))
+CASES = ((16, 32, 4, 1, 5), (16, 32, 4, 5, 5), (32, 32, 4, 1, 5), (32, 32, 4, 5, 5))
 WAY, QUERY = 5, 15
 
 

@@ -109,7 +109,7 @@ def test_tadam_scales_the_metric_and_conditions_every_convolution() -> None:
     assert isinstance(found, TADAM)
     network = found.network.double().eval()
     with torch.no_grad():
-        network.metric_scale.fill_(1.7)
+        network.log_metric_scale.fill_(math.log(1.7))
         for i, p in enumerate([*network.task.gamma_scale, *network.task.beta_scale]):
             p.copy_(0.3 * randn(*p.shape, seed=i))
     support, query = randn(4, 3, 8, 8), randn(3, 3, 8, 8, seed=1)
@@ -146,7 +146,7 @@ def conditioned(backbone: ResNet12, images: Tensor, film: list[tuple[Tensor, Ten
             maps = gamma[None, :, None, None] * maps + beta[None, :, None, None]
             if i == 2:
                 maps = maps + shortcut
-            maps, layer = maps.clamp_min(0), layer + 1
+            maps, layer = maps * torch.sigmoid(maps), layer + 1
         if maps.shape[-1] > 1:
             maps = F.max_pool2d(maps, 2)
     return maps.mean((2, 3))
