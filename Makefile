@@ -29,7 +29,7 @@ help:
 	@echo "make env         build .venv (every other target does so when it is missing)"
 	@echo "make clean       remove the demo's results and caches; results/cpu, results/paper and .venv stay"
 	@echo
-	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4   SEEDS=number   JOBS=number"
+	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4,6 SEEDS=number   JOBS=number"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
 	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $(PYTHON))"
 

@@ -87,6 +87,8 @@ def summary(record: dict[str, Any]) -> str:
     result = record["result"]
     if record["status"] == "diverged":
         return f"diverged ({result.get('divergence') or 'no reason recorded'})"
+    if "accuracy" in result:
+        return f"accuracy {result['accuracy']:.2f} % in {result['train_seconds']:.0f} s"
     return f"test error {result['test_error']:.2f} % in {result['train_seconds']:.0f} s"
 
 

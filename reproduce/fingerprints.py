@@ -23,7 +23,11 @@ from reproduce.files import canonical_json, digest, write_text
 EMBEDDED = {
     "digits": ("scikit-learn", "numpy", "torch"),
     "glyphs": ("matplotlib", "pillow", "numpy", "torch"),
+    "glyphs_fs": ("matplotlib", "pillow", "numpy", "torch"),
 }
+
+#: Files of the data folder whose sizes and dates say whether the data may have changed.
+PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
 
 Loader = Callable[[dict[str, Any], str | None], str]
 
@@ -58,7 +62,7 @@ def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
         parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
     else:
         root = Path(data) if data else default_root()
-        found = [path for pattern in ("*.bin", "*.txt", "cifar-*/*") for path in root.glob(pattern)]
+        found = [path for pattern in PATTERNS for path in root.glob(pattern)]
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
     return digest(parts)
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reproduce.runs import Run, model_config
+from reproduce.runs import FEWSHOT, Run, model_config
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
@@ -16,20 +16,32 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 PAPER_IMAGES = 64_000 * 128
 
 #: How the paper's data sets are written in tables.
-SLOT_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+SLOT_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mini_imagenet": "Mini-ImageNet"}
 
-CLAIM_KINDS = ("lower_error", "similar_error", "fewer_parameters")
+CLAIM_KINDS = ("lower_error", "similar_error", "fewer_parameters", "higher_accuracy", "similar_accuracy")
+#: Kinds that say that the first method is the better one; an accuracy is compared as the error that it leaves.
+ORDERINGS = ("lower_error", "higher_accuracy")
+SIMILARITIES = ("similar_error", "similar_accuracy")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent."""
+    """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent.
+
+    A few-shot method (``model`` is its name in ``nsl.fewshot``) also has its backbone, the trainings it takes
+    ("pretrain", "meta"), the paper's accuracies with half their 95 % intervals, and accuracies with intervals that
+    others published, by data set and number of shots.
+    """
 
     key: str
     label: str
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
+    backbone: str = ""
+    trainings: tuple[str, ...] = ()
+    interval: dict[str, float] = field(default_factory=dict)
+    published: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Experiment:
     baseline: str
     methods: tuple[Method, ...]
     claims: tuple[Claim, ...]
+    task: str = "classification"
 
     def method(self, key: str) -> Method:
         """The method called ``key``."""
@@ -82,18 +95,42 @@ class Profile:
     data: dict[str, dict[str, Any]]
     recipe: dict[str, Any]
     slot_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fewshot: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> dict[str, dict[str, Any]]:
+        """Data sets by slot, those of the few-shot table included."""
+        return {**self.data, **self.fewshot.get("data", {})}
+
+    def is_fewshot(self, slot: str) -> bool:
+        """Whether the slot is one of the few-shot table."""
+        return slot in self.fewshot.get("data", {})
+
+    def same(self, slot: str) -> tuple[bool, bool]:
+        """Whether the data in ``slot``, and the networks trained on them, are the paper's."""
+        if self.is_fewshot(slot):
+            return bool(self.fewshot["same_data"]), bool(self.fewshot["same_width"])
+        return self.same_data, self.same_width
+
+    def seeds_for(self, slot: str, asked: int) -> int:
+        """Seeds to run in ``slot``: as many as are asked for, or the few-shot table's own number by default."""
+        return int(self.fewshot["seeds"]) if self.is_fewshot(slot) and asked == self.seeds else asked
 
     def recipe_for(self, slot: str) -> dict[str, Any]:
         """The recipe used on the data set in ``slot``, the same for every method."""
         return {**self.recipe, **self.slot_recipe.get(slot, {})}
 
     def budget(self, slot: str) -> float:
-        """Training images of a run in this slot as a fraction of the paper's 64000 x 128."""
+        """Training images of a run in this slot as a fraction of the paper's 64000 x 128; unknown for few-shot: 1."""
+        if self.is_fewshot(slot):
+            return 1.0
         recipe = self.recipe_for(slot)
         return float(recipe["iterations"] * recipe["batch_size"] / PAPER_IMAGES)
 
     def run(self, method: Method, slot: str, seed: int) -> Run:
         """The run of one method on the data set in ``slot`` with one seed."""
+        if self.is_fewshot(slot):
+            return self._fewshot_run(method, slot, seed)
         return Run(
             label=method.label,
             dataset=dict(self.data[slot]),
@@ -101,6 +138,27 @@ class Profile:
             recipe=self.recipe_for(slot),
             seed=seed,
             threads=self.threads,
+        )
+
+    def width_of(self, method: Method) -> int:
+        """Width of a few-shot method's backbone."""
+        own = self.fewshot.get("method", {}).get(method.key, {})
+        return int(own.get("width", self.fewshot["width"][method.backbone]))
+
+    def _fewshot_run(self, method: Method, slot: str, seed: int) -> Run:
+        """Settings of the method are those of the profile, overridden where the profile names the method."""
+        own = self.fewshot.get("method", {}).get(method.key, {})
+        recipe = {part: {**self.fewshot[part], **own.get(part, {})} for part in method.trainings}
+        recipe["episodes"] = dict(self.fewshot["episodes"])
+        options = {**method.options, **own.get("options", {})}
+        return Run(
+            label=method.label,
+            dataset=dict(self.slots[slot]),
+            model={"name": method.model, "backbone": method.backbone, "width": self.width_of(method), **options},
+            recipe=recipe,
+            seed=seed,
+            threads=self.threads,
+            task=FEWSHOT,
         )
 
 
@@ -122,7 +180,9 @@ def experiment(table: int) -> Experiment:
         raise ValueError(f"TABLES names table {table}, which is not declared; choose from {known}.")
     raw = _read(path)
     claims = tuple(Claim(**{**item, "saving": tuple(item.get("saving", (0, 1)))}) for item in raw.pop("claims"))
-    methods = tuple(Method(**item) for item in raw.pop("methods"))
+    methods = tuple(
+        Method(**{**item, "trainings": tuple(item.get("trainings", ()))}) for item in raw.pop("methods")
+    )
     declared = Experiment(methods=methods, claims=claims, datasets=tuple(raw.pop("datasets")), **raw)
     for claim in claims:
         if claim.kind not in CLAIM_KINDS:
@@ -133,9 +193,10 @@ def experiment(table: int) -> Experiment:
 
 
 @cache
-def tables() -> tuple[int, ...]:
-    """The numbers of the declared tables."""
-    return tuple(sorted(int(path.stem.removeprefix("table")) for path in EXPERIMENTS.glob("table*.toml")))
+def tables(task: str | None = None) -> tuple[int, ...]:
+    """The numbers of the declared tables; with ``task``, of those whose runs are of that kind."""
+    every = sorted(int(path.stem.removeprefix("table")) for path in EXPERIMENTS.glob("table*.toml"))
+    return tuple(number for number in every if task is None or experiment(number).task == task)
 
 
 def profile(name: str, path: Path | None = None) -> Profile:
@@ -169,10 +230,13 @@ def planned_runs(chosen: Profile, numbers: tuple[int, ...], seeds: int) -> list[
     """Every run the tables need, each once, seeds outermost so that whole tables fill up seed by seed."""
     found: list[Run] = []
     seen: set[str] = set()
-    for seed in range(seeds):
+    most = max([seeds, *(chosen.seeds_for(slot, seeds) for slot in chosen.slots)])
+    for seed in range(most):
         for number in numbers:
             declared = experiment(number)
             for slot in declared.datasets:
+                if slot not in chosen.slots or seed >= chosen.seeds_for(slot, seeds):
+                    continue
                 for method in declared.methods:
                     run = chosen.run(method, slot, seed)
                     key = repr(run.config(""))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from reproduce.files import canonical_json
-from reproduce.runs import Run, run_id
+from reproduce.runs import Run, run_id, training_images
 from reproduce.store import Store
 
 #: The model every other one's cost is compared with.
@@ -25,10 +25,6 @@ class State:
     predicted_seconds: float | None
 
 
-def _images(config: dict[str, Any]) -> int:
-    return int(config["recipe"]["iterations"]) * int(config["recipe"]["batch_size"])
-
-
 class Costs:
     """Seconds a training image costs (evaluation included), by model and data set, measured from records."""
 
@@ -41,7 +37,7 @@ class Costs:
             data = {key: value for key, value in config["dataset"].items() if key != "fingerprint"}
             seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
             measured.setdefault((canonical_json(config["model"]), canonical_json(data)), []).append(
-                seconds / _images(config)
+                seconds / max(1, training_images(config["recipe"]))
             )
         self._cost = {key: fmean(values) for key, values in measured.items()}
 

@@ -34,12 +34,28 @@ def model_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
 _MISSING = object()
 
 
+#: What a run does. A classification is one training with one recipe; a few-shot run trains on base classes and
+#: is measured on episodes of novel ones, with a recipe of several parts.
+CLASSIFICATION, FEWSHOT = "classification", "few-shot"
+
+
+def training_images(recipe: dict[str, Any]) -> int:
+    """Training images that a recipe processes, whichever task it belongs to."""
+    count = int(recipe.get("iterations", 0)) * int(recipe.get("batch_size", 0))
+    if part := recipe.get("pretrain"):
+        count += int(part["iterations"]) * int(part["batch_size"])
+    if part := recipe.get("meta"):
+        items = int(part["way"]) * (int(part["shot"]) + int(part["query"]))
+        count += int(part["iterations"]) * int(part["tasks"]) * items
+    return count
+
+
 @dataclass(frozen=True)
 class Run:
     """One training to be done: the configuration without the data's fingerprint, and what to call it.
 
-    ``dataset`` is the name and options of the data set as ``nsl.data.load`` takes them; the fingerprint
-    joins them in :meth:`config` once the data have been seen.
+    ``dataset`` is the name and options of the data set as ``nsl.data.load`` takes them (``load_fewshot`` for the
+    task "few-shot"); the fingerprint joins them in :meth:`config` once the data have been seen.
     """
 
     label: str
@@ -48,10 +64,13 @@ class Run:
     recipe: dict[str, Any]
     seed: int
     threads: int
+    task: str = CLASSIFICATION
 
     def config(self, fingerprint: str) -> dict[str, Any]:
         """The full configuration; its hash is the run's identity."""
+        task = {} if self.task == CLASSIFICATION else {"task": self.task}
         return {
+            **task,
             "numerics": NUMERICS,
             "dataset": {**self.dataset, "fingerprint": fingerprint},
             "model": self.model,
@@ -63,7 +82,7 @@ class Run:
     @property
     def images(self) -> int:
         """Training images the run processes: the budget."""
-        return int(self.recipe["iterations"]) * int(self.recipe["batch_size"])
+        return training_images(self.recipe)
 
     @property
     def name(self) -> str:

@@ -22,7 +22,13 @@ SCHEMA = 1
 
 #: What two executions of the same run may differ in: when, where and how fast.
 EPHEMERAL = ("started", "finished", "environment", "code", "checksum")
-EPHEMERAL_RESULTS = ("train_seconds", "evaluate_seconds", "images_per_second")
+EPHEMERAL_RESULTS = (
+    "train_seconds",
+    "evaluate_seconds",
+    "images_per_second",
+    "adapt_seconds",
+    "predict_seconds",
+)
 
 
 class RecordError(ValueError):

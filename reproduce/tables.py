@@ -14,6 +14,7 @@ from typing import Any
 
 from reproduce import fingerprints, plan
 from reproduce.files import digest, write_text
+from reproduce.runs import FEWSHOT
 from reproduce.statistics import (
     REFERENCE,
     Interval,
@@ -150,7 +151,7 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
 
 def dataset_title(profile: plan.Profile, slot: str) -> str:
     """How a data set is written: CIFAR-10, or what stands in for it."""
-    name = str(profile.data[slot]["name"])
+    name = str(profile.slots[slot]["name"])
     title = plan.SLOT_TITLES[slot]
     return title if name == slot else f"{name} (for {title})"
 
@@ -161,15 +162,16 @@ def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
     records = index(store)
     marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}
-    for slot in declared.datasets:
-        mark = marks.get(fingerprints.dataset_key(profile.data[slot]), "")
+    slots = [slot for slot in declared.datasets if slot in profile.slots]
+    for slot in slots:
+        mark = marks.get(fingerprints.dataset_key(profile.slots[slot]), "")
         for method in declared.methods:
             key = _without_seed(profile.run(method, slot, 0).config(mark))
             found = dict(sorted(records.get(key, {}).items()))
             title = dataset_title(profile, slot)
             plain[slot, method.key] = Row(slot, title, method, found, Verdict(REFERENCE))
     claims = tuple(
-        _judge(claim, slot, declared, profile, plain) for slot in declared.datasets for claim in declared.claims
+        _judge(claim, slot, declared, profile, plain) for slot in slots for claim in declared.claims
     )
     rows = tuple(
         row if row.method.key == declared.baseline and row.records else _with_verdict(row, claims)
@@ -182,7 +184,7 @@ def _with_verdict(row: Row, claims: Iterable[Judged]) -> Row:
     own = [
         judged.verdict
         for judged in claims
-        if judged.slot == row.slot and judged.better == row.method and judged.claim.kind == "lower_error"
+        if judged.slot == row.slot and judged.better == row.method and judged.claim.kind in plan.ORDERINGS
     ]
     verdict = combine(own if row.records else [])
     return Row(row.slot, row.dataset, row.method, row.records, verdict)
@@ -196,7 +198,7 @@ def _judge(
     rows: dict[tuple[str, str], Row],
 ) -> Judged:
     better, worse = rows[slot, claim.better], rows[slot, claim.worse]
-    scope = Scope(profile.same_data, profile.same_width, profile.budget(slot))
+    scope = Scope(*profile.same(slot), profile.budget(slot))
     difference: Interval | None
     paper: float | None = None
     if claim.kind == "fewer_parameters":
@@ -211,7 +213,7 @@ def _judge(
         quantity = "percentage points"
         difference = paired_difference(better.errors, worse.errors)
         ran = bool(better.records and worse.records)
-        margin = claim.margin if claim.kind == "similar_error" else None
+        margin = claim.margin if claim.kind in plan.SIMILARITIES else None
         diverged = ran and bool(better.diverged or worse.diverged)
         verdict = judge_errors(difference, scope, diverged=diverged, margin=margin)
         if better.paper is not None and worse.paper is not None:
@@ -321,12 +323,20 @@ def _interval(low: str, high: str) -> str:
 
 def markdown_errors(table: Table) -> str:
     """Paper against ours as a Markdown table."""
+    if table.experiment.task == FEWSHOT:
+        from reproduce import fewshot_tables
+
+        return fewshot_tables.markdown_accuracies(table)
     rows = [{**row, "interval": _interval(row["ours_ci_low"], row["ours_ci_high"])} for row in table_rows(table)]
     return as_markdown(ERROR_HEADINGS, rows)
 
 
 def markdown_claims(table: Table) -> str:
     """Claims and verdicts as a Markdown table."""
+    if table.experiment.task == FEWSHOT:
+        from reproduce import fewshot_tables
+
+        return fewshot_tables.markdown_claims(table)
     rows = [
         {
             **row,
@@ -342,6 +352,10 @@ def markdown_claims(table: Table) -> str:
 def scope_sentence(table: Table) -> str:
     """What the profile trains on and how much, beside the paper."""
     profile = table.profile
+    if table.experiment.task == FEWSHOT:
+        from reproduce import fewshot_tables
+
+        return fewshot_tables.scope_sentence(table)
     parts = []
     for slot in table.experiment.datasets:
         recipe = profile.recipe_for(slot)
@@ -361,8 +375,14 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
     for item in numbers:
         table = make_table(item, profile, store)
         folder = store.folder / "tables"
-        write_text(folder / f"table{item}.csv", as_csv(TABLE_COLUMNS, table_rows(table)))
-        write_text(folder / f"table{item}_claims.csv", as_csv(CLAIM_COLUMNS, claim_rows(table)))
+        if table.experiment.task == FEWSHOT:
+            from reproduce import fewshot_tables
+
+            for name, content in fewshot_tables.files(table).items():
+                write_text(folder / name, content)
+        else:
+            write_text(folder / f"table{item}.csv", as_csv(TABLE_COLUMNS, table_rows(table)))
+            write_text(folder / f"table{item}_claims.csv", as_csv(CLAIM_COLUMNS, claim_rows(table)))
         made.append(table)
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
@@ -373,7 +393,8 @@ def summary(profile: plan.Profile, store: Store) -> str:
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
-        "errors in percent, lower is better; intervals are 95 % t intervals over seeds; a dash stands for a "
+        "errors in percent, lower is better; intervals are 95 % t intervals over seeds (Table 6: accuracies, "
+        "higher is better, intervals over episodes); a dash stands for a "
         "value that is illegible in our copy of the paper or that has not been measured. The verdict rule is "
         "in `reproduce/statistics.py`.",
     ]

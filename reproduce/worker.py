@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reproduce.memory import keep_freed_memory
-from reproduce.runs import Run, run_id
+from reproduce.runs import FEWSHOT, Run, run_id
 from reproduce.store import SCHEMA, Store
 
 DEFAULT_BACKEND = "reproduce.worker:NslBackend"
@@ -64,7 +64,8 @@ class NslBackend:
         key = repr((sorted(dataset.items()), data))
         if key not in self._datasets:
             options = {name: value for name, value in dataset.items() if name != "name"}
-            self._datasets[key] = nsl.data.load(dataset["name"], Path(data) if data else None, **options)
+            load = nsl.data.load_fewshot if dataset["name"] in nsl.data.FEWSHOT_NAMES else nsl.data.load
+            self._datasets[key] = load(dataset["name"], Path(data) if data else None, **options)
         return self._datasets[key]
 
     def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
@@ -78,6 +79,10 @@ class NslBackend:
 
         torch.set_num_threads(run.threads)
         dataset = self._load(run.dataset, data)
+        if run.task == FEWSHOT:
+            from reproduce.fewshot import run_fewshot
+
+            return run_fewshot(run, dataset, checkpoint, self.checkpoint_minutes, progress)
         options = {name: value for name, value in run.model.items() if name != "name"}
         torch.manual_seed(run.seed)
         model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)

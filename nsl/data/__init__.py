@@ -8,17 +8,26 @@ from typing import Any
 
 from nsl.data.augment import crop_flip, normalise
 from nsl.data.dataset import DataError, Dataset, fingerprint, make_dataset, subset
+from nsl.data.episodes import Episode, EpisodeSampler
+from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
 
 __all__ = [
+    "FEWSHOT_NAMES",
     "NAMES",
     "DataError",
     "Dataset",
+    "Episode",
+    "EpisodeSampler",
+    "FewShotData",
+    "ImageSet",
     "crop_flip",
     "data_root",
     "fingerprint",
     "load",
+    "load_fewshot",
     "make_dataset",
     "normalise",
+    "split_classes",
     "subset",
 ]
 

@@ -28,6 +28,15 @@ Convolution = Callable[..., nn.Module]
 """(in_channels, out_channels, kernel_size, padding=..., bias=...) to a module."""
 
 
+def _he_initialise(network: nn.Module) -> None:
+    """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
+    own = [module.predictor for module in network.modules() if isinstance(module, DynamicNSConv2d)]
+    skip = {id(part) for predictor in own for part in predictor.modules()}
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and id(module) not in skip:
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+
 class ConvBlock(nn.Sequential):
     """Convolution without bias, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
 
@@ -90,13 +99,11 @@ class PlainCNN(nn.Module):
 
     def reset_parameters(self) -> None:
         """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
-        own = [module.predictor for module in self.modules() if isinstance(module, DynamicNSConv2d)]
-        skip = {id(part) for predictor in own for part in predictor.modules()}
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and id(module) not in skip:
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-            if self.variant == "release" and isinstance(module, NSConv2d):
-                _release_similarity(module)
+        _he_initialise(self)
+        if self.variant == "release":
+            for module in self.modules():
+                if isinstance(module, NSConv2d):
+                    _release_similarity(module)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] to the last map [B, 4 * width, S / 8, S / 8]."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from nsl.models.backbones import backbone_classifier
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
 from nsl.models.spherenet import spherenet
 
@@ -19,6 +20,12 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "nsn9_static_unconstrained": partial(nsn9, kind="static", similarity="unconstrained"),
     "nsn9_dynamic_diagonal": partial(nsn9, kind="dynamic", similarity="diagonal"),
     "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
+    "cnn4": partial(backbone_classifier, backbone="cnn4", kind="none", similarity="diagonal"),
+    "nsn4_static": partial(backbone_classifier, backbone="cnn4", kind="static"),
+    "nsn4_dynamic": partial(backbone_classifier, backbone="cnn4", kind="dynamic"),
+    "resnet12": partial(backbone_classifier, backbone="resnet12", kind="none", similarity="diagonal"),
+    "resnet34": partial(backbone_classifier, backbone="resnet34", kind="none", similarity="diagonal"),
+    "wrn28_10": partial(backbone_classifier, backbone="wrn28_10", kind="none", similarity="diagonal"),
     "spherenet": spherenet,
 }
 
@@ -34,8 +41,9 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     Args:
         name: one of `list_models()`.
         num_classes: outputs.
-        kwargs: width, image_size, variant; for NSN also predictor, sharing, learn_shape, predictor_options.
-            See `nsl.models.cnn`.
+        kwargs: width, image_size, variant; for NSN also predictor, sharing, learn_shape, predictor_options
+            (see `nsl.models.cnn`); for the few-shot backbones width, image_size, similarity (see
+            `nsl.models.backbones`).
 
     Returns:
         A module from images [B, 3, S, S] to logits [B, num_classes], randomly initialised from torch's global

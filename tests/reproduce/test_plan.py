@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reproduce import plan
+from reproduce.runs import CLASSIFICATION, FEWSHOT
 
 PROFILES = ("demo", "cpu", "paper")
 
@@ -14,8 +15,10 @@ PROFILES = ("demo", "cpu", "paper")
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_fills_every_slot_of_every_table(name: str) -> None:
     profile = plan.profile(name)
-    runs = plan.planned_runs(profile, plan.tables(), profile.seeds)
+    runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION), profile.seeds)
     assert len(runs) == 16 * profile.seeds
+    few_shot = plan.planned_runs(profile, plan.tables(FEWSHOT), profile.seeds)
+    assert len(few_shot) == 16 * profile.fewshot["seeds"]
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -32,7 +35,7 @@ def test_recipes_and_models_are_known_to_nsl(name: str) -> None:
     from nsl.training import Recipe
 
     profile = plan.profile(name)
-    for run in plan.planned_runs(profile, plan.tables(), 1):
+    for run in plan.planned_runs(profile, plan.tables(CLASSIFICATION), 1):
         assert Recipe(**run.recipe).as_dict() == run.recipe
         assert run.model["name"] in nsl.list_models()
 
@@ -56,13 +59,14 @@ def test_a_method_has_the_same_paper_value_in_every_table() -> None:
     for number in plan.tables():
         for method in plan.experiment(number).methods:
             for slot, value in method.paper.items():
-                values.setdefault((method.model + str(method.options), slot), set()).add(value)
+                key = method.model + method.backbone + str(method.options)
+                values.setdefault((key, slot), set()).add(value)
     assert all(len(found) == 1 for found in values.values())
 
 
 @pytest.mark.parametrize(
     ("text", "numbers"),
-    [(None, (1, 2, 3, 4)), ("", (1, 2, 3, 4)), ("2", (2,)), ("1-3", (1, 2, 3)), ("4,1 4", (4, 1))],
+    [(None, plan.tables()), ("", plan.tables()), ("2", (2,)), ("1-3", (1, 2, 3)), ("4,1 4", (4, 1))],
 )
 def test_tables_are_chosen_by_numbers_lists_and_ranges(text: str | None, numbers: tuple[int, ...]) -> None:
     assert plan.parse_tables(text) == numbers

@@ -9,6 +9,7 @@ from IPython.display import Image, Markdown
 
 from reproduce import figures, plan
 from reproduce.report import Report, draw_picture, layer_name
+from reproduce.runs import CLASSIFICATION
 from reproduce.store import Store
 from tests.reproduce.helpers import fill, put_record
 
@@ -42,7 +43,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("number", plan.tables())
+@pytest.mark.parametrize("number", plan.tables(CLASSIFICATION))
 def test_every_table_can_be_shown_from_incomplete_records(number: int, results: Path) -> None:
     report = Report(number, "paper", results)
     assert isinstance(report.learning_curves(), Image)

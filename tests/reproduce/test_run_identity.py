@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reproduce import plan
-from reproduce.runs import Run, model_config, run_id
+from reproduce.runs import CLASSIFICATION, FEWSHOT, Run, model_config, run_id, training_images
 
 RUN = Run(
     label="a label",
@@ -34,8 +34,15 @@ def test_everything_else_enters_the_identity() -> None:
         replace(RUN, seed=1).config("f"),
         replace(RUN, threads=1).config("f"),
         RUN.config("g"),
+        replace(RUN, task=FEWSHOT).config("f"),
     ]
-    assert len({run_id(config) for config in [RUN.config("f"), *others]}) == 7
+    assert len({run_id(config) for config in [RUN.config("f"), *others]}) == 8
+
+
+def test_a_recipe_of_several_parts_counts_the_images_of_all() -> None:
+    meta = {"iterations": 3, "tasks": 2, "way": 5, "shot": 1, "query": 4}
+    assert training_images({"iterations": 10, "batch_size": 4}) == 40
+    assert training_images({"pretrain": {"iterations": 10, "batch_size": 4}, "meta": meta, "episodes": {}}) == 40 + 150
 
 
 def test_options_equal_to_the_default_are_dropped() -> None:
@@ -50,7 +57,7 @@ def test_options_equal_to_the_default_are_dropped() -> None:
 
 def test_a_run_that_several_tables_ask_for_is_planned_once() -> None:
     cpu = plan.profile("cpu")
-    alone = [plan.planned_runs(cpu, (number,), 1) for number in plan.tables()]
-    together = plan.planned_runs(cpu, plan.tables(), 1)
+    alone = [plan.planned_runs(cpu, (number,), 1) for number in plan.tables(CLASSIFICATION)]
+    together = plan.planned_runs(cpu, plan.tables(CLASSIFICATION), 1)
     assert [len(runs) for runs in alone] == [3, 5, 3, 12]
     assert len(together) == 16

@@ -1,0 +1,337 @@
+"""Sets for few-shot learning: their classes are split into base, validation and novel ones.
+
+    data = load_fewshot("cifar_fs", root)       # CIFAR-FS, Mini-ImageNet, Tiny-ImageNet-25, glyphs
+    data = split_classes("mine", images, labels, names, {"base": [...], "validation": [...], "novel": [...]})
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nsl.data.dataset import DataError, fingerprint
+from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
+
+#: Images a class of Mini-ImageNet, and their size (Vinyals et al., NeurIPS 2016).
+MINI_IMAGES, MINI_SIZE = 600, 84
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images of one part of the classes.
+
+    Attributes:
+        name: of the set and the part, for messages.
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N], values 0 .. len(class_names) - 1.
+        class_names: one name a class, in label order.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        return int(self.images.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class FewShotData:
+    """A set whose classes are split in three; no class is in two parts.
+
+    Attributes:
+        name: of the set.
+        base, validation, novel: the parts, each with labels from 0.
+        fingerprint: changes when any image, label, class name or the split changes.
+    """
+
+    name: str
+    base: ImageSet
+    validation: ImageSet
+    novel: ImageSet
+    fingerprint: str
+
+    @property
+    def image_size(self) -> int:
+        return self.base.image_size
+
+
+def split_classes(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    split: Mapping[str, Iterable[str]],
+) -> FewShotData:
+    """A few-shot set from any labelled images and a split of their class names.
+
+    Args:
+        name: of the set.
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N], values 0 .. len(class_names) - 1.
+        class_names: one different name a class.
+        split: class names by part: "base", "validation" and "novel". Classes in no part are left out.
+
+    Raises:
+        DataError: a part is missing, a class is unknown, in two parts, or without images.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+        raise DataError(f"{name}: images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(f"{name}: labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
+    if set(split) != set(PARTS):
+        raise DataError(f"{name}: the split must have the parts {', '.join(PARTS)}, got {', '.join(sorted(split))}.")
+    number = {class_name: label for label, class_name in enumerate(class_names)}
+    seen: dict[str, str] = {}
+    parts: dict[str, ImageSet] = {}
+    for part in PARTS:
+        chosen = tuple(split[part])
+        if not chosen:
+            raise DataError(f"{name}: the part {part!r} of the split has no classes.")
+        relabel = torch.full((len(class_names) + 1,), -1, dtype=torch.int64)
+        for label, class_name in enumerate(chosen):
+            if class_name not in number:
+                raise DataError(f"{name}: the split names the class {class_name!r}, which the set does not have.")
+            if class_name in seen:
+                raise DataError(f"{name}: class {class_name!r} is in two parts, {seen[class_name]} and {part}.")
+            seen[class_name] = part
+            relabel[number[class_name]] = label
+        new = relabel[labels]
+        where = torch.nonzero(new >= 0).flatten()
+        counts = torch.bincount(new[where], minlength=len(chosen))
+        if int(counts.min()) == 0:
+            raise DataError(f"{name}: class {chosen[int(counts.argmin())]!r} has no images.")
+        parts[part] = ImageSet(f"{name} ({part} classes)", images[where], new[where], chosen)
+    names = [f"{part}/{class_name}" for part in PARTS for class_name in parts[part].class_names]
+    tensors = [tensor for part in PARTS for tensor in (parts[part].images, parts[part].labels)]
+    mark = fingerprint(name, names, tensors)
+    return FewShotData(name, parts["base"], parts["validation"], parts["novel"], mark)
+
+
+def load_fewshot(
+    name: str, root: str | os.PathLike[str] | None = None, *, download: bool = True, **options: Any
+) -> FewShotData:
+    """Load a few-shot set into memory.
+
+    Args:
+        name: "cifar_fs" (CIFAR-100 split 64 / 16 / 20, all 600 images a class), "mini_imagenet" (see
+            `load_mini_imagenet`), "tiny_imagenet_25" (14 / 6 / 5 of Mini-ImageNet's classes, 64x64) or "glyphs_fs"
+            (rendered characters, 64 / 16 / 20).
+        root: folder of the data, see `nsl.data.data_root`.
+        download: fetch missing CIFAR files.
+        options: images_per_class (None: all; glyphs: 60) and image_size (glyphs: 32; mini_imagenet and
+            tiny_imagenet_25: resized on reading); glyphs also seed (0).
+
+    Raises:
+        DataError: unknown name or option, or missing, damaged or incomplete data.
+    """
+    from nsl.data import data_root
+
+    if name not in _LOADERS:
+        raise DataError(f"Unknown few-shot set {name!r}; known are {', '.join(_LOADERS)}.")
+    load, known = _LOADERS[name]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise DataError(f"Few-shot set {name!r} has no option {', '.join(unknown)}; known are {', '.join(known)}.")
+    for option, value in options.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise DataError(f"Few-shot set {name!r}: {option} must be a whole number, got {value!r}.")
+    return load(data_root(root), download, **options)
+
+
+def _first(name: str, labels: Tensor, count: int | None, classes: Sequence[str]) -> Tensor:
+    """Positions of the first `count` images of every class, or of all."""
+    from nsl.data.dataset import first_per_class
+
+    return torch.arange(len(labels)) if count is None else first_per_class(labels, count, classes, name)
+
+
+def _load_cifar_fs(root: Path, download: bool, images_per_class: int | None = None) -> FewShotData:
+    from nsl.data.cifar import load_cifar
+
+    whole = load_cifar("cifar100", root, download=download)
+    images = torch.cat([whole.train_images, whole.test_images])
+    labels = torch.cat([whole.train_labels, whole.test_labels])
+    keep = _first("cifar_fs", labels, images_per_class, whole.class_names)
+    return split_classes("cifar_fs", images[keep], labels[keep], whole.class_names, CIFAR_FS)
+
+
+def _load_glyphs(
+    root: Path, download: bool, images_per_class: int | None = None, image_size: int = 32, seed: int = 0
+) -> FewShotData:
+    from nsl.data.glyphs import load_glyphs
+
+    count = 60 if images_per_class is None else images_per_class
+    drawn = load_glyphs(num_classes=100, train_per_class=count, test_per_class=1, seed=seed, image_size=image_size)
+    # Taken in turns, so that every part has digits, letters and symbols; 64 / 16 / 20 of each hundred.
+    turns = ["novel" if i % 5 == 4 else "validation" if i % 6 == 1 else "base" for i in range(100)]
+    turns = _with_counts(turns, {"base": 64, "validation": 16, "novel": 20})
+    split = {part: [c for c, turn in zip(drawn.class_names, turns) if turn == part] for part in PARTS}
+    return split_classes("glyphs_fs", drawn.train_images, drawn.train_labels, drawn.class_names, split)
+
+
+def _with_counts(turns: list[str], wanted: dict[str, int]) -> list[str]:
+    """The same turns with the last ones of a part that is too large given to base, or taken from it."""
+    turns = list(turns)
+    for part in ("validation", "novel"):
+        surplus = turns.count(part) - wanted[part]
+        source, target = (part, "base") if surplus > 0 else ("base", part)
+        places = [i for i, turn in enumerate(turns) if turn == source]
+        for i in places[len(places) - abs(surplus) :] if surplus else []:
+            turns[i] = target
+    return turns
+
+
+def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class: int | None = None) -> FewShotData:
+    """Mini-ImageNet in the split of Ravi and Larochelle (ICLR 2017): 64 / 16 / 20 classes of 600 images.
+
+    Args:
+        root: a folder with (or that is) `mini-imagenet`, in one of two forms:
+
+            * one folder a class, named by its wnid, at any depth (`train/n01532829/*.jpg`), of already cropped
+              images; every class must have 600;
+            * ImageNet's folders a class, and beside them `train.csv`, `val.csv` and `test.csv` of the split
+              (columns filename,label). A name such as n0153282900000005.jpg stands for the image whose number is
+              the fifth of its class, which is how these files count; where a file of that very name exists (all
+              images in one folder), it is taken.
+        image_size: height and width; images of another size are resized (area average).
+        images_per_class: keep only the first ones.
+
+    Raises:
+        DataError: a class is missing, or a class has not 600 images.
+    """
+    folder = root / "mini-imagenet" if (root / "mini-imagenet").is_dir() else root
+    lists = [folder / f"{part}.csv" for part in ("train", "val", "test")]
+    if all(path.is_file() for path in lists):
+        files = _listed(folder, lists)
+    else:
+        files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
+    for part in PARTS:
+        for wnid in MINI_IMAGENET[part]:
+            count = len(files.get(wnid, []))
+            if count != MINI_IMAGES:
+                raise DataError(
+                    f"mini_imagenet: class {wnid} ({part}) has {count} images under {folder}, expected "
+                    f"{MINI_IMAGES}; complete it, or put train.csv, val.csv and test.csv of the split there."
+                )
+    return _from_files("mini_imagenet", files, MINI_IMAGENET, image_size, images_per_class)
+
+
+def _listed(folder: Path, lists: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by wnid as the csv files of the split name them."""
+    found: dict[str, list[Path]] = {}
+    ranked: dict[str, list[Path]] = {}
+    flat = [folder / "images", folder]
+    for path in lists:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                try:
+                    name, wnid = row["filename"], row["label"]
+                except KeyError:
+                    raise DataError(f"{path} must have the columns filename and label.") from None
+                direct = next((base / name for base in flat if (base / name).is_file()), None)
+                if direct is None:
+                    if wnid not in ranked:
+                        ranked |= _class_folders(folder, [wnid])
+                    digits = re.fullmatch(r"n\d{8}(\d{8})\.\w+", name)
+                    rank = int(digits[1]) if digits else 0
+                    if not 1 <= rank <= len(ranked.get(wnid, [])):
+                        raise DataError(
+                            f"{path} names {name}, which is not among the {len(ranked.get(wnid, []))} images of "
+                            f"{wnid} under {folder}."
+                        )
+                    direct = ranked[wnid][rank - 1]
+                found.setdefault(wnid, []).append(direct)
+    return found
+
+
+def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
+    """Image files by wnid from one folder a class, in the order of their numbers."""
+    found: dict[str, list[Path]] = {}
+    for wnid in wnids:
+        places = [folder / wnid, *(folder / part / wnid for part in ("train", "val", "test", "images"))]
+        place = next((p for p in places if p.is_dir()), None)
+        if place is not None:
+            inner = place / "images" if (place / "images").is_dir() else place
+            files = [p for p in inner.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
+            found[wnid] = sorted(files, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)][-1:], p.name))
+    return found
+
+
+def _load_mini_imagenet(root: Path, download: bool, **options: Any) -> FewShotData:
+    return load_mini_imagenet(root, **options)
+
+
+def _load_tiny(
+    root: Path, download: bool, image_size: int = 64, images_per_class: int | None = None
+) -> FewShotData:
+    """Tiny-ImageNet's images of 25 classes of Mini-ImageNet: 200 train and 50 val images a class, 14 / 6 / 5."""
+    folder = root / "tiny-imagenet-25" if (root / "tiny-imagenet-25").is_dir() else root
+    notes = folder / "val" / "val_annotations.txt"
+    if not notes.is_file():
+        raise DataError(
+            f"tiny_imagenet_25 is not under {root}: expected tiny-imagenet-25/val/val_annotations.txt there."
+        )
+    files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
+    for line in notes.read_text(encoding="utf-8").splitlines():
+        name, wnid = line.split("\t")[:2]
+        if wnid in files:
+            files[wnid].append(folder / "val" / "images" / name)
+    split = {part: tuple(wnid for wnid in MINI_IMAGENET[part] if wnid in files) for part in PARTS}
+    return _from_files("tiny_imagenet_25", files, split, image_size, images_per_class)
+
+
+def _from_files(
+    name: str,
+    files: Mapping[str, Sequence[Path]],
+    split: Mapping[str, Sequence[str]],
+    image_size: int,
+    images_per_class: int | None,
+) -> FewShotData:
+    classes = [wnid for part in PARTS for wnid in split[part]]
+    chosen = [(path, label) for label, wnid in enumerate(classes) for path in files[wnid][:images_per_class]]
+    images = np.empty((len(chosen), 3, image_size, image_size), np.uint8)
+    for place, (path, _) in enumerate(chosen):
+        images[place] = _read_image(path, image_size)
+    labels = torch.tensor([label for _, label in chosen])
+    return split_classes(name, torch.from_numpy(images), labels, classes, split)
+
+
+def _read_image(path: Path, size: int) -> np.ndarray:
+    """One image file as uint8 [3, size, size], resized by area average where it has another size."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise DataError("Image files are read with Pillow, which is not installed; run `make env`.") from None
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.BOX)
+            return np.asarray(image).transpose(2, 0, 1)
+    except (OSError, UnidentifiedImageError):
+        raise DataError(f"{path} cannot be read as an image; put back the original file.") from None
+
+
+_LOADERS: dict[str, tuple[Callable[..., FewShotData], tuple[str, ...]]] = {
+    "cifar_fs": (_load_cifar_fs, ("images_per_class",)),
+    "mini_imagenet": (_load_mini_imagenet, ("images_per_class", "image_size")),
+    "tiny_imagenet_25": (_load_tiny, ("images_per_class", "image_size")),
+    "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed")),
+}
+FEWSHOT_NAMES = tuple(_LOADERS)

@@ -1,0 +1,118 @@
+"""Measuring a fitted method on episodes of the novel classes: accuracy, its interval, time and size of adapting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from nsl.data.episodes import EpisodeSampler
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.method import FewShotMethod
+
+#: Normal quantile of the 95 % intervals that the literature reports over 600 episodes.
+QUANTILE = 1.959964
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies of one method on a sequence of episodes.
+
+    Attributes:
+        accuracies: percent, one an episode, in the order of the episodes.
+        adapt_seconds: median seconds of `adapt` for one episode.
+        predict_seconds: median seconds of `predict` for all queries of an episode.
+        adapted_parameters: scalars learned for one task.
+    """
+
+    accuracies: tuple[float, ...]
+    adapt_seconds: float
+    predict_seconds: float
+    adapted_parameters: int
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy in percent."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the 95 % interval of the mean, None for a single episode."""
+        return interval(self.accuracies)[1]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half the 95 % normal interval of the mean; None for a single value.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("the interval of no values was asked for; pass at least one")
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, QUANTILE * (variance / len(values)) ** 0.5
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of first minus second, episode by episode, with half its 95 % interval.
+
+    Raises:
+        ValueError: the two were not measured on the same episodes.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired differences need the same episodes, got {len(first)} and {len(second)}")
+    return interval([a - b for a, b in zip(first, second)])
+
+
+def evaluate(
+    method: FewShotMethod,
+    novel: ImageSet,
+    shot: int,
+    query: int,
+    episodes: int,
+    seed: int,
+    represented: torch.Tensor | None = None,
+) -> Evaluation:
+    """Accuracy on episodes of the novel classes.
+
+    Args:
+        method: fitted.
+        novel: images and labels of classes the method has not seen.
+        shot, query: images a class.
+        episodes: how many; episode i is the same for every method, way, shot and query being equal.
+        seed: of the episodes.
+        represented: `method.represent(novel.images)`, when it is there already.
+
+    Raises:
+        ValueError: too few classes or images for such episodes.
+    """
+    sampler = EpisodeSampler(
+        novel.labels, method.settings.way, shot, query, episodes, seed=seed, class_names=novel.class_names
+    )
+    everything = method.represent(novel.images) if represented is None else represented
+    device = everything.device
+    accuracies, adapting, predicting = [], [], []
+    for episode in sampler:
+        support, queries = everything[episode.support.to(device)], everything[episode.query.to(device)]
+        labels = episode.support_labels.to(device)
+        started = _now(device)
+        method.adapt(support, labels)
+        adapted = _now(device)
+        logits = method.predict(queries)
+        predicting.append(_now(device) - adapted)
+        adapting.append(adapted - started)
+        right = logits.argmax(1).cpu() == episode.query_labels
+        accuracies.append(100.0 * float(right.float().mean()))
+    return Evaluation(tuple(accuracies), median(adapting), median(predicting), method.adapted_parameters)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

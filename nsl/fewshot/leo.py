@@ -1,0 +1,228 @@
+"""LEO: the classifier's weights are decoded from a latent code, which gradient steps adapt.
+
+Source: Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero, Hadsell, "Meta-learning with latent embedding optimization",
+ICLR 2019. On frozen features x of a backbone trained on the base classes (there WRN-28-10):
+
+    mu_n^e, s_n^e = 1 / (N K^2) sum_{k, m, j} g_r(g_e(x_n^k), g_e(x_m^j)),   z_n ~ N(mu_n^e, diag(sigma_n^e)^2)
+    mu_n^d, s_n^d = g_d(z_n),                                               w_n ~ N(mu_n^d, diag(sigma_n^d)^2)
+    z' = z - alpha grad_z L_support(w(z)), repeated;  then  w' = w - eta grad_w L_support(w), repeated
+    loss = L_query(w') + beta KL(N(mu^e, sigma^e) || N(0, I)) + gamma ||stop(z') - z||^2
+           + lambda_1 (||g_e||^2 + ||g_r||^2 + ||g_d||^2) + lambda_2 ||C_d - I||^2
+
+C_d is the correlation matrix of the rows of g_d. sigma = offset * exp(s), so that a decoder that says nothing starts
+at a small spread. In testing the means are taken instead of samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.finetune import Pretrained
+from nsl.fewshot.heads import cross_entropy, feature_scale, one_hot
+from nsl.fewshot.meta import Tasks, meta_train
+from nsl.fewshot.settings import History, Place, Settings
+
+
+class Latent(nn.Module):
+    """Encoder g_e, relation network g_r, decoder g_d and the learned rates alpha and eta.
+
+    Args:
+        features: D.
+        size: of the latent code, L.
+        dropout: on the features that are encoded, in training.
+
+    Letters: T tasks, N ways, K shots.
+    """
+
+    def __init__(self, features: int, size: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.encoder = nn.Linear(features, size, bias=False)
+        self.relation = nn.Sequential(
+            nn.Linear(2 * size, 2 * size, bias=False),
+            nn.ReLU(),
+            nn.Linear(2 * size, 2 * size, bias=False),
+            nn.ReLU(),
+            nn.Linear(2 * size, 2 * size, bias=False),
+        )
+        self.decoder = nn.Linear(size, 2 * features, bias=False)
+        self.log_latent_rate = nn.Parameter(torch.tensor(0.0))
+        self.log_weight_rate = nn.Parameter(torch.tensor(-3.0))
+
+    def encode(
+        self, support: Tensor, way: int, draw: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Support [T, N * K, D], class by class, to the mean and spread of the codes, [T, N, L] each.
+
+        With a generator, which a training has, features are dropped.
+        """
+        if draw is not None and self.dropout > 0:
+            # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
+            kept = torch.rand(support.shape, generator=draw).to(support.device) >= self.dropout
+            support = support * kept / (1 - self.dropout)
+        codes = self.encoder(support)
+        items = codes.shape[1]
+        left = codes.unsqueeze(2).expand(-1, -1, items, -1)
+        right = codes.unsqueeze(1).expand(-1, items, -1, -1)
+        related = self.relation(torch.cat([left, right], -1)).mean(2)
+        mean, spread = related.unflatten(1, (way, -1)).mean(2).chunk(2, -1)
+        return mean, spread.exp()
+
+    def decode(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [T, N, L] to the mean and spread of the classifier's weights, [T, N, D] each."""
+        mean, spread = self.decoder(codes).chunk(2, -1)
+        offset = math.sqrt(2.0 / (codes.shape[1] + mean.shape[-1]))
+        return mean, offset * spread.exp()
+
+    def orthogonality(self) -> Tensor:
+        """||C_d - I||^2, C_d the correlations of the decoder's rows, one a latent dimension."""
+        rows = F.normalize(self.decoder.weight.T, dim=1)
+        return (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).square().sum()
+
+    def squares(self) -> Tensor:
+        """Sum of squares of all weights of g_e, g_r and g_d."""
+        parts = [*self.encoder.parameters(), *self.relation.parameters(), *self.decoder.parameters()]
+        return torch.stack([p.square().sum() for p in parts]).sum()
+
+
+def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor:
+    """mean + spread * standard normal noise; the mean without a generator."""
+    if draw is None:
+        return mean
+    return mean + spread * torch.randn(mean.shape, generator=draw, dtype=mean.dtype).to(mean.device)
+
+
+def divergence(mean: Tensor, spread: Tensor) -> Tensor:
+    """KL(N(mean, spread^2) || N(0, 1)), mean over all entries."""
+    return 0.5 * (spread.square() + mean.square() - 1 - 2 * spread.log()).mean()
+
+
+class LEO(Pretrained):
+    """Latent embedding optimisation on frozen features.
+
+    Args:
+        settings: the circumstances (the source's backbone is "wrn28_10").
+        latent: L.
+        steps: latent gradient steps.
+        weight_steps: gradient steps on the decoded weights after them.
+        beta, gamma: coefficients of the divergence and of the encoder's penalty.
+        decay, orthogonality: lambda_1 and lambda_2.
+        dropout: on the encoded features.
+    """
+
+    name = "leo"
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        latent: int = 64,
+        steps: int = 5,
+        weight_steps: int = 5,
+        beta: float = 1e-3,
+        gamma: float = 1e-6,
+        decay: float = 1e-6,
+        orthogonality: float = 1e-3,
+        dropout: float = 0.3,
+    ) -> None:
+        super().__init__(settings)
+        self.steps, self.weight_steps = steps, weight_steps
+        self.beta, self.gamma, self.decay, self.orthogonality = beta, gamma, decay, orthogonality
+        self._features = self.network.output_size(settings.image_size)
+        self._latent = latent
+        torch.manual_seed(settings.seed)
+        self.latent = Latent(self._features, latent, dropout).to(self.device)
+        self._scale: Tensor | None = None
+        self._weight: Tensor | None = None
+
+    def adapted_weights(
+        self, support: Tensor, targets: Tensor, draw: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The inner loops.
+
+        Args:
+            support: scaled features [T, S, D], class by class.
+            targets: one-hot [S, way].
+            draw: for the samples; None takes means and keeps no graph.
+
+        Returns:
+            Weights w' [T, way, D], the divergence and ||stop(z') - z||^2 (mean over entries).
+        """
+        assert self.steps is not None
+        training = draw is not None
+        with torch.enable_grad():
+            mean, spread = self.latent.encode(support, targets.shape[1], draw)
+            start = codes = sample(mean, spread, draw)
+            weight = sample(*self.latent.decode(codes), draw)
+            for _ in range(self.steps):
+                # A sum over tasks: each task's code has the gradient of its own loss.
+                loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
+                (gradient,) = torch.autograd.grad(loss, codes, create_graph=training, retain_graph=True)
+                codes = codes - self.latent.log_latent_rate.exp() * gradient
+                weight = sample(*self.latent.decode(codes), draw)
+            for _ in range(self.weight_steps):
+                loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
+                (gradient,) = torch.autograd.grad(loss, weight, create_graph=training, retain_graph=True)
+                weight = weight - self.latent.log_weight_rate.exp() * gradient
+        return weight, divergence(mean, spread), (codes.detach() - start).square().mean()
+
+    def loss(self, tasks: Tasks) -> Tensor:
+        """The meta-loss of a meta-batch of features."""
+        way = self.settings.meta.way
+        targets = one_hot(tasks.support_labels, way, tasks.support.dtype)
+        weight, kl, moved = self.adapted_weights(tasks.support, targets, tasks.generator)
+        wanted = one_hot(tasks.query_labels, way, tasks.query.dtype)
+        loss = cross_entropy(tasks.query @ weight.transpose(1, 2), wanted)
+        regular = self.decay * self.latent.squares() + self.orthogonality * self.latent.orthogonality()
+        return loss + self.beta * kl + self.gamma * moved + regular
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        before = self.pretrain(base, place)[1]
+        features = self.represent(base.images)
+        self._scale = feature_scale(features)
+        scaled = features * self._scale
+
+        def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
+            return scaled[where.to(scaled.device)]
+
+        self.latent.train()
+        history = meta_train(
+            self.latent,
+            self.loss,
+            base,
+            fetch,
+            self.settings.meta,
+            seed=self.settings.seed,
+            device=self.device,
+            place=place,
+        )
+        self.latent.eval()
+        return {"pretrain": before, "meta": history}
+
+    def adapt(self, support: Tensor, labels: Tensor) -> None:
+        if self._scale is None:
+            raise ValueError(f"{self.name}: call fit before adapt.")
+        # The relation network sees the classes one after the other.
+        order = labels.argsort(stable=True)
+        targets = one_hot(labels[order], self.settings.way, support.dtype)
+        weight, _, _ = self.adapted_weights((support[order] * self._scale).unsqueeze(0), targets, None)
+        self._weight = weight[0].detach()
+
+    def predict(self, query: Tensor) -> Tensor:
+        if self._weight is None or self._scale is None:
+            raise ValueError(f"{self.name}: call adapt before predict.")
+        return query * self._scale @ self._weight.T
+
+    @property
+    def parameters(self) -> int:
+        return super().parameters + sum(p.numel() for p in self.latent.parameters())
+
+    @property
+    def adapted_parameters(self) -> int:
+        """The latent codes and the weights that are adapted after them."""
+        return self.settings.way * (self._latent + self._features)

@@ -1,0 +1,128 @@
+"""MAML: an initialisation from which a few gradient steps adapt the whole network.
+
+Source: Finn, Abbeel, Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017; the
+first-order variant is from the same paper.
+
+Batch norm always uses the statistics of the batch it sees, support or query, in training and in testing, and keeps no
+running ones, as the authors' code does. The query set of an episode is therefore classified jointly (transductively).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.heads import cross_entropy, one_hot
+from nsl.fewshot.inner import Parameters, descend_once, meta_loss
+from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
+from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.settings import History, Place, Settings
+from nsl.models.backbones import BackboneClassifier, create_backbone
+
+
+class GradientMeta(FewShotMethod):
+    """What MAML and the meta-learned similarities share: start values that are trained through gradient steps.
+
+    Args:
+        settings: the circumstances; `settings.meta.way` must be `settings.way`, whose classifier is meta-learned.
+        rate: of the inner gradient steps.
+        train_steps: inner steps in training.
+        steps: inner steps in testing.
+        first_order: see `nsl.fewshot.inner.descend`.
+        vectorise: see `nsl.fewshot.inner.meta_loss`.
+    """
+
+    network: BackboneClassifier
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        rate: float = 0.01,
+        train_steps: int = 5,
+        steps: int = 10,
+        first_order: bool = False,
+        vectorise: bool = True,
+    ) -> None:
+        if settings.meta.way != settings.way:
+            raise ValueError(
+                f"{self.name}: training episodes must have the {settings.way} classes of test episodes, "
+                f"got {settings.meta.way}"
+            )
+        super().__init__(settings)
+        self.rate, self.train_steps, self.steps = rate, train_steps, steps
+        self.first_order, self.vectorise = first_order, vectorise
+        self._fast: Parameters | None = None
+
+    def adapts(self, name: str) -> bool:
+        """Whether the inner steps change this parameter of `network`."""
+        return True
+
+    def start(self) -> dict[str, nn.Parameter]:
+        """The parameters that are meta-learned and adapted; no other is touched."""
+        return {name: p for name, p in self.network.named_parameters() if self.adapts(name)}
+
+    def inner_loss(self, fast: Parameters, items: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross entropy of items [n, 3, S, S] with one-hot targets [n, way] under `fast`."""
+        return cross_entropy(torch.func.functional_call(self.network, fast, (items,)), targets)
+
+    def loss(self, tasks: Tasks) -> Tensor:
+        """The meta-loss of a meta-batch."""
+        way, dtype = self.settings.way, tasks.support.dtype
+        return meta_loss(
+            self.inner_loss,
+            dict(self.start()),
+            tasks.support,
+            one_hot(tasks.support_labels, way, dtype),
+            tasks.query,
+            one_hot(tasks.query_labels, way, dtype),
+            steps=self.train_steps,
+            rate=self.rate,
+            first_order=self.first_order,
+            vectorise=self.vectorise,
+        )
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        assert self.moments is not None
+        settings = self.settings
+        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
+        history = meta_train(
+            self.network,
+            self.loss,
+            base,
+            fetch,
+            settings.meta,
+            seed=settings.seed,
+            device=self.device,
+            place=place,
+            parameters=list(self.start().values()),
+        )
+        return {"meta": history}
+
+    def adapt(self, support: Tensor, labels: Tensor) -> None:
+        assert self.steps is not None
+        targets = one_hot(labels, self.settings.way, support.dtype)
+        start: Parameters = dict(self.start())
+        self._fast = descend_once(lambda p: self.inner_loss(p, support, targets), start, self.steps, self.rate)
+
+    @torch.no_grad()
+    def predict(self, query: Tensor) -> Tensor:
+        if self._fast is None:
+            raise ValueError(f"{self.name}: call adapt before predict.")
+        return torch.func.functional_call(self.network, self._fast, (query,))
+
+    @property
+    def adapted_parameters(self) -> int:
+        return sum(p.numel() for p in self.start().values())
+
+
+class MAML(GradientMeta):
+    """Every parameter is meta-learned and adapted."""
+
+    name = "maml"
+
+    def build(self) -> BackboneClassifier:
+        settings = self.settings
+        backbone = create_backbone(settings.backbone, width=settings.width, batch_statistics=True)
+        return BackboneClassifier(backbone, settings.way, settings.image_size)

@@ -1,0 +1,185 @@
+"""Training on episodes of the base classes (Vinyals et al., NeurIPS 2016): one loop for all methods that do it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsl.data.augment import crop_flip, normalise
+from nsl.data.episodes import EpisodeSampler
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.settings import Diverged, History, MetaRecipe, Place
+from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.loop import generator
+
+#: Points of the training curve.
+CURVE_POINTS = 8
+#: Gradients are scaled down to this norm: one bad episode must not end a training.
+GRADIENT_NORM = 10.0
+
+_EPISODES, _AUGMENT, _LOSS = 11, 12, 13
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """A meta-batch. T tasks, S = way * shot support items, Q = way * query query items, both class by class.
+
+    Attributes:
+        support: [T, S, ...].
+        support_labels: int64 [S], the same for every task.
+        query: [T, Q, ...].
+        query_labels: int64 [Q].
+        iteration: of the training, from 0.
+        generator: for what the loss draws; depends on seed and iteration only.
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    iteration: int
+    generator: torch.Generator
+
+
+Fetch = Callable[[Tensor, torch.Generator], Tensor]
+"""Positions int64 [n] in the base classes to what the network takes, [n, ...]."""
+
+
+def image_fetcher(
+    base: ImageSet, moments: tuple[Sequence[float], Sequence[float]], augment: str, device: torch.device
+) -> Fetch:
+    """Fetches normalised images, augmented as `MetaRecipe.augment` says."""
+
+    def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
+        images = base.images[where]
+        if augment != "none":
+            images = crop_flip(images, draw, flip=augment == "crop_flip")
+        return normalise(images.to(device), *moments)
+
+    return fetch
+
+
+def meta_train(
+    network: nn.Module,
+    loss: Callable[[Tasks], Tensor],
+    base: ImageSet,
+    fetch: Fetch,
+    recipe: MetaRecipe,
+    *,
+    seed: int,
+    device: torch.device,
+    place: Place,
+    parameters: Sequence[nn.Parameter] | None = None,
+) -> History:
+    """Minimise the mean of `loss` over episodes of the base classes.
+
+    Args:
+        network: trained in place, by `parameters` (default: all that require a gradient).
+        loss: a meta-batch to a scalar.
+        base: labels [N] and class names; episodes are drawn from these.
+        fetch: what an episode consists of.
+        recipe: iterations, meta-batch, rates, episodes.
+        seed: of the episodes, the augmentation and what the loss draws.
+        device: where the labels are needed.
+        place: checkpoint and progress.
+
+    Returns:
+        {"curve": [{"iteration", "loss"}, ...], "seconds": ...}.
+
+    Raises:
+        Diverged: the loss is no longer finite.
+        CheckpointError: the checkpoint is damaged or belongs to another training.
+        ValueError: a class has too few images for an episode.
+    """
+    sampler = EpisodeSampler(
+        base.labels,
+        recipe.way,
+        recipe.shot,
+        recipe.query,
+        recipe.iterations * recipe.tasks,
+        generator(seed, _EPISODES),
+        class_names=base.class_names,
+    )
+    chosen = [p for p in network.parameters() if p.requires_grad] if parameters is None else list(parameters)
+    optimiser = torch.optim.Adam(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    identity = {"recipe": asdict(recipe), "seed": seed, "base": base.name}
+    start, seconds, total, counted = 0, 0.0, 0.0, 0
+    curve: list[dict[str, float]] = []
+    if place.checkpoint is not None and place.checkpoint.exists():
+        state = load_checkpoint(place.checkpoint)
+        if state.get("identity") != identity:
+            raise CheckpointError(
+                f"checkpoint {place.checkpoint} belongs to another training; delete it to start again"
+            )
+        try:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+            start, seconds, total, counted = state["position"]
+            curve = state["curve"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"checkpoint {place.checkpoint} does not fit this network; delete it") from error
+
+    def save(position: int) -> None:
+        if place.checkpoint is not None:
+            state: dict[str, Any] = {
+                "identity": identity,
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "position": [position, seconds, total, counted],
+                "curve": curve,
+            }
+            save_checkpoint(place.checkpoint, state)
+
+    first = sampler[0]
+    support_labels, query_labels = first.support_labels.to(device), first.query_labels.to(device)
+    points = {round(recipe.iterations * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
+    bar = _bar(place.progress, recipe.iterations, start)
+    last_save = mark = time.perf_counter()
+    for iteration in range(start, recipe.iterations):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate(iteration)
+        episodes = [sampler[iteration * recipe.tasks + t] for t in range(recipe.tasks)]
+        where = torch.cat([torch.cat([e.support, e.query]) for e in episodes])
+        items = fetch(where, generator(seed, _AUGMENT, iteration)).unflatten(0, (recipe.tasks, -1))
+        sizes = [len(support_labels), len(query_labels)]
+        support, query = items.split(sizes, dim=1)
+        tasks = Tasks(support, support_labels, query, query_labels, iteration, generator(seed, _LOSS, iteration))
+        value = loss(tasks)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(chosen, GRADIENT_NORM)
+        optimiser.step()
+        number = value.item()
+        if not math.isfinite(number):
+            raise Diverged(f"training on episodes diverged: loss {number} at iteration {iteration + 1}")
+        total, counted = total + number, counted + 1
+        now = time.perf_counter()
+        seconds, mark = seconds + now - mark, now
+        if bar is not None:
+            bar.set_postfix_str(f"loss {total / counted:.3f}", refresh=False)
+            bar.update(1)
+        if iteration + 1 in points:
+            curve.append({"iteration": iteration + 1, "loss": total / counted})
+            total, counted = 0.0, 0
+        # The finished training is kept too: what follows it, hundreds of test episodes, may be interrupted.
+        if mark - last_save > 60 * place.minutes or iteration + 1 == recipe.iterations:
+            save(iteration + 1)
+            last_save = time.perf_counter()
+    if bar is not None:
+        bar.close()
+    return {"curve": curve, "seconds": seconds}
+
+
+def _bar(progress: bool, total: int, initial: int) -> Any:
+    if not progress or not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc="episodes", unit="step", mininterval=0.5)

@@ -1,0 +1,134 @@
+"""The one interface of all few-shot methods."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nsl.data.augment import normalise
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.pretrain import moments
+from nsl.fewshot.settings import History, Place, Settings
+
+#: Images that are represented at once.
+BATCH = 256
+
+
+class FewShotMethod(ABC):
+    """Learn from the base classes, adapt to a support set, classify queries.
+
+        method.fit(data.base)
+        support = method.represent(images)      # once for any number of episodes
+        method.adapt(support, labels)
+        logits = method.predict(method.represent(queries))
+
+    Args:
+        settings: the circumstances.
+
+    Attributes:
+        network: what is trained.
+        steps: gradient steps of `adapt`; None for a method that takes none. May be changed between episodes.
+    """
+
+    #: Name in `nsl.fewshot.METHODS`.
+    name: ClassVar[str]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = settings.torch_device()
+        self.steps: int | None = None
+        self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        torch.manual_seed(settings.seed)
+        self.network: nn.Module = self.build()
+        self.network.to(self.device)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network before training."""
+
+    def fit(self, base: ImageSet, place: Place | None = None) -> History:
+        """Train on the base classes.
+
+        Args:
+            base: images uint8 [N, 3, S, S] and labels [N].
+            place: where to keep the state; a training that was interrupted goes on.
+
+        Returns:
+            The curves of the trainings.
+
+        Raises:
+            ValueError: the images have another size than the settings, or a class has too few for an episode.
+            Diverged: the loss is no longer finite.
+        """
+        if base.image_size != self.settings.image_size:
+            raise ValueError(
+                f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."
+            )
+        self.moments = moments(base)
+        history = self.train(base, place or Place())
+        self.network.eval()
+        return history
+
+    @abstractmethod
+    def train(self, base: ImageSet, place: Place) -> History:
+        """The trainings of this method."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What does not depend on the task: [B, 3, S, S] normalised to what `adapt` takes. Default: the images."""
+        return images
+
+    def represent(self, images: Tensor) -> Tensor:
+        """Images as `adapt` and `predict` take them: features where the backbone is frozen, else normalised images.
+
+        Args:
+            images: uint8 [B, 3, S, S].
+
+        Returns:
+            [B, ...] on the device.
+
+        Raises:
+            ValueError: the method has not been fitted.
+        """
+        if self.moments is None:
+            raise ValueError(f"{self.name}: call fit before represent.")
+        mean, std = self.moments
+        self.network.eval()
+        with torch.no_grad():
+            parts = [
+                self.embed(normalise(part.to(self.device), mean, std, channels_last=True))
+                for part in images.split(BATCH)
+            ]
+        return torch.cat(parts)
+
+    @abstractmethod
+    def adapt(self, support: Tensor, labels: Tensor) -> None:
+        """Adapt to a task.
+
+        Args:
+            support: [S, ...] from `represent`.
+            labels: int64 [S], values 0 .. way - 1.
+        """
+
+    @abstractmethod
+    def predict(self, query: Tensor) -> Tensor:
+        """Classify with what `adapt` left.
+
+        Args:
+            query: [Q, ...] from `represent`.
+
+        Returns:
+            Logits [Q, way].
+        """
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained scalars, those of a classifier of the base classes aside."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    @abstractmethod
+    def adapted_parameters(self) -> int:
+        """Number of scalars that `adapt` learns for one task."""

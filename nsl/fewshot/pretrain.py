@@ -1,0 +1,121 @@
+"""Training a classifier on all base classes: where most methods of Table 6 start."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nsl.data.dataset import Dataset, make_dataset
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.settings import Diverged, History, Place
+from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.loop import train
+from nsl.training.schedule import Recipe
+
+#: One image in so many of every base class is kept out of the training, to draw its curve.
+HELD_OUT = 20
+
+
+@lru_cache(maxsize=2)
+def as_dataset(base: ImageSet) -> Dataset:
+    """The base classes as a set for `nsl.training.train`; the last images of each class (1 in 20) are its test."""
+    held = torch.zeros(len(base.labels), dtype=torch.bool)
+    for label in range(base.num_classes):
+        where = torch.nonzero(base.labels == label).flatten()
+        held[where[len(where) - max(1, len(where) // HELD_OUT) :]] = True
+    train_part, test_part = (base.images[~held], base.labels[~held]), (base.images[held], base.labels[held])
+    return make_dataset(base.name, *train_part, *test_part, base.class_names)
+
+
+def moments(base: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel of the base classes' images, in units of 0..1."""
+    dataset = as_dataset(base)
+    return dataset.mean, dataset.std
+
+
+def pretrain(
+    network: nn.Module,
+    base: ImageSet,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str,
+    identity: dict[str, Any],
+    place: Place,
+) -> History:
+    """Train `network` (with a `classifier`) on all base classes, or load it where that was done before.
+
+    Args:
+        network: from images [B, 3, S, S] to logits [B, base classes]; trained in place, left in evaluation mode.
+        base: the base classes.
+        recipe: see `nsl.training.Recipe`.
+        seed: of batches and augmentation; the network was initialised from it.
+        device: "auto" or a torch device.
+        identity: what tells this network from others: name and options.
+        place: with `shared`, the trained network is kept there under a name made of all that determines it; a
+            second process that wants the same one waits for it.
+
+    Returns:
+        {"curve": ..., "seconds": ..., "shared": whether it was loaded}.
+
+    Raises:
+        Diverged: the loss is no longer finite.
+        CheckpointError: a file in `shared` is damaged.
+    """
+    dataset = as_dataset(base)
+    what = {"network": identity, "recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    with _alone(place.shared, key):
+        done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
+        part = None if place.shared is None else place.shared / f"backbone-{key}.part.pt"
+        if done is not None and done.exists():
+            state = load_checkpoint(done)
+            try:
+                network.load_state_dict(state["network"])
+                history: History = {**state["history"], "shared": True}
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
+        else:
+            result = train(
+                network,
+                dataset,
+                recipe,
+                seed=seed,
+                device=device,
+                checkpoint=part,
+                checkpoint_minutes=place.minutes,
+                progress=place.progress,
+                description=f"base classes, {identity.get('backbone', 'network')}",
+            )
+            if result.diverged:
+                raise Diverged(f"training on the base classes diverged: {result.divergence}")
+            history = {"curve": result.curve, "seconds": result.train_seconds, "shared": False}
+            if done is not None and part is not None:
+                save_checkpoint(done, {"network": network.state_dict(), "history": history})
+                part.unlink(missing_ok=True)
+    # The training leaves channels_last kernels; what follows works on small batches and vmaps.
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    network.eval()
+    return history
+
+
+@contextlib.contextmanager
+def _alone(folder: Path | None, key: str) -> Iterator[None]:
+    """Hold a lock that dies with the process."""
+    if folder is None:
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"backbone-{key}.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

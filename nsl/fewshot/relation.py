@@ -1,0 +1,132 @@
+"""RelationNet: a learned comparison of query and class.
+
+Source: Sung, Yang, Zhang, Xiang, Torr, Hospedales, "Learning to compare: relation network for few-shot learning",
+CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.heads import one_hot
+from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
+from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.proto import flat
+from nsl.fewshot.settings import History, Place, Settings
+from nsl.models.backbones import Backbone, _halve, create_backbone
+
+
+class Relation(nn.Module):
+    """Two convolutions with batch norm, ReLU and pooling on the two maps side by side, then two linear layers.
+
+    Args:
+        channels: C of each of the two maps.
+        size: h = w of the maps.
+        hidden: of the linear layers.
+
+    Shapes: [B, 2 * C, h, w] to logits [B] of the relation score.
+    """
+
+    def __init__(self, channels: int, size: int, hidden: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels)
+        for _ in range(2):
+            size = max(1, size // 2)
+        self.hidden = nn.Linear(channels * size * size, hidden)
+        self.score = nn.Linear(hidden, 1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        maps = _halve(F.relu(self.first_norm(self.first(pairs))))
+        maps = _halve(F.relu(self.second_norm(self.second(maps))))
+        return self.score(F.relu(self.hidden(maps.flatten(1)))).squeeze(1)
+
+
+class _RelationNetwork(nn.Module):
+    def __init__(self, backbone: Backbone, relation: Relation) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.relation = relation
+
+
+class RelationNet(FewShotMethod):
+    """Relation scores r = sigmoid(g(class map, query map)), trained to 1 for equal and 0 for other classes.
+
+    The class map is the sum over the shots (divided by their number: the same function up to the scale of a
+    weight, and one network serves several shots). With CNN-4 only the first two blocks pool, as in the source.
+
+    Args:
+        settings: the circumstances.
+        loss: "mse", the source's, or "cross_entropy" over the classes, which trains faster.
+    """
+
+    name = "relation"
+    network: _RelationNetwork
+
+    def __init__(self, settings: Settings, *, loss: str = "mse") -> None:
+        if loss not in ("mse", "cross_entropy"):
+            raise ValueError(f"loss must be one of ['mse', 'cross_entropy'], got {loss!r}")
+        self.objective = loss
+        super().__init__(settings)
+        self._classes: Tensor | None = None
+
+    def build(self) -> _RelationNetwork:
+        options: dict[str, Any] = {"pools": 2} if self.settings.backbone == "cnn4" else {}
+        backbone = create_backbone(self.settings.backbone, width=self.settings.width, **options)
+        size = self.settings.image_size
+        with torch.no_grad():
+            maps = backbone.eval().features(torch.zeros(2, 3, size, size))
+        backbone.train()
+        return _RelationNetwork(backbone, Relation(backbone.channels, maps.shape[-1]))
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.network.backbone.features(images)
+
+    def scores(self, classes: Tensor, query: Tensor) -> Tensor:
+        """Logits of the scores of class maps [T, way, C, h, w] and query maps [T, Q, C, h, w]: [T, Q, way]."""
+        tasks, way, queries = classes.shape[0], classes.shape[1], query.shape[1]
+        left = classes.unsqueeze(1).expand(-1, queries, -1, -1, -1, -1)
+        right = query.unsqueeze(2).expand(-1, -1, way, -1, -1, -1)
+        pairs = torch.cat([left, right], 3).flatten(0, 2)
+        return self.network.relation(pairs).view(tasks, queries, way)
+
+    def loss(self, tasks: Tasks) -> Tensor:
+        """The objective over all pairs of query and class."""
+        way, count = self.settings.meta.way, len(tasks.support_labels)
+        maps = self.network.backbone.features(flat(tasks)).unflatten(0, (len(tasks.support), -1))
+        classes = maps[:, :count].unflatten(1, (way, -1)).mean(2)
+        scores = self.scores(classes, maps[:, count:])
+        targets = one_hot(tasks.query_labels, way, scores.dtype)
+        if self.objective == "mse":
+            return (scores.sigmoid() - targets).square().mean()
+        return -(scores.log_softmax(-1) * targets).sum(-1).mean()
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        assert self.moments is not None
+        settings = self.settings
+        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
+        self.network.train()
+        history = meta_train(
+            self.network, self.loss, base, fetch, settings.meta, seed=settings.seed, device=self.device, place=place
+        )
+        return {"meta": history}
+
+    def adapt(self, support: Tensor, labels: Tensor) -> None:
+        self._classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])
+
+    @torch.no_grad()
+    def predict(self, query: Tensor) -> Tensor:
+        if self._classes is None:
+            raise ValueError(f"{self.name}: call adapt before predict.")
+        return self.scores(self._classes.unsqueeze(0), query.unsqueeze(0))[0]
+
+    @property
+    def adapted_parameters(self) -> int:
+        return 0

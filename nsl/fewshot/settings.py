@@ -1,0 +1,110 @@
+"""What all few-shot methods are told: the backbone, the two trainings, the seed, and where to keep their state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nsl.training.loop import choose_device
+from nsl.training.schedule import AUGMENTATIONS, Recipe
+
+META_SCHEDULES = ("constant", "linear")
+
+
+@dataclass(frozen=True)
+class MetaRecipe:
+    """Training on episodes of the base classes, with Adam.
+
+    Attributes:
+        iterations: optimiser steps.
+        tasks: episodes a step (the meta-batch).
+        learning_rate, weight_decay: of Adam.
+        schedule: "constant" or "linear" (to zero).
+        way, shot, query: of the training episodes; way may be larger than in testing (Snell et al., 2017).
+        augment: of the images, as in `nsl.training.Recipe`.
+
+    Raises:
+        ValueError: a value is impossible; the sentence names the field.
+    """
+
+    iterations: int
+    tasks: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    schedule: str = "linear"
+    way: int = 5
+    shot: int = 5
+    query: int = 15
+    augment: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "tasks", "way", "shot", "query"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"meta recipe: {name} must be a whole number of at least 1, got {value!r}")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"meta recipe: {name} must not be negative, got {getattr(self, name)!r}")
+        for name, choices in (("schedule", META_SCHEDULES), ("augment", AUGMENTATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"meta recipe: {name} must be one of {list(choices)}, got {getattr(self, name)!r}")
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of step `iteration` (0-based)."""
+        return self.learning_rate * (1 - iteration / self.iterations if self.schedule == "linear" else 1.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One method's circumstances.
+
+    Attributes:
+        image_size: height and width of the images.
+        backbone, width: see `nsl.models.backbones.create_backbone`; width None: the paper's.
+        way: classes of a test episode.
+        pretrain: training of a classifier on all base classes.
+        meta: training on episodes; each method uses the trainings that belong to it.
+        seed: of initialisation, batches and training episodes.
+        device: "auto" or a torch device.
+    """
+
+    image_size: int
+    backbone: str = "cnn4"
+    width: int | None = None
+    way: int = 5
+    pretrain: Recipe = field(default_factory=lambda: Recipe(iterations=1000))
+    meta: MetaRecipe = field(default_factory=lambda: MetaRecipe(iterations=1000))
+    seed: int = 0
+    device: str = "auto"
+
+    def torch_device(self) -> torch.device:
+        return choose_device(self.device)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training keeps its state; without files nothing is kept.
+
+    Attributes:
+        checkpoint: the file of the training on episodes.
+        shared: a folder of classifiers trained on the base classes: methods that start from the same one train it
+            once.
+        minutes: between two checkpoints.
+        progress: show a bar on a terminal.
+    """
+
+    checkpoint: Path | None = None
+    shared: Path | None = None
+    minutes: float = 5.0
+    progress: bool = False
+
+
+class Diverged(ValueError):
+    """A training whose loss is no longer finite; the sentence says where."""
+
+
+History = dict[str, Any]
+"""What a training was like, JSON-ready: phase name to curve (list of dicts) and seconds."""

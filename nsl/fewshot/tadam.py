@@ -1,0 +1,196 @@
+"""TADAM: prototypes with a learned metric scale and a backbone conditioned on the task.
+
+Source: Oreshkin, Rodriguez, Lacoste, "TADAM: task dependent adaptive metric for improved few-shot learning",
+NeurIPS 2018.
+
+    p(y = k | x) = softmax(-alpha d(z(x), c_k)),  d squared Euclidean, alpha learned          metric scaling
+    z(x) = f(x; gamma, beta): every convolution's map, after batch norm, is gamma * map + beta   conditioning
+    gamma = gamma_0 g(c) + 1,  beta = beta_0 h(c),  c = mean of the unconditioned prototypes  task embedding network
+
+gamma_0 and beta_0 are penalised, so that conditioning is used where it helps; with them zero the network is the
+unconditioned one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.data.fewshot import ImageSet
+from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
+from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
+from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.settings import History, Place, Settings
+from nsl.models.backbones import Film, ResNet12, create_backbone
+
+
+class _Embedding(nn.Module):
+    """A residual fully connected network: [D] to [channels]."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, channels)
+        self.second = nn.Linear(channels, channels)
+        self.third = nn.Linear(channels, channels)
+
+    def forward(self, task: Tensor) -> Tensor:
+        start = F.relu(self.first(task))
+        return self.third(start + F.relu(self.second(start)))
+
+
+class TaskEmbeddingNetwork(nn.Module):
+    """One (gamma, beta) a convolution from the task's representation.
+
+    Args:
+        features: D of the representation.
+        channels: of every conditioned convolution.
+
+    Shapes: [D] to a list of (gamma [C_l], beta [C_l]).
+    """
+
+    def __init__(self, features: int, channels: list[int]) -> None:
+        super().__init__()
+        self.gammas = nn.ModuleList(_Embedding(features, size) for size in channels)
+        self.betas = nn.ModuleList(_Embedding(features, size) for size in channels)
+        self.gamma_scale = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in channels)
+        self.beta_scale = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in channels)
+
+    def forward(self, task: Tensor) -> Film:
+        return [
+            (gamma_scale * gamma(task) + 1, beta_scale * beta(task))
+            for gamma, beta, gamma_scale, beta_scale in zip(
+                self.gammas, self.betas, self.gamma_scale, self.beta_scale
+            )
+        ]
+
+    def penalty(self) -> Tensor:
+        """Sum of squares of gamma_0 and beta_0."""
+        return torch.stack([p.square().sum() for p in [*self.gamma_scale, *self.beta_scale]]).sum()
+
+
+class _TadamNetwork(nn.Module):
+    def __init__(self, backbone: ResNet12, image_size: int) -> None:
+        super().__init__()
+        features = backbone.output_size(image_size)
+        self.backbone = backbone
+        self.task = TaskEmbeddingNetwork(features, backbone.film_channels())
+        # The start is not given: twice the mean squared difference, so that no width starts overconfident. By its
+        # logarithm, because Adam's first steps would otherwise carry a small scale through zero.
+        self.log_metric_scale = nn.Parameter(torch.tensor(math.log(2.0 / features)))
+        self.auxiliary: nn.Linear | None = None
+
+    def embed(self, images: Tensor, film: Film | None = None) -> Tensor:
+        """[B, 3, S, S] to [B, D]."""
+        return self.backbone.features(images, film).mean((2, 3))
+
+
+class TADAM(FewShotMethod):
+    """Metric scaling, task conditioning and auxiliary co-training.
+
+    Args:
+        settings: the circumstances; the backbone must be "resnet12".
+        conditioning: use the task embedding network.
+        penalty: coefficient of the squares of gamma_0 and beta_0.
+        auxiliary: train on all base classes now and then, with probability 0.9^(floor(20 t / T)) at iteration t
+            of T.
+        auxiliary_batch: images of such a step.
+
+    Raises:
+        ValueError: another backbone.
+    """
+
+    name = "tadam"
+    network: _TadamNetwork
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        conditioning: bool = True,
+        penalty: float = 0.01,
+        auxiliary: bool = True,
+        auxiliary_batch: int = 64,
+    ) -> None:
+        if settings.backbone != "resnet12":
+            raise ValueError(f"tadam: the backbone must be 'resnet12', got {settings.backbone!r}")
+        super().__init__(settings)
+        self.conditioning, self.penalty = conditioning, penalty
+        self.auxiliary, self.auxiliary_batch = auxiliary, auxiliary_batch
+        self._base: tuple[Fetch, Tensor] | None = None
+        self._state: tuple[Film | None, Tensor] | None = None
+
+    def build(self) -> _TadamNetwork:
+        backbone = create_backbone("resnet12", width=self.settings.width)
+        assert isinstance(backbone, ResNet12)
+        return _TadamNetwork(backbone, self.settings.image_size)
+
+    def condition(self, support: Tensor, labels: Tensor, way: int) -> Film | None:
+        """gamma and beta for a support set [S, 3, h, w]; None without conditioning."""
+        if not self.conditioning:
+            return None
+        return self.network.task(class_means(self.network.embed(support), labels, way).mean(0))
+
+    def logits(self, query: Tensor, centres: Tensor) -> Tensor:
+        """-alpha ||q - c||^2 of features [Q, D] and prototypes [way, D]: [Q, way]."""
+        return -self.network.log_metric_scale.exp() * squared_distances(query, centres)
+
+    def loss(self, tasks: Tasks) -> Tensor:
+        """Episodes, or now and then all base classes."""
+        meta = self.settings.meta
+        chance = 0.9 ** (20 * tasks.iteration // meta.iterations)
+        if self.auxiliary and float(torch.rand((), generator=tasks.generator)) < chance:
+            return self.auxiliary_loss(tasks.generator)
+        total = self.penalty * self.network.task.penalty()
+        for support, query in zip(tasks.support, tasks.query):
+            film = self.condition(support, tasks.support_labels, meta.way)
+            both = torch.cat([support, query]).contiguous(memory_format=torch.channels_last)
+            items = self.network.embed(both, film)
+            centres = prototypes(items[: len(support)], meta.way)
+            logits = self.logits(items[len(support) :], centres)
+            targets = one_hot(tasks.query_labels, meta.way, logits.dtype)
+            total = total + cross_entropy(logits, targets) / len(tasks.support)
+        return total
+
+    def auxiliary_loss(self, draw: torch.Generator) -> Tensor:
+        """Cross entropy over all base classes on a random batch, without conditioning."""
+        assert self._base is not None
+        assert self.network.auxiliary is not None
+        fetch, labels = self._base
+        where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw)
+        logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
+        return F.cross_entropy(logits, labels[where].to(logits.device))
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        assert self.moments is not None
+        settings = self.settings
+        torch.manual_seed(settings.seed)
+        features = self.network.backbone.output_size(settings.image_size)
+        self.network.auxiliary = nn.Linear(features, base.num_classes).to(self.device)
+        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
+        self._base = fetch, base.labels
+        self.network.train()
+        history = meta_train(
+            self.network, self.loss, base, fetch, settings.meta, seed=settings.seed, device=self.device, place=place
+        )
+        return {"meta": history}
+
+    @torch.no_grad()
+    def adapt(self, support: Tensor, labels: Tensor) -> None:
+        way = self.settings.way
+        film = self.condition(support, labels, way)
+        self._state = film, class_means(self.network.embed(support, film), labels, way)
+
+    @torch.no_grad()
+    def predict(self, query: Tensor) -> Tensor:
+        if self._state is None:
+            raise ValueError(f"{self.name}: call adapt before predict.")
+        film, centres = self._state
+        return self.logits(self.network.embed(query, film), centres)
+
+    @property
+    def adapted_parameters(self) -> int:
+        """None is learned for a task: gamma and beta are predicted."""
+        return 0

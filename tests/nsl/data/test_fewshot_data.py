@@ -1,0 +1,119 @@
+"""Few-shot sets: no class is in two parts, and what is missing is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nsl.data import DataError, load_fewshot, split_classes
+from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
+
+
+@pytest.mark.parametrize("split", [CIFAR_FS, MINI_IMAGENET])
+def test_published_splits_have_64_16_and_20_different_classes(split: dict[str, tuple[str, ...]]) -> None:
+    assert [len(split[part]) for part in PARTS] == [64, 16, 20]
+    assert len({name for part in PARTS for name in split[part]}) == 100
+
+
+def test_glyphs_are_split_64_16_20_with_every_kind_of_character_in_every_part() -> None:
+    data = load_fewshot("glyphs_fs", images_per_class=2, image_size=16)
+    parts = (data.base, data.validation, data.novel)
+    assert [part.num_classes for part in parts] == [64, 16, 20]
+    names = [set(part.class_names) for part in parts]
+    assert not (names[0] & names[1] | names[0] & names[2] | names[1] & names[2])
+    assert all(any(name.isdigit() for name in part) and any(ord(n) > 900 for n in part) for part in names)
+    assert data.base.images.shape == (128, 3, 16, 16)
+    assert data.base.labels.bincount().tolist() == [2] * 64
+    assert data.fingerprint == load_fewshot("glyphs_fs", images_per_class=2, image_size=16).fingerprint
+
+
+def toy(split: dict[str, list[str]]) -> None:
+    split_classes("toy", torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.arange(6) % 3, ["a", "b", "c", "d"], split)
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"base": ["a"], "validation": ["b"], "novel": ["a"]}, "class 'a' is in two parts, base and novel"),
+        ({"base": ["a"], "validation": ["b"], "novel": ["x"]}, "'x', which the set does not have"),
+        ({"base": ["a"], "validation": ["b"], "novel": ["d"]}, "class 'd' has no images"),
+        ({"base": ["a"], "validation": ["b"], "novel": []}, "part 'novel' of the split has no classes"),
+        ({"base": ["a"], "novel": ["b"]}, "must have the parts base, validation, novel"),
+    ],
+)
+def test_a_bad_split_is_one_clear_sentence(split: dict[str, list[str]], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        toy(split)
+
+
+def test_unknown_names_and_options_are_listed() -> None:
+    with pytest.raises(DataError, match="known are cifar_fs, mini_imagenet"):
+        load_fewshot("omniglot")
+    with pytest.raises(DataError, match="has no option seed"):
+        load_fewshot("cifar_fs", seed=1)
+    with pytest.raises(DataError, match="image_size must be a whole number"):
+        load_fewshot("glyphs_fs", image_size="16")
+
+
+def write_images(folder: Path, count: int, name: str = "{wnid}_{number}.JPEG", size: int = 2) -> None:
+    """Tiny pictures for every class of Mini-ImageNet, each file of one class a link to the same one."""
+    folder.mkdir(parents=True)
+    picture = folder / "one.png"
+    Image.fromarray(np.full((size, size, 3), 7, np.uint8)).save(picture)
+    for part in PARTS:
+        for wnid in MINI_IMAGENET[part]:
+            (folder / wnid).mkdir()
+            for number in range(count):
+                (folder / wnid / name.format(wnid=wnid, number=number)).symlink_to(picture)
+
+
+def test_mini_imagenet_needs_600_images_of_every_class(tmp_path: Path) -> None:
+    write_images(tmp_path / "mini-imagenet", 2)
+    with pytest.raises(DataError, match=r"class n01532829 \(base\) has 2 images under .*, expected 600"):
+        load_fewshot("mini_imagenet", tmp_path)
+    with pytest.raises(DataError, match=r"class n01532829 \(base\) has 0 images"):
+        load_fewshot("mini_imagenet", tmp_path / "mini-imagenet" / "n01532829")
+
+
+def test_mini_imagenet_is_read_from_folders_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nsl.data.fewshot.MINI_IMAGES", 3)
+    write_images(tmp_path / "mini-imagenet", 3)
+    data = load_fewshot("mini_imagenet", tmp_path, image_size=4)
+    assert data.base.images.shape == (192, 3, 4, 4)
+    assert data.novel.class_names == MINI_IMAGENET["novel"]
+    assert int(data.base.images.min()) == int(data.base.images.max()) == 7
+
+
+def test_mini_imagenet_finds_the_images_that_the_splits_files_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """n…00000002.jpg is the second image of the class by the number in its own name, not by spelling."""
+    from nsl.data.fewshot import _listed
+
+    folder = tmp_path / "n01532829"
+    folder.mkdir()
+    for number in (100, 9, 20):
+        (folder / f"n01532829_{number}.JPEG").write_bytes(b"")
+    lines = ["filename,label", "n0153282900000002.jpg,n01532829", "n0153282900000003.jpg,n01532829"]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    found = _listed(tmp_path, [tmp_path / "train.csv"])
+    assert [path.name for path in found["n01532829"]] == ["n01532829_20.JPEG", "n01532829_100.JPEG"]
+    (tmp_path / "train.csv").write_text("filename,label\nn0153282900000004.jpg,n01532829\n")
+    with pytest.raises(DataError, match="which is not among the 3 images of n01532829"):
+        _listed(tmp_path, [tmp_path / "train.csv"])
+    (tmp_path / "train.csv").write_text("file,label\nx,y\n")
+    with pytest.raises(DataError, match="must have the columns filename and label"):
+        _listed(tmp_path, [tmp_path / "train.csv"])
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    from nsl.data.fewshot import _read_image
+
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"x\.jpg cannot be read as an image"):
+        _read_image(path, 4)

@@ -1,0 +1,129 @@
+"""What adapting to a task changes, and what it leaves alone to the bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsl.fewshot import METHODS, FewShotMethod, Place
+from nsl.fewshot.dynamic_nsn import DynamicNSN
+from nsl.fewshot.finetune import Finetune
+from nsl.fewshot.meta_nsn import MetaStaticNSN
+from nsl.fewshot.static_nsn import StaticNSN
+from tests.nsl.fewshot.toy import method, toy
+
+
+def state(found: FewShotMethod) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in found.network.state_dict().items()}
+
+
+def same(before: dict[str, torch.Tensor], found: FewShotMethod) -> bool:
+    after = found.network.state_dict()
+    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def episode(found: FewShotMethod) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Support, labels and queries of three novel classes, three images of each."""
+    novel = toy().novel
+    where = torch.cat([torch.nonzero(novel.labels == c).flatten()[:6] for c in range(3)]).view(3, 6)
+    support, query = where[:, :3].flatten(), where[:, 3:].flatten()
+    items = found.represent(novel.images)
+    return items[support], torch.arange(3).repeat_interleave(3), items[query]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_adapting_and_predicting_leave_the_trained_network_alone(name: str) -> None:
+    found = method(name, iterations=1)
+    found.fit(toy().base)
+    before = state(found)
+    support, labels, query = episode(found)
+    found.adapt(support, labels)
+    first = found.predict(query)
+    assert first.shape == (9, 3)
+    assert not first.requires_grad
+    assert same(before, found)
+    found.adapt(support, labels)
+    torch.testing.assert_close(found.predict(query), first, rtol=0, atol=0)  # nothing is carried over
+
+
+def test_static_adaptation_changes_the_similarity_and_the_classifier_only() -> None:
+    found = method("static_nsn", iterations=2)
+    assert isinstance(found, StaticNSN)
+    found.fit(toy().base)
+    before = state(found)
+    support, labels, _ = episode(found)
+    found.adapt(support, labels)
+    similarities = {name for name in before if name.endswith(".similarity")}
+    assert set(found._fast) == similarities
+    assert len(similarities) == 4
+    assert all(not torch.equal(found._fast[name], before[name]) for name in similarities)
+    assert same(before, found)
+    features = found._features
+    assert found.adapted_parameters == 4 * 81 + 3 * (features + 1)
+    assert all(torch.equal(before[name], torch.eye(9).flatten()) for name in similarities)
+
+
+def test_dynamic_adaptation_changes_the_classifier_only() -> None:
+    found = method("dynamic_nsn", iterations=2)
+    assert isinstance(found, DynamicNSN)
+    found.fit(toy().base)
+    before = state(found)
+    support, labels, _ = episode(found)
+    found.adapt(support, labels)
+    assert same(before, found)
+    assert found._state is not None
+    assert [tuple(part.shape) for part in found._state] == [(3, found._features), (3,), ()]
+    assert found.adapted_parameters == 3 * (found._features + 1)
+    assert any(name.startswith("convolutions.0.predictor.") for name in before)
+
+
+def test_without_a_step_static_nsn_is_the_plain_backbone() -> None:
+    plain, static = method("finetune", iterations=3), method("static_nsn", iterations=3)
+    assert isinstance(plain, Finetune)
+    assert isinstance(static, StaticNSN)
+    for found in (plain, static):
+        found.fit(toy().base)
+        found.steps = 0
+        support, labels, query = episode(found)
+        found.adapt(support, labels)
+    with torch.no_grad():
+        torch.testing.assert_close(static.features(query), plain.network(query), rtol=0, atol=0)
+        torch.testing.assert_close(static.features(query), plain.features(query), rtol=0, atol=0)
+
+
+def test_meta_learning_the_similarity_leaves_the_pretrained_kernels_and_statistics_to_the_bit(
+    tmp_path: Path,
+) -> None:
+    place = Place(shared=tmp_path)
+    plain = method("finetune", iterations=3)
+    plain.fit(toy().base, place)
+    found = method("meta_static_nsn", iterations=3)
+    assert isinstance(found, MetaStaticNSN)
+    found.fit(toy().base, place)
+    pretrained = plain.network.state_dict()
+    learned = found.network.backbone.state_dict()
+    assert all(torch.equal(learned[name], value) for name, value in pretrained.items())
+    moved = [name for name in learned if name not in pretrained]
+    assert len(moved) == 4
+    assert all(name.endswith(".similarity") for name in moved)
+    assert all(not torch.equal(learned[name], torch.eye(9).flatten()) for name in moved)
+    support, labels, _ = episode(found)
+    found.adapt(support, labels)
+    after = found.network.backbone.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in pretrained.items())
+    assert found._fast is not None
+    assert set(found._fast) == {f"backbone.{name}" for name in moved} | {"classifier.weight", "classifier.bias"}
+
+
+def test_the_order_of_the_support_set_does_not_matter_where_it_should_not() -> None:
+    for name in ("finetune_classifier", "nearest", "proto", "kshot", "leo", "baseline_pp"):
+        found = method(name, iterations=1)
+        found.fit(toy().base)
+        support, labels, query = episode(found)
+        found.adapt(support, labels)
+        first = found.predict(query)
+        order = torch.tensor([8, 0, 4, 3, 1, 7, 6, 2, 5])
+        found.adapt(support[order], labels[order])
+        torch.testing.assert_close(found.predict(query), first, rtol=1e-3, atol=1e-3)

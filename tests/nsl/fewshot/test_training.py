@@ -1,0 +1,175 @@
+"""Trainings on base classes and on episodes: reproducible, resumable, shared, and clear about what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nsl.fewshot import (
+    METHODS,
+    Diverged,
+    FewShotMethod,
+    MetaRecipe,
+    Place,
+    Settings,
+    create_method,
+    evaluate,
+    interval,
+    paired,
+)
+from nsl.fewshot import meta as meta_module
+from nsl.training.checkpoint import CheckpointError
+from tests.nsl.fewshot.toy import method, toy
+
+
+def fitted(name: str, place: Place | None = None, **options: object) -> FewShotMethod:
+    found = method(name, **options)  # type: ignore[arg-type]
+    found.fit(toy().base, place)
+    return found
+
+
+def test_every_method_learns_an_easy_set() -> None:
+    """Chance is 33 %: a handful of iterations is enough for patterns like these."""
+    for name in ("proto", "finetune", "static_nsn", "dynamic_nsn", "baseline_pp", "kshot", "nearest"):
+        found = fitted(name, iterations=12)
+        result = evaluate(found, toy().novel, 5, 5, 6, 0)
+        assert result.mean > 55, name
+        assert len(result.accuracies) == 6
+        assert result.adapt_seconds > 0
+
+
+@pytest.mark.parametrize("name", ["proto", "maml", "meta_static_nsn", "leo", "tadam"])
+def test_an_interrupted_training_ends_with_the_same_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fitted(name)
+    place = Place(checkpoint=tmp_path / "run.pt", minutes=0.0)
+    calls = 0
+    real = meta_module.save_checkpoint
+
+    def interrupt(path: Path, state: dict[str, object]) -> None:
+        nonlocal calls
+        real(path, state)
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(meta_module, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(name, place)
+    monkeypatch.undo()
+    resumed = fitted(name, place)
+    results = [evaluate(found, toy().novel, 2, 3, 4, 0).accuracies for found in (whole, resumed)]
+    assert results[0] == results[1]
+    for (key, left), right in zip(whole.network.state_dict().items(), resumed.network.state_dict().values()):
+        torch.testing.assert_close(left, right, rtol=0, atol=0, msg=key)
+
+
+def test_methods_that_start_from_the_same_classifier_train_it_once(tmp_path: Path) -> None:
+    place = Place(shared=tmp_path)
+    first = method("finetune").fit(toy().base, place)["pretrain"]
+    second = method("static_nsn").fit(toy().base, place)["pretrain"]
+    assert (first["shared"], second["shared"]) == (False, True)
+    assert first["curve"] == second["curve"]
+    assert len(list(tmp_path.glob("backbone-*.pt"))) == 1
+    method("dynamic_nsn").fit(toy().base, place)
+    assert len(list(tmp_path.glob("backbone-*.pt"))) == 2
+    for path in tmp_path.glob("backbone-*.pt"):
+        path.write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="is damaged; delete it"):
+        method("finetune").fit(toy().base, place)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    place = Place(checkpoint=tmp_path / "run.pt")
+    fitted("proto", place)
+    with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
+        fitted("proto", place, iterations=5)
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        settings = replace(method("proto").settings, seed=seed)
+        found = create_method("proto", settings)
+        found.fit(toy().base)
+        return next(iter(found.network.parameters())).detach()
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    found = method("proto", iterations=30)
+    with torch.no_grad():
+        next(iter(found.network.parameters())).fill_(float("nan"))
+    with pytest.raises(Diverged, match="loss nan at iteration 1"):
+        found.fit(toy().base)
+
+
+def test_features_of_a_frozen_backbone_are_computed_once() -> None:
+    found = fitted("finetune_classifier", iterations=1)
+    calls = []
+    found.embed = lambda images: (calls.append(len(images)), found.network(images))[1]  # type: ignore[method-assign, func-returns-value]
+    evaluate(found, toy().novel, 2, 3, 10, 0)
+    assert sum(calls) == len(toy().novel.images)
+
+
+def test_all_methods_see_the_same_episodes() -> None:
+    seen: dict[str, list[list[int]]] = {}
+    for name in ("nearest", "proto"):
+        found = fitted(name, iterations=1)
+        items = torch.arange(len(toy().novel.labels)).float().unsqueeze(1)
+        own: list[list[int]] = []
+        seen[name] = own
+        found.adapt = lambda support, labels, own=own: own.append(support.flatten().int().tolist())  # type: ignore
+        found.predict = lambda query: torch.zeros(len(query), 3)  # type: ignore[method-assign]
+        evaluate(found, toy().novel, 2, 3, 5, 0, items)
+    assert seen["nearest"] == seen["proto"]
+
+
+def test_intervals_and_paired_differences() -> None:
+    assert interval([50.0]) == (50.0, None)
+    mean, half = interval([40.0, 60.0])
+    assert (mean, half) == (50.0, pytest.approx(1.959964 * 10, rel=1e-6))
+    assert paired([3.0, 5.0], [1.0, 3.0]) == (2.0, 0.0)
+    with pytest.raises(ValueError, match="the same episodes, got 1 and 2"):
+        paired([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="no values"):
+        interval([])
+
+
+def test_bad_input_is_one_clear_sentence() -> None:
+    settings = Settings(image_size=16)
+    with pytest.raises(ValueError, match="few-shot method must be one of"):
+        create_method("svm", settings)
+    with pytest.raises(ValueError, match="'proto' has no option 'steps'"):
+        create_method("proto", settings, steps=3)
+    with pytest.raises(ValueError, match="backbone must be 'resnet12'"):
+        create_method("tadam", settings)
+    with pytest.raises(ValueError, match="must have the 5 classes of test episodes, got 3"):
+        create_method("maml", replace(settings, meta=MetaRecipe(iterations=1, way=3)))
+    with pytest.raises(ValueError, match="needs the backbone 'cnn4' or 'cnn9', got 'resnet12'"):
+        create_method("static_nsn", replace(settings, backbone="resnet12"))
+    with pytest.raises(ValueError, match="metric must be one of"):
+        create_method("nearest", settings, metric="l1")
+    with pytest.raises(ValueError, match="has images of 16 pixels, the settings say 32"):
+        create_method("proto", replace(settings, image_size=32)).fit(toy().base)
+    with pytest.raises(ValueError, match="call fit before represent"):
+        create_method("proto", settings).represent(toy().base.images)
+    with pytest.raises(ValueError, match="tasks must be a whole number"):
+        MetaRecipe(iterations=1, tasks=0)
+    with pytest.raises(ValueError, match="schedule must be one of"):
+        MetaRecipe(iterations=1, schedule="steps")
+    large = replace(method("proto").settings, meta=MetaRecipe(iterations=1, way=3, shot=10, query=10))
+    with pytest.raises(ValueError, match=r"class 'pattern 0' has 14 images, an episode takes 20 of it"):
+        create_method("proto", large).fit(toy().base)
+
+
+def test_every_method_has_its_own_name_and_says_where_it_is_from() -> None:
+    assert len(METHODS) == 15
+    for found in METHODS.values():
+        assert issubclass(found, FewShotMethod)
+        assert found.__doc__

@@ -1,0 +1,253 @@
+"""Table 6: declared as the paper has it, run through the store like every other, shown from its records."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.display import Image, Markdown
+
+from nsl.fewshot import evaluation
+from reproduce import fewshot_tables, fingerprints, plan
+from reproduce.fewshot_report import FewShotReport
+from reproduce.runs import FEWSHOT, Run
+from reproduce.store import Store, differences
+from reproduce.tables import make_table, write_tables
+from reproduce.worker import NslBackend, execute
+from tests.reproduce.helpers import MARK, put_record
+
+SLOT = "mini_imagenet"
+PROFILES = ("demo", "cpu", "paper")
+
+
+def test_the_papers_values_are_declared_with_their_intervals() -> None:
+    declared = plan.experiment(6)
+    values = {m.key: (m.paper[SLOT], m.interval[SLOT]) for m in declared.methods if m.paper}
+    assert len(values) == 13
+    assert values["finetune"] == (49.79, 0.79)
+    assert values["dynamic"] == (71.26, 0.65)
+    assert values["leo"] == (77.59, 0.12)
+    assert {m.key for m in declared.methods if not m.paper} == {"baseline_pp", "fomaml", "meta_dynamic"}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_run_is_known_to_nsl(name: str) -> None:
+    import inspect
+
+    from nsl.data import FEWSHOT_NAMES
+    from nsl.fewshot import METHODS, MetaRecipe
+    from nsl.models.backbones import BACKBONES
+    from nsl.training import Recipe
+
+    profile = plan.profile(name)
+    for run in plan.planned_runs(profile, (6,), profile.seeds):
+        assert run.task == FEWSHOT
+        assert run.dataset["name"] in FEWSHOT_NAMES
+        assert run.model["backbone"] in BACKBONES
+        options = set(run.model) - {"name", "backbone", "width"}
+        assert options <= set(inspect.signature(METHODS[run.model["name"]]).parameters)
+        assert set(run.recipe) <= {"pretrain", "meta", "episodes"}
+        if "pretrain" in run.recipe:
+            assert Recipe(**run.recipe["pretrain"]).as_dict() == run.recipe["pretrain"]
+        if "meta" in run.recipe:
+            MetaRecipe(**run.recipe["meta"])
+
+
+def test_the_widths_of_the_paper_profile_are_the_papers() -> None:
+    from nsl.models.backbones import BACKBONES
+
+    usual = {name: width for name, (_, width) in BACKBONES.items()}
+    assert plan.profile("paper").fewshot["width"] == usual
+    assert {name: width for name, (_, width) in fewshot_tables.BACKBONES.items()} == usual
+
+
+def test_a_profile_without_few_shot_data_has_no_such_runs_and_an_empty_table(tmp_path: Path) -> None:
+    from tests.reproduce.helpers import write_profile
+
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    assert plan.planned_runs(profile, (6,), 1) == []
+    table = write_tables((6,), profile, Store(tmp_path, "tiny"))[0]
+    assert table.rows == ()
+    assert "declares no few-shot data" in fewshot_tables.scope_sentence(table)
+
+
+def put(store: Store, profile: plan.Profile, key: str, right: list[int], seed: int = 0) -> None:
+    """A record of a few-shot run with the given right answers of 75 a test episode."""
+    data = {fingerprints.dataset_key(profile.slots[SLOT]): MARK}
+    store.folder.mkdir(parents=True, exist_ok=True)
+    (store.folder / "data.json").write_text(json.dumps(data), "utf-8")
+    mean = 100 * sum(right) / len(right) / 75
+    record = put_record(store, profile.run(plan.experiment(6).method(key), SLOT, seed), 100 - mean)
+    shots = {str(shot): [mean, 0.5] for shot in profile.fewshot["episodes"]["shots"]}
+    record["result"] |= {
+        "accuracy": mean,
+        "right": right,
+        "queries": 75,
+        "adapted_parameters": 489,
+        "adapt_seconds": 0.02,
+        "shots": shots,
+        "steps": {"0": [20.0, 1.0], "5": [mean, 1.0]},
+    }
+    eye = [[1.0, 0.0], [0.0, 1.0]]
+    record["observations"] = {"adaptation": [{"layer": "convolutions.0", "before": eye, "after": 2 * [[0.5, 0.1]]}]}
+    store.write(record)
+
+
+def read(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row.get("claim") or row["method"]: row for row in csv.DictReader(stream)}
+
+
+def test_accuracies_have_intervals_over_episodes_and_differences_are_paired(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    for seed in range(3):
+        put(store, profile, "finetune", [30 + seed, 45, 60], seed)
+        put(store, profile, "static", [33 + seed, 48, 63], seed)
+    write_tables((6,), profile, store)
+    rows = read(store.folder / "tables" / "table6.csv")
+    row = rows["Static NSN"]
+    assert (row["paper"], row["paper_interval"], row["ours_mean"]) == ("65.74", "0.68", "64.44")
+    expected = ("9", "3", "489", "20.0")
+    assert (row["episodes"], row["seeds"], row["adapted_parameters"], row["adapt_milliseconds"]) == expected
+    assert float(row["ours_ci_low"]) < 64.44 < float(row["ours_ci_high"])
+    assert rows["Finetuning baseline"]["verdict"] == "reference"
+    assert rows["MAML"]["verdict"] == "not run"
+    claim = read(store.folder / "tables" / "table6_claims.csv")["Static NSN beats the finetuning baseline."]
+    # 3 of 75 answers more in every episode: the episodes vary, the difference does not.
+    assert (claim["difference"], claim["difference_ci_low"], claim["difference_ci_high"]) == 3 * ("4.00",)
+    assert (claim["paper_difference"], claim["verdict"]) == ("15.95", "reproduced")
+    shots = list(csv.DictReader((store.folder / "tables" / "table6_shots.csv").open(encoding="utf-8")))
+    assert len(shots) == 16 * 3
+    assert "## Table 6" in (store.folder / "summary.md").read_text(encoding="utf-8")
+
+
+def test_a_lower_accuracy_is_not_reproduced_and_other_data_decide_nothing(tmp_path: Path) -> None:
+    words = {}
+    for name in ("paper", "cpu"):
+        profile, store = plan.profile(name), Store(tmp_path, name)
+        for seed in range(3):
+            put(store, profile, "maml", [60, 61 + seed], seed)
+            put(store, profile, "meta_static", [50, 50 + seed], seed)
+        claims = make_table(6, profile, store).claims
+        pair = ("meta_static", "maml")
+        words[name] = next(str(c.verdict) for c in claims if (c.claim.better, c.claim.worse) == pair)
+    assert words == {"paper": "not reproduced", "cpu": "inconclusive (other data)"}
+
+
+def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) -> None:
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    put(store, profile, "proto", [50, 51])
+    write_tables((6,), profile, store)
+    row = read(store.folder / "tables" / "table6.csv")["ProtoNet"]
+    assert row["dataset"] == "CIFAR-FS (for Mini-ImageNet)"
+    assert (row["published"], row["published_interval"]) == ("72.0", "0.6")
+    assert "72.0 ± 0.6" in fewshot_tables.markdown_accuracies(make_table(6, profile, store))
+    demo = make_table(6, plan.profile("demo"), Store(tmp_path, "demo"))
+    assert all(row["published"] == "" for row in fewshot_tables.table_rows(demo))
+    assert "ResNet-12 (width 8, paper 64)" in fewshot_tables.markdown_accuracies(demo)
+
+
+def test_the_notebook_can_be_shown_from_incomplete_records(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    put(store, profile, "static", [50, 51, 55])
+    report = FewShotReport(6, "paper", tmp_path)
+    for picture in (report.adaptation("static"), report.shots(), report.steps(), report.accuracy_chart()):
+        assert isinstance(picture, Image)
+    for shown in (report.scope(), report.accuracies(), report.claims()):
+        assert isinstance(shown, Markdown)
+    assert report.episode().data == "Not recorded."
+    empty = FewShotReport(6, "paper", tmp_path / "empty")
+    assert empty.shots().data == "No run is stored yet."
+    assert empty.adaptation("static").data == "Not recorded."
+
+
+class TinyData(NslBackend):
+    """The real backend with a data set that is there at once, saving as often as it can."""
+
+    checkpoint_minutes = 0.0
+
+    def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
+        from tests.nsl.fewshot.toy import toy
+
+        return toy()
+
+
+def tiny_run(name: str, **options: Any) -> Run:
+    episodes = {"way": 3, "shot": 2, "query": 3, "count": 4, "shots": [1, 2], "shot_count": 3, "seed": 0}
+    pretrain = {
+        "iterations": 4,
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "augment": "none",
+        "evaluations": 1,
+    }
+    return Run(
+        label=name,
+        dataset={"name": "toy"},
+        model={"name": name, "backbone": "cnn4", "width": 4, **options},
+        recipe={
+            "pretrain": pretrain,
+            "meta": {"iterations": 3, "tasks": 1, "way": 3, "shot": 2, "query": 2},
+            "episodes": {**episodes, "step_counts": [0, 2], "step_episodes": 2},
+        },
+        seed=0,
+        threads=1,
+        task=FEWSHOT,
+    )
+
+
+def run_all(folder: Path) -> Store:
+    from tests.nsl.fewshot.toy import toy
+
+    store, backend = Store(folder, "tiny"), TinyData()
+    for name in ("finetune", "static_nsn", "meta_static_nsn"):
+        record = execute(tiny_run(name), toy().fingerprint, store, backend, None, False)
+        assert record is not None
+    return store
+
+
+def test_runs_are_stored_as_records_and_are_the_same_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_all(tmp_path / "whole")
+    records = {record["config"]["model"]["name"]: record for record in whole.records()}
+    result = records["static_nsn"]["result"]
+    assert len(result["right"]) == 4
+    assert result["queries"] == 9
+    assert result["test_error"] == pytest.approx(100 - result["accuracy"])
+    assert set(result["shots"]) == {"1", "2"}
+    assert set(result["steps"]) == {"0", "2"}
+    assert len(records["static_nsn"]["observations"]["adaptation"]) == 4
+    assert len(records["meta_static_nsn"]["observations"]["adaptation"]) == 4
+    assert records["finetune"]["observations"]["episode"]["classes"]
+    assert records["finetune"]["config"]["task"] == FEWSHOT
+
+    real, calls = evaluation.EpisodeSampler, 0
+
+    def interrupt(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "EpisodeSampler", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(tmp_path / "killed")
+    monkeypatch.undo()
+    assert differences(run_all(tmp_path / "killed"), whole) == []
+    assert not list(whole.checkpoints.glob("????????????????.pt"))
+
+
+def test_a_training_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
+    from tests.nsl.fewshot.toy import toy
+
+    run = tiny_run("finetune")
+    run.recipe["pretrain"]["learning_rate"] = 1e30
+    record = execute(run, toy().fingerprint, Store(tmp_path, "tiny"), TinyData(), None, False)
+    assert record is not None
+    assert record["status"] == "diverged"
+    assert "training on the base classes diverged" in record["result"]["divergence"]
