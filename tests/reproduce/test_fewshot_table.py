@@ -134,7 +134,7 @@ def test_a_lower_accuracy_is_not_reproduced_and_other_data_decide_nothing(tmp_pa
         claims = make_table(6, profile, store).claims
         pair = ("meta_static", "maml")
         words[name] = next(str(c.verdict) for c in claims if (c.claim.better, c.claim.worse) == pair)
-    assert words == {"paper": "not reproduced", "cpu": "inconclusive (other data)"}
+    assert words == {"paper": "not reproduced", "cpu": "inconclusive (other data and width)"}
 
 
 def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) -> None:

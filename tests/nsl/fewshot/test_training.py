@@ -34,7 +34,8 @@ def fitted(name: str, place: Place | None = None, **options: object) -> FewShotM
 def test_every_method_learns_an_easy_set() -> None:
     """Chance is 33 %: a handful of iterations is enough for patterns like these."""
     for name in ("proto", "finetune", "static_nsn", "dynamic_nsn", "baseline_pp", "kshot", "nearest"):
-        found = fitted(name, iterations=12)
+        # The 34 layers start as few: their residual branches are zero at first.
+        found = fitted(name, iterations=60 if name == "kshot" else 12)
         result = evaluate(found, toy().novel, 5, 5, 6, 0)
         assert result.mean > 55, name
         assert len(result.accuracies) == 6
