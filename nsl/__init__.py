@@ -7,7 +7,7 @@
 
 from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.functional import neural_similarity_conv2d
-from nsl.models import count_parameters, create_model, list_models
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
 from nsl.predictor import CNNPredictor, SharedKernels, SpherePredictor
 from nsl.similarity import Diagonal, Structure, Unconstrained
 from nsl.spherical import SphereConv2d, patch_norm
@@ -24,6 +24,7 @@ __all__ = [
     "SpherePredictor",
     "Structure",
     "Unconstrained",
+    "count_multiply_adds",
     "count_parameters",
     "create_model",
     "list_models",

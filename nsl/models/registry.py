@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
+from nsl.models.cnn10 import cnn10, cnn10pp, nsn10
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn9": cnn9,
@@ -18,6 +19,9 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "nsn9_static_unconstrained": partial(nsn9, kind="static", similarity="unconstrained"),
     "nsn9_dynamic_diagonal": partial(nsn9, kind="dynamic", similarity="diagonal"),
     "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
+    "cnn10": cnn10,
+    "cnn10pp": cnn10pp,
+    "nsn10_dynamic_diagonal": nsn10,
 }
 
 
@@ -33,7 +37,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
         name: one of `list_models()`.
         num_classes: outputs.
         kwargs: width, image_size, variant; for NSN also predictor, sharing, learn_shape, predictor_options.
-            See `nsl.models.cnn`.
+            See `nsl.models.cnn` and `nsl.models.cnn10`.
 
     Returns:
         A module from images [B, 3, S, S] to logits [B, num_classes], randomly initialised from torch's global
