@@ -11,7 +11,7 @@ from nsl.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTransp
 from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
 from nsl.functional import neural_similarity_conv2d
 from nsl.linear import DynamicNSLinear, LinearPredictor, NSLinear
-from nsl.models import count_parameters, create_model, list_models
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
 from nsl.predictor import CNNPredictor, SharedKernels, SpherePredictor
 from nsl.recurrent import NSGRUCell, NSRNNCell
 from nsl.shift import ShiftConv2d
@@ -68,6 +68,7 @@ __all__ = [
     "Unconstrained",
     "angular",
     "convert",
+    "count_multiply_adds",
     "count_parameters",
     "create_model",
     "fold",

@@ -1,4 +1,4 @@
-"""The data sets: `load(name)` returns a `Dataset`, whole in memory."""
+"""The data sets: `load(name)` returns a `Dataset`, whole in memory or memory-mapped from a packed cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nsl.data.augment import crop_flip, normalise
+from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop
 from nsl.data.dataset import DataError, Dataset, fingerprint, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
@@ -20,6 +20,7 @@ __all__ = [
     "EpisodeSampler",
     "FewShotData",
     "ImageSet",
+    "centre_crop",
     "crop_flip",
     "data_root",
     "fingerprint",
@@ -27,6 +28,7 @@ __all__ = [
     "load_fewshot",
     "make_dataset",
     "normalise",
+    "resized_crop",
     "split_classes",
     "subset",
 ]
@@ -38,6 +40,9 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "glyphs": ("num_classes", *_COMMON, "seed", "image_size"),
     "cifar10": _COMMON,
     "cifar100": _COMMON,
+    "imagenet": ("image_size", *_COMMON),
+    "tiny_imagenet": ("image_size", *_COMMON),
+    "tiny_imagenet_25": ("image_size", *_COMMON),
 }
 NAMES = tuple(_OPTIONS)
 
@@ -64,19 +69,20 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 def load(
     name: str, root: str | os.PathLike[str] | None = None, *, download: bool = True, **options: Any
 ) -> Dataset:
-    """Load a data set into memory.
+    """Load a data set.
 
     Args:
-        name: "digits" (handwritten, 10 classes), "glyphs" (rendered characters, many classes), "cifar10" or
-            "cifar100".
-        root: folder of the CIFAR files, see `data_root`; a folder that was named must exist for every set.
+        name: "digits" (handwritten, 10 classes), "glyphs" (rendered characters, many classes), "cifar10",
+            "cifar100", "imagenet" (ILSVRC-2012), "tiny_imagenet" (200 classes) or "tiny_imagenet_25".
+        root: folder of the data, see `data_root`; a folder that was named must exist for every set.
         download: fetch missing CIFAR files from the official address.
         options: for every set `train_per_class` and `test_per_class`, the number of images of each class (the
             first ones; None or absent: all, of the unlimited glyphs as many as `load_glyphs` says).
             digits: `image_size` (16).  glyphs: `num_classes` (100), `seed` (0) and `image_size` (32).
+            The ImageNet sets: `image_size` (224, or 64 for the tiny ones), see `nsl.data.imagenet`.
 
     Returns:
-        The set, train and test images uint8 [N, 3, H, W].
+        The set, train and test images uint8 [N, 3, H, W]; the ImageNet sets' are memory-mapped.
 
     Raises:
         DataError: unknown name or option, bad option value, missing folder, missing or damaged files, or a
@@ -102,6 +108,10 @@ def load(
         from nsl.data.glyphs import load_glyphs
 
         return load_glyphs(**options)
+    if "imagenet" in name:
+        from nsl.data.imagenet import load_imagenet
+
+        return load_imagenet(name, folder, **options)
     from nsl.data.cifar import load_cifar
 
     return subset(load_cifar(name, folder, download=download), **options)

@@ -1,14 +1,33 @@
-"""Augmentation and normalisation of whole batches (pad 4, random crop, flip: paper, section 7.1)."""
+"""Augmentation and normalisation of whole batches.
+
+CIFAR: pad 4, random crop, flip (paper, section 7.1). ImageNet: the paper "mostly" follows AlexNet, which cuts a random
+224x224 window out of 256x256 and flips it, without its colour changes, of which the paper says nothing: our choice for
+the paper's protocol. `resized_crop`, a random rectangle of random size, is what later trainings do; ours on
+Tiny-ImageNet's 64x64 pixels, which leave no margin to crop from.
+
+All choices of a batch come from one generator in one order, and `part` says which of the batch's images are at hand:
+processes that share a batch make the choices that one process makes.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+#: Aspect ratios of `resized_crop`, as usual: 3/4 to 4/3, uniform in the logarithm.
+LOG_RATIO = math.log(4 / 3)
 
-def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
+Part = tuple[int, int]
+"""(total, start): the images at hand are `start`, `start + 1`, ... of a batch of `total`."""
+
+
+def crop_flip(
+    images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True, part: Part | None = None
+) -> Tensor:
     """Shift every image by its own random offset, zeros moving in, and mirror a random half of them.
 
     The same as padding by `padding` on all sides, cutting a random window of the old size, and flipping
@@ -19,6 +38,7 @@ def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4, flip
         generator: a CPU generator; drawing on the CPU makes the choices the same for every device.
         padding: largest shift in pixels, at least 0; offsets are uniform on -padding..padding both ways.
         flip: whether to mirror.
+        part: which images of a larger batch these are; None: the whole batch.
 
     Returns:
         A new contiguous [B, C, H, W] tensor of the same type.
@@ -31,7 +51,9 @@ def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4, flip
     if padding < 0:
         raise ValueError(f"crop_flip needs padding of at least 0, got {padding}.")
     batch, channels, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator).to(images.device)
+    total, start = (batch, 0) if part is None else part
+    offsets = torch.randint(0, 2 * padding + 1, (2, total), generator=generator)
+    top, left = offsets[:, start : start + batch].to(images.device)
     if padding:
         padded_height, padded_width = height + 2 * padding, width + 2 * padding
         padded = images.new_zeros(batch, channels, padded_height, padded_width)
@@ -47,8 +69,65 @@ def crop_flip(images: Tensor, generator: torch.Generator, padding: int = 4, flip
         cropped = images.clone(memory_format=torch.contiguous_format)
     if not flip:
         return cropped
-    mirrored = (torch.rand(batch, generator=generator) < 0.5).to(images.device)
+    mirrored = (torch.rand(total, generator=generator)[start : start + batch] < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped)
+
+
+def resized_crop(
+    images: Tensor,
+    generator: torch.Generator,
+    size: int | None = None,
+    scale: float = 0.35,
+    flip: bool = True,
+    part: Part | None = None,
+) -> Tensor:
+    """Cut a random rectangle out of every image, bring it to `size`, and mirror a random half of them.
+
+    The rectangle's area is uniform between `scale` and 1 of the image's, its aspect ratio between 3/4 and 4/3; a side
+    that would be longer than the image is as long as the image. Bilinear, without antialiasing: windows are rarely
+    much larger than the result. The usual lower end of 0.08 is for networks trained several times longer.
+
+    Args:
+        images: uint8 [B, C, H, W], on any device.
+        generator: a CPU generator.
+        size: height and width of the result; None: those of the images.
+        scale: smallest share of the area, above 0 and at most 1.
+        flip: whether to mirror.
+        part: as for `crop_flip`.
+
+    Returns:
+        uint8 [B, C, size, size], or [B, C, H, W].
+
+    Raises:
+        ValueError: `scale` is not in (0, 1], or `images` is not four-dimensional.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"resized_crop needs images [B, C, H, W], got shape {list(images.shape)}.")
+    if not 0 < scale <= 1:
+        raise ValueError(f"resized_crop needs a scale above 0 and at most 1, got {scale}.")
+    batch, channels, height, width = images.shape
+    total, start = (batch, 0) if part is None else part
+    draws = torch.rand(5, total, generator=generator)[:, start : start + batch]
+    area = scale + (1 - scale) * draws[0]
+    ratio = ((2 * draws[1] - 1) * LOG_RATIO).exp()
+    # Shares of the image's width and height; grid_sample's coordinates run from -1 to 1 over the image.
+    wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    centre_x, centre_y = (2 * draws[2] - 1) * (1 - wide), (2 * draws[3] - 1) * (1 - high)
+    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
+    zeros = torch.zeros(batch)
+    affine = torch.stack([wide * sign, zeros, centre_x, zeros, high, centre_y], 1).view(batch, 2, 3)
+    shape = [batch, channels, height if size is None else size, width if size is None else size]
+    grid = F.affine_grid(affine.to(images.device), shape, align_corners=False)
+    sampled = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
+    return sampled.round().to(images.dtype)
+
+
+def centre_crop(images: Tensor, size: int | None) -> Tensor:
+    """The central [B, C, size, size] of images [B, C, H, W]; None leaves them as they are."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., top : top + size, left : left + size]
 
 
 def normalise(

@@ -29,6 +29,8 @@ class Dataset:
         test_labels: int64 [M].
         class_names: one name a class, in label order.
         fingerprint: 16 hexadecimal digits that change when anything above changes (see `fingerprint`).
+        crop_size: height and width of the network's input, when it is cut out of larger stored images; else None.
+        moments: mean and std of the train images where they are known already; else None, and they are computed.
 
     Raises:
         DataError: a tensor has the wrong type, shape or label range.
@@ -41,6 +43,8 @@ class Dataset:
     test_labels: Tensor
     class_names: tuple[str, ...]
     fingerprint: str
+    crop_size: int | None = None
+    moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
@@ -68,6 +72,10 @@ class Dataset:
                 f"{self.name}: train images are {list(self.train_images.shape[1:])}, "
                 f"test images {list(self.test_images.shape[1:])}; they must have one size."
             )
+        if self.crop_size is not None and not 0 < self.crop_size <= min(self.train_images.shape[2:]):
+            raise DataError(
+                f"{self.name}: crop_size must be 1 to {min(self.train_images.shape[2:])}, got {self.crop_size}."
+            )
 
     @property
     def num_classes(self) -> int:
@@ -76,11 +84,13 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
-        """Height H of the images in pixels."""
-        return int(self.train_images.shape[2])
+        """Height of the network's input in pixels: H, or `crop_size` where there is one."""
+        return int(self.train_images.shape[2]) if self.crop_size is None else self.crop_size
 
     @cached_property
     def _moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self.moments is not None:
+            return self.moments
         # Integer sums: exact, so the same on every machine, thread count and chunk size.
         total, squares = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
         for chunk in self.train_images.split(1024):

@@ -11,6 +11,7 @@ from torch import nn
 
 from nsl.models.backbones import backbone_classifier
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
+from nsl.models.cnn10 import cnn10, cnn10pp, nsn10
 from nsl.models.spherenet import spherenet
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -20,6 +21,9 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "nsn9_static_unconstrained": partial(nsn9, kind="static", similarity="unconstrained"),
     "nsn9_dynamic_diagonal": partial(nsn9, kind="dynamic", similarity="diagonal"),
     "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
+    "cnn10": cnn10,
+    "cnn10pp": cnn10pp,
+    "nsn10_dynamic_diagonal": nsn10,
     "cnn4": partial(backbone_classifier, backbone="cnn4", kind="none", similarity="diagonal"),
     "nsn4_static": partial(backbone_classifier, backbone="cnn4", kind="static"),
     "nsn4_dynamic": partial(backbone_classifier, backbone="cnn4", kind="dynamic"),
@@ -42,7 +46,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
         name: one of `list_models()`.
         num_classes: outputs.
         kwargs: width, image_size, variant; for NSN also predictor, sharing, learn_shape, predictor_options
-            (see `nsl.models.cnn`); for the few-shot backbones width, image_size, similarity (see
+            (see `nsl.models.cnn` and `nsl.models.cnn10`); for the few-shot backbones width, image_size, similarity (see
             `nsl.models.backbones`).
 
     Returns:

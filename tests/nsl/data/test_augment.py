@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from nsl.data.augment import crop_flip, normalise
+from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop
 
 
 def random_images(batch: int = 16, height: int = 9, width: int = 7) -> torch.Tensor:
@@ -113,3 +115,47 @@ def test_normalise_only_centres_a_constant_channel() -> None:
 def test_crops_on_the_gpu_equal_those_on_the_cpu() -> None:
     images = random_images()
     assert torch.equal(crop_flip(images.cuda(), generator()).cpu(), crop_flip(images, generator()))
+
+
+def test_a_resized_crop_of_the_whole_image_is_the_image() -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    # Only squares have the whole area; the other aspect ratios cut a strip, so the ratio is fixed here.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nsl.data.augment.LOG_RATIO", 0.0)
+        same = resized_crop(images, torch.Generator().manual_seed(0), scale=1.0, flip=False)
+        mirrored = resized_crop(images, torch.Generator().manual_seed(0), scale=1.0, flip=True)
+    assert torch.equal(same, images)
+    flipped = [torch.equal(a, b.flip(-1)) or torch.equal(a, b) for a, b in zip(mirrored, images)]
+    assert all(flipped)
+
+
+def test_resized_crops_stay_inside_the_image_and_have_the_asked_size() -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).view(1, 1, 1, 64).expand(200, 1, 64, 64).contiguous()
+    found = resized_crop(ramp, torch.Generator().manual_seed(0), size=32, scale=0.25, flip=False).double()
+    assert found.shape == (200, 1, 32, 32)
+    spread = found[:, 0, 0, -1] - found[:, 0, 0, 0]
+    assert (spread > 0).all()
+    # Widths run from about sqrt(0.25 * 3/4) to the whole of 64 pixels.
+    assert 20 < spread.min() < 36
+    assert 60 < spread.max() <= 64
+
+
+@pytest.mark.parametrize("transform", [crop_flip, resized_crop])
+def test_parts_of_a_batch_are_augmented_as_in_the_whole(transform: Any) -> None:
+    images = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
+    whole = transform(images, torch.Generator().manual_seed(5))
+    parts = [
+        transform(images[first : first + 2], torch.Generator().manual_seed(5), part=(6, first)) for first in (0, 2, 4)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_wrong_scale_is_named() -> None:
+    with pytest.raises(ValueError, match="scale above 0 and at most 1"):
+        resized_crop(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.Generator(), scale=0.0)
+
+
+def test_the_centre_crop_is_the_centre() -> None:
+    images = torch.arange(25).view(1, 1, 5, 5)
+    assert centre_crop(images, 3).flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+    assert centre_crop(images, None) is images

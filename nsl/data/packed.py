@@ -1,0 +1,386 @@
+"""A packed cache of decoded images: one file of uint8 pixels a split, memory-mapped, so that no epoch decodes JPEGs.
+
+    FOLDER/index.json        written last: without it the cache is unfinished
+    FOLDER/train.u8          N x 3 x S x S bytes
+    FOLDER/train.labels.npy  N labels
+    FOLDER/train.journal     while building: one line a finished chunk
+
+Building goes chunk by chunk. A chunk's pixels reach the disk before its line reaches the journal, so a build that was
+killed goes on after the last journal line, whose chunks are checked first. Every chunk has a checksum; opening
+compares them, so that a flipped byte is found and named.
+
+An image that cannot be decoded is named and left out: the last images of the split move into the holes. Too many of
+them are an error, because the folder is then something else than was meant.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nsl.data.dataset import DataError, Dataset
+
+FORMAT = 1
+#: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
+CHUNK = 256
+#: A larger share of images that cannot be decoded than this is an error.
+BAD_LIMIT = 0.001
+#: Splits of at most so many bytes have all their checksums compared whenever they are opened; larger ones when built
+#: and by `verify_packed`.
+VERIFY_BYTES = 4 << 30
+
+_SQUARES = (np.arange(256) ** 2).astype(np.uint16)
+
+Decoded = tuple[NDArray[np.uint8], list[str | None]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The files of one split: `paths` with their `labels` (0 .. classes - 1), in the order they will have."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+
+
+def decode(path: Path, size: int) -> NDArray[np.uint8]:
+    """One image file as uint8 [3, size, size].
+
+    The shorter side is brought to `size` (bilinear, antialiased) and the central square is cut out, as AlexNet's
+    authors did (Krizhevsky et al. 2012, section 2). JPEGs much larger than that are decoded at a fraction of their
+    size. Grey and CMYK images become RGB.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the file cannot be read or is no image (Pillow's own errors).
+    """
+    from PIL import Image
+
+    with Image.open(path) as source:
+        # Never below twice the wanted size: the last step of the reduction stays the antialiased one.
+        source.draft("RGB", (2 * size, 2 * size))
+        image = source.convert("RGB")
+    width, height = image.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        left, top = (width - size / scale) / 2, (height - size / scale) / 2
+        box = (left, top, width - left, height - top)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
+
+
+def decode_chunk(paths: Sequence[Path], size: int) -> Decoded:
+    """Images uint8 [n, 3, size, size] (zeros where one failed), and for each None or the reason."""
+    images = np.zeros((len(paths), 3, size, size), np.uint8)
+    reasons: list[str | None] = []
+    for place, path in enumerate(paths):
+        try:
+            images[place] = decode(path, size)
+            reasons.append(None)
+        except Exception as error:
+            # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
+            reasons.append(" ".join(f"{type(error).__name__}: {error}".split()))
+    return images, reasons
+
+
+def _checksum(data: NDArray[np.uint8]) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(data), digest_size=16).hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Only one process builds; others wait and then find the work done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+class _Builder:
+    """Builds one split of a cache."""
+
+    def __init__(self, folder: Path, name: str, split: Split, size: int) -> None:
+        self.name, self.split, self.size = name, split, size
+        self.pixels, self.journal = folder / f"{name}.u8", folder / f"{name}.journal"
+        self.labels = folder / f"{name}.labels.npy"
+        self.count = len(split.paths)
+        self.image_bytes = 3 * size * size
+        self.chunks = -(-self.count // CHUNK)
+
+    def _rows(self, chunk: int) -> tuple[int, int]:
+        return chunk * CHUNK, min(self.count, (chunk + 1) * CHUNK)
+
+    def _map(self, mode: Any = "r+") -> NDArray[np.uint8]:
+        return np.memmap(self.pixels, np.uint8, mode, shape=(self.count, 3, self.size, self.size))
+
+    def _finished(self) -> dict[int, dict[str, Any]]:
+        """The journal's chunks whose pixels are still what they were."""
+        found: dict[int, dict[str, Any]] = {}
+        if not self.journal.exists() or self.pixels.stat().st_size != self.count * self.image_bytes:
+            return found
+        data = self._map("r")
+        for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                first, last = self._rows(int(entry["chunk"]))
+                if _checksum(data[first:last]) == entry["sum"]:
+                    found[int(entry["chunk"])] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that was being written when the process was killed
+        return found
+
+    def build(self, workers: int, bad_limit: float, say: Callable[[str], None]) -> dict[str, Any]:
+        """Decode what is missing; returns the split's part of the index."""
+        if not self.pixels.exists() or self.pixels.stat().st_size != self.count * self.image_bytes:
+            with self.pixels.open("a") as stream:
+                stream.truncate(self.count * self.image_bytes)
+        finished = self._finished()
+        missing = [chunk for chunk in range(self.chunks) if chunk not in finished]
+        if finished and missing:
+            say(f"{self.name}: going on after {len(finished)} of {self.chunks} chunks")
+        # Rewritten, so that a torn last line does not swallow the next one.
+        self.journal.write_text("".join(json.dumps(entry) + "\n" for entry in finished.values()), encoding="utf-8")
+        data = self._map()
+        started, last_said = time.monotonic(), time.monotonic()
+        with self.journal.open("a", encoding="utf-8") as journal:
+            for done, (chunk, (images, reasons)) in enumerate(self._decoded(missing, workers), start=1):
+                first, last = self._rows(chunk)
+                data[first:last] = images
+                data.flush()  # type: ignore[attr-defined]
+                bad = {str(first + place): reason for place, reason in enumerate(reasons) if reason is not None}
+                finished[chunk] = {"chunk": chunk, "sum": _checksum(images), "bad": bad}
+                journal.write(json.dumps(finished[chunk]) + "\n")
+                journal.flush()
+                self._refuse(finished, bad_limit)
+                if time.monotonic() - last_said > 10:
+                    last_said = time.monotonic()
+                    rate = done * CHUNK / (last_said - started)
+                    say(f"{self.name}: {len(finished)} of {self.chunks} chunks, {rate:.0f} images/s")
+        self._refuse(finished, bad_limit)
+        return self._finish(finished)
+
+    def _decoded(self, chunks: list[int], workers: int) -> Iterator[tuple[int, Decoded]]:
+        """Decoded chunks in order, by `workers` processes, a few chunks ahead of the writing."""
+        parts = {chunk: self.split.paths[slice(*self._rows(chunk))] for chunk in chunks}
+        if workers < 2 or len(chunks) < 2:
+            for chunk in chunks:
+                yield chunk, decode_chunk(parts[chunk], self.size)
+            return
+        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn")) as pool:
+            rest = iter(chunks)
+            waiting = [(c, pool.submit(decode_chunk, parts[c], self.size)) for c in islice(rest, 2 * workers)]
+            while waiting:
+                chunk, future = waiting.pop(0)
+                decoded = future.result()
+                waiting += [(c, pool.submit(decode_chunk, parts[c], self.size)) for c in islice(rest, 1)]
+                yield chunk, decoded
+
+    def _bad(self, finished: dict[int, dict[str, Any]]) -> dict[int, str]:
+        return {int(row): text for entry in finished.values() for row, text in entry["bad"].items()}
+
+    def _refuse(self, finished: dict[int, dict[str, Any]], limit: float) -> None:
+        bad = self._bad(finished)
+        if len(bad) > limit * self.count:
+            row = min(bad)
+            raise DataError(
+                f"{len(bad)} of {self.count} {self.name} images cannot be decoded, more than the limit of "
+                f"{100 * limit:g} %; the first is {self.split.paths[row]} ({bad[row]}); put back the official files."
+            )
+
+    def _finish(self, finished: dict[int, dict[str, Any]]) -> dict[str, Any]:
+        """Close the holes of bad images, store the labels, and sum up."""
+        data = self._map()
+        labels = np.asarray(self.split.labels, np.int64)
+        bad = self._bad(finished)
+        good = self.count - len(bad)
+        # Sources lie behind `good` and are never written, so doing this again after a kill changes nothing: chunks that
+        # were touched no longer match the journal and are decoded again.
+        holes = [row for row in sorted(bad) if row < good]
+        sources = [row for row in range(good, self.count) if row not in bad]
+        for hole, source in zip(holes, sources):
+            data[hole], labels[hole] = data[source], labels[source]
+        data.flush()  # type: ignore[attr-defined]
+        sums, total, squares = [], np.zeros(3, np.int64), np.zeros(3, np.int64)
+        for first in range(0, good, CHUNK):
+            part = data[first : min(good, first + CHUNK)]
+            sums.append(_checksum(part))
+            total += part.sum((0, 2, 3), dtype=np.int64)
+            squares += _SQUARES[part].sum((0, 2, 3), dtype=np.int64)
+        partial = self.labels.with_name(f"{self.labels.name}.{os.getpid()}.partial")
+        with partial.open("wb") as stream:
+            np.save(stream, labels[:good], allow_pickle=False)
+        os.replace(partial, self.labels)
+        return {
+            "images": good,
+            "sums": sums,
+            "labels": hashlib.blake2b(labels[:good].tobytes(), digest_size=16).hexdigest(),
+            "total": total.tolist(),
+            "squares": squares.tolist(),
+            "bad": {str(self.split.paths[row]): text for row, text in sorted(bad.items())},
+        }
+
+    def shorten(self, images: int) -> None:
+        """After the index exists: drop the tail that bad images left, and the journal."""
+        with self.pixels.open("r+") as stream:
+            stream.truncate(images * self.image_bytes)
+        self.journal.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    print(f"packing {line}", file=sys.stderr, flush=True)
+
+
+def build_packed(
+    folder: Path,
+    splits: dict[str, Split],
+    class_names: Sequence[str],
+    size: int,
+    source: str,
+    *,
+    workers: int | None = None,
+    bad_limit: float = BAD_LIMIT,
+    say: Callable[[str], None] = _say,
+) -> None:
+    """Build the cache in `folder`, or go on building it, unless it is complete already.
+
+    Args:
+        folder: where it goes; made when absent.
+        splits: "train" and "test".
+        class_names: one a label.
+        size: height and width S of the stored images.
+        source: what identifies the files; a cache of another source is built anew.
+        workers: decoding processes (None: one a core).
+        bad_limit: largest share of images of a split that may be undecodable.
+        say: told about progress.
+
+    Raises:
+        DataError: more undecodable images than `bad_limit`, or the disk is too small.
+    """
+    with _locked(folder):
+        identity = {"format": FORMAT, "size": size, "source": source}
+        if (index := _read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
+            return
+        begun = folder / "building.json"
+        try:
+            same = json.loads(begun.read_text(encoding="utf-8")) == identity
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            for leftover in (*folder.glob("*.u8"), *folder.glob("*.journal"), folder / "index.json"):
+                leftover.unlink(missing_ok=True)
+        needed = sum(len(split.paths) for split in splits.values()) * 3 * size * size
+        present = sum(path.stat().st_blocks * 512 for path in folder.glob("*.u8"))
+        free = shutil.disk_usage(folder).free
+        if needed - present > free:
+            raise DataError(
+                f"The packed cache {folder} needs {(needed - present) / 2**30:.1f} GiB more and its disk has "
+                f"{free / 2**30:.1f} free; name a larger disk by the environment variable NSL_CACHE."
+            )
+        _write_json(begun, identity)
+        cores = os.cpu_count() or 1
+        made = {}
+        for name, split in splits.items():
+            builder = _Builder(folder, name, split, size)
+            made[name] = builder.build(cores if workers is None else workers, bad_limit, say)
+            for path, reason in made[name]["bad"].items():
+                say(f"{name}: left out {path} ({reason})")
+        _write_json(folder / "index.json", {**identity, "classes": list(class_names), "splits": made})
+        for name, split in splits.items():
+            _Builder(folder, name, split, size).shorten(made[name]["images"])
+        begun.unlink(missing_ok=True)
+
+
+def _read_index(folder: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise DataError(f"{folder / 'index.json'} is damaged; delete the folder to have it packed again.") from None
+    return found if isinstance(found, dict) else None
+
+
+def _open_split(folder: Path, name: str, index: dict[str, Any], verify: bool | None) -> tuple[Tensor, Tensor]:
+    """Memory-mapped images uint8 [N, 3, S, S] and labels int64 [N], checked."""
+    entry, size = index["splits"][name], index["size"]
+    path, advice = folder / f"{name}.u8", f"delete the folder {folder} to have it packed again"
+    count = int(entry["images"])
+    expected = count * 3 * size * size
+    found = path.stat().st_size if path.exists() else -1
+    if found < expected:
+        state = "is missing" if found < 0 else f"has {found} bytes, expected {expected}"
+        raise DataError(f"{path} {state}; {advice}.")
+    if verify or (verify is None and expected <= VERIFY_BYTES):
+        data = np.memmap(path, np.uint8, "r", shape=(count, 3, size, size))
+        for chunk, wanted in enumerate(entry["sums"]):
+            first = chunk * CHUNK
+            if _checksum(data[first : min(count, first + CHUNK)]) != wanted:
+                last = min(count, first + CHUNK) - 1
+                raise DataError(f"{path}: images {first} to {last} do not match their checksum; {advice}.")
+    try:
+        labels = np.load(folder / f"{name}.labels.npy", allow_pickle=False)
+    except (OSError, ValueError):
+        labels = np.empty(0, np.int64)
+    if hashlib.blake2b(labels.tobytes(), digest_size=16).hexdigest() != entry["labels"]:
+        raise DataError(f"{folder / f'{name}.labels.npy'} is damaged; {advice}.")
+    # A private mapping: pages come from the file when they are first touched, and nothing can be written back.
+    images = torch.from_file(str(path), shared=False, size=expected, dtype=torch.uint8)
+    return images.view(count, 3, size, size), torch.from_numpy(labels)
+
+
+def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify: bool | None = None) -> Dataset:
+    """The data set of a finished cache, its images memory-mapped.
+
+    Args:
+        name: of the data set.
+        folder: of the cache.
+        crop_size: input size of the network, when it is smaller than the stored images.
+        verify: compare all checksums; None: where a split has at most `VERIFY_BYTES` bytes.
+
+    Returns:
+        Images uint8 [N, 3, S, S]; the fingerprint is made from the checksums.
+
+    Raises:
+        DataError: the cache is unfinished or damaged; the sentence names the file.
+    """
+    index = _read_index(folder)
+    if index is None or index.get("format") != FORMAT:
+        raise DataError(f"{folder} holds no finished packed cache; load the data set {name} to build it.")
+    parts = [*_open_split(folder, "train", index, verify), *_open_split(folder, "test", index, verify)]
+    train = index["splits"]["train"]
+    pixels = int(train["images"]) * index["size"] ** 2
+    means = [total / pixels for total in train["total"]]
+    variances = [square / pixels - mean * mean for square, mean in zip(train["squares"], means)]
+    moments = tuple(mean / 255 for mean in means), tuple(max(v, 0.0) ** 0.5 / 255 for v in variances)
+    seen = [name, crop_size, index["size"], index["classes"]]
+    seen += [index["splits"][part][key] for part in ("train", "test") for key in ("images", "sums", "labels")]
+    mark = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+    return Dataset(name, *parts, tuple(index["classes"]), mark, crop_size=crop_size, moments=moments)
+
+
+def verify_packed(folder: Path) -> int:
+    """Compare every checksum of the cache in `folder`; returns the number of images, or raises DataError."""
+    dataset = open_packed("any", folder, verify=True)
+    return len(dataset.train_images) + len(dataset.test_images)
