@@ -368,7 +368,8 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
     index = _read_index(folder)
     if index is None or index.get("format") != FORMAT:
         raise DataError(f"{folder} holds no finished packed cache; load the data set {name} to build it.")
-    parts = [*_open_split(folder, "train", index, verify), *_open_split(folder, "test", index, verify)]
+    train_images, train_labels = _open_split(folder, "train", index, verify)
+    test_images, test_labels = _open_split(folder, "test", index, verify)
     train = index["splits"]["train"]
     pixels = int(train["images"]) * index["size"] ** 2
     means = [total / pixels for total in train["total"]]
@@ -377,7 +378,17 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
     seen = [name, crop_size, index["size"], index["classes"]]
     seen += [index["splits"][part][key] for part in ("train", "test") for key in ("images", "sums", "labels")]
     mark = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
-    return Dataset(name, *parts, tuple(index["classes"]), mark, crop_size=crop_size, moments=moments)
+    return Dataset(
+        name,
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        tuple(index["classes"]),
+        mark,
+        crop_size=crop_size,
+        moments=moments,
+    )
 
 
 def verify_packed(folder: Path) -> int:
