@@ -100,7 +100,7 @@ def decode_chunk(paths: Sequence[Path], size: int) -> Decoded:
 
 
 def _checksum(data: NDArray[np.uint8]) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(data), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(data).data, digest_size=16).hexdigest()
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -83,7 +83,7 @@ def dynamic_convolution() -> list[Row]:
         for channels, size in SIZES:
             make = partial(convolution_cases, channels, size, precision)
             memory = peaks(make)
-            measured = side_by_side(make(), "Conv2d", repeats=5)
+            measured = side_by_side(make(), "Conv2d", repeats=4)
             ours = next(row.seconds for row in measured if row.case == "DNS")
             notes = {name: _mebibytes(size_) for name, size_ in memory.items()}
             for name in ("DNS", "UNS"):
@@ -147,7 +147,7 @@ def training_step() -> list[Row]:
             if memory and "diagonal" in name:
                 parts.append(f"{memory[name] / memory['cnn9'] - 1:+.2f} of CNN-9's, target +1.00")
             notes[name] = "; ".join(filter(None, parts))
-        rows += _noted(side_by_side(_steps(precision), "cnn9", repeats=4), precision, notes)
+        rows += _noted(side_by_side(_steps(precision), "cnn9", repeats=3), precision, notes)
     return rows
 
 
