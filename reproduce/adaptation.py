@@ -58,7 +58,7 @@ def averages_only(model: nn.Module, dataset: Dataset) -> nn.Module:
 
 def test_error(model: nn.Module, dataset: Dataset) -> float:
     """Percent."""
-    return evaluate(model, dataset)[0]
+    return evaluate(model, dataset).error
 
 
 def trainable(model: nn.Module) -> int:

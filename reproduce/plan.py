@@ -12,11 +12,19 @@ from reproduce.runs import FEWSHOT, Run, model_config
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
-#: The budget of the paper's CIFAR protocol in training images: 64000 iterations of 128 (paper, section 7.1).
-PAPER_IMAGES = 64_000 * 128
+#: The budgets of the paper's protocols in training images: iterations of 128 images (paper, section 7.1).
+PAPER_IMAGES = {"cifar10": 64_000 * 128, "cifar100": 64_000 * 128, "imagenet": 600_000 * 128}
 
 #: How the paper's data sets are written in tables.
-SLOT_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "mini_imagenet": "Mini-ImageNet"}
+SLOT_TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+    "mini_imagenet": "Mini-ImageNet",
+}
+
+#: Errors that a table may have; the key is the one in a run's result.
+METRICS = {"test_error": "test error", "test_top5_error": "top-5 error"}
 
 CLAIM_KINDS = ("lower_error", "similar_error", "fewer_parameters", "higher_accuracy", "similar_accuracy")
 #: Kinds that say that the first method is the better one; an accuracy is compared as the error that it leaves.
@@ -28,6 +36,8 @@ SIMILARITIES = ("similar_error", "similar_accuracy")
 class Method:
     """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent.
 
+    ``paper`` has the error of the likeliest class, ``paper_top5`` that of the five likeliest.
+
     A few-shot method (``model`` is its name in ``nsl.fewshot``) also has its backbone, the trainings it takes
     ("pretrain", "meta"), the paper's accuracies with half their 95 % intervals, and accuracies with intervals that
     others published, by data set and number of shots.
@@ -38,6 +48,7 @@ class Method:
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
+    paper_top5: dict[str, float] = field(default_factory=dict)
     backbone: str = ""
     trainings: tuple[str, ...] = ()
     interval: dict[str, float] = field(default_factory=dict)
@@ -56,11 +67,12 @@ class Claim:
     margin: float = 0.0
     without: str = ""
     saving: tuple[float, float] = (0.0, 1.0)
+    metric: str = "test_error"
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table of the paper as data."""
+    """A table of the paper as data; ``top5`` says that it has top-5 errors too."""
 
     table: int
     title: str
@@ -71,6 +83,7 @@ class Experiment:
     methods: tuple[Method, ...]
     claims: tuple[Claim, ...]
     task: str = "classification"
+    top5: bool = False
 
     def method(self, key: str) -> Method:
         """The method called ``key``."""
@@ -82,7 +95,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Profile:
-    """Data, width and budget that a profile gives to every experiment."""
+    """Data, width and budget that a profile gives to every experiment.
+
+    ``slot`` overrides ``width``, ``same_data`` and ``same_width`` for single slots, ``slot_recipe`` the recipe.
+    """
 
     name: str
     description: str
@@ -94,6 +110,7 @@ class Profile:
     same_width: bool
     data: dict[str, dict[str, Any]]
     recipe: dict[str, Any]
+    slot: dict[str, dict[str, Any]] = field(default_factory=dict)
     slot_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
     fewshot: dict[str, Any] = field(default_factory=dict)
 
@@ -110,7 +127,12 @@ class Profile:
         """Whether the data in ``slot``, and the networks trained on them, are the paper's."""
         if self.is_fewshot(slot):
             return bool(self.fewshot["same_data"]), bool(self.fewshot["same_width"])
-        return self.same_data, self.same_width
+        own = self.slot.get(slot, {})
+        return bool(own.get("same_data", self.same_data)), bool(own.get("same_width", self.same_width))
+
+    def width_for(self, slot: str) -> int:
+        """Width of the networks trained on the data set in ``slot``."""
+        return int(self.slot.get(slot, {}).get("width", self.width))
 
     def seeds_for(self, slot: str, asked: int) -> int:
         """Seeds to run in ``slot``: as many as are asked for, or the few-shot table's own number by default."""
@@ -121,11 +143,11 @@ class Profile:
         return {**self.recipe, **self.slot_recipe.get(slot, {})}
 
     def budget(self, slot: str) -> float:
-        """Training images of a run in this slot as a fraction of the paper's 64000 x 128; unknown for few-shot: 1."""
+        """Training images of a run in this slot as a fraction of the paper's; unknown for few-shot: 1."""
         if self.is_fewshot(slot):
             return 1.0
         recipe = self.recipe_for(slot)
-        return float(recipe["iterations"] * recipe["batch_size"] / PAPER_IMAGES)
+        return float(recipe["iterations"] * recipe["batch_size"] / PAPER_IMAGES[slot])
 
     def run(self, method: Method, slot: str, seed: int) -> Run:
         """The run of one method on the data set in ``slot`` with one seed."""
@@ -134,7 +156,7 @@ class Profile:
         return Run(
             label=method.label,
             dataset=dict(self.data[slot]),
-            model=model_config(method.model, {"width": self.width, **method.options}),
+            model=model_config(method.model, {"width": self.width_for(slot), **method.options}),
             recipe=self.recipe_for(slot),
             seed=seed,
             threads=self.threads,
@@ -187,6 +209,8 @@ def experiment(table: int) -> Experiment:
     for claim in claims:
         if claim.kind not in CLAIM_KINDS:
             raise ValueError(f"{path}: claim kind {claim.kind!r} is unknown; use one of {', '.join(CLAIM_KINDS)}.")
+        if claim.metric not in METRICS:
+            raise ValueError(f"{path}: claim metric {claim.metric!r} is unknown; use one of {', '.join(METRICS)}.")
         for key in (claim.better, claim.worse, *([claim.without] if claim.without else [])):
             declared.method(key)
     return declared

@@ -91,7 +91,7 @@ class Report:
                 (
                     row.method.label,
                     list(row.errors.values()),
-                    row.paper if self.profile.same_data else None,
+                    row.paper if self.profile.same(slot)[0] else None,
                 )
                 for row in self._rows(slot)
             ]

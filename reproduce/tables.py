@@ -44,6 +44,7 @@ TABLE_COLUMNS = (
     "train_seconds",
     "verdict",
 )
+TOP5_COLUMNS = ("paper_top5", "ours_top5_mean", "ours_top5_ci_low", "ours_top5_ci_high", "multiply_adds")
 CLAIM_COLUMNS = (
     "table",
     "dataset",
@@ -74,10 +75,14 @@ class Row:
     @property
     def errors(self) -> dict[int, float]:
         """Test error in percent by seed, of the runs that did not diverge."""
+        return self.errors_by("test_error")
+
+    def errors_by(self, metric: str) -> dict[int, float]:
+        """An error in percent (see ``plan.METRICS``) by seed, of the runs that did not diverge and have it."""
         return {
-            seed: float(record["result"]["test_error"])
+            seed: float(record["result"][metric])
             for seed, record in self.records.items()
-            if record["status"] == "finished"
+            if record["status"] == "finished" and record["result"].get(metric) is not None
         }
 
     @property
@@ -88,13 +93,23 @@ class Row:
     @property
     def error(self) -> Interval | None:
         """Mean test error over seeds; None when no run finished."""
-        errors = self.errors
+        return self.mean("test_error")
+
+    def mean(self, metric: str) -> Interval | None:
+        """Mean of an error over seeds; None when no run has it."""
+        errors = self.errors_by(metric)
         return mean_interval([errors[seed] for seed in sorted(errors)]) if errors else None
 
     @property
     def parameters(self) -> int | None:
         """Trainable parameters."""
         return next((int(record["parameters"]) for record in self.records.values()), None)
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Multiply-adds of one image through the network, where the records have them."""
+        found = [record.get("multiply_adds") for record in self.records.values()]
+        return next((int(count) for count in found if count), None)
 
     @property
     def train_seconds(self) -> float | None:
@@ -105,7 +120,11 @@ class Row:
     @property
     def paper(self) -> float | None:
         """The paper's error in percent, None where it is illegible."""
-        return self.method.paper.get(self.slot)
+        return self.paper_by("test_error")
+
+    def paper_by(self, metric: str) -> float | None:
+        """The paper's value of an error in percent, None where it is illegible or not given."""
+        return (self.method.paper if metric == "test_error" else self.method.paper_top5).get(self.slot)
 
 
 @dataclass(frozen=True)
@@ -210,14 +229,15 @@ def _judge(
         difference = None if saving is None else Interval(saving, None, None, 1)
         verdict = judge_saving(saving, claim.saving, scope)
     else:
-        quantity = "percentage points"
-        difference = paired_difference(better.errors, worse.errors)
+        quantity = "percentage points" + ("" if claim.metric == "test_error" else f" of {plan.METRICS[claim.metric]}")
+        difference = paired_difference(better.errors_by(claim.metric), worse.errors_by(claim.metric))
         ran = bool(better.records and worse.records)
         margin = claim.margin if claim.kind in plan.SIMILARITIES else None
         diverged = ran and bool(better.diverged or worse.diverged)
         verdict = judge_errors(difference, scope, diverged=diverged, margin=margin)
-        if better.paper is not None and worse.paper is not None:
-            paper = better.paper - worse.paper
+        values = better.paper_by(claim.metric), worse.paper_by(claim.metric)
+        if values[0] is not None and values[1] is not None:
+            paper = values[0] - values[1]
     return Judged(slot, better.dataset, claim, better.method, worse.method, quantity, difference, paper, verdict)
 
 
@@ -253,8 +273,17 @@ def table_rows(table: Table) -> list[dict[str, str]]:
             number(row.train_seconds, 1),
             verdict,
         )
-        found.append(dict(zip(TABLE_COLUMNS, values)))
+        cells = dict(zip(TABLE_COLUMNS, values))
+        if table.experiment.top5:
+            top5 = (number(row.paper_by("test_top5_error")), *interval_texts(row.mean("test_top5_error")))
+            cells |= dict(zip(TOP5_COLUMNS, (*top5, "" if row.multiply_adds is None else str(row.multiply_adds))))
+        found.append(cells)
     return found
+
+
+def table_columns(table: Table) -> tuple[str, ...]:
+    """The columns of ``tableN.csv``; a table with top-5 errors has more."""
+    return TABLE_COLUMNS + TOP5_COLUMNS if table.experiment.top5 else TABLE_COLUMNS
 
 
 def claim_rows(table: Table) -> list[dict[str, str]]:
@@ -306,6 +335,21 @@ ERROR_HEADINGS = {
     "train_seconds": "training, s",
     "verdict": "verdict",
 }
+TOP5_HEADINGS = {
+    "dataset": "data",
+    "method": "method",
+    "paper": "paper, top-1 error %",
+    "ours_mean": "ours, top-1",
+    "interval": "95 % interval",
+    "paper_top5": "paper, top-5 error %",
+    "ours_top5_mean": "ours, top-5",
+    "interval_top5": "95 % interval",
+    "seeds": "seeds",
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds an image",
+    "train_seconds": "training, s",
+    "verdict": "verdict",
+}
 CLAIM_HEADINGS = {
     "dataset": "data",
     "claim": "claim",
@@ -328,6 +372,10 @@ def markdown_errors(table: Table) -> str:
 
         return fewshot_tables.markdown_accuracies(table)
     rows = [{**row, "interval": _interval(row["ours_ci_low"], row["ours_ci_high"])} for row in table_rows(table)]
+    if table.experiment.top5:
+        for row in rows:
+            row["interval_top5"] = _interval(row["ours_top5_ci_low"], row["ours_top5_ci_high"])
+        return as_markdown(TOP5_HEADINGS, rows)
     return as_markdown(ERROR_HEADINGS, rows)
 
 
@@ -342,7 +390,8 @@ def markdown_claims(table: Table) -> str:
             **row,
             "interval": _interval(row["difference_ci_low"], row["difference_ci_high"]),
             "difference": row["difference"]
-            + (" of predictor parameters saved" if row["quantity"].startswith("fraction") else ""),
+            + (" of predictor parameters saved" if row["quantity"].startswith("fraction") else "")
+            + (" (top-5)" if row["difference"] and "top-5" in row["quantity"] else ""),
         }
         for row in claim_rows(table)
     ]
@@ -365,7 +414,10 @@ def scope_sentence(table: Table) -> str:
             f"images ({images:,} images, {100 * profile.budget(slot):.3g} % of the paper's), "
             "the same for every method"
         )
-    width = "the paper's network" if profile.same_width else f"a network of width {profile.width} (paper: 32)"
+    widths = {profile.width_for(slot) for slot in table.experiment.datasets}
+    same = all(profile.same(slot)[1] for slot in table.experiment.datasets)
+    shown = ", ".join(map(str, sorted(widths)))
+    width = "the paper's network" if same else f"a network of width {shown} (paper: 32)"
     return f"Profile {profile.name}, {width}. {'; '.join(parts)}."
 
 
@@ -381,7 +433,7 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
             for name, content in fewshot_tables.files(table).items():
                 write_text(folder / name, content)
         else:
-            write_text(folder / f"table{item}.csv", as_csv(TABLE_COLUMNS, table_rows(table)))
+            write_text(folder / f"table{item}.csv", as_csv(table_columns(table), table_rows(table)))
             write_text(folder / f"table{item}_claims.csv", as_csv(CLAIM_COLUMNS, claim_rows(table)))
         made.append(table)
     write_text(store.folder / "summary.md", summary(profile, store))

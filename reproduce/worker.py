@@ -25,11 +25,15 @@ DEFAULT_BACKEND = "reproduce.worker:NslBackend"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a backend hands back: ``result`` as ``TrainResult.as_dict()`` has it, and what the record adds."""
+    """What a backend hands back: ``result`` as ``TrainResult.as_dict()`` has it, and what the record adds.
+
+    ``multiply_adds`` are those of one image through the network.
+    """
 
     result: dict[str, Any]
     parameters: int
     observations: dict[str, Any]
+    multiply_adds: int | None = None
 
 
 class Backend(Protocol):
@@ -98,7 +102,8 @@ class NslBackend:
             description=run.name,
         )
         observations = {} if result.diverged else observe(model, dataset)
-        return Outcome(result.as_dict(), nsl.count_parameters(model), observations)
+        multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
+        return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
 
     def environment(self) -> dict[str, Any]:
         import torch
@@ -193,6 +198,7 @@ def execute(
             "status": "diverged" if outcome.result.get("diverged") else "finished",
             "result": outcome.result,
             "parameters": outcome.parameters,
+            "multiply_adds": outcome.multiply_adds,
             "observations": outcome.observations,
             "code": code,
             "environment": {

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop
+from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, window_flip
 from nsl.data.dataset import DataError, Dataset, fingerprint, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
@@ -31,6 +31,7 @@ __all__ = [
     "resized_crop",
     "split_classes",
     "subset",
+    "window_flip",
 ]
 
 # The options of every set; the two numbers of images per class are common to all.

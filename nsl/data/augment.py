@@ -55,22 +55,60 @@ def crop_flip(
     offsets = torch.randint(0, 2 * padding + 1, (2, total), generator=generator)
     top, left = offsets[:, start : start + batch].to(images.device)
     if padding:
-        padded_height, padded_width = height + 2 * padding, width + 2 * padding
-        padded = images.new_zeros(batch, channels, padded_height, padded_width)
+        padded = images.new_zeros(batch, channels, height + 2 * padding, width + 2 * padding)
         padded[:, :, padding : padding + height, padding : padding + width] = images
-        # Every run of `width` neighbouring values is one row of this overlapping view, so that the whole crop
-        # is one index_select that copies image rows: faster than per-pixel gathers or a loop over images.
-        runs = padded.as_strided((padded.numel() - width + 1, width), (1, 1))
-        planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * padded_height
-        rows = planes + (top[:, None] + torch.arange(height, device=images.device))[:, None, :]
-        starts = rows * padded_width + left[:, None, None]
-        cropped = runs.index_select(0, starts.flatten()).view(batch, channels, height, width)
+        cropped = _windows(padded, top, left, height, width)
     else:
         cropped = images.clone(memory_format=torch.contiguous_format)
-    if not flip:
-        return cropped
-    mirrored = (torch.rand(total, generator=generator)[start : start + batch] < 0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], cropped.flip(-1), cropped)
+    return _mirror(cropped, generator, total, start) if flip else cropped
+
+
+def window_flip(
+    images: Tensor, generator: torch.Generator, size: int, flip: bool = True, part: Part | None = None
+) -> Tensor:
+    """Cut a random window out of every larger image and mirror a random half of them, as AlexNet does.
+
+    Args:
+        images: [B, C, H, W] of any type, on any device.
+        generator: a CPU generator.
+        size: height and width of the windows, at most H and W; every position is equally likely.
+        flip: whether to mirror.
+        part: as for `crop_flip`.
+
+    Returns:
+        A new contiguous [B, C, size, size] tensor of the same type.
+
+    Raises:
+        ValueError: `size` is larger than the images, or `images` is not four-dimensional.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"window_flip needs images [B, C, H, W], got shape {list(images.shape)}.")
+    batch, _, height, width = images.shape
+    if not 0 < size <= min(height, width):
+        raise ValueError(f"window_flip needs a size of 1 to {min(height, width)}, got {size}.")
+    total, start = (batch, 0) if part is None else part
+    top = torch.randint(0, height - size + 1, (total,), generator=generator)[start : start + batch]
+    left = torch.randint(0, width - size + 1, (total,), generator=generator)[start : start + batch]
+    cut = _windows(images.contiguous(), top.to(images.device), left.to(images.device), size, size)
+    return _mirror(cut, generator, total, start) if flip else cut
+
+
+def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """The window [height, width] of each of the contiguous images [B, C, H, W] at its own (top, left), each [B]."""
+    batch, channels, full_height, full_width = images.shape
+    # Every run of `width` neighbouring values is one row of this overlapping view, so that the whole crop
+    # is one index_select that copies image rows: faster than per-pixel gathers or a loop over images.
+    runs = images.as_strided((images.numel() - width + 1, width), (1, 1))
+    planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * full_height
+    rows = planes + (top[:, None] + torch.arange(height, device=images.device))[:, None, :]
+    starts = rows * full_width + left[:, None, None]
+    return runs.index_select(0, starts.flatten()).view(batch, channels, height, width)
+
+
+def _mirror(images: Tensor, generator: torch.Generator, total: int, start: int) -> Tensor:
+    """Mirror a random half of the images; they are those from `start` on of a batch of `total`."""
+    mirrored = (torch.rand(total, generator=generator)[start : start + len(images)] < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def resized_crop(

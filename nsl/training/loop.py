@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.conv import NSConv2d
-from nsl.data.augment import crop_flip, normalise
+from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_crop, window_flip
 from nsl.data.dataset import Dataset
 from nsl.static import has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -32,6 +32,8 @@ RELEASE_SIMILARITY_DECAY = 5e-3
 #: A loss above this multiple of ln(classes), the loss of a uniform guess, counts as diverged.
 DIVERGED_FACTOR = 50.0
 EVALUATION_BATCH = 500
+#: Training images up to this many bytes lie on the device as a whole; more are gathered batch by batch.
+DEVICE_BYTES = 8 << 30
 
 
 @dataclass
@@ -41,9 +43,11 @@ class TrainResult:
     Attributes:
         test_error, train_error: percent. test_error is of the last iteration (no early stopping), train_error
             over the augmented batches of the last stretch between evaluations.
+        test_top5_error: percent of test images whose class is not among the five likeliest, of the last iteration;
+            None with fewer than six classes.
         test_loss, train_loss: cross entropy in nats.
         curve: one dict an evaluation: iteration, images, learning_rate, train_loss, train_error, test_loss,
-            test_error (test_loss None where it was not finite).
+            test_error, test_top5_error (test_loss None where it was not finite).
         diverged, divergence: whether and how the training broke; the other numbers are then None or partial.
         train_seconds, evaluate_seconds: wall time; images_per_second: training only.
         iterations_done: steps taken.
@@ -51,6 +55,7 @@ class TrainResult:
 
     test_error: float | None = None
     test_loss: float | None = None
+    test_top5_error: float | None = None
     train_error: float | None = None
     train_loss: float | None = None
     curve: list[dict[str, float | None]] = field(default_factory=list)
@@ -75,8 +80,29 @@ def generator(seed: int, *stream: int) -> torch.Generator:
 _ORDER, _AUGMENT = 1, 2
 
 
+def augment(
+    images: Tensor, kind: str, random: torch.Generator, crop_size: int | None = None, part: Part | None = None
+) -> Tensor:
+    """One batch, uint8 [B, 3, H, W] to [B, 3, S, S], augmented as `Recipe.augment` says.
+
+    S is `crop_size`, the network's input, or H where that is None.
+    """
+    if kind == "window_flip":
+        return window_flip(images, random, crop_size or images.shape[-1], part=part)
+    if kind == "resized_crop":
+        return resized_crop(images, random, crop_size, part=part)
+    images = centre_crop(images, crop_size)
+    return images if kind == "none" else crop_flip(images, random, flip=kind == "crop_flip", part=part)
+
+
 def batches(
-    images: Tensor, labels: Tensor, recipe: Recipe, seed: int, start: int = 0
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    seed: int,
+    start: int = 0,
+    crop_size: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented training batches of steps start, start + 1, ..., recipe.iterations - 1.
 
@@ -86,9 +112,11 @@ def batches(
     Args:
         images: uint8 [N, 3, H, W].
         labels: int64 [N].
+        crop_size: height and width of the network's input, when it is cut out of larger images.
+        device: where to augment; None: where the images are.
 
     Yields:
-        uint8 images [B, 3, H, W] and labels [B].
+        uint8 images [B, 3, H, W], or [B, 3, crop_size, crop_size], and labels [B].
     """
     size = min(recipe.batch_size, len(images))
     per_epoch = len(images) // size
@@ -99,12 +127,8 @@ def batches(
             order = torch.randperm(len(images), generator=generator(seed, _ORDER, epoch)).to(images.device)
         position = iteration % per_epoch * size
         chosen = order[position : position + size]
-        batch = images[chosen]
-        if recipe.augment != "none":
-            batch = crop_flip(
-                batch, generator(seed, _AUGMENT, iteration), flip=recipe.augment == "crop_flip"
-            )
-        yield batch, labels[chosen]
+        batch = images[chosen].to(device)
+        yield augment(batch, recipe.augment, generator(seed, _AUGMENT, iteration), crop_size), labels[chosen].to(device)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -149,27 +173,39 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device(device)
 
 
+class Evaluation(NamedTuple):
+    """What `evaluate` finds: percent of wrong first guesses, percent without the class among the first five (None
+    with fewer than six classes), and the mean cross entropy in nats."""
+
+    error: float
+    top5_error: float | None
+    loss: float
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, dataset: Dataset, precision: str = "float32", batch_size: int = EVALUATION_BATCH
-) -> tuple[float, float]:
-    """Test error in percent and mean cross entropy in nats over the whole test set, in evaluation mode."""
+) -> Evaluation:
+    """Error, top-5 error and loss over the whole test set, in evaluation mode."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    wrong, loss = 0, 0.0
+    wrong, wrong5, loss = 0, 0, 0.0
     for start in range(0, len(dataset.test_images), batch_size):
         labels = dataset.test_labels[start : start + batch_size].to(device)
-        images = dataset.test_images[start : start + batch_size].to(device)
+        images = centre_crop(dataset.test_images[start : start + batch_size], dataset.crop_size).to(device)
         inputs = normalise(images, dataset.mean, dataset.std, channels_last=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(inputs)
         logits = logits.float()
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         wrong += int((logits.argmax(1) != labels).sum())
+        if dataset.num_classes > 5:
+            wrong5 += int((logits.topk(5).indices != labels[:, None]).all(1).sum())
     model.train(was_training)
     count = len(dataset.test_images)
-    return 100.0 * wrong / count, loss / count
+    top5 = 100.0 * wrong5 / count if dataset.num_classes > 5 else None
+    return Evaluation(100.0 * wrong / count, top5, loss / count)
 
 
 def train(
@@ -211,7 +247,9 @@ def train(
     optimiser = torch.optim.SGD(
         parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum
     )
-    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+    images, labels = dataset.train_images, dataset.train_labels
+    if images.numel() <= DEVICE_BYTES:
+        images, labels = images.to(device), labels.to(device)
     limit = DIVERGED_FACTOR * math.log(max(2, dataset.num_classes))
     points, size = recipe.evaluation_points(), min(recipe.batch_size, len(images))
     result = TrainResult()
@@ -253,7 +291,7 @@ def train(
     bar = _progress_bar(progress, recipe.iterations, result.iterations_done, description)
     model.train()
     last_save = mark = time.perf_counter()
-    stream = batches(images, labels, recipe, seed, result.iterations_done)
+    stream = batches(images, labels, recipe, seed, result.iterations_done, dataset.crop_size, device)
     for iteration, (batch, target) in enumerate(stream, start=result.iterations_done):
         rate = recipe.rate(iteration)
         for group in optimiser.param_groups:
@@ -284,9 +322,9 @@ def train(
             bar.set_postfix_str(f"loss {loss_sum / seen:.3f} error {100 * wrong_sum / seen:.1f}%", refresh=False)
             bar.update(1)
         if iteration + 1 in points:
-            test_error, test_loss = evaluate(model, dataset, recipe.precision)
+            test_error, top5_error, test_loss = evaluate(model, dataset, recipe.precision)
             result.train_loss, result.train_error = loss_sum / seen, 100.0 * wrong_sum / seen
-            result.test_error, result.test_loss = test_error, test_loss
+            result.test_error, result.test_top5_error, result.test_loss = test_error, top5_error, test_loss
             result.curve.append(
                 {
                     "iteration": iteration + 1,
@@ -296,6 +334,7 @@ def train(
                     "train_error": result.train_error,
                     "test_loss": test_loss,
                     "test_error": test_error,
+                    "test_top5_error": top5_error,
                 }
             )
             loss_sum, wrong_sum, seen = 0.0, 0, 0
@@ -315,7 +354,7 @@ def train(
         bar.close()
     if result.diverged:
         # What the curve holds stays; the headline numbers of a broken network do not.
-        result.test_error = result.test_loss = None
+        result.test_error = result.test_top5_error = result.test_loss = None
     if result.train_seconds > 0:
         result.images_per_second = result.iterations_done * size / result.train_seconds
     return result

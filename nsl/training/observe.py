@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.conv import DynamicNSConv2d, NSConv2d
-from nsl.data.augment import normalise
+from nsl.data.augment import centre_crop, normalise
 from nsl.data.dataset import Dataset
 
 SAMPLE = 64
@@ -69,7 +69,7 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     if hooks:
         was_training = model.training
         model.eval()
-        images = dataset.test_images[:SAMPLE].to(device)
+        images = centre_crop(dataset.test_images[:SAMPLE], dataset.crop_size).to(device)
         try:
             model(normalise(images, dataset.mean, dataset.std, channels_last=True))
         finally:
@@ -77,5 +77,5 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
                 hook.remove()
             model.train(was_training)
         observations["dynamic"] = dynamic
-        observations["image"] = dataset.test_images[0].tolist()
+        observations["image"] = centre_crop(dataset.test_images[:1], dataset.crop_size)[0].tolist()
     return observations

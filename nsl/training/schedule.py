@@ -11,7 +11,7 @@ from typing import Any
 
 SCHEDULES = ("steps", "linear")
 PRECISIONS = ("float32", "bfloat16")
-AUGMENTATIONS = ("crop_flip", "crop", "none")
+AUGMENTATIONS = ("crop_flip", "crop", "window_flip", "resized_crop", "none")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Recipe:
             it only below about 0.007; short budgets cannot afford to wait until batch norm has shrunk the features.
         label_smoothing: of the cross entropy (paper 0; release 0.01).
         precision: "float32", or "bfloat16" for autocast with float32 weights.
-        augment: "crop_flip" (pad 4, random crop, flip), "crop" (for characters, which have a handedness), "none".
+        augment: "crop_flip" (pad 4, random crop, flip), "crop" (for characters, which have a handedness),
+            "window_flip" (a random window of larger stored images, flip), "resized_crop" (a random rectangle brought
+            to the image's size, flip), "none"; see `nsl.data.augment`.
         evaluations: points of the learning curve, the last at the end.
 
     Raises:
