@@ -231,6 +231,16 @@ class ResNet12(Backbone):
         return maps
 
 
+def _subsample(maps: Tensor, stride: int) -> Tensor:
+    """The positions that a 1x1 convolution of this stride reads.
+
+    The shortcuts subsample before a convolution of stride 1, because oneDNN's weight gradient of a strided 1x1
+    convolution, channels last, corrupts memory when there are fewer channels than a vector has lanes
+    (https://github.com/uxlfoundation/oneDNN/issues/6035; PyTorch 2.13 on AVX2: 2 to 7 channels crash or hang).
+    """
+    return maps if stride == 1 else maps[:, :, ::stride, ::stride]
+
+
 class _BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-34)."""
 
@@ -241,15 +251,16 @@ class _BasicBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.second_norm = _norm(channels, batch_statistics)
         _start_as_identity(self.second_norm)
+        self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), _norm(channels, batch_statistics)
+                nn.Conv2d(in_channels, channels, 1, bias=False), _norm(channels, batch_statistics)
             )
 
     def forward(self, maps: Tensor) -> Tensor:
         inner = F.relu(self.first_norm(self.first(maps)))
-        return F.relu(self.second_norm(self.second(inner)) + self.shortcut(maps))
+        return F.relu(self.second_norm(self.second(inner)) + self.shortcut(_subsample(maps, self.stride)))
 
 
 class ResNet34(Backbone):
@@ -294,14 +305,15 @@ class _WideBlock(nn.Module):
         self.first = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.second_norm = _norm(channels, batch_statistics)
         self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.stride = stride
         self.shortcut: nn.Module | None = None
         if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut = nn.Conv2d(in_channels, channels, 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         active = F.relu(self.first_norm(maps))
         inner = self.second(F.relu(self.second_norm(self.first(active))))
-        return inner + (maps if self.shortcut is None else self.shortcut(active))
+        return inner + (maps if self.shortcut is None else self.shortcut(_subsample(active, self.stride)))
 
 
 class WRN28(Backbone):
