@@ -56,7 +56,8 @@ def test_chunks_and_threads_do_not_change_input_and_similarity_gradients(
             torch.set_num_threads(number)
             monkeypatch.setattr(functional, "_CHUNK_BYTES", size)
             for a, b in zip(gradients(similarity, torch.float32, 32), reference):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+                # Chunks change the order of a sum: compared with the largest entry, as rounding is.
+                assert (a - b).abs().max() <= 1e-5 * b.abs().max()
     finally:
         torch.set_num_threads(threads)
 
