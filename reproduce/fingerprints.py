@@ -27,7 +27,17 @@ EMBEDDED = {
 }
 
 #: Files of the data folder whose sizes and dates say whether the data may have changed.
-PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
+PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*")
+#: The same of sets whose files are so many that only their own runs look at them.
+_FOLDERS = {
+    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
+    "tiny_imagenet": ("tiny-imagenet-200", "."),
+    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
+}
+OWN_PATTERNS = {
+    name: tuple(f"{folder}/{part}" for folder in folders for part in ("*.txt", "train/**/*", "val/**/*"))
+    for name, folders in _FOLDERS.items()
+}
 
 Loader = Callable[[dict[str, Any], str | None], str]
 
@@ -62,7 +72,8 @@ def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
         parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
     else:
         root = Path(data) if data else default_root()
-        found = [path for pattern in PATTERNS for path in root.glob(pattern)]
+        patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
+        found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
     return digest(parts)
 

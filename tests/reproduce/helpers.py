@@ -125,7 +125,8 @@ def fill(store: Store, profile: Profile, number: int, errors: dict[str, list[flo
     experiment = plan.experiment(number)
     marks = {fingerprints.dataset_key(profile.data[slot]): MARK for slot in experiment.datasets}
     store.folder.mkdir(parents=True, exist_ok=True)
-    (store.folder / "data.json").write_text(json.dumps(marks), "utf-8")
+    known = fingerprints.recorded(store.folder)
+    (store.folder / "data.json").write_text(json.dumps(known | marks), "utf-8")
     for slot in experiment.datasets:
         for key, values in errors.items():
             for seed, error in enumerate(values):
