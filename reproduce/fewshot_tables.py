@@ -41,7 +41,7 @@ BACKBONES = {
     "resnet34": ("ResNet-34", 64),
     "wrn28_10": ("WRN-28-10", 160),
 }
-SETS = {"cifar_fs": "CIFAR-FS", "glyphs_fs": "glyphs", "tiny_imagenet_25": "Tiny-ImageNet-25"}
+SETS = {"cifar_fs": "CIFAR-FS", "glyphs_fs": "glyphs", "tiny_imagenet_25_fs": "Tiny-ImageNet-25"}
 
 
 @dataclass(frozen=True)

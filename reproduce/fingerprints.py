@@ -27,7 +27,7 @@ EMBEDDED = {
 }
 
 #: Files of the data folder whose sizes and dates say whether the data may have changed.
-PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*")
+PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
 #: The same of sets whose files are so many that only their own runs look at them.
 _FOLDERS = {
     "tiny_imagenet_25": ("tiny-imagenet-25", "."),

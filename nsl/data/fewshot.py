@@ -130,12 +130,12 @@ def load_fewshot(
 
     Args:
         name: "cifar_fs" (CIFAR-100 split 64 / 16 / 20, all 600 images a class), "mini_imagenet" (see
-            `load_mini_imagenet`), "tiny_imagenet_25" (14 / 6 / 5 of Mini-ImageNet's classes, 64x64) or "glyphs_fs"
+            `load_mini_imagenet`), "tiny_imagenet_25_fs" (14 / 6 / 5 of Mini-ImageNet's classes, 64x64) or "glyphs_fs"
             (rendered characters, 64 / 16 / 20).
         root: folder of the data, see `nsl.data.data_root`.
         download: fetch missing CIFAR files.
         options: images_per_class (None: all; glyphs: 60) and image_size (glyphs: 32; mini_imagenet and
-            tiny_imagenet_25: resized on reading); glyphs also seed (0).
+            tiny_imagenet_25_fs: resized on reading); glyphs also seed (0).
 
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
@@ -285,7 +285,7 @@ def _load_tiny(
     notes = folder / "val" / "val_annotations.txt"
     if not notes.is_file():
         raise DataError(
-            f"tiny_imagenet_25 is not under {root}: expected tiny-imagenet-25/val/val_annotations.txt there."
+            f"tiny_imagenet_25_fs is not under {root}: expected tiny-imagenet-25/val/val_annotations.txt there."
         )
     files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
     for line in notes.read_text(encoding="utf-8").splitlines():
@@ -293,7 +293,7 @@ def _load_tiny(
         if wnid in files:
             files[wnid].append(folder / "val" / "images" / name)
     split = {part: tuple(wnid for wnid in MINI_IMAGENET[part] if wnid in files) for part in PARTS}
-    return _from_files("tiny_imagenet_25", files, split, image_size, images_per_class)
+    return _from_files("tiny_imagenet_25_fs", files, split, image_size, images_per_class)
 
 
 def _from_files(
@@ -331,7 +331,7 @@ def _read_image(path: Path, size: int) -> np.ndarray:
 _LOADERS: dict[str, tuple[Callable[..., FewShotData], tuple[str, ...]]] = {
     "cifar_fs": (_load_cifar_fs, ("images_per_class",)),
     "mini_imagenet": (_load_mini_imagenet, ("images_per_class", "image_size")),
-    "tiny_imagenet_25": (_load_tiny, ("images_per_class", "image_size")),
+    "tiny_imagenet_25_fs": (_load_tiny, ("images_per_class", "image_size")),
     "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed")),
 }
 FEWSHOT_NAMES = tuple(_LOADERS)

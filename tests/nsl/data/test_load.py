@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nsl.data import DataError, data_root, load
+from nsl.data import FEWSHOT_NAMES, NAMES, DataError, data_root, load
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,7 @@ def test_the_argument_goes_before_the_environment_and_that_before_the_cache(
     assert data_root(tmp_path / "other") == tmp_path / "other"
     monkeypatch.setenv("NSL_DATA", "")
     assert data_root() == Path("~/.cache/nsl").expanduser()
+
+
+def test_no_name_means_both_a_classification_and_a_few_shot_set() -> None:
+    assert not set(NAMES) & set(FEWSHOT_NAMES)
