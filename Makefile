@@ -5,6 +5,8 @@ TABLES  ?=
 SEEDS   ?=
 DATA    ?=
 JOBS    ?=
+EXECUTOR ?=
+CLUSTER ?=
 PYTHON  ?= python3
 
 VENV  := .venv
@@ -13,7 +15,8 @@ STAMP := $(VENV)/.installed
 
 # Only what was given is passed on; the profile knows the rest.
 OPTIONS := --profile "$(PROFILE)" $(if $(TABLES),--tables "$(TABLES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
-           $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)")
+           $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)") \
+           $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce theory test lint bench status clean
@@ -31,6 +34,7 @@ help:
 	@echo
 	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4,6 SEEDS=number   JOBS=number"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
+	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"
 	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $(PYTHON))"
 
 TOO_OLD = $(PYTHON) is missing or older than Python 3.11; name a newer one: make env PYTHON=python3.12

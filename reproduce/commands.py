@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from reproduce import fingerprints, notebooks, plan, progress, tables
-from reproduce.executors import LocalExecutor
+from reproduce.executors import LocalExecutor, Report
 from reproduce.runs import Run, run_id
 from reproduce.store import Store, differences
 from reproduce.worker import DEFAULT_BACKEND, load_backend
@@ -27,6 +28,14 @@ class Command:
 
 class RunFailures(ValueError):
     """Some runs failed; the message names each with its reason."""
+
+
+class Executor(Protocol):
+    """What executes runs and says each one's end."""
+
+    def execute(self, jobs: list[tuple[Run, str]]) -> Report:
+        """Execute every (run, data fingerprint); returns when all are stored or have failed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,10 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)")
     parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: results)")
+    parser.add_argument(
+        "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
+    )
+    parser.add_argument("--cluster", type=Path, default=None, help="TOML file of job parameters for slurm")
     parser.add_argument("--profiles", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
 
@@ -94,6 +107,23 @@ def session(arguments: argparse.Namespace) -> Session:
     )
 
 
+def _executor(arguments: argparse.Namespace, now: Session, count: int) -> Executor:
+    """What executes the missing runs: processes of this machine, or jobs of a cluster."""
+    threads = now.profile.threads
+    if arguments.executor == "local":
+        if arguments.cluster:
+            raise ValueError(f"CLUSTER={arguments.cluster} belongs to EXECUTOR=slurm; leave it out or choose that.")
+        return LocalExecutor(now.store, min(now.jobs, count), threads, now.backend, now.data)
+    from reproduce.cluster import CLUSTERS, ClusterExecutor
+
+    if arguments.executor not in CLUSTERS:
+        known = ", ".join(["local", *CLUSTERS])
+        raise ValueError(f"EXECUTOR={arguments.executor!r} is unknown; choose one of: {known}.")
+    # A cluster has its own queue: without JOBS, everything is submitted at once.
+    jobs = None if arguments.executor == "slurm" and not (arguments.jobs or "").strip() else now.jobs
+    return ClusterExecutor(now.store, arguments.executor, jobs, threads, now.backend, now.data, arguments.cluster)
+
+
 def run_runs(arguments: argparse.Namespace) -> int:
     """Execute the missing runs."""
     now = session(arguments)
@@ -103,8 +133,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return 0
-    executor = LocalExecutor(now.store, min(now.jobs, len(missing)), now.profile.threads, now.backend, now.data)
-    report = executor.execute(missing)
+    report = _executor(arguments, now, len(missing)).execute(missing)
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")

@@ -24,7 +24,10 @@ from typing import Any
 
 from reproduce.runs import Run
 from reproduce.store import Store
-from reproduce.worker import execute, load_backend
+from reproduce.worker import Backend, execute, load_backend
+
+#: How an attempt at a run ended, and a sentence.
+Answer = tuple[str, str]
 
 _RETRY_SECONDS = 2.0
 
@@ -58,6 +61,19 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
+def attempt(run: Run, fingerprint: str, store: Store, backend: Backend, data: str | None, progress: bool) -> Answer:
+    """Execute a run: ("done", what came out), ("failed", why), or ("busy", "") while another process has it."""
+    try:
+        record = execute(run, fingerprint, store, backend, data, progress)
+        return ("busy", "") if record is None else ("done", summary(record))
+    except Exception as error:
+        known = isinstance(error, ValueError | OSError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        if not known:
+            traceback.print_exc()
+        return "failed", " ".join(text.split())
+
+
 def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, progress: bool) -> None:
     """A worker's loop: receive a job, execute it, answer (status, text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -70,16 +86,7 @@ def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, 
             return
         if job is None:
             return
-        try:
-            record = execute(job.run, job.fingerprint, store, backend, data, progress)
-            answer: tuple[str, Any] = ("busy", None) if record is None else ("done", summary(record))
-        except Exception as error:
-            known = isinstance(error, ValueError | OSError)
-            text = str(error) if known else f"{type(error).__name__}: {error}"
-            if not known:
-                traceback.print_exc()
-            answer = ("failed", " ".join(text.split()))
-        pipe.send(answer)
+        pipe.send(attempt(job.run, job.fingerprint, store, backend, data, progress))
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -1,0 +1,101 @@
+"""Runs submitted as jobs give the records that worker processes give, and survive preemption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproduce.cluster import ClusterExecutor, RunJob, read_parameters
+from reproduce.plan import planned_runs, profile
+from reproduce.store import Store, differences
+from tests.reproduce.fake_backend import FakeBackend
+from tests.reproduce.helpers import FAKE, arguments, call, write_profile
+from tests.reproduce.test_execution import wait_for
+
+pytest.importorskip("submitit")
+
+
+def test_jobs_give_the_records_that_processes_give(tmp_path: Path) -> None:
+    stores = []
+    for name, more in (("processes", ()), ("submitted", ("--executor", "submitit-local"))):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_profile(folder, jobs=2)
+        done = call(arguments("run", folder, "--tables", "1", *more), tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "[6/6]" in done.stdout
+        stores.append(Store(folder / "results", "tiny"))
+    assert len(list(stores[0].records())) == 6
+    assert differences(*stores) == []
+    # The runs got as many threads from both.
+    assert {record["environment"]["threads"] for store in stores for record in store.records()} == {1}
+
+
+def test_a_preempted_job_is_queued_again_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.05")
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    tiny = profile("tiny", write_profile(tmp_path, iterations=60))
+    run = planned_runs(tiny, (1,), 1)[0]
+    mark = FakeBackend().fingerprint(run.dataset, None)
+    store = Store(tmp_path / "results", "tiny")
+    executor = ClusterExecutor(store, "submitit-local", 1, 1, FAKE, None)
+    job = executor._submit(run, mark)
+    wait_for(lambda: any(store.checkpoints.glob("*.pt")))
+    # What the scheduler does before it takes the node away: the signal goes to the task.
+    children = subprocess.run(["pgrep", "-P", job.job_id], capture_output=True, text=True, check=True).stdout.split()
+    for child in children:
+        os.kill(int(child), signal.SIGUSR2)
+    wait_for(job.done)
+    assert executor._answer(job)[0] == "done"
+    assert len(log.read_text().splitlines()) == 2  # started twice
+    record = next(iter(store.records()))
+    whole = Store(tmp_path / "whole", "tiny")
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0")
+    RunJob(run, mark, whole, FAKE, None)()
+    assert record["result"]["test_error"] == next(iter(whole.records()))["result"]["test_error"]
+    assert differences(store, whole) == []
+
+
+def test_a_failing_and_a_dying_job_are_named_and_the_others_finish(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2)
+    command = arguments("run", tmp_path, "--tables", "2", "--seeds", "1", "--executor", "submitit-local")
+    done = call(command, tmp_path, FAKE_FAILS="nsn9_static_diagonal", FAKE_DIES="cnn9")
+    assert done.returncode == 2
+    assert "the fake was told to fail." in done.stderr
+    assert "ended without an answer" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert len(list(Store(tmp_path / "results", "tiny").records())) > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--executor", "mainframe"), "EXECUTOR='mainframe' is unknown; choose one of: local, slurm, submitit-local."),
+        (("--executor", "slurm"), "EXECUTOR=slurm cannot be used"),
+        (("--executor", "submitit-local", "--cluster", "nowhere.toml"), "CLUSTER=nowhere.toml does not exist"),
+        (("--cluster", "some.toml"), "CLUSTER=some.toml belongs to EXECUTOR=slurm"),
+    ],
+)
+def test_an_executor_that_cannot_be_used_is_one_sentence(tmp_path: Path, more: tuple[str, ...], sentence: str) -> None:
+    write_profile(tmp_path)
+    done = call(arguments("run", tmp_path, *more), tmp_path, PATH=str(Path(sys.executable).parent))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_parameter_that_submitit_does_not_know_is_named_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text("timeout_mins = 3\n", encoding="utf-8")
+    assert read_parameters(path) == {"timeout_mins": 3}
+    with pytest.raises(ValueError, match=r"CLUSTER=.*cluster\.toml cannot be used: .*timeout_mins"):
+        ClusterExecutor(Store(tmp_path, "tiny"), "submitit-local", 1, 1, FAKE, None, path)
+    path.write_text("timeout_min = \n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"cluster\.toml is not valid TOML"):
+        read_parameters(path)
