@@ -6,6 +6,7 @@ target where there is one.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,11 +18,26 @@ from reproduce.bench.memory import peaks
 BATCH = 128
 #: (channels, map size) of CNN-9's three stages.
 SIZES = ((32, 32), (64, 16), (128, 8))
-PRECISIONS = ("fp32", "bf16")
 #: Largest ratio to `nn.Conv2d` aimed at, forward and backward, given M.
 TARGETS = {("DNS", "fp32"): 1.8, ("DNS", "bf16"): 3.0, ("UNS", "fp32"): 4.0}
 #: A training step may cost this much more than its multiply-adds say.
 STEP_SLACK = 1.25
+
+
+def has_bf16() -> bool:
+    """Whether the CPU computes in bfloat16; without the instructions it is emulated, many times slower than fp32."""
+    import torch
+
+    found = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return platform.machine() not in ("x86_64", "AMD64") or any(ask is not None and ask() for ask in found)
+
+
+def precisions() -> tuple[str, ...]:
+    """What is measured here: fp32, and bf16 where the CPU has it; what is left out is said."""
+    if has_bf16():
+        return "fp32", "bf16"
+    print("bf16 is left out: this CPU has no bfloat16 instructions.", flush=True)
+    return ("fp32",)
 
 
 def _noted(rows: list[Row], prefix: str, notes: dict[str, str]) -> list[Row]:
@@ -79,7 +95,7 @@ def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Cal
 def dynamic_convolution() -> list[Row]:
     """Forward and backward given M: ours, unfold-multiply-matmul, and the release's expanded filters."""
     rows: list[Row] = []
-    for precision in PRECISIONS:
+    for precision in precisions():
         for channels, size in SIZES:
             make = partial(convolution_cases, channels, size, precision)
             memory = peaks(make)
@@ -102,7 +118,7 @@ def dynamic_convolution() -> list[Row]:
 NETWORKS = ("cnn9", "nsn9_static_diagonal", "nsn9_dynamic_diagonal", "nsn9_dynamic_unconstrained")
 
 
-def _step(name: str, precision: str = "bf16") -> Callable[[], None]:
+def _step(name: str, precision: str) -> Callable[[], None]:
     """One training step (forward, backward, SGD) of the named network on synthetic images."""
     import torch
     import torch.nn.functional as F
@@ -137,7 +153,7 @@ def training_step() -> list[Row]:
 
     count = {name: count_multiply_adds(nsl.create_model(name, 10), 32) for name in NETWORKS}
     rows: list[Row] = []
-    for precision in PRECISIONS:
+    for precision in precisions():
         memory = peaks(partial(_steps, precision))
         notes = {name: _mebibytes(size) for name, size in memory.items()}
         for name in NETWORKS[1:]:
@@ -175,7 +191,7 @@ def folded_inference() -> list[Row]:
 
 
 def input_pipeline() -> list[Row]:
-    """Making a batch of 128 augmented 32x32 images, against one CNN-9 training step in bfloat16."""
+    """Making a batch of 128 augmented 32x32 images, against one CNN-9 training step (in bfloat16 where the CPU can)."""
     import torch
 
     from nsl.data.augment import normalise
@@ -188,5 +204,5 @@ def input_pipeline() -> list[Row]:
         chosen, _ = next(stream)
         normalise(chosen, (0.5,) * 3, (0.25,) * 3, channels_last=True)
 
-    return side_by_side({"cnn9 step": _step("cnn9"), "input batch": batch}, "cnn9 step")
+    return side_by_side({"cnn9 step": _step("cnn9", precisions()[-1]), "input batch": batch}, "cnn9 step")
 
