@@ -7,6 +7,7 @@ DATA    ?=
 JOBS    ?=
 EXECUTOR ?=
 CLUSTER ?=
+REHEARSE ?=
 PYTHON  ?= python3
 
 VENV  := .venv
@@ -35,6 +36,7 @@ help:
 	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4,6 SEEDS=number   JOBS=number"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
 	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"
+	@echo "           REHEARSE=1: two steps of every run at full size, with noise for absent data, without records"
 	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $(PYTHON))"
 
 TOO_OLD = $(PYTHON) is missing or older than Python 3.11; name a newer one: make env PYTHON=python3.12
@@ -51,7 +53,7 @@ $(STAMP): pyproject.toml
 	@cp $< $@
 
 reproduce: $(STAMP)
-	@$(PY) -m reproduce all $(OPTIONS)
+	@$(PY) -m reproduce $(if $(filter-out 0,$(REHEARSE)),rehearse,all) $(OPTIONS)
 
 theory: $(STAMP)
 	@$(PY) -m theory all

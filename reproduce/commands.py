@@ -159,13 +159,37 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def show_plan(arguments: argparse.Namespace) -> int:
-    """Say which runs the tables need."""
+    """Say what the tables cost, or which runs they need."""
+    arguments.profile = arguments.name or arguments.profile
     now = session(arguments)
-    for run in now.runs:
-        options = ", ".join(f"{key}={value}" for key, value in run.model.items() if key != "name")
-        print(f"{run.name}: {run.model['name']}({options}), {run.images:,} images")
+    if arguments.runs:
+        for run in now.runs:
+            options = ", ".join(f"{key}={value}" for key, value in run.model.items() if key != "name")
+            print(f"{run.name}: {run.model['name']}({options}), {run.images:,} images")
+    else:
+        from reproduce import costs
+
+        for line in costs.lines(costs.estimate(now.profile, now.tables, now.seeds, now.jobs), now.profile, now.jobs):
+            print(line)
     print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {now.seeds} seeds.")
     return 0
+
+
+def rehearse(arguments: argparse.Namespace) -> int:
+    """Two steps of every run at full size, without records."""
+    from reproduce import rehearsal
+
+    now = session(arguments)
+    problems = rehearsal.rehearse(now.runs, now.data)
+    if problems:
+        raise ValueError(f"{len(problems)} rehearsals failed. {' '.join(problems)}")
+    return 0
+
+
+def _declare_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help="demo, cpu or paper (default: demo)")
+    parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
+    declare_common(parser)
 
 
 def make_tables(arguments: argparse.Namespace) -> int:
@@ -258,7 +282,8 @@ COMMANDS = {
     "tables": Command("write the tables from the stored records", declare_common, make_tables),
     "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),
     "status": Command("what is done, running, missing; predicted remaining time", declare_common, status),
-    "plan": Command("which runs the tables need", declare_common, show_plan),
+    "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
+    "rehearse": Command("two steps, an evaluation and a resume of every run; stores nothing", declare_common, rehearse),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),

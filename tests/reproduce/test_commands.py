@@ -107,7 +107,7 @@ def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> No
 
 def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_profile(tmp_path, seeds=1)
-    assert main(arguments("plan", tmp_path, "--tables", "3")) == 0
+    assert main(arguments("plan", tmp_path, "--tables", "3", "--runs")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Baseline CNN on digits, seed 0: cnn9(width=4), 48 images"
     assert lines[-1] == "3 runs for tables 3, 1 seeds."

@@ -1,0 +1,84 @@
+"""What a plan says before anything runs: work counted exactly, time from a calibration, disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reproduce import costs, plan
+from reproduce.__main__ import main
+from reproduce.runs import Run
+from reproduce.shapes import shape
+from tests.reproduce.helpers import write_profile
+
+
+def run_of(table: int, key: str, profile: str = "demo") -> Run:
+    chosen, experiment = plan.profile(profile), plan.experiment(table)
+    return chosen.run(experiment.method(key), experiment.datasets[0], 0)
+
+
+@pytest.mark.parametrize("name", ["demo", "cpu", "paper"])
+def test_the_sizes_of_every_declared_data_set_are_known(name: str) -> None:
+    for dataset in plan.profile(name).slots.values():
+        assert shape(dataset).train > 0
+
+
+def test_the_sizes_of_made_sets_are_those_they_have() -> None:
+    from nsl.data import load, load_fewshot
+
+    for slot, dataset in plan.profile("demo").slots.items():
+        options = {key: value for key, value in dataset.items() if key != "name"}
+        sizes = shape(dataset)
+        if slot == "mini_imagenet":
+            few = load_fewshot(dataset["name"], **options)
+            found = (few.image_size, few.base.num_classes, len(few.base.labels), len(few.novel.labels))
+        else:
+            data = load(dataset["name"], **options)
+            found = (data.image_size, data.num_classes, len(data.train_labels), len(data.test_labels))
+        said = (sizes.image_size, sizes.classes, sizes.train, sizes.test)
+        assert found == pytest.approx(said, rel=0.01)
+
+
+def test_a_classification_costs_three_passes_a_training_image_and_one_a_test_image() -> None:
+    import nsl
+
+    run = run_of(5, "dynamic")
+    work = costs.work(run)
+    assert work.passes == 3 * 250 * 32 + 5 * 20 * 40
+    model = nsl.create_model("nsn10_dynamic_diagonal", 20, image_size=16, width=4)
+    assert work.pass_cost == nsl.count_multiply_adds(model, 16)
+    assert work.parameters == nsl.count_parameters(model)
+
+
+def test_second_order_meta_learning_costs_more_than_first_order_and_adapting_more_than_features() -> None:
+    assert costs.work(run_of(6, "maml")).passes > costs.work(run_of(6, "fomaml")).passes
+    assert costs.work(run_of(6, "finetune")).passes > costs.work(run_of(6, "nearest")).passes
+
+
+def test_the_plan_says_runs_work_time_and_disk_by_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "CALIBRATION_SECONDS", 0.2)
+    profiles = write_profile(tmp_path, seeds=2, jobs=1)
+    assert main(["plan", "tiny", "--tables", "1,2", "--profiles", str(profiles), "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["1", "6"], ["2", "6"], ["all", "12"]]
+    assert lines[4].startswith("Here: 1 side by side with 1 threads each")
+    assert lines[5].startswith("H100: 10 % of its dense peak")
+    assert lines[6].startswith("Disk: data 0 bytes")
+    assert list(tmp_path.glob("tiny*")) == []
+
+
+def test_a_run_that_tables_share_is_paid_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = plan.profile("demo")
+
+    def made_up(runs: list[Run], jobs: int, threads: int, seconds: float = 1.0) -> costs.Calibration:
+        return costs.Calibration({costs.network_key(run): 1e-3 for run in runs}, 1.0)
+
+    monkeypatch.setattr(costs, "calibrate", made_up)
+    found = costs.estimate(demo, (1, 2, 3, 4, 5), 2, 2)
+    assert sum(cost.runs for cost in found.costs) == len(plan.planned_runs(demo, (1, 2, 3, 4, 5), 2))
+    for cost in found.costs:
+        assert cost.here > 0
+        assert cost.h100 > 0
