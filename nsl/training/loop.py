@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_cr
 from nsl.data.dataset import Dataset
 from nsl.static import has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.distributed import add_up, local_device, own_range, share_buffers, world
 from nsl.training.schedule import Recipe
 
 #: l2 coefficient of the release on an unconstrained static similarity.
@@ -103,6 +105,7 @@ def batches(
     start: int = 0,
     crop_size: int | None = None,
     device: torch.device | None = None,
+    own: range | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented training batches of steps start, start + 1, ..., recipe.iterations - 1.
 
@@ -114,6 +117,7 @@ def batches(
         labels: int64 [N].
         crop_size: height and width of the network's input, when it is cut out of larger images.
         device: where to augment; None: where the images are.
+        own: which images of every batch to make, as they are in the whole batch; None: all.
 
     Yields:
         uint8 images [B, 3, H, W], or [B, 3, crop_size, crop_size], and labels [B].
@@ -126,9 +130,12 @@ def batches(
             epoch = iteration // per_epoch
             order = torch.randperm(len(images), generator=generator(seed, _ORDER, epoch)).to(images.device)
         position = iteration % per_epoch * size
-        chosen = order[position : position + size]
+        chosen, part = order[position : position + size], None
+        if own is not None:
+            chosen, part = chosen[own.start : own.stop], (size, own.start)
         batch = images[chosen].to(device)
-        yield augment(batch, recipe.augment, generator(seed, _AUGMENT, iteration), crop_size), labels[chosen].to(device)
+        random = generator(seed, _AUGMENT, iteration)
+        yield augment(batch, recipe.augment, random, crop_size, part), labels[chosen].to(device)
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -186,14 +193,20 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: nn.Module, dataset: Dataset, precision: str = "float32", batch_size: int = EVALUATION_BATCH
 ) -> Evaluation:
-    """Error, top-5 error and loss over the whole test set, in evaluation mode."""
+    """Error, top-5 error and loss over the whole test set, in evaluation mode.
+
+    Processes that share a training share the images, and find the same.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    share_buffers(model)
     wrong, wrong5, loss = 0, 0, 0.0
-    for start in range(0, len(dataset.test_images), batch_size):
-        labels = dataset.test_labels[start : start + batch_size].to(device)
-        images = centre_crop(dataset.test_images[start : start + batch_size], dataset.crop_size).to(device)
+    own = own_range(len(dataset.test_images))
+    for start in range(own.start, own.stop, batch_size):
+        stop = min(start + batch_size, own.stop)
+        labels = dataset.test_labels[start:stop].to(device)
+        images = centre_crop(dataset.test_images[start:stop], dataset.crop_size).to(device)
         inputs = normalise(images, dataset.mean, dataset.std, channels_last=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(inputs)
@@ -204,8 +217,9 @@ def evaluate(
             wrong5 += int((logits.topk(5).indices != labels[:, None]).all(1).sum())
     model.train(was_training)
     count = len(dataset.test_images)
-    top5 = 100.0 * wrong5 / count if dataset.num_classes > 5 else None
-    return Evaluation(100.0 * wrong / count, top5, loss / count)
+    errors, errors5, total = add_up([wrong, wrong5, loss], device)
+    top5 = 100.0 * errors5 / count if dataset.num_classes > 5 else None
+    return Evaluation(100.0 * errors / count, top5, total / count)
 
 
 def train(
@@ -220,6 +234,11 @@ def train(
     progress: bool = True,
     description: str = "",
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    accumulate: int = 1,
+    compiled: bool = False,
+    sync_batch_norm: bool = False,
+    log: Callable[[int, dict[str, float]], None] | None = None,
+    keep_last: bool = False,
 ) -> TrainResult:
     """Train `model` in place on `dataset` by `recipe`.
 
@@ -235,14 +254,31 @@ def train(
         description: text before the bar.
         penalty: from the model to a scalar that is added to every step's loss (`nsl.orthogonality_penalty`). The
             penalties of the similarities' own structures (`nsl.L1`) are always added.
+        accumulate: parts that each batch is computed in, one after the other, for less memory; batch norm then uses
+            the statistics of a part.
+        compiled: run the network through `torch.compile`.
+        sync_batch_norm: batch norm of processes that share the training uses the whole batch; CUDA only.
+        log: called with the number of finished steps and what was just found: train_loss and learning_rate after
+            every step, test_loss and test_error (percent) after an evaluation. In processes that share the training
+            only the first calls it.
+        keep_last: also write the checkpoint after the last step.
+
+    With a process group (`nsl.training.distributed`) the batch of the recipe is the global one, of which every process
+    computes its slice. All return the same result, the first writes the checkpoint, and all resume from it.
 
     Returns:
         The result; a diverged training returns normally with `diverged` set.
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run.
+        ValueError: `accumulate` or the number of processes is larger than the batch, or `sync_batch_norm` on a CPU.
     """
-    device = choose_device(device)
+    device = local_device(device)
+    rank, processes = world()
+    if sync_batch_norm and processes > 1:
+        if device.type != "cuda":
+            raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(
         parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum
@@ -252,10 +288,18 @@ def train(
         images, labels = images.to(device), labels.to(device)
     limit = DIVERGED_FACTOR * math.log(max(2, dataset.num_classes))
     points, size = recipe.evaluation_points(), min(recipe.batch_size, len(images))
+    own = own_range(size)
+    if not 1 <= accumulate <= len(own):
+        raise ValueError(
+            f"a batch of {size} images cannot be computed by {processes} processes in {accumulate} parts each; "
+            "choose a larger batch_size, or fewer of these."
+        )
     result = TrainResult()
     loss_sum, wrong_sum, seen = 0.0, 0, 0
 
-    identity = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+    identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+    if accumulate > 1:
+        identity["accumulate"] = accumulate
     if checkpoint is not None and checkpoint.exists():
         state = load_checkpoint(checkpoint)
         if state.get("identity") != identity:
@@ -273,7 +317,7 @@ def train(
             ) from error
 
     def save() -> None:
-        if checkpoint is not None:
+        if checkpoint is not None and rank == 0:
             save_checkpoint(
                 checkpoint,
                 {
@@ -288,32 +332,51 @@ def train(
     penalties = [] if penalty is None else [penalty]
     if has_penalty(model):
         penalties.append(similarity_penalty)
-    bar = _progress_bar(progress, recipe.iterations, result.iterations_done, description)
+    network: nn.Module = model
+    if processes > 1:
+        network = nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    forward: Callable[[Tensor], Tensor] = torch.compile(network) if compiled else network
+    bar = _progress_bar(progress and rank == 0, recipe.iterations, result.iterations_done, description)
     model.train()
     last_save = mark = time.perf_counter()
-    stream = batches(images, labels, recipe, seed, result.iterations_done, dataset.crop_size, device)
+    mine = None if processes == 1 else own
+    stream = batches(images, labels, recipe, seed, result.iterations_done, dataset.crop_size, device, mine)
     for iteration, (batch, target) in enumerate(stream, start=result.iterations_done):
         rate = recipe.rate(iteration)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["rate"]
         inputs = normalise(batch, dataset.mean, dataset.std, channels_last=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = model(inputs)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
-        for extra in penalties:
-            loss = loss + extra(model)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        value, wrong = 0.0, 0
+        for part, (x, y) in enumerate(zip(inputs.tensor_split(accumulate), target.tensor_split(accumulate)), start=1):
+            # Processes exchange gradients with the last part.
+            waits = isinstance(network, nn.parallel.DistributedDataParallel) and part < accumulate
+            with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                    logits = forward(x)
+                loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+                if len(y) * processes != size:
+                    # The mean over the batch, of parts that need not be of one size; gradients are averaged.
+                    loss = loss * (len(y) * processes / size)
+                if part == accumulate:
+                    for extra in penalties:
+                        loss = loss + extra(model)
+                loss.backward()
+            value += loss.item()
+            wrong += int((logits.argmax(1) != y).sum())
         optimiser.step()
-        value = loss.item()
+        if processes > 1:
+            value, wrong = (found := add_up([value / processes, wrong], device))[0], int(found[1])
         if not math.isfinite(value) or value > limit:
             result.diverged = True
             result.divergence = f"training loss {value:g} at iteration {iteration + 1}"
             result.iterations_done = iteration + 1
             break
-        loss_sum += value * len(target)
-        wrong_sum += int((logits.argmax(1) != target).sum())
-        seen += len(target)
+        loss_sum += value * size
+        wrong_sum += wrong
+        seen += size
+        if log is not None and rank == 0:
+            log(iteration + 1, {"train_loss": value, "learning_rate": rate})
         result.iterations_done = iteration + 1
         now = time.perf_counter()
         result.train_seconds += now - mark
@@ -338,6 +401,8 @@ def train(
                 }
             )
             loss_sum, wrong_sum, seen = 0.0, 0, 0
+            if log is not None and rank == 0:
+                log(iteration + 1, {"test_loss": test_loss, "test_error": test_error})
             mark = time.perf_counter()
             result.evaluate_seconds += mark - now
             if not math.isfinite(test_loss):
@@ -350,6 +415,8 @@ def train(
         if iteration + 1 < recipe.iterations and mark - last_save > 60 * checkpoint_minutes:
             save()
             last_save = mark
+    if keep_last and not result.diverged:
+        save()
     if bar is not None:
         bar.close()
     if result.diverged:

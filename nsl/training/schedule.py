@@ -6,10 +6,11 @@ The paper's steps (lr 0.1, divided by 10 at 34K and 54K of 64K iterations) are w
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SCHEDULES = ("steps", "linear")
+SCHEDULES = ("steps", "linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop_flip", "crop", "window_flip", "resized_crop", "none")
 
@@ -23,7 +24,7 @@ class Recipe:
         batch_size: images a step.
         learning_rate, momentum: of SGD (paper: 0.1 and 0.9).
         weight_decay: l2 coefficient on kernels (paper: 5e-4); see `nsl.training.loop.parameter_groups`.
-        schedule: "steps" (paper) or "linear" (to zero).
+        schedule: "steps" (paper), "linear" or "cosine" (both to zero), or "constant".
         milestones, decay_factor: of "steps"; fractions of the budget after which the rate is multiplied.
         warmup: fraction of the budget over which the rate rises linearly from zero. The reason is written in
             DISCREPANCIES.md.
@@ -102,7 +103,10 @@ class Recipe:
         if self.schedule == "linear":
             # From the full rate at the end of the warm-up to zero at the end of the budget.
             factor = min(factor, (1 - progress) / max(1e-9, 1 - self.warmup))
-        else:
+        elif self.schedule == "cosine":
+            left = max(0.0, progress - self.warmup) / max(1e-9, 1 - self.warmup)
+            factor *= 0.5 * (1 + math.cos(math.pi * left))
+        elif self.schedule == "steps":
             factor *= self.decay_factor ** sum(progress >= milestone for milestone in self.milestones)
         return self.learning_rate * factor
 

@@ -124,7 +124,7 @@ def test_the_linear_schedule_warms_up_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("schedule", "cosine"), ("precision", "fp8"), ("augment", "mixup"), ("iterations", 0), ("learning_rate", -1.0)],
+    [("schedule", "steep"), ("precision", "fp8"), ("augment", "mixup"), ("iterations", 0), ("learning_rate", -1.0)],
 )
 def test_a_wrong_recipe_names_its_field(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"recipe: {field} must"):

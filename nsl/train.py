@@ -1,0 +1,216 @@
+"""Train any network of the package on any of its data sets, without the tables.
+
+    python -m nsl.train --model nsn9_dynamic_diagonal --data cifar10 --iterations 4000 --export net.safetensors
+    python -m nsl.train --evaluate net.safetensors --root DIR
+    torchrun --nproc-per-node 2 --max-restarts 3 -m nsl.train --model cnn10 --data imagenet --checkpoint run.pt ...
+
+The batch size is that of all processes together. With --checkpoint the training goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nsl.data import NAMES, Dataset, load
+from nsl.models.cost import count_multiply_adds
+from nsl.models.registry import count_parameters, create_model, list_models
+from nsl.training.checkpoint import CheckpointError, load_checkpoint
+from nsl.training.distributed import joined, local_device
+from nsl.training.export import load_model, save_model
+from nsl.training.loop import TrainResult, evaluate, train
+from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, SCHEDULES, Recipe
+
+_CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "augment": AUGMENTATIONS}
+_DEFAULT_ITERATIONS = 1000
+
+
+def pairs(items: list[str], what: str) -> dict[str, Any]:
+    """`key=value` texts as a dict; values are JSON where they can be read as such, else text.
+
+    Raises:
+        ValueError: an item has no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for item in items:
+        key, sign, value = item.partition("=")
+        if not sign or not key:
+            raise ValueError(f"{what} {item!r} is not understood; write key=value, such as width=16.")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; the recipe's fields are options of their own names."""
+    made = argparse.ArgumentParser(
+        prog="python -m nsl.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = made.add_argument_group("what")
+    what.add_argument("--model", help=f"one of: {', '.join(list_models())}")
+    what.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the model, e.g. width=16")
+    what.add_argument("--data", help=f"one of: {', '.join(NAMES)}")
+    what.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. image_size=64")
+    what.add_argument("--root", type=Path, default=None, help="folder of the data (default: NSL_DATA, ~/.cache/nsl)")
+    what.add_argument("--evaluate", type=Path, default=None, metavar="FILE", help="an exported network or a checkpoint")
+    recipe = made.add_argument_group("recipe")
+    for field in fields(Recipe):
+        default: Any = _DEFAULT_ITERATIONS if field.default is MISSING else field.default
+        option = "--" + field.name.replace("_", "-")
+        if field.name == "milestones":
+            recipe.add_argument(
+                option, type=float, nargs="*", default=default, help="of 'steps', in fractions of the budget"
+            )
+        else:
+            shown = f"default: {default}"
+            recipe.add_argument(
+                option, type=type(default), default=default, choices=_CHOICES.get(field.name), help=shown
+            )
+    how = made.add_argument_group("how")
+    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    how.add_argument("--accumulate", type=int, default=1, help="compute each batch in so many parts (default: 1)")
+    how.add_argument("--compile", action="store_true", help="run the network through torch.compile")
+    how.add_argument("--sync-batch-norm", action="store_true", help="batch norm over all processes' images (CUDA)")
+    how.add_argument("--checkpoint", type=Path, default=None, help="file to write and to resume from")
+    how.add_argument("--checkpoint-minutes", type=float, default=5.0, help="between two of them (default: 5)")
+    how.add_argument("--tensorboard", type=Path, default=None, metavar="DIR", help="write curves for TensorBoard")
+    how.add_argument("--export", type=Path, default=None, metavar="FILE", help="write the network (safetensors)")
+    how.add_argument("--result", type=Path, default=None, metavar="FILE", help="write the result and curve as JSON")
+    return made
+
+
+def _load(arguments: argparse.Namespace, name: str) -> Dataset:
+    return load(name, arguments.root, **pairs(arguments.data_option, "--data-option"))
+
+
+def _build(arguments: argparse.Namespace, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+    options = pairs(arguments.option, "--option")
+    torch.manual_seed(arguments.seed)
+    return create_model(arguments.model, dataset.num_classes, image_size=dataset.image_size, **options), options
+
+
+def _logger(folder: Path) -> tuple[Callable[[int, dict[str, float]], None], Callable[[], None]]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs tensorboard, which is not installed; run `make env`.") from None
+    writer = SummaryWriter(str(folder))
+
+    def log(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return log, writer.close
+
+
+def _say(what: str, error: float | None, top5: float | None, loss: float | None) -> None:
+    parts = [f"test error {error:.2f} %" if error is not None else "no test error"]
+    parts += [f"top-5 error {top5:.2f} %"] if top5 is not None else []
+    parts += [f"loss {loss:.4f}"] if loss is not None else []
+    print(f"{what}: {', '.join(parts)}", flush=True)
+
+
+def run_evaluation(arguments: argparse.Namespace) -> None:
+    """Evaluate an exported network, or a checkpoint of the model that is named."""
+    path: Path = arguments.evaluate
+    if path.suffix == ".safetensors":
+        model, about = load_model(path)
+        dataset = _load(arguments, arguments.data or about["data"]["name"])
+        known = about["data"]
+        if (dataset.num_classes, dataset.image_size) != (len(known["class_names"]), known["image_size"]):
+            raise ValueError(
+                f"{path} was trained on {known['name']}, which has another number of classes or size than "
+                f"{dataset.name}; name its own data set, with the same --data-option."
+            )
+    else:
+        if not arguments.model or not arguments.data:
+            raise ValueError(f"--evaluate {path} is no .safetensors file; name a checkpoint's --model and --data too.")
+        if not path.is_file():
+            raise FileNotFoundError(f"--evaluate {path} does not exist; name an exported network or a checkpoint.")
+        dataset = _load(arguments, arguments.data)
+        model = _build(arguments, dataset)[0]
+        try:
+            model.load_state_dict(load_checkpoint(path)["model"])
+        except (KeyError, RuntimeError):
+            raise CheckpointError(
+                f"checkpoint {path} holds another network; name its --model and --option."
+            ) from None
+    model.to(local_device(arguments.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = evaluate(model, dataset, arguments.precision)
+    _say(f"{path.name} on {dataset.name}", found.error, found.top5_error, found.loss)
+
+
+def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
+    """Train; only the `first` of several processes prints and writes."""
+    if not arguments.model or not arguments.data:
+        raise ValueError("--model and --data are needed; see python -m nsl.train --help.")
+    recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
+    dataset = _load(arguments, arguments.data)
+    model, options = _build(arguments, dataset)
+    if first:
+        cost = count_multiply_adds(model, dataset.image_size)
+        print(f"{arguments.model} on {dataset.name}: {count_parameters(model):,} parameters, {cost:,} multiply-adds")
+    with ExitStack() as stack:
+        log = None
+        if arguments.tensorboard is not None and first:
+            log, close = _logger(arguments.tensorboard)
+            stack.callback(close)
+        result = train(
+            model,
+            dataset,
+            recipe,
+            seed=arguments.seed,
+            device=arguments.device,
+            checkpoint=arguments.checkpoint,
+            checkpoint_minutes=arguments.checkpoint_minutes,
+            description=arguments.model,
+            accumulate=arguments.accumulate,
+            compiled=arguments.compile,
+            sync_batch_norm=arguments.sync_batch_norm,
+            log=log,
+            keep_last=True,
+        )
+    if not first:
+        return result
+    facts = {"recipe": recipe.as_dict(), "seed": arguments.seed, "result": result.as_dict()}
+    if result.diverged:
+        print(f"diverged: {result.divergence}", flush=True)
+    else:
+        _say(f"{recipe.iterations} iterations", result.test_error, result.test_top5_error, result.test_loss)
+        if arguments.export is not None:
+            save_model(arguments.export, model, arguments.model, options, dataset, facts)
+    if arguments.result is not None:
+        temporary = arguments.result.with_name(f"{arguments.result.name}.partial")
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(arguments.result)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code: 0, 1 for a training that diverged, 2 for bad input."""
+    chosen = parser().parse_args(arguments)
+    try:
+        with joined(chosen.device) as (rank, _):
+            if chosen.evaluate is not None:
+                run_evaluation(chosen)
+                return 0
+            return int(run_training(chosen, rank == 0).diverged)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

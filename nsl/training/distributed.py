@@ -1,0 +1,88 @@
+"""One training shared by several processes: who has which images, and what they add up.
+
+Started by `torchrun --nproc-per-node N -m nsl.train ...`; NCCL between GPUs, gloo between CPUs. Every process takes its
+slice of each global batch, with the augmentation that one process would give it, so that with the same global batch
+the loss curve is that of one process within rounding. Batch norm is the exception: by default each process uses the
+statistics of its own slice, as is usual; `sync_batch_norm` (CUDA only) takes those of the whole batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class World(NamedTuple):
+    """This process's number and how many there are."""
+
+    rank: int
+    size: int
+
+
+def world() -> World:
+    """Of the processes that share the training; (0, 1) without a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return World(dist.get_rank(), dist.get_world_size())
+    return World(0, 1)
+
+
+def local_device(device: str | torch.device) -> torch.device:
+    """The device of this process: with "auto" or "cuda", one GPU a process of the machine."""
+    if str(device) in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu" if str(device) == "auto" else device)
+
+
+@contextmanager
+def joined(device: str | torch.device = "auto") -> Iterator[World]:
+    """Join the processes that torchrun started, and leave them at the end; alone, nothing happens.
+
+    Raises:
+        ValueError: more processes on this machine than GPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield world()
+        return
+    own = local_device(device)
+    if own.type == "cuda":
+        if own.index is not None and own.index >= torch.cuda.device_count():
+            raise ValueError(
+                f"--nproc-per-node asks for more processes than this machine has GPUs ({torch.cuda.device_count()}); "
+                "ask for at most one a GPU, or use --device cpu."
+            )
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield world()
+        # All leave together: a process that ends while another still talks to it may abort.
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def own_range(count: int) -> range:
+    """The items of `count` that belong to this process; nearly equal, together all."""
+    rank, size = world()
+    return range(rank * count // size, (rank + 1) * count // size)
+
+
+def add_up(values: list[float], device: torch.device) -> list[float]:
+    """Sums over the processes, in float64; alone, the values themselves."""
+    if world().size == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process rank 0's buffers: batch norm's running statistics differ by what each has seen."""
+    if world().size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

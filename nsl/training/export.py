@@ -1,0 +1,110 @@
+"""A trained network in one file: weights and what they are, in safetensors, which holds no code.
+
+    save_model(path, model, "nsn9_dynamic_diagonal", {"width": 32}, dataset, result)
+    model, about = load_model(path)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nsl.data.dataset import Dataset
+from nsl.models.registry import count_parameters, create_model
+
+FORMAT = "nsl-1"
+
+
+class ExportError(ValueError):
+    """A file of weights cannot be used; the sentence names the file and what to do."""
+
+
+def _library() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise ExportError("Exported networks need safetensors, which is not installed; run `make env`.") from None
+    return safetensors
+
+
+def save_model(
+    path: Path,
+    model: nn.Module,
+    name: str,
+    options: dict[str, Any],
+    dataset: Dataset,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a network under a temporary name, then rename.
+
+    Args:
+        path: usually ends in .safetensors.
+        model: made by `create_model(name, dataset.num_classes, image_size=dataset.image_size, **options)`.
+        name, options: as for `nsl.create_model`.
+        dataset: what it was trained on: classes, size, mean and std go into the file.
+        training: JSON-ready facts to keep, such as recipe, seed and result.
+    """
+    about = {
+        "model": {"name": name, "options": options, "parameters": count_parameters(model)},
+        "data": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "class_names": list(dataset.class_names),
+            "image_size": dataset.image_size,
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+        },
+        "training": training or {},
+    }
+    # Contiguous copies: safetensors refuses tensors that share memory.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        _library().torch.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in `path`, in evaluation mode, and what `save_model` was told of it.
+
+    Returns:
+        The module, from images normalised with about["data"]["mean"] and ["std"] to logits, and about, with the keys
+        model, data and training.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ExportError: it is damaged, or not one of ours.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a file that `python -m nsl.train --export` wrote.")
+    library = _library()
+    try:
+        with library.safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+        tensors = library.torch.load_file(path)
+    except (library.SafetensorError, OSError, ValueError) as error:
+        raise ExportError(f"{path} is not a readable safetensors file ({error}); export the network again.") from None
+    if metadata.get("format") != FORMAT:
+        raise ExportError(f"{path} has no description of a network of this package; export it again.")
+    about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    wanted, data = about["model"], about["data"]
+    random = torch.random.get_rng_state()
+    model = create_model(
+        wanted["name"], len(data["class_names"]), image_size=data["image_size"], **wanted["options"]
+    )
+    torch.random.set_rng_state(random)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.") from None
+    return model.eval(), about
