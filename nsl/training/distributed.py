@@ -4,6 +4,9 @@ Started by `torchrun --nproc-per-node N -m nsl.train ...`; NCCL between GPUs, gl
 slice of each global batch, with the augmentation that one process would give it, so that with the same global batch
 the loss curve is that of one process within rounding. Batch norm is the exception: by default each process uses the
 statistics of its own slice, as is usual; `sync_batch_norm` (CUDA only) takes those of the whole batch.
+
+`--max-restarts` brings all processes back to the last checkpoint when one dies. On several machines torchrun must then be
+started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, see `_store_of_this_attempt`.
 """
 
 from __future__ import annotations
@@ -57,13 +60,33 @@ def joined(device: str | torch.device = "auto") -> Iterator[World]:
                 "ask for at most one a GPU, or use --device cpu."
             )
         torch.cuda.set_device(own)
-    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    backend = "nccl" if own.type == "cuda" else "gloo"
+    store = _store_of_this_attempt()
+    if store is None:
+        dist.init_process_group(backend)
+    else:
+        numbers = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, store=store, **numbers)
     try:
         yield world()
         # All leave together: a process that ends while another still talks to it may abort.
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_attempt() -> dist.Store | None:
+    """Where the processes find each other's addresses, apart from those of the attempts that torchrun gave up.
+
+    torchrun keeps one store for all its restarts on a machine (PyTorch issue 135712, and again in 2.13), so that
+    restarted processes would look for the dead ones' ports. None, the usual way, where torchrun makes a new store.
+    """
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    if not (shared and one_machine):  # attempts are counted on each machine alone
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def own_range(count: int) -> range:
