@@ -96,11 +96,12 @@ def session(arguments: argparse.Namespace) -> Session:
     profile = plan.profile(arguments.profile, arguments.profiles)
     data = arguments.data or None
     fingerprints.check_folder(data)
+    numbers = plan.parse_tables(arguments.tables)
     return Session(
         profile=profile,
-        tables=plan.parse_tables(arguments.tables),
+        tables=numbers,
         seeds=_count(arguments.seeds, profile.seeds, "SEEDS"),
-        jobs=_count(arguments.jobs, profile.jobs, "JOBS"),
+        jobs=_count(arguments.jobs, profile.jobs_for(numbers), "JOBS"),
         data=data,
         store=Store(arguments.results, profile.name),
         backend=arguments.backend,
@@ -124,6 +125,23 @@ def _executor(arguments: argparse.Namespace, now: Session, count: int) -> Execut
     return ClusterExecutor(now.store, arguments.executor, jobs, threads, now.backend, now.data, arguments.cluster)
 
 
+def _shares(jobs: list[tuple[Run, str]]) -> Callable[[tuple[Run, str]], bool]:
+    """Sorting key that puts runs last whose first training is that of an earlier one: side by side they would wait."""
+    first: dict[str, Run] = {}
+    for run, _ in jobs:
+        first.setdefault(_first_training(run), run)
+    return lambda job: first[_first_training(job[0])] is not job[0]
+
+
+def _first_training(run: Run) -> str:
+    """What tells the classifier of the base classes that a few-shot method starts from; for other runs, the run."""
+    part = run.recipe.get("pretrain")
+    if part is None:
+        return repr(run.config(""))
+    model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
+    return f"{model} {part} {run.seed} {run.dataset} {'dynamic' in run.model['name']}"
+
+
 def run_runs(arguments: argparse.Namespace) -> int:
     """Execute the missing runs."""
     now = session(arguments)
@@ -133,7 +151,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return 0
-    report = _executor(arguments, now, len(missing)).execute(missing)
+    report = _executor(arguments, now, len(missing)).execute(sorted(missing, key=_shares(missing)))
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")

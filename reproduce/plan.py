@@ -138,6 +138,11 @@ class Profile:
         """Seeds to run in ``slot``: as many as are asked for, or the few-shot table's own number by default."""
         return int(self.fewshot["seeds"]) if self.is_fewshot(slot) and asked == self.seeds else asked
 
+    def jobs_for(self, tables: tuple[int, ...]) -> int:
+        """Runs side by side: the profile's number, or the few-shot table's own where it is the only one."""
+        alone = bool(tables) and all(experiment(table).task == FEWSHOT for table in tables)
+        return int(self.fewshot.get("jobs", self.jobs)) if alone else self.jobs
+
     def recipe_for(self, slot: str) -> dict[str, Any]:
         """The recipe used on the data set in ``slot``, the same for every method."""
         return {**self.recipe, **self.slot_recipe.get(slot, {})}
@@ -179,7 +184,7 @@ class Profile:
             model={"name": method.model, "backbone": method.backbone, "width": self.width_of(method), **options},
             recipe=recipe,
             seed=seed,
-            threads=self.threads,
+            threads=int(self.fewshot.get("threads", self.threads)),
             task=FEWSHOT,
         )
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def full_precision(function: Function) -> Function:
+    """Autocast ends here and half precision becomes float32: differences of nearly equal numbers follow."""
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
+        exact = [
+            a.float() if isinstance(a, Tensor) and a.dtype in (torch.bfloat16, torch.float16) else a for a in arguments
+        ]
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return function(*exact)
+
+    return run  # type: ignore[return-value]
 
 
 def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:
@@ -12,6 +34,7 @@ def one_hot(labels: Tensor, way: int, dtype: torch.dtype) -> Tensor:
     return F.one_hot(labels, way).to(dtype)
 
 
+@full_precision
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of logits [..., S, way] against one-hot targets [S, way]; safe under vmap and grad."""
     return -(F.log_softmax(logits, -1) * targets).sum(-1).mean()
@@ -53,6 +76,7 @@ def fit_linear(
     return weight, bias
 
 
+@full_precision
 def prototypes(features: Tensor, way: int) -> Tensor:
     """Class means of features [..., S, D] that lie class by class: [..., way, D]."""
     return features.unflatten(-2, (way, -1)).mean(-2)
@@ -64,6 +88,7 @@ def class_means(features: Tensor, labels: Tensor, way: int) -> Tensor:
     return (targets.T @ features) / targets.sum(0).clamp_min(1).unsqueeze(1)
 
 
+@full_precision
 def squared_distances(query: Tensor, centres: Tensor) -> Tensor:
     """||q - c||^2 of query [..., Q, D] and centres [..., way, D]: [..., Q, way]."""
     return (
@@ -73,6 +98,7 @@ def squared_distances(query: Tensor, centres: Tensor) -> Tensor:
     )
 
 
+@full_precision
 def cosine(query: Tensor, support: Tensor) -> Tensor:
     """Cosine of query [..., Q, D] and support [..., S, D]: [..., Q, S]."""
     return F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(-1, -2)

@@ -30,7 +30,8 @@ class GradientMeta(FewShotMethod):
         train_steps: inner steps in training.
         steps: inner steps in testing.
         first_order: see `nsl.fewshot.inner.descend`.
-        vectorise: see `nsl.fewshot.inner.meta_loss`.
+        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays, which is on small images. Per-task kernels
+            become grouped convolutions, which are slow on maps that fill a core by themselves.
     """
 
     network: BackboneClassifier
@@ -43,7 +44,7 @@ class GradientMeta(FewShotMethod):
         train_steps: int = 5,
         steps: int = 10,
         first_order: bool = False,
-        vectorise: bool = True,
+        vectorise: bool | None = None,
     ) -> None:
         if settings.meta.way != settings.way:
             raise ValueError(
@@ -52,7 +53,10 @@ class GradientMeta(FewShotMethod):
             )
         super().__init__(settings)
         self.rate, self.train_steps, self.steps = rate, train_steps, steps
-        self.first_order, self.vectorise = first_order, vectorise
+        self.first_order = first_order
+        # Measured on two cores by `make bench`. Under autocast vmap's batched products mix precisions.
+        small = settings.image_size <= 16 and settings.meta.precision == "float32"
+        self.vectorise = small if vectorise is None else vectorise
         self._fast: Parameters | None = None
 
     def adapts(self, name: str) -> bool:

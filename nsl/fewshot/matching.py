@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
-from nsl.fewshot.heads import cosine, one_hot
+from nsl.fewshot.heads import cosine, full_precision, one_hot
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.proto import flat
@@ -85,6 +85,7 @@ class MatchingNet(FewShotMethod):
     def embed(self, images: Tensor) -> Tensor:
         return self.network.backbone(images)
 
+    @full_precision
     def logits(self, support: Tensor, targets: Tensor, query: Tensor) -> Tensor:
         """log p of query [T, Q, D] given support [T, S, D] with one-hot targets [S, way]: [T, Q, way]."""
         if self.network.context is not None:

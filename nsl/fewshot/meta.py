@@ -151,7 +151,8 @@ def meta_train(
         sizes = [len(support_labels), len(query_labels)]
         support, query = items.split(sizes, dim=1)
         tasks = Tasks(support, support_labels, query, query_labels, iteration, generator(seed, _LOSS, iteration))
-        value = loss(tasks)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            value = loss(tasks)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(chosen, GRADIENT_NORM)

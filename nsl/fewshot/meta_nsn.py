@@ -144,7 +144,7 @@ class MetaStaticNSN(_MetaNSN):
         train_steps: int = 5,
         steps: int = 10,
         first_order: bool = False,
-        vectorise: bool = True,
+        vectorise: bool | None = None,
     ) -> None:
         super().__init__(
             settings,

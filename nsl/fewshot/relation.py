@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
-from nsl.fewshot.heads import one_hot
+from nsl.fewshot.heads import cross_entropy, full_precision, one_hot
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.proto import flat
@@ -103,10 +103,14 @@ class RelationNet(FewShotMethod):
         maps = self.network.backbone.features(flat(tasks)).unflatten(0, (len(tasks.support), -1))
         classes = maps[:, :count].unflatten(1, (way, -1)).mean(2)
         scores = self.scores(classes, maps[:, count:])
-        targets = one_hot(tasks.query_labels, way, scores.dtype)
+        return self.objective_of(scores, one_hot(tasks.query_labels, way, tasks.query.dtype))
+
+    @full_precision
+    def objective_of(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """Of logits [T, Q, way] and one-hot targets [Q, way]."""
         if self.objective == "mse":
             return (scores.sigmoid() - targets).square().mean()
-        return -(scores.log_softmax(-1) * targets).sum(-1).mean()
+        return cross_entropy(scores, targets)
 
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None

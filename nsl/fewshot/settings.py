@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nsl.training.loop import choose_device
-from nsl.training.schedule import AUGMENTATIONS, Recipe
+from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 
 META_SCHEDULES = ("constant", "linear")
 
@@ -25,6 +25,8 @@ class MetaRecipe:
         schedule: "constant" or "linear" (to zero).
         way, shot, query: of the training episodes; way may be larger than in testing (Snell et al., 2017).
         augment: of the images, as in `nsl.training.Recipe`.
+        precision: "float32", or "bfloat16" for autocast with float32 weights; distances, cosines, losses and the
+            full-context embeddings of MatchingNet stay in float32.
 
     Raises:
         ValueError: a value is impossible; the sentence names the field.
@@ -39,6 +41,7 @@ class MetaRecipe:
     shot: int = 5
     query: int = 15
     augment: str = "none"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("iterations", "tasks", "way", "shot", "query"):
@@ -48,7 +51,12 @@ class MetaRecipe:
         for name in ("learning_rate", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"meta recipe: {name} must not be negative, got {getattr(self, name)!r}")
-        for name, choices in (("schedule", META_SCHEDULES), ("augment", AUGMENTATIONS)):
+        choices_by_name = (
+            ("schedule", META_SCHEDULES),
+            ("augment", AUGMENTATIONS),
+            ("precision", PRECISIONS),
+        )
+        for name, choices in choices_by_name:
             if getattr(self, name) not in choices:
                 raise ValueError(f"meta recipe: {name} must be one of {list(choices)}, got {getattr(self, name)!r}")
 

@@ -161,7 +161,7 @@ class TADAM(FewShotMethod):
         fetch, labels = self._base
         where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw)
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
-        return F.cross_entropy(logits, labels[where].to(logits.device))
+        return F.cross_entropy(logits.float(), labels[where].to(logits.device))
 
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None

@@ -127,9 +127,9 @@ class CNN4(Backbone):
     def features(self, images: Tensor) -> Tensor:
         maps = images
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
-            maps = F.relu(norm(convolution(maps)))
-            if i < self.pools:
-                maps = _halve(maps)
+            maps = norm(convolution(maps))
+            # The largest of four and the larger of it and zero commute; this way there is a quarter to compare with 0.
+            maps = F.relu(_halve(maps) if i < self.pools else maps)
         return maps
 
 
@@ -161,9 +161,8 @@ class CNN9(Backbone):
     def features(self, images: Tensor) -> Tensor:
         maps = images
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
-            maps = F.relu(norm(convolution(maps)))
-            if i in (3, 6, 9):
-                maps = _halve(maps)
+            maps = norm(convolution(maps))
+            maps = F.relu(_halve(maps) if i in (3, 6, 9) else maps)
         return maps
 
 

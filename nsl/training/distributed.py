@@ -5,8 +5,8 @@ slice of each global batch, with the augmentation that one process would give it
 the loss curve is that of one process within rounding. Batch norm is the exception: by default each process uses the
 statistics of its own slice, as is usual; `sync_batch_norm` (CUDA only) takes those of the whole batch.
 
-`--max-restarts` brings all processes back to the last checkpoint when one dies. On several machines torchrun must then be
-started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, see `_store_of_this_attempt`.
+`--max-restarts` brings all processes back to the last checkpoint when one dies. On several machines torchrun must
+then be started with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, see `_store_of_this_attempt`.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def joined(device: str | torch.device = "auto") -> Iterator[World]:
     if store is None:
         dist.init_process_group(backend)
     else:
-        numbers = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-        dist.init_process_group(backend, store=store, **numbers)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield world()
         # All leave together: a process that ends while another still talks to it may abort.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
+from reproduce import commands, plan
 from reproduce.runs import CLASSIFICATION, FEWSHOT
 
 PROFILES = ("demo", "cpu", "paper")
@@ -90,3 +90,21 @@ def test_a_misspelt_profile_file_is_named(tmp_path: Path) -> None:
     path.write_text("[demo]\nwidht = 8\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"profiles\.toml: profile 'demo' is incomplete or misspelt"):
         plan.profile("demo", path)
+
+
+def test_runs_that_would_wait_for_anothers_pretraining_come_last() -> None:
+    profile = plan.profile("cpu")
+    runs = plan.planned_runs(profile, (6,), 1)
+    jobs = [(run, "") for run in runs]
+    ordered = [run.model["name"] for run, _ in sorted(jobs, key=commands._shares(jobs))]
+    # Baseline++ and discriminative k-shot have classifiers of their own, but nothing is lost if they come later.
+    assert set(ordered[-5:]) == {"nearest", "static_nsn", "meta_static_nsn", "meta_dynamic_nsn", "baseline_pp"}
+    classification = [(run, "") for run in plan.planned_runs(profile, (1, 4), 1)]
+    assert sorted(classification, key=commands._shares(classification)) == classification
+
+
+def test_the_few_shot_table_has_its_own_number_of_processes() -> None:
+    profile = plan.profile("cpu")
+    assert (profile.jobs_for((6,)), profile.jobs_for((1, 6)), profile.jobs_for((4,))) == (2, 1, 1)
+    assert {run.threads for run in plan.planned_runs(profile, (6,), 1)} == {1}
+    assert plan.profile("demo").jobs_for((6,)) == plan.profile("demo").jobs

@@ -174,3 +174,29 @@ def test_every_method_has_its_own_name_and_says_where_it_is_from() -> None:
     for found in METHODS.values():
         assert issubclass(found, FewShotMethod)
         assert found.__doc__
+
+
+META_TRAINED = ("matching", "proto", "relation", "maml", "meta_static_nsn", "meta_dynamic_nsn", "tadam", "leo")
+
+
+@pytest.mark.parametrize("name", META_TRAINED)
+def test_half_precision_starts_with_the_loss_of_full_precision(name: str) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        found = method(name, iterations=1)
+        meta = replace(found.settings.meta, precision=precision)
+        found = type(found)(replace(found.settings, meta=meta))
+        losses.append(found.fit(toy().base)["meta"]["curve"][-1]["loss"])
+        assert all(p.dtype == torch.float32 for p in found.network.parameters())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_tasks_are_vectorised_where_it_pays() -> None:
+    small = method("maml")
+    assert small.vectorise  # type: ignore[attr-defined]
+    for changed in (
+        replace(small.settings, image_size=32),
+        replace(small.settings, meta=replace(small.settings.meta, precision="bfloat16")),
+    ):
+        assert not create_method("maml", changed).vectorise  # type: ignore[attr-defined]
+        assert create_method("maml", changed, vectorise=True).vectorise  # type: ignore[attr-defined]
