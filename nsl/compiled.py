@@ -53,6 +53,12 @@ class Geometry(ctypes.Structure):
     ]
 
 
+class Rows(ctypes.Structure):
+    """The struct of the same name in kernels.cpp."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("positions", "channels", "threads")]
+
+
 def _compiler() -> str | None:
     named = os.environ.get("CXX")
     for name in (named,) if named else ("c++", "g++", "clang++"):
@@ -135,10 +141,12 @@ def usable(tensor: Tensor) -> bool:
     )
 
 
-def call(name: str, geometry: Geometry, *tensors: Tensor) -> None:
-    """Run one kernel on contiguous tensors of one type; `geometry.images` of them are read."""
+def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:
+    """Run one kernel on contiguous tensors, None being a null pointer; the first one's type is the stored type."""
+    assert tensors[0] is not None
     function = getattr(library(), f"{name}_{_SUFFIX[tensors[0].dtype]}")
-    function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), ctypes.byref(geometry))
+    pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+    function(*pointers, ctypes.byref(shape))
 
 
 def backend() -> str:

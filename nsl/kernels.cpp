@@ -1,10 +1,12 @@
-// The elementwise half of the dynamic convolution (paper 3.3); nsl/compiled.py compiles and calls it, and
-// nsl/patches.py holds the same four functions in plain PyTorch, which say what is computed. The matrix
-// products stay with PyTorch.
+// The elementwise half of the dynamic convolution and of its predictor (paper 3.3); nsl/compiled.py compiles and calls
+// it, nsl/patches.py and nsl/middle.py hold the same functions in plain PyTorch, which say what is computed. The
+// matrix products and convolutions stay with PyTorch.
 //
 // All tensors are contiguous, channels last:
 //   x, dx [n, H, W, C]   u, v [n, Ho, Wo, K, C]   m, dm [n, Ho, Wo, K] (diagonal) or [n, Ho, Wo, K, K].
 // T is the stored type, float, double or bfloat16; sums are float (double for double).
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -236,6 +238,117 @@ static void unconstrained_gradients(T* v, const T* x, const T* m, T* dm, T* dx, 
     }
 }
 
+// The middle of a predictor (paper 3.3): h = max(0, a t + b), t = z s, where z [P, C] are a convolution's outputs at P
+// positions, s [P] the inverse patch norm (null: 1), and a, b [C] what batch norm amounts to. nsl/middle.py says what is
+// computed; like there, t and h are made again in the backward pass.
+
+// Order of fields: nsl/compiled.py.
+struct Rows {
+    int64_t positions, channels, threads;
+};
+
+// Sums over blocks of this many positions are added up in double.
+constexpr int64_t BLOCK = 64;
+
+// Calls body(first, last, own) for blocks of positions, `own` [N, C] being sums in the wide type; adds the blocks up in
+// double, thread by thread, so that the result is the same every time.
+template <int N, class S, class Body> static void sum_blocks(const Rows& g, double* total, Body body) {
+    const int64_t blocks = (g.positions + BLOCK - 1) / BLOCK, width = N * g.channels;
+    std::vector<double> sums(g.threads * width, 0.0);
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> own(width);
+        std::vector<double> local(width, 0.0);
+#pragma omp for schedule(static)
+        for (int64_t block = 0; block < blocks; ++block) {
+            std::fill(own.begin(), own.end(), S(0));
+            body(block * BLOCK, std::min(g.positions, (block + 1) * BLOCK), own.data());
+            for (int64_t e = 0; e < width; ++e) local[e] += own[e];
+        }
+        std::copy(local.begin(), local.end(), sums.begin() + omp_get_thread_num() * width);
+    }
+    std::fill(total, total + width, 0.0);
+    for (int64_t t = 0; t < g.threads; ++t)
+        for (int64_t e = 0; e < width; ++e) total[e] += sums[t * width + e];
+}
+
+// Out: sums [2, C] of t - shift and of its square; a shift near the mean keeps the digits of the variance.
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void middle_moments(const T* z, const S* s, const S* shift, double* sums, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+    sum_blocks<2, S>(g, sums, [=](int64_t first, int64_t last, S* own) {
+        for (int64_t p = first; p < last; ++p) {
+            const S scale = s ? s[p] : S(1);
+            const T* from = z + p * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; ++c) {
+                const S value = scale * widen(from[c]) - shift[c];
+                own[c] += value;
+                own[C + c] += value * value;
+            }
+        }
+    });
+}
+
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void middle_apply(const T* z, const S* s, const S* a, const S* b, T* h, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+#pragma omp parallel for schedule(static) num_threads(g.threads)
+    for (int64_t p = 0; p < g.positions; ++p) {
+        const S scale = s ? s[p] : S(1);
+        const T* from = z + p * C;
+        T* to = h + p * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; ++c) {
+            const S value = a[c] * (scale * widen(from[c])) + b[c];
+            narrow(to[c], value < S(0) ? S(0) : value);  // NaN stays NaN
+        }
+    }
+}
+
+// Out: sums [2, C] of g and of g (t - mean), g = dL/dh where h > 0.
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void middle_sums(
+    const T* dh, const T* z, const S* s, const S* a, const S* b, const S* mean, double* sums, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+    sum_blocks<2, S>(g, sums, [=](int64_t first, int64_t last, S* own) {
+        for (int64_t p = first; p < last; ++p) {
+            const S scale = s ? s[p] : S(1);
+            const T *from = z + p * C, *slope = dh + p * C;
+#pragma omp simd
+            for (int64_t c = 0; c < C; ++c) {
+                const S value = scale * widen(from[c]);
+                const S gradient = a[c] * value + b[c] > S(0) ? S(widen(slope[c])) : S(0);
+                own[c] += gradient;
+                own[C + c] += gradient * (value - mean[c]);
+            }
+        }
+    });
+}
+
+// In: dh. Out: dz in its place, and ds [P] unless s is null; dt = a g + k + q t.
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void middle_gradients(
+    T* dh, const T* z, const S* s, const S* a, const S* b, const S* k, const S* q, S* ds, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+#pragma omp parallel for schedule(static) num_threads(g.threads)
+    for (int64_t p = 0; p < g.positions; ++p) {
+        const S scale = s ? s[p] : S(1);
+        const T* from = z + p * C;
+        T* slope = dh + p * C;
+        S dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t c = 0; c < C; ++c) {
+            const S raw = widen(from[c]), value = scale * raw;
+            const S gradient = a[c] * value + b[c] > S(0) ? S(widen(slope[c])) : S(0);
+            const S dt = a[c] * gradient + k[c] + q[c] * value;
+            dot += dt * raw;
+            narrow(slope[c], dt * scale);
+        }
+        if (s) ds[p] = dot;
+    }
+}
+
 // Loops of known length are about twice as fast; these are the lengths of the paper's networks.
 #define BY_CHANNELS(FUNCTION, T, ...)                                  \
     switch (g->channels) {                                             \
@@ -261,6 +374,22 @@ static void unconstrained_gradients(T* v, const T* x, const T* m, T* dm, T* dx, 
     }                                                                                                                 \
     extern "C" void unconstrained_gradients_##SUFFIX(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry* g) { \
         BY_TAPS(unconstrained_gradients, T, v, x, m, dm, dx)                                                          \
+    }                                                                                                                 \
+    extern "C" void middle_moments_##SUFFIX(                                                                          \
+        const T* z, const Sum<T>::type* s, const Sum<T>::type* shift, double* sums, const Rows* g) {                  \
+        BY_CHANNELS(middle_moments, T, z, s, shift, sums)                                                             \
+    }                                                                                                                 \
+    extern "C" void middle_apply_##SUFFIX(                                                                            \
+        const T* z, const Sum<T>::type* s, const Sum<T>::type* a, const Sum<T>::type* b, T* h, const Rows* g) {       \
+        BY_CHANNELS(middle_apply, T, z, s, a, b, h)                                                                   \
+    }                                                                                                                 \
+    extern "C" void middle_sums_##SUFFIX(const T* dh, const T* z, const Sum<T>::type* s, const Sum<T>::type* a,       \
+        const Sum<T>::type* b, const Sum<T>::type* mean, double* sums, const Rows* g) {                               \
+        BY_CHANNELS(middle_sums, T, dh, z, s, a, b, mean, sums)                                                       \
+    }                                                                                                                 \
+    extern "C" void middle_gradients_##SUFFIX(T* dh, const T* z, const Sum<T>::type* s, const Sum<T>::type* a,        \
+        const Sum<T>::type* b, const Sum<T>::type* k, const Sum<T>::type* q, Sum<T>::type* ds, const Rows* g) {       \
+        BY_CHANNELS(middle_gradients, T, dh, z, s, a, b, k, q, ds)                                                    \
     }
 
 EXPORT(float32, float)

@@ -14,11 +14,10 @@ all layers and each layer adds a small adaptation convolution; see `SpherePredic
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.functional import _pair
-from nsl.patches import scale_positions
+from nsl.middle import middle
 from nsl.spherical import SphereConv2d, patch_norm
 
 #: Batch norm of the release: eps 1e-3.
@@ -149,7 +148,7 @@ class SpherePredictor(nn.Module):
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
         if self.adaptation is not None:
             input = self.adaptation(input)
-        hidden = self.first(input)
+        hidden, scale = self.first(input), None
         if not self.full:
             first = self.first
             norm = patch_norm(
@@ -159,8 +158,8 @@ class SpherePredictor(nn.Module):
                 _pair(first.padding),  # type: ignore[arg-type]
                 _pair(first.dilation),
             )
-            hidden = scale_positions(hidden, norm.reciprocal().to(hidden.dtype))
-        return self.second_norm(self.second(F.relu(self.first_norm(hidden), inplace=True)))
+            scale = norm.reciprocal()
+        return self.second_norm(middle(hidden, scale, self.first_norm, self.second))
 
 
 class CNNPredictor(nn.Module):
@@ -216,7 +215,7 @@ class CNNPredictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        raw = self.second_norm(self.second(F.relu(self.first_norm(self.first(input)), inplace=True)))
+        raw = self.second_norm(middle(self.first(input), None, self.first_norm, self.second))
         if self.head == "sigmoid":
             return torch.sigmoid(raw) - 0.5
         if self.head == "tanh":
