@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, window_flip
-from nsl.data.dataset import DataError, Dataset, fingerprint, make_dataset, subset
+from nsl.data.dataset import DataError, Dataset, check_option, fingerprint, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
 
@@ -38,7 +38,7 @@ __all__ = [
 _COMMON = ("train_per_class", "test_per_class")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "digits": ("image_size", *_COMMON),
-    "glyphs": ("num_classes", *_COMMON, "seed", "image_size"),
+    "glyphs": ("num_classes", *_COMMON, "seed", "image_size", "plain"),
     "cifar10": _COMMON,
     "cifar100": _COMMON,
     "imagenet": ("image_size", *_COMMON),
@@ -79,7 +79,7 @@ def load(
         download: fetch missing CIFAR files from the official address.
         options: for every set `train_per_class` and `test_per_class`, the number of images of each class (the
             first ones; None or absent: all, of the unlimited glyphs as many as `load_glyphs` says).
-            digits: `image_size` (16).  glyphs: `num_classes` (100), `seed` (0) and `image_size` (32).
+            digits: `image_size` (16).  glyphs: `num_classes` (100), `seed` (0) and `image_size` (32), `plain` (False).
             The ImageNet sets: `image_size` (224, or 64 for the tiny ones), see `nsl.data.imagenet`.
 
     Returns:
@@ -97,9 +97,8 @@ def load(
             f"Data set {name!r} has no option {', '.join(unknown)}; known are {', '.join(_OPTIONS[name])}."
         )
     for option, value in options.items():
-        optional = option in _COMMON
-        if not (optional and value is None) and (isinstance(value, bool) or not isinstance(value, int)):
-            raise DataError(f"Data set {name!r}: {option} must be a whole number, got {value!r}.")
+        if not (option in _COMMON and value is None):
+            check_option(f"Data set {name!r}", option, value)
     folder = data_root(root)
     if name == "digits":
         from nsl.data.digits import load_digits

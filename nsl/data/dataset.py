@@ -135,6 +135,15 @@ def make_dataset(
     return Dataset(name, *parts, tuple(class_names), fingerprint(name, class_names, parts))
 
 
+def check_option(what: str, option: str, value: object) -> None:
+    """Raise `DataError` unless the value is of the option's kind: `plain` is True or False, the others are numbers."""
+    if option == "plain":
+        if not isinstance(value, bool):
+            raise DataError(f"{what}: {option} must be True or False, got {value!r}.")
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"{what}: {option} must be a whole number, got {value!r}.")
+
+
 def first_per_class(labels: Tensor, count: int, class_names: Sequence[str], what: str) -> Tensor:
     """Indices of the first `count` images of every class, in stored order.
 

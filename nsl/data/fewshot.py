@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, fingerprint
+from nsl.data.dataset import DataError, check_option, fingerprint
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
 #: Images a class of Mini-ImageNet, and their size (Vinyals et al., NeurIPS 2016).
@@ -135,7 +135,7 @@ def load_fewshot(
         root: folder of the data, see `nsl.data.data_root`.
         download: fetch missing CIFAR files.
         options: images_per_class (None: all; glyphs: 60) and image_size (glyphs: 32; mini_imagenet and
-            tiny_imagenet_25_fs: resized on reading); glyphs also seed (0).
+            tiny_imagenet_25_fs: resized on reading); glyphs also seed (0) and plain (False)
 
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
@@ -149,8 +149,10 @@ def load_fewshot(
     if unknown:
         raise DataError(f"Few-shot set {name!r} has no option {', '.join(unknown)}; known are {', '.join(known)}.")
     for option, value in options.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise DataError(f"Few-shot set {name!r}: {option} must be a whole number, got {value!r}.")
+        if value is not None:
+            check_option(f"Few-shot set {name!r}", option, value)
+            if value < 0:
+                raise DataError(f"Few-shot set {name!r}: {option} must not be negative, got {value!r}.")
     return load(data_root(root), download, **options)
 
 
@@ -172,12 +174,19 @@ def _load_cifar_fs(root: Path, download: bool, images_per_class: int | None = No
 
 
 def _load_glyphs(
-    root: Path, download: bool, images_per_class: int | None = None, image_size: int = 32, seed: int = 0
+    root: Path,
+    download: bool,
+    images_per_class: int | None = None,
+    image_size: int = 32,
+    seed: int = 0,
+    plain: bool = False,
 ) -> FewShotData:
     from nsl.data.glyphs import load_glyphs
 
     count = 60 if images_per_class is None else images_per_class
-    drawn = load_glyphs(num_classes=100, train_per_class=count, test_per_class=1, seed=seed, image_size=image_size)
+    drawn = load_glyphs(
+        num_classes=100, train_per_class=count, test_per_class=1, seed=seed, image_size=image_size, plain=plain
+    )
     # Taken in turns, so that every part has digits, letters and symbols; 64 / 16 / 20 of each hundred.
     turns = ["novel" if i % 5 == 4 else "validation" if i % 6 == 1 else "base" for i in range(100)]
     turns = _with_counts(turns, {"base": 64, "validation": 16, "novel": 20})
@@ -332,6 +341,6 @@ _LOADERS: dict[str, tuple[Callable[..., FewShotData], tuple[str, ...]]] = {
     "cifar_fs": (_load_cifar_fs, ("images_per_class",)),
     "mini_imagenet": (_load_mini_imagenet, ("images_per_class", "image_size")),
     "tiny_imagenet_25_fs": (_load_tiny, ("images_per_class", "image_size")),
-    "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed")),
+    "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed", "plain")),
 }
 FEWSHOT_NAMES = tuple(_LOADERS)

@@ -74,6 +74,7 @@ def load_glyphs(
     test_per_class: int | None = None,
     seed: int = 0,
     image_size: int = 32,
+    plain: bool = False,
 ) -> Dataset:
     """The first `num_classes` of `CHARACTERS`, made anew from the seed.
 
@@ -83,6 +84,7 @@ def load_glyphs(
         test_per_class: images of each class (20 when None); train and test use the same fonts.
         seed: any number from 0 on; another seed gives other images of the same classes.
         image_size: height and width in pixels, 16 to 128.
+        plain: light characters on dark ground without parts of others behind them: much easier to learn.
 
     Returns:
         Images uint8 [N, 3, image_size, image_size].  Image `i * num_classes + c` is the i-th of class c.
@@ -105,19 +107,19 @@ def load_glyphs(
             raise DataError(f"glyphs: {option} must be at least 1, got {count}.")
     characters = CHARACTERS[:num_classes]
     splits = [
-        _render_split(characters, count, (seed, split), image_size)
+        _render_split(characters, count, (seed, split), image_size, plain)
         for split, count in enumerate(per_class.values())
     ]
     return make_dataset("glyphs", *splits[0], *splits[1], characters)
 
 
 def _render_split(
-    characters: tuple[str, ...], count: int, stream: tuple[int, int], size: int
+    characters: tuple[str, ...], count: int, stream: tuple[int, int], size: int, plain: bool
 ) -> tuple[Tensor, Tensor]:
     """Images uint8 [count * classes, 3, size, size] and labels int64, the classes taking turns."""
     images = np.empty((count, len(characters), 3, size, size), np.uint8)
     for label, character in enumerate(characters):
-        images[:, label] = _render(character, count, stream, size)
+        images[:, label] = _render(character, count, stream, size, plain)
     labels = torch.arange(len(characters)).repeat(count)
     return torch.from_numpy(images).flatten(0, 1), labels
 
@@ -139,7 +141,7 @@ class _Draws:
         return (low + np.floor((high - low + 1) * next(self._columns))).astype(np.int32)
 
 
-def _render(character: str, count: int, stream: tuple[int, int], size: int) -> NDArray[np.uint8]:
+def _render(character: str, count: int, stream: tuple[int, int], size: int, plain: bool) -> NDArray[np.uint8]:
     """The first `count` images of one character, uint8 [count, 3, size, size]."""
     atlas = _atlas(size)
     parameters, noise = (
@@ -147,8 +149,8 @@ def _render(character: str, count: int, stream: tuple[int, int], size: int) -> N
         for purpose in (0, 1)
     )
     draws = _Draws(parameters, count)
-    image, colour = _background_and_colour(draws, size)
-    for _ in range(_CLUTTER):
+    image, colour = _background_and_colour(draws, size, plain)
+    for _ in range(0 if plain else _CLUTTER):
         which = draws.whole(0, len(atlas.masks) - 1)
         direction, distance = draws.between(-np.pi, np.pi), draws.between(0.40, 0.60) * size
         shift = np.stack([distance * np.cos(direction), distance * np.sin(direction)], axis=1)
@@ -169,9 +171,9 @@ def _render(character: str, count: int, stream: tuple[int, int], size: int) -> N
     return image.astype(np.uint8)
 
 
-def _background_and_colour(draws: _Draws, size: int) -> tuple[Ints, Ints]:
-    """A gradient [n, 3, size, size] and a colour [n, 3], 80 to 176 brighter or darker than its middle."""
-    dark = draws.whole(0, 255)
+def _background_and_colour(draws: _Draws, size: int, plain: bool) -> tuple[Ints, Ints]:
+    """A gradient [n, 3, size, size] and a colour [n, 3], 80 to 176 brighter or (not `plain`) darker than its middle."""
+    dark = draws.whole(0, 80 if plain else 255)
     light = (dark + draws.whole(80, 175)) % 256
     colours = []
     for brightness in (dark, light):

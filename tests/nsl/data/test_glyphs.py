@@ -102,6 +102,17 @@ def test_a_nearest_mean_classifier_is_above_chance_and_far_from_perfect(glyphs: 
     assert 0.02 < float(right) < 0.5
 
 
+def test_plain_characters_are_lighter_than_their_ground_and_stand_alone() -> None:
+    plain = load("glyphs", num_classes=20, train_per_class=8, test_per_class=4, plain=True)
+    brightness = plain.train_images.float().mean(1)
+    border = torch.cat([brightness[:, 0], brightness[:, -1], brightness[:, :, 0], brightness[:, :, -1]], 1)
+    # The character's margin is empty, so that the border shows the ground: dark, and the same all round but for a slope.
+    assert border.median(1).values.max() < 130
+    assert (brightness.amax((1, 2)) - border.median(1).values).min() > 40
+    with pytest.raises(DataError, match="plain must be True or False, got 1"):
+        load("glyphs", plain=1)
+
+
 def test_other_image_sizes_show_the_same_scenes(glyphs: Dataset) -> None:
     options: dict[str, Any] = {"num_classes": 20, "train_per_class": 2, "test_per_class": 1}
     large, small = (load("glyphs", image_size=size, **options).train_images for size in (64, 32))
