@@ -106,7 +106,7 @@ def test_plain_characters_are_lighter_than_their_ground_and_stand_alone() -> Non
     plain = load("glyphs", num_classes=20, train_per_class=8, test_per_class=4, plain=True)
     brightness = plain.train_images.float().mean(1)
     border = torch.cat([brightness[:, 0], brightness[:, -1], brightness[:, :, 0], brightness[:, :, -1]], 1)
-    # The character's margin is empty, so that the border shows the ground: dark, and the same all round but for a slope.
+    # The character's margin is empty, so that the border shows the ground, which is dark.
     assert border.median(1).values.max() < 130
     assert (brightness.amax((1, 2)) - border.median(1).values).min() > 40
     with pytest.raises(DataError, match="plain must be True or False, got 1"):
