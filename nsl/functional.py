@@ -27,11 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsl import compiled
-from nsl.patches import Patches
+from nsl.patches import Patches, chunk_bounds
 
-# Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
-# are within a few percent, smaller loses to call overhead, larger to the cache.
-_CHUNK_BYTES = 1 << 22
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
 # the faster, 3.4 against 8.8 ms at 8 channels, 16x16, batch 32 on one core; 144 against 109 ms at 32x32, batch 128.
 _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
@@ -173,15 +170,6 @@ def _similarity_last(similarity: Tensor) -> Tensor:
     return similarity.permute(order).contiguous()
 
 
-def _chunks(batch: int, bytes_per_image: int) -> tuple[int, list[tuple[int, int]]]:
-    """Images a chunk, a multiple of the threads where there are enough, and the chunks' bounds."""
-    n = max(1, min(batch, _CHUNK_BYTES // max(1, bytes_per_image)))
-    threads = torch.get_num_threads()
-    if threads < n < batch:
-        n -= n % threads
-    return n, [(start, min(start + n, batch)) for start in range(0, batch, n)]
-
-
 def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The three gradients as differentiable functions of everything they depend on, by way of the definition."""
     input, weight, similarity = ctx.saved_tensors
@@ -221,7 +209,7 @@ class _SimilarityConv(torch.autograd.Function):
             (batch, filters, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
         y = output.permute(0, 2, 3, 1)  # the output itself is no view, so that users may change it in place
-        n, chunks = _chunks(batch, ho * wo * taps * channels * x.element_size())
+        n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size())
         buffer = x.new_empty(n, ho, wo, taps, channels)
         for start, stop in chunks:
             u = patches.apply(x[start:stop], m[start:stop], buffer[: stop - start])
@@ -254,7 +242,7 @@ class _SimilarityConv(torch.autograd.Function):
             # The chunks' weight gradients are added up in at least float32.
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             dw = x.new_zeros(filters, taps * channels, dtype=wide)
-            n, chunks = _chunks(batch, ho * wo * taps * channels * x.element_size())
+            n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size())
             buffer = x.new_empty(n, ho, wo, taps, channels)
             for start, stop in chunks:
                 v, rows = buffer[: stop - start], dy[start:stop].view(-1, filters)

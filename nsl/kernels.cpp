@@ -272,6 +272,23 @@ template <int N, class S, class Body> static void sum_blocks(const Rows& g, doub
         for (int64_t e = 0; e < width; ++e) total[e] += sums[t * width + e];
 }
 
+// Out: the sum of a row's squares.
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void row_energy(const T* x, S* energy, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+#pragma omp parallel for schedule(static) num_threads(g.threads)
+    for (int64_t p = 0; p < g.positions; ++p) {
+        const T* from = x + p * C;
+        S sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t c = 0; c < C; ++c) {
+            const S value = widen(from[c]);
+            sum += value * value;
+        }
+        energy[p] = sum;
+    }
+}
+
 // Out: sums [2, C] of t - shift and of its square; a shift near the mean keeps the digits of the variance.
 template <class T, int FIXED, class S = typename Sum<T>::type>
 static void middle_moments(const T* z, const S* s, const S* shift, double* sums, const Rows& g) {
@@ -374,6 +391,9 @@ static void middle_gradients(
     }                                                                                                                 \
     extern "C" void unconstrained_gradients_##SUFFIX(T* v, const T* x, const T* m, T* dm, T* dx, const Geometry* g) { \
         BY_TAPS(unconstrained_gradients, T, v, x, m, dm, dx)                                                          \
+    }                                                                                                                 \
+    extern "C" void row_energy_##SUFFIX(const T* x, Sum<T>::type* energy, const Rows* g) {                            \
+        BY_CHANNELS(row_energy, T, x, energy)                                                                         \
     }                                                                                                                 \
     extern "C" void middle_moments_##SUFFIX(                                                                          \
         const T* z, const Sum<T>::type* s, const Sum<T>::type* shift, double* sums, const Rows* g) {                  \

@@ -7,11 +7,13 @@ norm u = t (paper 3.3, and the release).
 
 `middle` chooses between two ways of computing this. Module by module, which is the definition, keeps z, t and h for the
 backward pass, three maps of 64 channels or more, beside which the layer's own are small, and reads or writes such maps
-21 times. `_Middle` keeps only z, makes t and h again and needs 10 (`kernels.cpp`, where there is a compiler).
+21 times. `_Middle` keeps only z and makes t and h again (`kernels.cpp`, where there is a compiler), some images at a
+time, so that h stays in the cache and no such map is allocated but z and its gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
-from nsl.patches import scale_positions
+from nsl.patches import chunk_bounds, scale_positions
 
 
 def middle(z: Tensor, scale: Tensor | None, norm: nn.Module, second: nn.Module) -> Tensor:
@@ -133,12 +135,15 @@ def _line(
     return slope.to(wide), (beta - mean * slope).to(wide)
 
 
-def _activate(z: Tensor, scale: Tensor | None, slope: Tensor, offset: Tensor) -> Tensor:
-    """h, channels last."""
-    hidden = torch.empty_like(z, memory_format=torch.channels_last)
-    rows = _rows(z)
-    compiled.call("middle_apply", _shape(rows), rows, _positions(scale), slope, offset, _rows(hidden))
-    return hidden
+def _hidden(z: Tensor, scale: Tensor | None, slope: Tensor, offset: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """h, some images at a time: which, and their h, channels last, in a buffer that the next ones overwrite."""
+    n, chunks = chunk_bounds(z.shape[0], z[0].numel() * z.element_size())
+    buffer = torch.empty_like(z[:n], memory_format=torch.channels_last)
+    for start, stop in chunks:
+        part = None if scale is None else scale[start:stop]
+        rows, hidden = _rows(z[start:stop]), buffer[: stop - start]
+        compiled.call("middle_apply", _shape(rows), rows, _positions(part), slope, offset, _rows(hidden))
+        yield slice(start, stop), hidden
 
 
 class _Middle(torch.autograd.Function):
@@ -161,8 +166,9 @@ class _Middle(torch.autograd.Function):
         ctx.save_for_backward(z, scale, gamma, beta, weight, mean, variance)
         ctx.training, ctx.epsilon = training, epsilon
         ctx.geometry = second.stride, second.padding, second.dilation, second.groups
-        hidden = _activate(z, scale, *_line(z, gamma, beta, mean, variance, epsilon))
-        return F.conv2d(hidden, weight, None, *ctx.geometry)
+        line = _line(z, gamma, beta, mean, variance, epsilon)
+        parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -171,22 +177,26 @@ class _Middle(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
             return (*_differentiable_backward(ctx, gradient), *rest)
         slope, offset = _line(z, gamma, beta, mean, variance, ctx.epsilon)
-        hidden = _activate(z, scale, slope, offset)
         stride, padding, dilation, groups = ctx.geometry
-        dhidden, dweight, _ = torch.ops.aten.convolution_backward(
-            gradient,
-            hidden,
-            weight,
-            None,
-            stride,
-            padding,
-            dilation,
-            False,
-            [0, 0],
-            groups,
-            [True, ctx.needs_input_grad[4], False],
-        )
-        dz = dhidden.contiguous(memory_format=torch.channels_last)
+        dz = torch.empty_like(z, memory_format=torch.channels_last)  # first dh
+        total: Tensor | None = None
+        for images, hidden in _hidden(z, scale, slope, offset):
+            dz[images], part, _ = torch.ops.aten.convolution_backward(
+                gradient[images],
+                hidden,
+                weight,
+                None,
+                stride,
+                padding,
+                dilation,
+                False,
+                [0, 0],
+                groups,
+                [True, ctx.needs_input_grad[4], False],
+            )
+            if part is not None:  # added up in at least float32
+                total = part.to(slope.dtype) if total is None else total.add_(part)
+        dweight = None if total is None else total.to(weight.dtype)
         rows, slopes, scales = _rows(z), _rows(dz), _positions(scale)
         constant, linear = torch.zeros_like(slope), torch.zeros_like(slope)
         dgamma = dbeta = dscale = None

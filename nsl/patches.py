@@ -18,6 +18,19 @@ from torch import Tensor
 
 from nsl import compiled
 
+# Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
+# are within a few percent, smaller loses to call overhead, larger to the cache.
+_CHUNK_BYTES = 1 << 22
+
+
+def chunk_bounds(batch: int, bytes_per_image: int) -> tuple[int, list[tuple[int, int]]]:
+    """Images a chunk, a multiple of the threads where there are enough, and the chunks' bounds."""
+    n = max(1, min(batch, _CHUNK_BYTES // max(1, bytes_per_image)))
+    threads = torch.get_num_threads()
+    if threads < n < batch:
+        n -= n % threads
+    return n, [(start, min(start + n, batch)) for start in range(0, batch, n)]
+
 
 class Patches:
     """The two operations for one geometry.
@@ -157,7 +170,13 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x)
-        return (x * x).sum(1, keepdim=True, dtype=dtype)
+        rows = x.permute(0, 2, 3, 1)
+        if not rows.is_contiguous() or dtype != (torch.float64 if x.dtype == torch.float64 else torch.float32):
+            return (x * x).sum(1, keepdim=True, dtype=dtype)
+        energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype)
+        shape = compiled.Rows(energy.numel(), x.shape[1], torch.get_num_threads())
+        compiled.call("row_energy", shape, rows, energy)
+        return energy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -11,7 +11,7 @@ from torch import nn
 
 import nsl
 import nsl.functional as functional
-from nsl import compiled
+from nsl import compiled, patches
 from tests.nsl.configurations import Geometry, random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 
@@ -135,7 +135,7 @@ def test_the_dynamic_layer_equals_the_dense_definition(seed: int, similarity: st
 def test_gradients_for_input_weight_and_similarity_pass_gradcheck(
     seed: int, chunk: int, similarity: str, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functional, "_CHUNK_BYTES", chunk)  # one image a chunk, and all in one
+    monkeypatch.setattr(patches, "_CHUNK_BYTES", chunk)  # one image a chunk, and all in one
     g = random_geometry(seed)
     generator = torch.Generator().manual_seed(seed)
     out = functional.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nsl.functional as functional
-from nsl import compiled
+from nsl import compiled, patches
 from nsl.patches import channel_energy, scale_positions
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
@@ -54,7 +54,7 @@ def test_chunks_and_threads_do_not_change_input_and_similarity_gradients(
     try:
         for number, size in ((1, 1), (2, 1), (2, 1 << 17), (3, 1 << 22)):
             torch.set_num_threads(number)
-            monkeypatch.setattr(functional, "_CHUNK_BYTES", size)
+            monkeypatch.setattr(patches, "_CHUNK_BYTES", size)
             for a, b in zip(gradients(similarity, torch.float32, 32), reference):
                 # Chunks change the order of a sum: compared with the largest entry, as rounding is.
                 assert (a - b).abs().max() <= 1e-5 * b.abs().max()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nsl import compiled
+from nsl import compiled, patches
 from nsl import middle as module
 from nsl.predictor import CNNPredictor, SpherePredictor
 
@@ -78,6 +78,17 @@ def test_output_gradients_and_statistics_are_those_of_the_modules(
         assert (found.double() - right).abs().max().item() <= tolerance * max(1.0, right.abs().max().item())
     for found, right in zip(case.norm.buffers(), exact.norm.buffers()):
         torch.testing.assert_close(found.double(), right.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_images_taken_one_by_one_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (1, 1 << 30):
+        monkeypatch.setattr(patches, "_CHUNK_BYTES", size)
+        case = Case(5, "training", True)
+        output = case.output()
+        found.append([output, *torch.autograd.grad(output, case.inputs(), torch.ones_like(output))])
+    for one, all_ in zip(*found):
+        torch.testing.assert_close(one, all_, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
