@@ -139,7 +139,7 @@ def network_key(run: Run) -> str:
 
 
 def _precision(run: Run) -> str:
-    recipe = run.recipe.get("pretrain", run.recipe)
+    recipe = run.recipe.get("pretrain") or run.recipe.get("meta") or run.recipe
     return str(recipe.get("precision", "float32"))
 
 
