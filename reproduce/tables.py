@@ -200,12 +200,10 @@ def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
 
 
 def _with_verdict(row: Row, claims: Iterable[Judged]) -> Row:
-    own = [
-        judged.verdict
-        for judged in claims
-        if judged.slot == row.slot and judged.better == row.method and judged.claim.kind in plan.ORDERINGS
-    ]
-    verdict = combine(own if row.records else [])
+    own = [judged for judged in claims if judged.slot == row.slot and judged.better == row.method]
+    # A row stands for what the paper puts it above; only where that is nothing, for what it is said to equal.
+    chosen = [judged for judged in own if judged.claim.kind in plan.ORDERINGS] or own
+    verdict = combine([judged.verdict for judged in chosen] if row.records else [])
     return Row(row.slot, row.dataset, row.method, row.records, verdict)
 
 

@@ -11,9 +11,10 @@ import pytest
 from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
-from reproduce import fewshot_tables, fingerprints, plan
+from reproduce import fewshot_tables, fingerprints, plan, tables
 from reproduce.fewshot_report import FewShotReport
 from reproduce.runs import FEWSHOT, Run
+from reproduce.statistics import Verdict
 from reproduce.store import Store, differences
 from reproduce.tables import make_table, write_tables
 from reproduce.worker import NslBackend, execute
@@ -251,3 +252,14 @@ def test_a_training_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
     assert record is not None
     assert record["status"] == "diverged"
     assert "training on the base classes diverged" in record["result"]["divergence"]
+
+
+def test_a_method_that_is_only_said_to_equal_another_has_that_verdict() -> None:
+    declared = plan.experiment(6)
+    method = declared.method("dynamic_cnn9")
+    verdict = Verdict("inconclusive", "too few seeds")
+    claim = next(claim for claim in declared.claims if claim.better == method.key)
+    assert claim.kind in plan.SIMILARITIES
+    judged = tables.Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, None, verdict)
+    row = tables.Row("mini_imagenet", "set", method, {0: {}}, Verdict("reference"))
+    assert tables._with_verdict(row, [judged]).verdict == verdict
