@@ -38,11 +38,12 @@ KERNEL = "python3"
 
 
 def names(tables: tuple[int, ...]) -> list[str]:
-    """Notebooks to execute: those of the chosen tables, and all that belong to no table."""
+    """Notebooks to execute: those of the chosen tables; with all tables, also those that belong to none."""
     if not SOURCES.is_dir():
         raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
-    other = {f"table{number}" for number in plan.tables()} - {f"table{number}" for number in tables}
-    return [path.stem for path in sorted(SOURCES.glob("*.py")) if path.stem not in other]
+    if set(tables) == set(plan.tables()):
+        return [path.stem for path in sorted(SOURCES.glob("*.py"))]
+    return [f"table{number}" for number in sorted(tables)]
 
 
 def _text_hash(paths: list[Path]) -> str:
