@@ -63,7 +63,7 @@ def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
 
 
 def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:
-    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+    wide = _wide(z)
     if scale is not None:
         scale = scale.to(wide)
     gamma = beta = mean = variance = None
@@ -84,7 +84,7 @@ def _moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of t, [h] each, float64."""
     count = z.numel() // z.shape[1]
     rows, scales = _rows(z), _positions(scale)
-    shift = rows[0].to(torch.float64 if z.dtype == torch.float64 else torch.float32)
+    shift = rows[0].to(_wide(z))
     if scales is not None:
         shift = shift * scales[0]
     sums = torch.empty(2, z.shape[1], dtype=torch.float64)
@@ -103,6 +103,11 @@ def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) ->
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var.dtype), norm.momentum)
+
+
+def _wide(z: Tensor) -> torch.dtype:
+    """Type of the kernels' sums and coefficients."""
+    return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -128,7 +133,7 @@ def _line(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """a and b [h] of u = a t + b."""
-    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
+    wide = _wide(z)
     if gamma is None or beta is None or mean is None or variance is None:
         return torch.ones(z.shape[1], dtype=wide), torch.zeros(z.shape[1], dtype=wide)
     slope = gamma.double() * (variance.double() + epsilon).rsqrt()

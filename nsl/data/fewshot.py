@@ -135,7 +135,7 @@ def load_fewshot(
         root: folder of the data, see `nsl.data.data_root`.
         download: fetch missing CIFAR files.
         options: images_per_class (None: all; glyphs: 60) and image_size (glyphs: 32; mini_imagenet and
-            tiny_imagenet_25_fs: resized on reading); glyphs also seed (0) and plain (False)
+            tiny_imagenet_25_fs: resized on reading); glyphs also seed (0) and plain (False).
 
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
