@@ -73,7 +73,7 @@ def choices(profile: plan.Profile, table: int) -> list[Choice]:
     found = []
     for key, declared in profile.select.items():
         if declared["table"] == table:
-            slot = experiment.datasets[0] if experiment.task == FEWSHOT else key
+            slot = experiment.datasets[0] if experiment.task == FEWSHOT else declared.get("slot", key)
             found.append(_choice(profile, experiment, slot, declared))
     return found
 
