@@ -32,7 +32,8 @@ report.scope()
 # product is divided by the norms of kernel and patch,
 #
 # $$ h_p = \max\!\left(0, \frac{\langle \theta_1, X_p\rangle}{\lVert\theta_1\rVert\,\lVert X_p\rVert}\right),
-# \qquad g_\theta(x)_p = \frac{\langle \theta_2, h_{N(p)}\rangle}{\lVert\theta_2\rVert\,\lVert h_{N(p)}\rVert} \in [-1, 1], $$
+# \qquad g_\theta(x)_p = \frac{\langle \theta_2, h_{N(p)}\rangle}
+# {\lVert\theta_2\rVert\,\lVert h_{N(p)}\rVert} \in [-1, 1], $$
 #
 # so that each mask value lies in $[0, 2]$ whatever the weights are. The CNN needs "normalization (or sigmoid
 # activation)" of its output to converge, says the paper; which normalisation is not said, and the competitor here has
