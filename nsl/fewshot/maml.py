@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cross_entropy, one_hot
-from nsl.fewshot.inner import Parameters, descend_once, meta_loss
+from nsl.fewshot.inner import Parameters, Rates, descend_once, meta_loss
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
@@ -67,6 +67,14 @@ class GradientMeta(FewShotMethod):
         """The parameters that are meta-learned and adapted; no other is touched."""
         return {name: p for name, p in self.network.named_parameters() if self.adapts(name)}
 
+    def rates(self) -> Rates:
+        """Step sizes of the inner steps, in training and in testing."""
+        return self.rate
+
+    def learned_rates(self) -> list[nn.Parameter]:
+        """What the meta-training learns beside `start`."""
+        return []
+
     def inner_loss(self, fast: Parameters, items: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy of items [n, 3, S, S] with one-hot targets [n, way] under `fast`."""
         return cross_entropy(torch.func.functional_call(self.network, fast, (items,)), targets)
@@ -82,33 +90,36 @@ class GradientMeta(FewShotMethod):
             tasks.query,
             one_hot(tasks.query_labels, way, dtype),
             steps=self.train_steps,
-            rate=self.rate,
+            rate=self.rates(),
             first_order=self.first_order,
             vectorise=self.vectorise,
         )
 
-    def train(self, base: ImageSet, place: Place) -> History:
+    def meta_train(self, base: ImageSet, place: Place) -> History:
+        """Learn the start values, and rates where they are learned, on episodes of the base classes."""
         assert self.moments is not None
         settings = self.settings
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
-        history = meta_train(
+        return meta_train(
             self.network,
             self.loss,
             base,
-            fetch,
+            image_fetcher(base, self.moments, settings.meta.augment, self.device),
             settings.meta,
             seed=settings.seed,
+            identity=self.training_identity(base),
             device=self.device,
             place=place,
-            parameters=list(self.start().values()),
+            parameters=[*self.start().values(), *self.learned_rates()],
         )
-        return {"meta": history}
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        return {"meta": self.meta_train(base, place)}
 
     def adapt(self, support: Tensor, labels: Tensor) -> None:
         assert self.steps is not None
         targets = one_hot(labels, self.settings.way, support.dtype)
         start: Parameters = dict(self.start())
-        self._fast = descend_once(lambda p: self.inner_loss(p, support, targets), start, self.steps, self.rate)
+        self._fast = descend_once(lambda p: self.inner_loss(p, support, targets), start, self.steps, self.rates())
 
     @torch.no_grad()
     def predict(self, query: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.data.augment import crop_flip, normalise
+from nsl.data.augment import normalise
 from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, MetaRecipe, Place
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.loop import generator
+from nsl.training.loop import augment, generator
 
 #: Points of the training curve.
 CURVE_POINTS = 8
@@ -53,15 +53,12 @@ Fetch = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def image_fetcher(
-    base: ImageSet, moments: tuple[Sequence[float], Sequence[float]], augment: str, device: torch.device
+    base: ImageSet, moments: tuple[Sequence[float], Sequence[float]], kind: str, device: torch.device
 ) -> Fetch:
-    """Fetches normalised images, augmented as `MetaRecipe.augment` says."""
+    """Fetches normalised images, augmented as `MetaRecipe.augment` says (`kind`)."""
 
     def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
-        images = base.images[where]
-        if augment != "none":
-            images = crop_flip(images, draw, flip=augment == "crop_flip")
-        return normalise(images.to(device), *moments)
+        return normalise(augment(base.images[where], kind, draw).to(device), *moments)
 
     return fetch
 
@@ -74,6 +71,7 @@ def meta_train(
     recipe: MetaRecipe,
     *,
     seed: int,
+    identity: dict[str, Any],
     device: torch.device,
     place: Place,
     parameters: Sequence[nn.Parameter] | None = None,
@@ -87,6 +85,8 @@ def meta_train(
         fetch: what an episode consists of.
         recipe: iterations, meta-batch, rates, episodes.
         seed: of the episodes, the augmentation and what the loss draws.
+        identity: everything else that determines the result, JSON-ready: `FewShotMethod.training_identity`. A
+            checkpoint of another identity is refused.
         device: where the labels are needed.
         place: checkpoint and progress.
 
@@ -109,7 +109,7 @@ def meta_train(
     )
     chosen = [p for p in network.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimiser = torch.optim.Adam(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    identity = {"recipe": asdict(recipe), "seed": seed, "base": base.name}
+    identity = {**identity, "recipe": asdict(recipe), "seed": seed}
     start, seconds, total, counted = 0, 0.0, 0.0, 0
     curve: list[dict[str, float]] = []
     if place.checkpoint is not None and place.checkpoint.exists():

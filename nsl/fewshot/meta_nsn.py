@@ -6,6 +6,10 @@ The backbone is pretrained on the base classes and stays fixed to the bit; MAML 
 classifier only. Batch norm keeps the running statistics of the pretraining, so that queries are classified one by
 one, unlike in MAML.
 
+A similarity and a classifier that starts from zero need different step sizes: on features of norm one the classifier
+has to move by tens, while M stays near the identity. Each adapted tensor therefore has an inner rate of its own, which
+is meta-learned with the start values (Li et al., "Meta-SGD", arXiv 1707.09835, 2017); the paper names none.
+
 The paper leaves a meta-learned dynamic similarity to the future; `MetaDynamicNSN` is ours: the predictors take the
 place of M.
 """
@@ -20,8 +24,9 @@ from torch import nn
 from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import feature_scale
+from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
-from nsl.fewshot.meta import image_fetcher, meta_train
+from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
@@ -31,9 +36,15 @@ SCALE_IMAGES = 512
 
 
 class ScaledClassifier(BackboneClassifier):
-    """A classifier on features multiplied by a constant, so that they have mean norm one, as in the other methods."""
+    """A classifier on features multiplied by a constant, so that they have mean norm one, as in the other methods.
+
+    Attributes:
+        scale: the constant.
+        log_rates: [P], logarithms of the inner rates of the P tensors that are adapted, in their order.
+    """
 
     scale: torch.Tensor
+    log_rates: nn.Parameter
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -53,7 +64,13 @@ class _MetaNSN(GradientMeta):
         settings: the circumstances; the backbone is "cnn4" or "cnn9".
         similarity: "diagonal" or "unconstrained".
         predictor_options: of the dynamic predictor.
-        rate, train_steps, steps, first_order, vectorise: as in `GradientMeta`.
+        classifier_rate, similarity_rate: the inner rates of the classifier and of what determines the similarity, at
+            the start of the meta-training.
+        learn_rates: whether the meta-training learns them, one a tensor, by their logarithms.
+        train_steps, steps, first_order, vectorise: as in `GradientMeta`.
+
+    Raises:
+        ValueError: a rate is not positive.
     """
 
     network: ScaledClassifier
@@ -65,14 +82,38 @@ class _MetaNSN(GradientMeta):
         settings: Settings,
         *,
         similarity: str,
+        classifier_rate: float,
+        similarity_rate: float,
+        learn_rates: bool,
         predictor_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        for name, rate in (("classifier_rate", classifier_rate), ("similarity_rate", similarity_rate)):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"{self.name}: {name} must be positive, got {rate!r}")
         self.similarity, self.predictor_options = similarity, predictor_options
+        self.classifier_rate, self.similarity_rate, self.learn_rates = classifier_rate, similarity_rate, learn_rates
         super().__init__(settings, **options)
 
     def build(self) -> ScaledClassifier:
-        return ScaledClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
+        network = ScaledClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
+        rates = [
+            self.classifier_rate if name.startswith("classifier.") else self.similarity_rate
+            for name, _ in network.named_parameters()
+            if self.adapts(name)
+        ]
+        network.log_rates = nn.Parameter(torch.tensor(rates).log())
+        return network
+
+    def rates(self) -> Rates:
+        return dict(zip(self.start(), self.network.log_rates.exp().unbind()))
+
+    def learned_rates(self) -> list[nn.Parameter]:
+        return [self.network.log_rates] if self.learn_rates else []
+
+    @property
+    def parameters(self) -> int:
+        return super().parameters - (0 if self.learn_rates else self.network.log_rates.numel())
 
     def _backbone(self, kind: str) -> Backbone:
         settings = self.settings
@@ -110,23 +151,12 @@ class _MetaNSN(GradientMeta):
         self.network.eval()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self.adapts(name))
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
+        self.network.log_rates.requires_grad_(self.learn_rates)
         with torch.no_grad():
             some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
             images = image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator())
             self.network.scale.copy_(feature_scale(self.network.backbone(images)))
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            device=self.device,
-            place=place,
-            parameters=list(self.start().values()),
-        )
-        return {"pretrain": before, "meta": history}
+        return {"pretrain": before, "meta": self.meta_train(base, place)}
 
 
 class MetaStaticNSN(_MetaNSN):
@@ -140,16 +170,20 @@ class MetaStaticNSN(_MetaNSN):
         settings: Settings,
         *,
         similarity: str = "unconstrained",
-        rate: float = 0.1,
+        classifier_rate: float = 3.0,
+        similarity_rate: float = 0.03,
+        learn_rates: bool = True,
         train_steps: int = 5,
-        steps: int = 10,
+        steps: int = 5,
         first_order: bool = False,
         vectorise: bool | None = None,
     ) -> None:
         super().__init__(
             settings,
             similarity=similarity,
-            rate=rate,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
             train_steps=train_steps,
             steps=steps,
             first_order=first_order,
@@ -187,16 +221,20 @@ class MetaDynamicNSN(_MetaNSN):
         *,
         similarity: str = "diagonal",
         predictor_options: dict[str, Any] | None = None,
-        rate: float = 0.1,
-        train_steps: int = 3,
-        steps: int = 10,
+        classifier_rate: float = 3.0,
+        similarity_rate: float = 0.03,
+        learn_rates: bool = True,
+        train_steps: int = 5,
+        steps: int = 5,
     ) -> None:
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
         super().__init__(
             settings,
             similarity=similarity,
             predictor_options=predictor_options,
-            rate=rate,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
             train_steps=train_steps,
             steps=steps,
             first_order=True,

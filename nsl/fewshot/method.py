@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from nsl.data.augment import normalise
 from nsl.data.fewshot import ImageSet
-from nsl.fewshot.pretrain import moments
+from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 
 #: Images that are represented at once.
@@ -30,11 +32,19 @@ class FewShotMethod(ABC):
 
     Attributes:
         network: what is trained.
+        options: of the method by name, defaults included.
         steps: gradient steps of `adapt`; None for a method that takes none. May be changed between episodes.
     """
 
     #: Name in `nsl.fewshot.METHODS`.
     name: ClassVar[str]
+    options: dict[str, Any]
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        found = super().__new__(cls)
+        defaults = {name: known.default for name, known in inspect.signature(cls).parameters.items()}
+        found.options = {name: value for name, value in (defaults | options).items() if name != "settings"}
+        return found
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -75,6 +85,17 @@ class FewShotMethod(ABC):
     @abstractmethod
     def train(self, base: ImageSet, place: Place) -> History:
         """The trainings of this method."""
+
+    def training_identity(self, base: ImageSet) -> dict[str, Any]:
+        """Everything that determines what `train` makes of the base classes; the device aside."""
+        settings = asdict(self.settings) | {"pretrain": self.settings.pretrain.as_dict()}
+        del settings["device"]
+        return {
+            "method": self.name,
+            "options": self.options,
+            "settings": settings,
+            "data": as_dataset(base).fingerprint,
+        }
 
     def embed(self, images: Tensor) -> Tensor:
         """What does not depend on the task: [B, 3, S, S] normalised to what `adapt` takes. Default: the images."""

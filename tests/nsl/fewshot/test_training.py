@@ -20,8 +20,12 @@ from nsl.fewshot import (
     interval,
     paired,
 )
+from nsl.data import ImageSet
 from nsl.fewshot import meta as meta_module
+from nsl.fewshot.meta import image_fetcher
 from nsl.training.checkpoint import CheckpointError
+from nsl.training.loop import generator
+from nsl.training.schedule import AUGMENTATIONS
 from tests.nsl.fewshot.toy import method, toy
 
 
@@ -89,6 +93,38 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fitted("proto", place)
     with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
         fitted("proto", place, iterations=5)
+
+
+def test_a_checkpoint_of_other_images_settings_or_options_is_refused(tmp_path: Path) -> None:
+    place = Place(checkpoint=tmp_path / "run.pt")
+    first = fitted("maml", place, width=2, iterations=1)
+    base = toy().base
+    other = replace(base, images=base.images.flip(0))
+    assert other.name == base.name
+    changed: list[tuple[FewShotMethod, ImageSet]] = [
+        (method("maml", width=2, iterations=1), other),
+        (method("maml", width=2, iterations=1, rate=0.2), base),
+        (method("maml", width=2, iterations=1, train_steps=3), base),
+        (method("maml", width=2, iterations=1, first_order=True), base),
+        (method("proto", width=2, iterations=1), base),
+        (create_method("maml", replace(first.settings, pretrain=replace(first.settings.pretrain, batch_size=8))), base),
+    ]
+    for found, images in changed:
+        with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
+            found.fit(images, place)
+    fitted("maml", place, width=2, iterations=1)
+
+
+def test_every_augmentation_of_a_recipe_is_done() -> None:
+    base, where = toy().base, torch.arange(6)
+    drawn = {
+        kind: image_fetcher(base, ((0.0,) * 3, (1.0,) * 3), kind, torch.device("cpu"))(where, generator(0))
+        for kind in AUGMENTATIONS
+    }
+    assert all(images.shape == (6, 3, 16, 16) for images in drawn.values())
+    kinds = list(drawn)
+    same = {(a, b) for a in kinds for b in kinds if a < b and torch.equal(drawn[a], drawn[b])}
+    assert same == set()
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
