@@ -30,7 +30,7 @@ def test_jobs_give_the_records_that_processes_give(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "[6/6]" in done.stdout
         stores.append(Store(folder / "results", "tiny"))
-    assert len(list(stores[0].records())) == 6
+    assert len(list(stores[0].records())) == 8
     assert differences(*stores) == []
     # The runs got as many threads from both.
     assert {record["environment"]["threads"] for store in stores for record in store.records()} == {1}
