@@ -63,11 +63,11 @@ class _MetaNSN(GradientMeta):
     Args:
         settings: the circumstances; the backbone is "cnn4" or "cnn9".
         similarity: "diagonal" or "unconstrained".
-        predictor_options: of the dynamic predictor.
+        predictor, predictor_options: of a dynamic similarity, see `nsl.DynamicNSConv2d`.
         classifier_rate, similarity_rate: the inner rates of the classifier and of what determines the similarity, at
             the start of the meta-training.
         learn_rates: whether the meta-training learns them, one a tensor, by their logarithms.
-        train_steps, steps, first_order, vectorise: as in `GradientMeta`.
+        train_steps, steps, first_order, first_order_until, vectorise: as in `GradientMeta`.
 
     Raises:
         ValueError: a rate is not positive.
@@ -85,13 +85,14 @@ class _MetaNSN(GradientMeta):
         classifier_rate: float,
         similarity_rate: float,
         learn_rates: bool,
+        predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         for name, rate in (("classifier_rate", classifier_rate), ("similarity_rate", similarity_rate)):
             if not 0 < rate < float("inf"):
                 raise ValueError(f"{self.name}: {name} must be positive, got {rate!r}")
-        self.similarity, self.predictor_options = similarity, predictor_options
+        self.similarity, self.predictor, self.predictor_options = similarity, predictor, predictor_options
         self.classifier_rate, self.similarity_rate, self.learn_rates = classifier_rate, similarity_rate, learn_rates
         super().__init__(settings, **options)
 
@@ -122,6 +123,7 @@ class _MetaNSN(GradientMeta):
             width=settings.width,
             kind=kind,
             similarity=self.similarity,
+            predictor=self.predictor,
             predictor_options=self.predictor_options if kind == "dynamic" else None,
         )
 
@@ -134,7 +136,7 @@ class _MetaNSN(GradientMeta):
         kind = self.pretrained_kind
         identity: dict[str, Any] = {"backbone": settings.backbone, "width": settings.width, "kind": kind}
         if kind != "none":
-            identity |= {"similarity": self.similarity, "predictor": self.predictor_options}
+            identity |= {"similarity": self.similarity, "predictor": [self.predictor, self.predictor_options]}
         before = pretrain(
             whole,
             base,
@@ -176,6 +178,7 @@ class MetaStaticNSN(_MetaNSN):
         train_steps: int = 5,
         steps: int = 5,
         first_order: bool = False,
+        first_order_until: float = 0.0,
         vectorise: bool | None = None,
     ) -> None:
         super().__init__(
@@ -187,14 +190,14 @@ class MetaStaticNSN(_MetaNSN):
             train_steps=train_steps,
             steps=steps,
             first_order=first_order,
+            first_order_until=first_order_until,
             vectorise=vectorise,
         )
 
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity") or name.startswith("classifier.")
 
-    def similarities(self) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Layer name, the meta-learned M_s [K, K] and the one after the last adaptation."""
+    def adapted_similarities(self) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
         found = []
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
@@ -208,8 +211,8 @@ class MetaStaticNSN(_MetaNSN):
 class MetaDynamicNSN(_MetaNSN):
     """The predictors of a dynamic network and the classifier are meta-learned; ours, not the paper's.
 
-    Only the predictors' last convolutions are adapted: they are linear in the predicted similarity, as M is in the
-    static network.
+    Only the predictors' last convolutions are adapted: nothing but they stands between a step and the predicted
+    similarity, as nothing does in the static network.
     """
 
     name = "meta_dynamic_nsn"
@@ -220,6 +223,7 @@ class MetaDynamicNSN(_MetaNSN):
         settings: Settings,
         *,
         similarity: str = "diagonal",
+        predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
         classifier_rate: float = 3.0,
         similarity_rate: float = 0.03,
@@ -231,6 +235,7 @@ class MetaDynamicNSN(_MetaNSN):
         super().__init__(
             settings,
             similarity=similarity,
+            predictor=predictor,
             predictor_options=predictor_options,
             classifier_rate=classifier_rate,
             similarity_rate=similarity_rate,

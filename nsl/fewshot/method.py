@@ -144,6 +144,10 @@ class FewShotMethod(ABC):
             Logits [Q, way].
         """
 
+    def adapted_similarities(self) -> list[tuple[str, Tensor, Tensor]]:
+        """Layer name, M_s [K, K] before and after the last `adapt`, of every layer whose similarity it adapts."""
+        return []
+
     @property
     def parameters(self) -> int:
         """Number of trained scalars, those of a classifier of the base classes aside."""

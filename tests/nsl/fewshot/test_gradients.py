@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,6 +143,22 @@ def test_a_first_order_rate_has_minus_the_sum_of_the_gradients_as_its_derivative
         outer = torch.func.grad(lambda p, x=x: loss(p, x, targets))(fast)
         expected = {name: expected[name] - (outer[name] * sums[name]).sum() / 2 for name in expected}
     torch.testing.assert_close(list(found), list(expected.values()), rtol=1e-10, atol=1e-12)
+
+
+def test_a_training_can_begin_with_first_order_and_end_with_second() -> None:
+    def gradients(iteration: int, **options: float) -> list[Tensor]:
+        maml = method("maml", iterations=4, width=2, train_steps=2, rate=0.1, vectorise=False, **options)
+        assert isinstance(maml, GradientMeta)
+        smooth(maml)
+        batch = replace(tasks(2, 3, 2, 2, (3, 8, 8)), iteration=iteration)
+        return list(torch.autograd.grad(maml.loss(batch), list(maml.start().values())))
+
+    first, second = gradients(0, first_order=True), gradients(0)
+    torch.testing.assert_close(gradients(1, first_order_until=0.5), first, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradients(2, first_order_until=0.5), second, rtol=0, atol=0)
+    assert not torch.allclose(first[0], second[0], rtol=1e-3)
+    with pytest.raises(ValueError, match="maml: first_order_until must be within 0 and 1, got 1.5"):
+        method("maml", first_order_until=1.5)
 
 
 def test_adapting_after_training_takes_the_same_steps() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nsl.data import ImageSet
 from nsl.fewshot import (
     METHODS,
     Diverged,
@@ -20,7 +21,6 @@ from nsl.fewshot import (
     interval,
     paired,
 )
-from nsl.data import ImageSet
 from nsl.fewshot import meta as meta_module
 from nsl.fewshot.meta import image_fetcher
 from nsl.training.checkpoint import CheckpointError
