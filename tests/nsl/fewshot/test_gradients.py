@@ -157,7 +157,7 @@ def test_a_training_can_begin_with_first_order_and_end_with_second() -> None:
     torch.testing.assert_close(gradients(1, first_order_until=0.5), first, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradients(2, first_order_until=0.5), second, rtol=0, atol=0)
     assert not torch.allclose(first[0], second[0], rtol=1e-3)
-    with pytest.raises(ValueError, match="maml: first_order_until must be within 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"maml: first_order_until must be within 0 and 1, got 1.5"):
         method("maml", first_order_until=1.5)
 
 

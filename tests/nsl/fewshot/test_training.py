@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,35 @@ def test_every_augmentation_of_a_recipe_is_done() -> None:
     kinds = list(drawn)
     same = {(a, b) for a in kinds for b in kinds if a < b and torch.equal(drawn[a], drawn[b])}
     assert same == set()
+
+
+def test_every_option_of_a_method_is_remembered_with_its_default() -> None:
+    maml = method("maml", rate=0.2)
+    assert maml.options["rate"] == 0.2
+    assert maml.options["train_steps"] == 5
+    for name, build in METHODS.items():
+        known = set(inspect.signature(build).parameters) - {"settings"}
+        assert set(method(name).options) == known, name
+
+
+def test_a_shared_classifier_remembers_every_attempt_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nsl.fewshot import pretrain as pretrain_module
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain_module, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fitted("finetune", Place(shared=tmp_path, attempt={"commit": "a"}))
+    history = method("finetune").fit(toy().base, Place(shared=tmp_path, attempt={"commit": "b"}))["pretrain"]
+    first, second = history["attempts"]
+    assert (first["commit"], first["seconds"], second["commit"]) == ("a", None, "b")
+    assert second["seconds"] > 0
+    assert first["started"] <= second["started"]
+    again = method("static_nsn").fit(toy().base, Place(shared=tmp_path, attempt={"commit": "c"}))["pretrain"]
+    assert again["attempts"] == history["attempts"]
+    assert not list(tmp_path.glob("*.attempts.json"))
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
