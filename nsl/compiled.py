@@ -150,5 +150,5 @@ def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:
 
 
 def backend() -> str:
-    """What the dynamic convolution runs on here, for records: "compiled" or "eager"."""
-    return "eager" if library() is None else "compiled"
+    """What the dynamic convolution runs on here, for records: "native" (compiled kernels) or "plain" PyTorch."""
+    return "plain" if library() is None else "native"

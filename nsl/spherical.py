@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl import compiled
 from nsl.functional import _pair
-from nsl.patches import channel_energy, scale_positions
+from nsl.patches import ProductAndNorm, channel_energy, scale_positions
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
@@ -163,15 +164,37 @@ class SphereConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, operator={self.operator!r}"
 
+    def unit_weight(self) -> Tensor:
+        """The kernels [F, C / groups, kh, kw] divided by their norms."""
+        return self.weight / (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
+
+    def unscaled(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output as a map [B, F, Ho, Wo] and the factor [B, 1, Ho, Wo] that it is still to be multiplied with.
+
+        The factor, the patches' inverse norms, is None where the operator has needed it already. What follows can
+        often take it into a pass of its own (`nsl.middle`).
+        """
+        plain = self.padding_mode == "zeros" and self.groups == 1 and self.operator == "cosine" and self.bias is None
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if not plain or hooks or isinstance(self.padding, str):
+            return self(input), None
+        geometry, device = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), input.device.type
+        if compiled.usable(input) and input.numel():
+            autocast = torch.is_autocast_enabled(device)
+            dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
+            if dtype == input.dtype and dtype in (self.weight.dtype, torch.bfloat16):
+                return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
+        product = F.conv2d(input, self.unit_weight(), None, *geometry)
+        return product, patch_norm(input, _pair(self.kernel_size), *geometry).reciprocal()
+
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
-        norm = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         kernel, stride, dilation = _pair(self.kernel_size), _pair(self.stride), _pair(self.dilation)
-        product = F.conv2d(input, self.weight / norm, None, stride, padding, dilation, self.groups)
+        product = F.conv2d(input, self.unit_weight(), None, stride, padding, dilation, self.groups)
         inverse = patch_norm(input, kernel, stride, padding, dilation, self.groups).reciprocal()
         if self.groups > 1:
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce import worker
+from reproduce.attempts import code, machine
 from reproduce.runs import FEWSHOT, Run
 from reproduce.worker import Outcome
 
@@ -86,7 +86,7 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
     method = create_method(run.model["name"], settings, **options)
     parameters = method.parameters
     tested = measured_classes(run, data)
-    place = Place(checkpoint, checkpoint.parent, minutes, progress, _attempt())
+    place = Place(checkpoint, checkpoint.parent, minutes, progress, {**code(), **machine()})
     try:
         history = method.fit(data.base, place)
     except Diverged as error:
@@ -131,12 +131,6 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
         method.steps = usual
     result["evaluate_seconds"] = time.perf_counter() - started
     return Outcome(result, parameters, observations)
-
-
-def _attempt() -> dict[str, Any]:
-    """What is remembered of this process when it trains a classifier that other runs will use."""
-    code = worker._code()
-    return {"commit": code["commit"], "dirty": code["dirty"], "cpu": worker._cpu()}
 
 
 def _observe(

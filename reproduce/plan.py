@@ -306,7 +306,7 @@ def planned_runs(chosen: Profile, numbers: tuple[int, ...], seeds: int) -> list[
                     continue
                 for method in declared.methods:
                     run = chosen.run(method, slot, seed)
-                    key = repr(run.config(""))
+                    key = repr(run.declared(""))
                     if key not in seen:
                         seen.add(key)
                         found.append(run)

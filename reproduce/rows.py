@@ -14,7 +14,7 @@ from reproduce.claims import KINDS, Case, Judged, judge
 from reproduce.files import digest
 from reproduce.metrics import METRICS, replicates
 from reproduce.statistics import Direction, Interval, Scope, Verdict, combine, mean_interval, values_text
-from reproduce.store import Store
+from reproduce.store import Store, execution_order
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Table:
 
 
 def _without_seed(config: dict[str, Any]) -> str:
-    return digest({key: value for key, value in config.items() if key != "seed"})
+    return digest({key: value for key, value in config.items() if key not in ("seed", "execution")})
 
 
 def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
     """All records of a store by configuration (without seed) and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in store.records():
+    for record in sorted(store.records(), key=execution_order, reverse=True):  # of several executions the first stays
         found.setdefault(_without_seed(record["config"]), {})[int(record["config"]["seed"])] = record
     return found
 
@@ -132,7 +132,7 @@ def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
     for slot in slots:
         mark = marks.get(fingerprints.dataset_key(profile.slots[slot]), "")
         for method in declared.methods:
-            key = _without_seed(profile.run(method, slot, 0).config(mark))
+            key = _without_seed(profile.run(method, slot, 0).declared(mark))
             found = dict(sorted(records.get(key, {}).items()))
             title = dataset_title(profile, slot)
             plain[slot, method.key] = Row(slot, title, method, found, Verdict(Direction.REFERENCE))

@@ -31,30 +31,43 @@ from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
 
-#: Images over which the scale of the pretrained features is measured.
+#: Images over which mean and scale of the pretrained features are measured.
 SCALE_IMAGES = 512
 
 
-class ScaledClassifier(BackboneClassifier):
-    """A classifier on features multiplied by a constant, so that they have mean norm one, as in the other methods.
+class StandardisedClassifier(BackboneClassifier):
+    """A linear classifier, zero at first, on features minus a constant vector and times a constant scalar.
+
+    The constants are the mean of the pretrained backbone's features on the base classes, and one over the mean norm of
+    what is left. What all images have in common would otherwise be the direction of largest curvature, and limit the
+    classifier's steps to what five of them cannot do much with.
 
     Attributes:
-        scale: the constant.
+        centre, scale: the constants, [D] and a scalar.
         log_rates: [P], logarithms of the inner rates of the P tensors that are adapted, in their order.
     """
 
+    centre: torch.Tensor
     scale: torch.Tensor
     log_rates: nn.Parameter
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.register_buffer("centre", torch.zeros(self.classifier.in_features))
         self.register_buffer("scale", torch.ones(()))
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
+    @torch.no_grad()
+    def standardise(self, images: torch.Tensor) -> None:
+        """Take the constants from the features of images [B, 3, S, S]."""
+        features = self.backbone(images)
+        self.centre.copy_(features.mean(0))
+        self.scale.copy_(feature_scale(features - self.centre))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, S, S] to logits [B, way]."""
-        return self.classifier(self.backbone(images) * self.scale)
+        return self.classifier((self.backbone(images) - self.centre) * self.scale)
 
 
 class _MetaNSN(GradientMeta):
@@ -73,7 +86,7 @@ class _MetaNSN(GradientMeta):
         ValueError: a rate is not positive.
     """
 
-    network: ScaledClassifier
+    network: StandardisedClassifier
     kind: str
     pretrained_kind: str
 
@@ -96,8 +109,8 @@ class _MetaNSN(GradientMeta):
         self.classifier_rate, self.similarity_rate, self.learn_rates = classifier_rate, similarity_rate, learn_rates
         super().__init__(settings, **options)
 
-    def build(self) -> ScaledClassifier:
-        network = ScaledClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
+    def build(self) -> StandardisedClassifier:
+        network = StandardisedClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
         rates = [
             self.classifier_rate if name.startswith("classifier.") else self.similarity_rate
             for name, _ in network.named_parameters()
@@ -154,10 +167,8 @@ class _MetaNSN(GradientMeta):
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self.adapts(name))
         self.network.log_rates.requires_grad_(self.learn_rates)
-        with torch.no_grad():
-            some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
-            images = image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator())
-            self.network.scale.copy_(feature_scale(self.network.backbone(images)))
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
+        self.network.standardise(image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator()))
         return {"pretrain": before, "meta": self.meta_train(base, place)}
 
 
@@ -172,7 +183,7 @@ class MetaStaticNSN(_MetaNSN):
         settings: Settings,
         *,
         similarity: str = "unconstrained",
-        classifier_rate: float = 3.0,
+        classifier_rate: float = 10.0,
         similarity_rate: float = 0.03,
         learn_rates: bool = True,
         train_steps: int = 5,
@@ -225,7 +236,7 @@ class MetaDynamicNSN(_MetaNSN):
         similarity: str = "diagonal",
         predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
-        classifier_rate: float = 3.0,
+        classifier_rate: float = 10.0,
         similarity_rate: float = 0.03,
         learn_rates: bool = True,
         train_steps: int = 5,

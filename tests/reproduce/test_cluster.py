@@ -33,7 +33,7 @@ def test_jobs_give_the_records_that_processes_give(tmp_path: Path) -> None:
     assert len(list(stores[0].records())) == 8
     assert differences(*stores) == []
     # The runs got as many threads from both.
-    assert {record["environment"]["threads"] for store in stores for record in store.records()} == {1}
+    assert {record["attempts"][-1]["threads"] for store in stores for record in store.records()} == {1}
 
 
 def test_a_preempted_job_is_queued_again_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,4 +114,4 @@ def test_workers_get_the_declared_number_of_threads(tmp_path: Path) -> None:
     write_profile(tmp_path, seeds=1)
     assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, OMP_NUM_THREADS="7").returncode == 0
     for record in Store(tmp_path / "results", "tiny").records():
-        assert record["environment"]["threads"] == 1
+        assert record["attempts"][-1]["threads"] == 1

@@ -119,7 +119,7 @@ def test_a_run_is_measured_on_validation_classes_when_its_recipe_says_so() -> No
     data: Any = SimpleNamespace(validation="validation classes", novel="novel classes")
     assert (measured_classes(run, data), measured_classes(other, data)) == ("novel classes", "validation classes")
     assert "split" not in run.recipe["episodes"]
-    assert run_id(run.config(MARK)) != run_id(other.config(MARK))
+    assert run_id(run.declared(MARK)) != run_id(other.declared(MARK))
     broken = replace(run, recipe={"episodes": {"split": "base"}})
     with pytest.raises(ValueError, match=r"episodes.split must be 'novel' or 'validation', got 'base'"):
         measured_classes(broken, data)

@@ -37,7 +37,7 @@ def test_records_of_trainings_hold_what_tables_and_notebooks_read(whole: Path) -
         assert record["parameters"] > 1000
         dynamic = record["config"]["model"]["name"] != "cnn9"
         assert ("dynamic" in record["observations"]) == dynamic
-        assert {"python", "torch", "cpu", "cores", "threads"} <= record["environment"].keys()
+        assert {"python", "torch", "cpu", "cores", "threads"} <= record["attempts"][-1].keys()
 
 
 def test_a_training_killed_in_the_middle_gives_the_same_record(whole: Path, tmp_path: Path) -> None:
