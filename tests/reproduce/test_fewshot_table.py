@@ -202,7 +202,7 @@ def test_from_three_seeds_on_seeds_decide_and_their_interval_is_printed(tmp_path
     assert (claim["paper_difference"], claim["direction"]) == ("15.95", "agrees")
     assert (claim["note"], claim["unit"]) == ("a smaller effect than the paper's", "seed")
     shots = list(csv.DictReader((store.folder / "tables" / "table6_shots.csv").open(encoding="utf-8")))
-    assert len(shots) == 16 * 3
+    assert len(shots) == 18 * 3
     assert "## Table 6" in (store.folder / "summary.md").read_text(encoding="utf-8")
 
 
