@@ -88,7 +88,7 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
     tested = measured_classes(run, data)
     place = Place(checkpoint, checkpoint.parent, minutes, progress, {**code(), **machine()})
     try:
-        history = method.fit(data.base, place)
+        history = method.fit(data.base, place, data.validation)
     except Diverged as error:
         broken = {"test_error": None, "diverged": True, "divergence": str(error), "train_seconds": 0.0}
         return Outcome(broken, parameters, {})
@@ -114,6 +114,8 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
         "diverged": False,
         "train_seconds": sum(part["seconds"] for part in history.values()),
     }
+    if "selection" in history.get("meta", {}):
+        result["selection"] = history["meta"]["selection"]
     if "pretrain" in history:
         result["backbone_attempts"] = history["pretrain"]["attempts"]
     shots = {}

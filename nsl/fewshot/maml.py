@@ -9,14 +9,18 @@ running ones, as the authors' code does. The query set of an episode is therefor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
+from nsl.fewshot.evaluation import evaluate
 from nsl.fewshot.heads import cross_entropy, one_hot
 from nsl.fewshot.inner import Parameters, Rates, descend_once, meta_loss
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.pretrain import as_dataset
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import BackboneClassifier, create_backbone
 
@@ -33,6 +37,8 @@ class GradientMeta(FewShotMethod):
         first_order_until: the part of the meta-training, 0 to 1, that is of first order before the rest is of second
             order (derivative-order annealing: Antoniou et al., "How to train your MAML", ICLR 2019): it sees
             several times as many episodes in the same time.
+        validation_episodes: episodes of the validation classes by which the training chooses between its start and its
+            later states; 0, or no validation classes in `fit`: it ends with its last.
         vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays, which is on small images. Per-task kernels
             become grouped convolutions, which are slow on maps that fill a core by themselves.
 
@@ -51,6 +57,7 @@ class GradientMeta(FewShotMethod):
         steps: int = 10,
         first_order: bool = False,
         first_order_until: float = 0.0,
+        validation_episodes: int = 0,
         vectorise: bool | None = None,
     ) -> None:
         if settings.meta.way != settings.way:
@@ -63,6 +70,7 @@ class GradientMeta(FewShotMethod):
         super().__init__(settings)
         self.rate, self.train_steps, self.steps = rate, train_steps, steps
         self.first_order, self.first_order_until = first_order, first_order_until
+        self.validation_episodes = validation_episodes
         # Measured on two cores by `make bench`. Under autocast vmap's batched products mix precisions.
         small = settings.image_size <= 16 and settings.meta.precision == "float32"
         self.vectorise = small if vectorise is None else vectorise
@@ -113,7 +121,10 @@ class GradientMeta(FewShotMethod):
     def meta_train(self, base: ImageSet, place: Place) -> History:
         """Learn the start values, and rates where they are learned, on episodes of the base classes."""
         assert self.moments is not None
-        settings = self.settings
+        settings, identity, score = self.settings, self.training_identity(base), None
+        if self.validation_episodes and self.validation is not None:
+            identity["validation"] = as_dataset(self.validation).fingerprint
+            score = self._score(self.validation)
         return meta_train(
             self.network,
             self.loss,
@@ -121,11 +132,22 @@ class GradientMeta(FewShotMethod):
             image_fetcher(base, self.moments, settings.meta.augment, self.device),
             settings.meta,
             seed=settings.seed,
-            identity=self.training_identity(base),
+            identity=identity,
             device=self.device,
             place=place,
             parameters=[*self.start().values(), *self.learned_rates()],
+            score=score,
         )
+
+    def _score(self, validation: ImageSet) -> Callable[[], float]:
+        """Mean accuracy in percent on the same episodes whenever it is called."""
+        represented, meta = self.represent(validation.images), self.settings.meta
+
+        def score() -> float:
+            count, seed = self.validation_episodes, self.settings.seed
+            return evaluate(self, validation, meta.shot, meta.query, count, seed, represented).mean
+
+        return score
 
     def train(self, base: ImageSet, place: Place) -> History:
         return {"meta": self.meta_train(base, place)}

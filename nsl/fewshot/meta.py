@@ -48,6 +48,42 @@ class Tasks:
     generator: torch.Generator
 
 
+class Best:
+    """The best of a training's states by accuracy on other classes, so that it cannot end behind its start there.
+
+    Args:
+        score: accuracy of the present state in percent; None: the last state is the best.
+        parameters: what a state consists of.
+    """
+
+    def __init__(self, score: Callable[[], float] | None, parameters: Sequence[nn.Parameter]) -> None:
+        self.score, self.parameters = score, parameters
+        self.seen: list[dict[str, float]] = []
+        self.values: list[Tensor] = []
+
+    def look(self, iteration: int) -> None:
+        """Measure the present state; of equal ones the first is kept."""
+        if self.score is None:
+            return
+        accuracy = self.score()
+        if not self.seen or accuracy > max(point["accuracy"] for point in self.seen):
+            self.values = [p.detach().clone() for p in self.parameters]
+        self.seen.append({"iteration": iteration, "accuracy": accuracy})
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best state back."""
+        for parameter, value in zip(self.parameters, self.values):
+            parameter.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen, "values": self.values}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+        self.values = [value.to(p.device) for value, p in zip(state["values"], self.parameters)]
+
+
 Fetch = Callable[[Tensor, torch.Generator], Tensor]
 """Positions int64 [n] in the base classes to what the network takes, [n, ...]."""
 
@@ -75,6 +111,7 @@ def meta_train(
     device: torch.device,
     place: Place,
     parameters: Sequence[nn.Parameter] | None = None,
+    score: Callable[[], float] | None = None,
 ) -> History:
     """Minimise the mean of `loss` over episodes of the base classes.
 
@@ -89,9 +126,13 @@ def meta_train(
             checkpoint of another identity is refused.
         device: where the labels are needed.
         place: checkpoint and progress.
+        parameters: what is trained, see `network`.
+        score: accuracy of the present network on classes that are neither trained on nor tested on; with it the
+            training ends with the best of its start and its points of the curve.
 
     Returns:
-        {"curve": [{"iteration", "loss"}, ...], "seconds": ...}.
+        {"curve": [{"iteration", "loss"}, ...], "seconds": ...}, with `score` also "selection":
+        [{"iteration", "accuracy"}, ...], the start first.
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -110,6 +151,7 @@ def meta_train(
     chosen = [p for p in network.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimiser = torch.optim.Adam(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     identity = {**identity, "recipe": asdict(recipe), "seed": seed}
+    best = Best(score, chosen)
     start, seconds, total, counted = 0, 0.0, 0.0, 0
     curve: list[dict[str, float]] = []
     if place.checkpoint is not None and place.checkpoint.exists():
@@ -123,6 +165,7 @@ def meta_train(
             optimiser.load_state_dict(state["optimiser"])
             start, seconds, total, counted = state["position"]
             curve = state["curve"]
+            best.load(state["best"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {place.checkpoint} does not fit this network; delete it") from error
 
@@ -134,6 +177,7 @@ def meta_train(
                 "optimiser": optimiser.state_dict(),
                 "position": [position, seconds, total, counted],
                 "curve": curve,
+                "best": best.state(),
             }
             save_checkpoint(place.checkpoint, state)
 
@@ -141,6 +185,8 @@ def meta_train(
     support_labels, query_labels = first.support_labels.to(device), first.query_labels.to(device)
     points = {round(recipe.iterations * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
     bar = _bar(place.progress, recipe.iterations, start)
+    if start == 0:
+        best.look(0)
     last_save = mark = time.perf_counter()
     for iteration in range(start, recipe.iterations):
         for group in optimiser.param_groups:
@@ -169,13 +215,16 @@ def meta_train(
         if iteration + 1 in points:
             curve.append({"iteration": iteration + 1, "loss": total / counted})
             total, counted = 0.0, 0
+            best.look(iteration + 1)
+            mark = time.perf_counter()
         # The finished training is kept too: what follows it, hundreds of test episodes, may be interrupted.
         if mark - last_save > 60 * place.minutes or iteration + 1 == recipe.iterations:
             save(iteration + 1)
             last_save = time.perf_counter()
     if bar is not None:
         bar.close()
-    return {"curve": curve, "seconds": seconds}
+    best.restore()
+    return {"curve": curve, "seconds": seconds} | ({"selection": best.seen} if best.seen else {})
 
 
 def _bar(progress: bool, total: int, initial: int) -> Any:

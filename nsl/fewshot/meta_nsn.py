@@ -80,7 +80,8 @@ class _MetaNSN(GradientMeta):
         classifier_rate, similarity_rate: the inner rates of the classifier and of what determines the similarity, at
             the start of the meta-training.
         learn_rates: whether the meta-training learns them, one a tensor, by their logarithms.
-        train_steps, steps, first_order, first_order_until, vectorise: as in `GradientMeta`.
+        train_steps, steps, first_order, first_order_until, validation_episodes, vectorise: as in
+            `GradientMeta`.
 
     Raises:
         ValueError: a rate is not positive.
@@ -190,6 +191,7 @@ class MetaStaticNSN(_MetaNSN):
         steps: int = 5,
         first_order: bool = False,
         first_order_until: float = 0.0,
+        validation_episodes: int = 0,
         vectorise: bool | None = None,
     ) -> None:
         super().__init__(
@@ -202,6 +204,7 @@ class MetaStaticNSN(_MetaNSN):
             steps=steps,
             first_order=first_order,
             first_order_until=first_order_until,
+            validation_episodes=validation_episodes,
             vectorise=vectorise,
         )
 
@@ -241,6 +244,7 @@ class MetaDynamicNSN(_MetaNSN):
         learn_rates: bool = True,
         train_steps: int = 5,
         steps: int = 5,
+        validation_episodes: int = 0,
     ) -> None:
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
         super().__init__(
@@ -254,6 +258,7 @@ class MetaDynamicNSN(_MetaNSN):
             train_steps=train_steps,
             steps=steps,
             first_order=True,
+            validation_episodes=validation_episodes,
             vectorise=False,
         )
 

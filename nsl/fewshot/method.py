@@ -51,6 +51,7 @@ class FewShotMethod(ABC):
         self.device = settings.torch_device()
         self.steps: int | None = None
         self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self.validation: ImageSet | None = None
         torch.manual_seed(settings.seed)
         self.network: nn.Module = self.build()
         self.network.to(self.device)
@@ -59,12 +60,13 @@ class FewShotMethod(ABC):
     def build(self) -> nn.Module:
         """The network before training."""
 
-    def fit(self, base: ImageSet, place: Place | None = None) -> History:
+    def fit(self, base: ImageSet, place: Place | None = None, validation: ImageSet | None = None) -> History:
         """Train on the base classes.
 
         Args:
             base: images uint8 [N, 3, S, S] and labels [N].
             place: where to keep the state; a training that was interrupted goes on.
+            validation: images of other classes, for the methods that choose one of their states by them.
 
         Returns:
             The curves of the trainings.
@@ -78,7 +80,9 @@ class FewShotMethod(ABC):
                 f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."
             )
         self.moments = moments(base)
+        self.validation = validation
         history = self.train(base, place or Place())
+        self.validation = None
         self.network.eval()
         return history
 
