@@ -22,6 +22,7 @@ from nsl.fewshot import (
     interval,
     paired,
 )
+from nsl.fewshot import maml as maml_module
 from nsl.fewshot import meta as meta_module
 from nsl.fewshot.meta import image_fetcher
 from nsl.training.checkpoint import CheckpointError
@@ -126,6 +127,41 @@ def test_every_augmentation_of_a_recipe_is_done() -> None:
     kinds = list(drawn)
     same = {(a, b) for a in kinds for b in kinds if a < b and torch.equal(drawn[a], drawn[b])}
     assert same == set()
+
+
+def test_a_training_ends_with_its_best_state_by_validation_classes_even_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([50.0, 70.0, 60.0, 70.0, 10.0])
+    monkeypatch.setattr(maml_module.GradientMeta, "_score", lambda *_: lambda: next(scores))
+    options = {"width": 2, "train_steps": 1, "validation_episodes": 1}
+    found = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    place = Place(checkpoint=tmp_path / "run.pt")
+    history = found.fit(toy().base, place, toy().validation)["meta"]
+    assert [point["accuracy"] for point in history["selection"]] == [50.0, 70.0, 60.0, 70.0, 10.0]
+    assert [point["iteration"] for point in history["selection"]] == [0, 1, 2, 3, 4]
+    one = method("maml", iterations=4, width=2, train_steps=1)
+    states = []
+    monkeypatch.setattr(
+        maml_module.GradientMeta, "_score", lambda self, _: lambda: states.append(weights(self)) or float(len(states))
+    )
+    last = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    last.fit(toy().base, None, toy().validation)
+    one.fit(toy().base, None, toy().validation)  # asked for none: the last state
+    assert torch.equal(weights(found), states[1])
+    assert torch.equal(weights(last), states[-1])
+    assert torch.equal(weights(one), states[-1])
+    # What was measured before an interruption is in the checkpoint.
+    again = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    assert again.fit(toy().base, place, toy().validation)["meta"]["selection"] == history["selection"]
+    assert torch.equal(weights(again), states[1])
+    other = replace(toy().validation, images=toy().validation.images.flip(0))
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        method("maml", iterations=4, **options).fit(toy().base, place, other)  # type: ignore[arg-type]
+
+
+def weights(found: FewShotMethod) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in found.network.parameters()])
 
 
 def test_every_option_of_a_method_is_remembered_with_its_default() -> None:
