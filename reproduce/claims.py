@@ -222,7 +222,7 @@ class FewerParameters(Kind):
         if case.without is not None:
             observed += f", those of {case.without.method.label} not counted"
         if claim.saving != (0.0, 1.0):
-            observed += f" (as claimed: {100 * claim.saving[0]:g} to {100 * claim.saving[1]:g} %)"
+            observed += f" (declared range: {100 * claim.saving[0]:g} to {100 * claim.saving[1]:g} %)"
         paper = None
         if claim.paper_counts:
             paper = 100 * (1 - claim.paper_counts[0] / claim.paper_counts[1])

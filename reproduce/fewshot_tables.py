@@ -16,7 +16,6 @@ from reproduce.tables import (
     claim_rows,
     level_of,
     number,
-    verdict_text,
 )
 
 COLUMNS = (
@@ -136,7 +135,7 @@ def table_rows(table: Table) -> list[dict[str, str]]:
             number(None if adapt is None else 1000 * adapt, 1),
             number(row.train_seconds, 1),
             str(row.verdict.direction) if judged else "",
-            "; ".join(row.notes()),
+            row.verdict.note(),
             str(row.verdict.scope) if judged else "",
         )
         found.append(dict(zip(COLUMNS, values)))
@@ -215,18 +214,18 @@ def _with(value: str, half: str) -> str:
 def markdown_accuracies(table: Table) -> str:
     """Paper against ours as a Markdown table."""
     rows = []
-    for row in table_rows(table):
+    for row, cells in zip(table.rows, table_rows(table)):
         half = ""
-        if row["ours_ci_low"]:
-            half = number((float(row["ours_ci_high"]) - float(row["ours_ci_low"])) / 2)
+        if cells["ours_ci_low"]:
+            half = number((float(cells["ours_ci_high"]) - float(cells["ours_ci_low"])) / 2)
         rows.append(
             {
-                **row,
-                "paper_text": _with(row["paper"], row["paper_interval"]),
-                "published_text": _with(row["published"], row["published_interval"]),
-                "ours_text": _with(row["ours_mean"], half),
-                "over": f"{row['unit']}s" if half else "",
-                "verdict": verdict_text(row),
+                **cells,
+                "paper_text": _with(cells["paper"], cells["paper_interval"]),
+                "published_text": _with(cells["published"], cells["published_interval"]),
+                "ours_text": _with(cells["ours_mean"], half),
+                "over": f"{cells['unit']}s" if half else "",
+                "verdict": row.verdict.short() if cells["direction"] else row.verdict.note(),
             }
         )
     headings = dict(HEADINGS)

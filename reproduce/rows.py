@@ -46,11 +46,6 @@ class Row:
         """The metric of every seed."""
         return values_text(list(METRICS[metric].values(self.records).values()))
 
-    def notes(self) -> list[str]:
-        """What to know about the row's verdict."""
-        diverged = f"{self.diverged} of {len(self.records)} runs diverged" if self.diverged else ""
-        return [note for note in (self.verdict.reason, self.verdict.handicap, diverged) if note]
-
     @property
     def parameters(self) -> int | None:
         """Trainable parameters."""
@@ -99,7 +94,8 @@ def _without_seed(config: dict[str, Any]) -> str:
 def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
     """All records of a store by configuration (without seed) and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in sorted(store.records(), key=execution_order, reverse=True):  # of several executions the first stays
+    # Of several executions of a run the first stays.
+    for record in sorted(store.records(), key=execution_order, reverse=True):
         found.setdefault(_without_seed(record["config"]), {})[int(record["config"]["seed"])] = record
     return found
 
@@ -149,15 +145,18 @@ def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
         for claim in declared.claims
     ]
     claims = judge(cases)
-    rows = tuple(
-        row if row.method.key == declared.baseline and row.records else _with_verdict(row, claims)
-        for row in plain.values()
-    )
+    rows = tuple(_with_verdict(row, claims, row.method.key == declared.baseline) for row in plain.values())
     return Table(declared, profile, rows, claims)
 
 
-def _with_verdict(row: Row, claims: Iterable[Judged]) -> Row:
+def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     own = [j for j in claims if j.slot == row.slot and j.better == row.method and not j.claim.control]
     # A row stands for what the paper puts it above; only where that is nothing, for the other claims about it.
     chosen = [judged for judged in own if KINDS[judged.claim.kind].ranks] or own
-    return replace(row, verdict=combine([judged.verdict for judged in chosen] if row.records else []))
+    verdict = combine([judged.verdict for judged in chosen] if row.records else [])
+    if reference and row.records:
+        verdict = row.verdict
+    if row.diverged:
+        counted = f"{row.diverged} of {len(row.records)} runs diverged"
+        verdict = replace(verdict, reason=f"{verdict.reason}; {counted}" if verdict.reason else counted)
+    return replace(row, verdict=verdict)

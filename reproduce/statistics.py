@@ -131,7 +131,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim's verdict; :meth:`short` and :meth:`sentence` are the only places that put one in words.
+    """A claim's verdict; nothing but its methods puts one in words.
 
     Attributes:
         direction: what the runs say.
@@ -155,10 +155,13 @@ class Verdict:
     reason: str = ""
     handicap: str = ""
 
+    def note(self) -> str:
+        """What to know about the direction."""
+        return "; ".join(part for part in (self.reason, self.handicap) if part)
+
     def short(self) -> str:
         """The direction, and in brackets what to know about it: a table's cell."""
-        known = "; ".join(part for part in (self.reason, self.handicap) if part)
-        return f"{self.direction} ({known})" if known else str(self.direction)
+        return f"{self.direction} ({self.note()})" if self.note() else str(self.direction)
 
     def evidence(self) -> str:
         """What was observed: a mean with its interval, or the values of the seeds, or what was counted."""

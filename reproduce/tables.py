@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 
-from reproduce import plan
+from reproduce import plan, selection
 from reproduce.files import write_text
 from reproduce.metrics import METRICS
 from reproduce.rows import Table, dataset_title, make_table
@@ -96,7 +96,7 @@ def table_rows(table: Table) -> list[dict[str, str]]:
             "" if row.parameters is None else str(row.parameters),
             number(row.train_seconds, 1),
             str(row.verdict.direction),
-            "; ".join(row.notes()),
+            row.verdict.note(),
             str(row.verdict.scope),
         )
         cells = dict(zip(TABLE_COLUMNS, values))
@@ -133,7 +133,7 @@ def claim_rows(table: Table) -> list[dict[str, str]]:
             values_text(verdict.values),
             verdict.observed,
             str(verdict.direction),
-            "; ".join(part for part in (verdict.reason, verdict.handicap) if part),
+            verdict.note(),
             str(verdict.scope),
             judged.claim.source,
         )
@@ -202,11 +202,6 @@ def _interval(low: str, high: str) -> str:
     return f"{low} to {high}" if low else ""
 
 
-def verdict_text(row: Mapping[str, str]) -> str:
-    """Direction and note of a row of a table's or its claims' CSV, as one cell."""
-    return f"{row['direction']} ({row['note']})" if row["note"] else row["direction"]
-
-
 def markdown_errors(table: Table) -> str:
     """Paper against ours as a Markdown table."""
     if table.experiment.task == FEWSHOT:
@@ -215,17 +210,19 @@ def markdown_errors(table: Table) -> str:
         return fewshot_tables.markdown_accuracies(table)
     rows = [
         {
-            **row,
-            "interval": _interval(row["ours_ci_low"], row["ours_ci_high"]),
+            **cells,
+            "interval": _interval(cells["ours_ci_low"], cells["ours_ci_high"]),
             # Without an interval the seeds are shown; a single one is the mean itself.
-            "ours_mean": row["ours_mean"] if row["ours_ci_low"] else row["seed_values"],
-            "verdict": verdict_text(row),
+            "ours_mean": cells["ours_mean"] if cells["ours_ci_low"] else cells["seed_values"],
+            "verdict": row.verdict.short(),
         }
-        for row in table_rows(table)
+        for row, cells in zip(table.rows, table_rows(table))
     ]
     if table.experiment.top5:
-        for row in rows:
-            row["interval_top5"] = _interval(row["ours_top5_ci_low"], row["ours_top5_ci_high"])
+        for row, cells in zip(table.rows, rows):
+            cells["interval_top5"] = _interval(cells["ours_top5_ci_low"], cells["ours_top5_ci_high"])
+            if not cells["interval_top5"]:
+                cells["ours_top5_mean"] = row.seed_values("test_top5_error")
         return as_markdown(TOP5_HEADINGS, rows)
     return as_markdown(ERROR_HEADINGS, rows)
 
@@ -291,6 +288,8 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
         else:
             write_text(folder / f"table{item}.csv", as_csv(table_columns(table), table_rows(table)))
             write_text(folder / f"table{item}_claims.csv", as_csv(CLAIM_COLUMNS, claim_rows(table)))
+        if trials := selection.rows(profile, store, item):
+            write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
@@ -314,4 +313,15 @@ def summary(profile: plan.Profile, store: Store) -> str:
             parts.append("Not run.")
             continue
         parts += [scope_sentence(table), markdown_errors(table), markdown_claims(table)]
+        parts += _recipe_choice(profile, store, item)
     return "\n\n".join(parts) + "\n"
+
+
+def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str]:
+    """Which data chose the recipe of a table, with everything that was tried."""
+    trials = selection.rows(profile, store, number)
+    if not trials:
+        return ["Nothing of this recipe was chosen by trials in this profile."]
+    on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
+    head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
+    return [f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:", as_markdown(head, trials)]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from reproduce.memory import keep_freed_memory
 from reproduce.attempts import Attempts, machine
+from reproduce.memory import keep_freed_memory
 from reproduce.runs import FEWSHOT, Run, declared_id, run_id
 from reproduce.store import SCHEMA, Store
 

@@ -15,6 +15,8 @@ from reproduce.runs import Run, run_id
 from reproduce.store import SCHEMA, Store
 
 ROOT = Path(__file__).parents[2]
+#: Methods of Table 1, the table that tests run.
+TABLE_1 = len(plan.experiment(1).methods)
 FAKE = "tests.reproduce.fake_backend:FakeBackend"
 
 _TINY = """

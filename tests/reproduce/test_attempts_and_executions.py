@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan, tables
+from reproduce import plan, rows
 from reproduce.attempts import Attempts
 from reproduce.migration import migrate
 from reproduce.runs import Run, declared_id, run_id
@@ -72,7 +72,7 @@ def test_a_table_takes_one_record_a_run_whatever_it_was_executed_on(tmp_path: Pa
     other.pop("checksum", None)
     store.write(other)
     assert len(list(store.records())) == 2
-    row = tables.make_table(1, profile, store).row("cifar10", "cnn")
+    row = rows.make_table(1, profile, store).row("cifar10", "cnn")
     assert [record["result"]["test_error"] for record in row.records.values()] == [7.0]
     found = Store(tmp_path, "tiny").find(declared_id(run.declared(MARK)))
     assert found is not None

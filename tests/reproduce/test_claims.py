@@ -214,3 +214,13 @@ def test_no_similar_claim_allows_more_than_another_calls_an_advantage() -> None:
     ]
     assert margins["accuracy"] <= min(advantages) + 1e-9
     assert margins["accuracy"] <= declared.method("dynamic_cnn9").interval["mini_imagenet"]
+
+
+def test_a_wrong_claim_in_a_table_names_its_file() -> None:
+    path = Path("table9.toml")
+    sound = {"words": "A beats B.", "kind": "better", "better": "a", "worse": "b", "source": "7"}
+    assert plan._claim(sound, path).metric == "test_error"
+    with pytest.raises(ValueError, match=r"table9\.toml: claim 'A beats B\.' is incomplete or misspelt .*wrose"):
+        plan._claim({**sound, "wrose": "b"}, path)
+    with pytest.raises(ValueError, match=r"table9\.toml: claim kind 'beter' is unknown"):
+        plan._claim({**sound, "kind": "beter"}, path)
