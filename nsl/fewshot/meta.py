@@ -139,27 +139,15 @@ def meta_train(
         CheckpointError: the checkpoint is damaged or belongs to another training.
         ValueError: a class has too few images for an episode.
     """
-    sampler = EpisodeSampler(
-        base.labels,
-        recipe.way,
-        recipe.shot,
-        recipe.query,
-        recipe.iterations * recipe.tasks,
-        generator(seed, _EPISODES),
-        class_names=base.class_names,
-    )
+    sampler = _sampler(base, recipe, seed)
     chosen = [p for p in network.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimiser = torch.optim.Adam(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     identity = {**identity, "recipe": asdict(recipe), "seed": seed}
     best = Best(score, chosen)
     start, seconds, total, counted = 0, 0.0, 0.0, 0
     curve: list[dict[str, float]] = []
-    if place.checkpoint is not None and place.checkpoint.exists():
-        state = load_checkpoint(place.checkpoint)
-        if state.get("identity") != identity:
-            raise CheckpointError(
-                f"checkpoint {place.checkpoint} belongs to another training; delete it to start again"
-            )
+    state = _kept(place, identity)
+    if state is not None:
         try:
             network.load_state_dict(state["network"])
             optimiser.load_state_dict(state["optimiser"])
@@ -171,18 +159,10 @@ def meta_train(
 
     def save(position: int) -> None:
         if place.checkpoint is not None:
-            state: dict[str, Any] = {
-                "identity": identity,
-                "network": network.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "position": [position, seconds, total, counted],
-                "curve": curve,
-                "best": best.state(),
-            }
-            save_checkpoint(place.checkpoint, state)
+            kept: dict[str, Any] = {"identity": identity, "position": [position, seconds, total, counted]}
+            kept |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
+            save_checkpoint(place.checkpoint, {**kept, "curve": curve, "best": best.state()})
 
-    first = sampler[0]
-    support_labels, query_labels = first.support_labels.to(device), first.query_labels.to(device)
     points = {round(recipe.iterations * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
     bar = _bar(place.progress, recipe.iterations, start)
     if start == 0:
@@ -191,21 +171,14 @@ def meta_train(
     for iteration in range(start, recipe.iterations):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(iteration)
-        episodes = [sampler[iteration * recipe.tasks + t] for t in range(recipe.tasks)]
-        where = torch.cat([torch.cat([e.support, e.query]) for e in episodes])
-        items = fetch(where, generator(seed, _AUGMENT, iteration)).unflatten(0, (recipe.tasks, -1))
-        sizes = [len(support_labels), len(query_labels)]
-        support, query = items.split(sizes, dim=1)
-        tasks = Tasks(support, support_labels, query, query_labels, iteration, generator(seed, _LOSS, iteration))
+        tasks = _meta_batch(sampler, fetch, recipe, seed, iteration, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             value = loss(tasks)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(chosen, GRADIENT_NORM)
         optimiser.step()
-        number = value.item()
-        if not math.isfinite(number):
-            raise Diverged(f"training on episodes diverged: loss {number} at iteration {iteration + 1}")
+        number = _finite(value, iteration)
         total, counted = total + number, counted + 1
         now = time.perf_counter()
         seconds, mark = seconds + now - mark, now
@@ -225,6 +198,42 @@ def meta_train(
         bar.close()
     best.restore()
     return {"curve": curve, "seconds": seconds} | ({"selection": best.seen} if best.seen else {})
+
+
+def _sampler(base: ImageSet, recipe: MetaRecipe, seed: int) -> EpisodeSampler:
+    """The episodes of a whole training."""
+    sizes, count = (recipe.way, recipe.shot, recipe.query), recipe.iterations * recipe.tasks
+    return EpisodeSampler(base.labels, *sizes, count, generator(seed, _EPISODES), class_names=base.class_names)
+
+
+def _meta_batch(
+    sampler: EpisodeSampler, fetch: Fetch, recipe: MetaRecipe, seed: int, iteration: int, device: torch.device
+) -> Tasks:
+    """The episodes of one iteration."""
+    episodes = [sampler[iteration * recipe.tasks + t] for t in range(recipe.tasks)]
+    where = torch.cat([torch.cat([e.support, e.query]) for e in episodes])
+    items = fetch(where, generator(seed, _AUGMENT, iteration)).unflatten(0, (recipe.tasks, -1))
+    labels = [episodes[0].support_labels.to(device), episodes[0].query_labels.to(device)]
+    support, query = items.split([len(part) for part in labels], dim=1)
+    return Tasks(support, labels[0], query, labels[1], iteration, generator(seed, _LOSS, iteration))
+
+
+def _finite(loss: Tensor, iteration: int) -> float:
+    """The loss as a number; Diverged where it is none."""
+    number = loss.item()
+    if not math.isfinite(number):
+        raise Diverged(f"training on episodes diverged: loss {number} at iteration {iteration + 1}")
+    return number
+
+
+def _kept(place: Place, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state of this training that a checkpoint has; None when there is no checkpoint."""
+    if place.checkpoint is None or not place.checkpoint.exists():
+        return None
+    state = load_checkpoint(place.checkpoint)
+    if state.get("identity") != identity:
+        raise CheckpointError(f"checkpoint {place.checkpoint} belongs to another training; delete it to start again")
+    return state
 
 
 def _bar(progress: bool, total: int, initial: int) -> Any:
