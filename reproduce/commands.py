@@ -281,7 +281,10 @@ def select(arguments: argparse.Namespace) -> int:
     now = session(arguments)
     runs = [run for choice in selection.choices(now.profile, arguments.table) for run in choice.runs]
     if not runs:
-        raise ValueError(f"Profile {now.profile.name} declares no trials for table {arguments.table} (select in its TOML).")
+        raise ValueError(
+            f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
+            f"[{now.profile.name}.select.NAME] to reproduce/experiments/profiles.toml."
+        )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
     found = selection.rows(now.profile, now.store, arguments.table)

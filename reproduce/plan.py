@@ -123,8 +123,8 @@ class Experiment:
 class Profile:
     """Data, width and budget that a profile gives to every experiment.
 
-    ``slot`` overrides ``width``, ``same_data`` and ``same_width`` for single slots, ``slot_recipe`` the recipe. ``select``
-    says by slot, and for a few-shot table by method, what was tried to choose a recipe (:mod:`reproduce.selection`).
+    ``slot`` overrides ``width``, ``same_data`` and ``same_width`` for single slots, ``slot_recipe`` the recipe.
+    ``select`` says what was tried to choose recipes (:mod:`reproduce.selection`).
     """
 
     name: str

@@ -1,9 +1,10 @@
 """How recipes are chosen: on held-out training images or validation classes, never on test data.
 
-A profile declares under ``select`` what is tried: a grid over values of the recipe, the methods that try it, the number
-of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of the trials. The
-candidate with the lowest mean error over those methods and seeds is the choice, the first one among equals. Trials are runs
-like all others: stored, resumable, found again. The profile's recipe is written by hand and compared with the choice.
+A profile declares under ``select`` what is tried: candidates (or a grid) of values of the recipe, the methods that try
+them, the number of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of
+the trials. The candidate with the lowest mean error over those methods and seeds is the choice, the first one among
+equals. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by hand and
+compared with the choice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from reproduce import fingerprints, plan
 from reproduce.runs import FEWSHOT, Run, declared_id
 from reproduce.store import Store
 
-COLUMNS = ("table", "dataset", "chosen_on", "methods", "seeds", "budget", "candidate", "errors", "mean", "chosen", "declared")
+COLUMNS = (
+    "table",
+    "dataset",
+    "chosen_on",
+    "methods",
+    "seeds",
+    "budget",
+    "candidate",
+    "errors",
+    "mean",
+    "chosen",
+    "declared",
+)
 
 
 @dataclass(frozen=True)
@@ -60,17 +73,15 @@ def choices(profile: plan.Profile, table: int) -> list[Choice]:
     found = []
     for key, declared in profile.select.items():
         if declared["table"] == table:
-            slot = experiment.datasets[0] if experiment.task == FEWSHOT else key
+            slot = experiment.datasets[0] if experiment.task == FEWSHOT else declared.get("slot", key)
             found.append(_choice(profile, experiment, slot, declared))
     return found
 
 
 def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, declared: dict[str, Any]) -> Choice:
     few_shot = experiment.task == FEWSHOT
-    grid: dict[str, list[Any]] = declared["grid"]
     candidates = []
-    for point in product(*grid.values()):
-        values = dict(zip(grid, point))
+    for values in _points(declared):
         trials = {
             key: [
                 _trial(profile.run(experiment.method(key), slot, seed), declared, values)
@@ -80,9 +91,17 @@ def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, decla
         }
         candidates.append(Candidate(values, trials))
     usual = profile.run(experiment.method(declared["methods"][0]), slot, 0)
-    own = {key: _get(usual, key) for key in grid}
+    own = {key: _get(usual, key) for key in candidates[0].values}
     chosen_on = "validation classes" if few_shot else f"{declared['validation']} training images held out"
     return Choice(experiment.table, slot, chosen_on, _budget(candidates[0]), tuple(candidates), own)
+
+
+def _points(declared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidates' values: as listed, or all combinations of a grid."""
+    if "candidates" in declared:
+        return [dict(values) for values in declared["candidates"]]
+    grid: dict[str, list[Any]] = declared["grid"]
+    return [dict(zip(grid, point)) for point in product(*grid.values())]
 
 
 def _budget(candidate: Candidate) -> str:

@@ -324,4 +324,5 @@ def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str
         return ["Nothing of this recipe was chosen by trials in this profile."]
     on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
-    return [f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:", as_markdown(head, trials)]
+    words = f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:"
+    return [words, as_markdown(head, trials)]
