@@ -97,9 +97,10 @@ def passes(run: Run, sizes: Shape) -> int:
         tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
         support, query = way * int(part["shot"]), way * int(part["query"])
         if issubclass(method, GradientMeta):
-            order = 1 if _fewshot_option(run, "first_order", False) else 2
-            inner = int(_fewshot_option(run, "train_steps", 5)) * order
-            total += STEP_PASSES * tasks * (support * inner + query)
+            # A step of second order is differentiated once more.
+            first = _fewshot_option(run, "first_order", False) or _fewshot_option(run, "first_order_until", 0.0)
+            inner = int(_fewshot_option(run, "train_steps", 5)) * (2 - float(first))
+            total += round(STEP_PASSES * tasks * (support * inner + query))
         elif issubclass(method, LEO):
             total += sizes.train  # its episodes are of features, which are computed once
         else:

@@ -77,6 +77,7 @@ class Claim:
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
         multiple: of "does_not_converge": of the second method's error.
         note: what a reader of the verdict has to know.
+        control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
 
     words: str
@@ -92,6 +93,7 @@ class Claim:
     paper_counts: tuple[float, ...] = ()
     multiple: float = 0.0
     note: str = ""
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,11 @@ class Profile:
             seed=seed,
             threads=self.threads,
         )
+
+    def handicap(self, method: Method) -> str:
+        """What keeps the method from its published strength in this profile; empty where nothing is known to."""
+        own = self.fewshot.get("method", {}).get(method.key, {})
+        return str(own.get("handicap", method.handicap))
 
     def width_of(self, method: Method) -> int:
         """Width of a few-shot method's backbone."""
