@@ -23,7 +23,7 @@ results = "results"
 #
 # The first is the trivial one; it has no batch norm anywhere in the predictor. SphereNet divides both convolutions by
 # the norms of kernel and patch, which bounds every number by 1 and needs no $g$. Beside it: the same without the
-# identity, $M(X) = \mathrm{predictor}(X)$, and the predictor of the authors' code, whose last step is batch normalisation.
+# identity, $M(X) = \mathrm{predictor}(X)$, and the predictor of the authors' code, which ends in batch normalisation.
 
 # %% [markdown]
 # ## Experiment
