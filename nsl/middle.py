@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
+from nsl.kernels.paths import path
 from nsl.patches import chunk_bounds, scale_positions
 
 
@@ -46,7 +47,7 @@ def middle(z: Tensor, scale: Tensor | None, norm: nn.Module, second: nn.Module) 
 
 def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
     """Whether `_Middle` computes what these modules would."""
-    if not compiled.usable(z) or z.numel() == 0 or not z.is_contiguous(memory_format=torch.channels_last):
+    if path(z) != "native" or z.numel() == 0 or not z.is_contiguous(memory_format=torch.channels_last):
         return False
     if torch.is_autocast_enabled("cpu") and z.dtype != torch.get_autocast_dtype("cpu"):
         return False

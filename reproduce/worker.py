@@ -108,14 +108,14 @@ class NslBackend:
     def environment(self) -> dict[str, Any]:
         import torch
 
-        from nsl import compiled
+        from nsl.kernels import paths
 
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         return {
             "torch": torch.__version__,
             "device": device,
             "threads": torch.get_num_threads(),
-            "kernels": compiled.backend(),
+            **paths.describe("cuda" if torch.cuda.is_available() else "cpu"),
         }
 
 
