@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsl.kernels import diagonal, tiles, unconstrained
+from nsl.kernels import diagonal, norms, tiles, unconstrained
 from nsl.kernels.precision import float32_products
 from nsl.kernels.taps import Maps, Window
 
@@ -82,7 +82,7 @@ def input_gradients(dy: Tensor, x: Tensor, w: Tensor, m: Tensor, window: Window)
         t = x.new_empty(*m.shape[:4], channels)
         grid = (_blocks(positions, tile.rows), parts)
         _run(unconstrained.slopes, grid, x, m, w, dy, t, dm, positions, maps, window, tile=tile, **constants)
-        tile = tiles.gather(channels)
+        tile = tiles.rows_of_channels(channels)
         grid = (_blocks(places, tile.rows), _blocks(channels, tile.channels))
         _run(unconstrained.gather, grid, t, dx, places, maps, window, tile=tile)
     return dx, dm[0] if parts == 1 else dm.sum(0).to(m.dtype)
@@ -102,3 +102,26 @@ def weight_gradient(dy: Tensor, x: Tensor, w: Tensor, m: Tensor, window: Window)
     arguments = (x, m, dy, parts, positions, stretch, _maps(x, w, m), window)
     _run(kernel, (across, down, splits), *arguments, tile=tile, PRODUCTS=_products(x.dtype))
     return parts.sum(0).to(w.dtype)
+
+
+def _norm_maps(x: Tensor, norm: Tensor) -> Maps:
+    return Maps(*x.shape[1:], 1, *norm.shape[1:])
+
+
+def patch_norm(x: Tensor, out: list[int], window: Window, epsilon: float) -> Tensor:
+    """norm."""
+    e = x.new_empty(x.shape[:3], dtype=torch.float32)
+    norm = x.new_empty(x.shape[0], *out, dtype=torch.float32)
+    maps, tile, flat = _norm_maps(x, norm), tiles.rows_of_channels(x.shape[3]), tiles.rows_alone()
+    _run(norms.energy, (_blocks(e.numel(), tile.rows),), x, e, e.numel(), maps, tile=tile)
+    grid = (_blocks(norm.numel(), flat.rows),)
+    _run(norms.window_norm, grid, e, norm, norm.numel(), epsilon, maps, window, tile=flat)
+    return norm
+
+
+def patch_norm_gradient(slope: Tensor, x: Tensor, norm: Tensor, window: Window) -> Tensor:
+    """dx."""
+    dx, places, tile = torch.empty_like(x), _positions(x), tiles.rows_of_channels(x.shape[3])
+    grid = (_blocks(places, tile.rows),)
+    _run(norms.gradient, grid, slope, x, norm, dx, places, _norm_maps(x, norm), window, tile=tile)
+    return dx

@@ -48,10 +48,13 @@ def only(path: Path) -> Iterator[None]:
         _only = before
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _new_enough(index: int | None) -> bool:
     """Whether the GPU has the tensor cores that the kernels are built for; fake tensors, where no GPU is, have."""
     return not torch.cuda.is_available() or torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+# What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, three seconds, with `nsl`.
+_new_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def path(tensor: Tensor) -> Path:

@@ -60,8 +60,13 @@ def unconstrained_weight(channels: int, filters: int, element: int) -> Tile:
     return Tile(32, _power(channels, 32 if element == 4 else 64), _power(filters, 64), 4, 2)
 
 
-def gather(channels: int) -> Tile:
-    return Tile(64, _power(channels, 64), 16)
+def rows_of_channels(channels: int) -> Tile:
+    """For kernels that go through rows and multiply nothing."""
+    return Tile(64, _power(channels, 64), 16, 4, 1)
+
+
+def rows_alone() -> Tile:
+    return Tile(256, 16, 16, 4, 1)
 
 
 def stretch(positions: int, programs: int, rows: int) -> int:
