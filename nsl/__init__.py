@@ -12,7 +12,7 @@ from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
 from nsl.functional import neural_similarity_conv2d
 from nsl.linear import DynamicNSLinear, LinearPredictor, NSLinear
 from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
-from nsl.predictor import CNNPredictor, SharedKernels, SpherePredictor
+from nsl.predictor import CNNPredictor, ReleasePredictor, SharedKernels, SpherePredictor
 from nsl.recurrent import NSGRUCell, NSRNNCell
 from nsl.shift import ShiftConv2d
 from nsl.similarity import (
@@ -57,6 +57,7 @@ __all__ = [
     "NSGRUCell",
     "NSLinear",
     "NSRNNCell",
+    "ReleasePredictor",
     "SharedKernels",
     "Shift",
     "ShiftConv2d",

@@ -15,7 +15,7 @@ from nsl.functional import _pair, neural_similarity_conv2d
 from nsl.predictor import PREDICTORS
 from nsl.shift import ShiftConv2d
 from nsl.similarity import L1, Block, Diagonal, Dilated, Shift, Structure, Unconstrained
-from nsl.static import SHAPE_INIT, SHAPE_THRESHOLD, Similar, Static
+from nsl.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static
 
 CONV_ARGUMENTS = (
     "in_channels",
@@ -75,6 +75,7 @@ class NSConv2d(_StaticConv, nn.Conv2d):
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
+        shape_rate: eta of equation (5), as a multiple of the training's learning rate (`nsl.training`).
 
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], similarity [D] (the structure's free numbers), and with
@@ -105,6 +106,7 @@ class NSConv2d(_StaticConv, nn.Conv2d):
         *,
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
     ) -> None:
         super().__init__(
             in_channels,
@@ -119,7 +121,7 @@ class NSConv2d(_StaticConv, nn.Conv2d):
             device,
             dtype,
         )
-        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold, shape_rate)
 
     def fold(self) -> nn.Module:
         """A plain layer with equal outputs: deployment costs nothing (paper 3.2).
@@ -158,10 +160,11 @@ class NSConv1d(_StaticConv, nn.Conv1d):
         similarity: str | Structure = "diagonal",
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold, shape_rate)
 
 
 class NSConv3d(_StaticConv, nn.Conv3d):
@@ -178,17 +181,18 @@ class NSConv3d(_StaticConv, nn.Conv3d):
         similarity: str | Structure = "diagonal",
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold, shape_rate)
 
 
 class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` whose kernel taps are mixed by a static similarity, M^T W.
 
     It is the transpose of an `NSConv2d` with the same weight and similarity. Arguments as `torch.nn.ConvTranspose2d`'s,
-    and similarity, learn_shape, shape_threshold as `NSConv2d`'s.
+    and similarity, learn_shape, shape_threshold, shape_rate as `NSConv2d`'s.
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo], weight [C, F / groups, kh, kw].
 
@@ -204,10 +208,11 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d):
         similarity: str | Structure = "diagonal",
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold)
+        self._add_similarity(similarity, self._block(), learn_shape, shape_threshold, shape_rate)
         if not self.structure.is_shared:
             raise ValueError(
                 f"similarity={self.structure!r} mixes channels, which a transposed convolution cannot; use a shared one"
@@ -248,10 +253,13 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.
-        predictor: "sphere" (SphereNet, default), "cnn", or any module from [B, C, H, W] to [B, D, Ho, Wo].
-            With a padding_mode other than "zeros" it is given the padded input.
-        learn_shape, shape_threshold: as in `NSConv2d`; the shape D is static here too (paper 3.5).
-        predictor_options: further arguments of the built-in predictor (hidden, head, full, shared, ...).
+        predictor: "sphere" (SphereNet, the default: every predicted number lies in [-1, 1]), "cnn", "release" (the
+            authors' code), or any module from [B, C, H, W] to [B, D, Ho, Wo]. With a padding_mode other than "zeros"
+            it is given the padded input.
+        learn_shape, shape_threshold, shape_rate: as in `NSConv2d`; the shape D is static here too (paper 3.5).
+        residual: False leaves out the identity, M(X) = predictor(X): the ablation of "naively using a neural
+            network" (paper 3.3.1).
+        predictor_options: further arguments of the built-in predictor (hidden, operator, head, shared, ...).
 
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], predictor.*, and with learn_shape shape [K].
@@ -282,6 +290,8 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
         *,
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
+        residual: bool = True,
         predictor_options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
@@ -298,7 +308,8 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
             dtype,
         )
         block = Block(_pair(self.kernel_size), self.weight.shape[1])
-        self._add_structure(similarity, block, learn_shape, shape_threshold, self.weight)
+        self._add_structure(similarity, block, learn_shape, shape_threshold, shape_rate, self.weight)
+        self.residual = residual
         if not self.structure.is_shared:
             raise ValueError(f"similarity={self.structure!r} is for static layers; predict a shared one")
         if isinstance(self.structure, L1):
@@ -313,8 +324,9 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
             self.predictor = predictor
         elif predictor in PREDICTORS:
             options = dict(predictor_options or {})
-            if predictor == "sphere" and isinstance(self.structure, Unconstrained):
-                options = {"hidden": 128, "batch_norm": False} | options  # the release's choice for UNS
+            if isinstance(self.structure, Unconstrained) and predictor != "cnn":
+                # The release's choices for UNS.
+                options = {"hidden": 128} | ({"batch_norm": False} if predictor == "release" else {}) | options
             # Padding that the layer does itself (see _padded) must not be done twice.
             explicit = self._explicit_padding()
             self.predictor = PREDICTORS[predictor](
@@ -368,8 +380,10 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
                 f"got {list(raw.shape)}"
             )
         if type(self.structure) is Diagonal:
-            return raw + 1
-        free = raw.movedim(1, -1) + self.identity.to(raw.dtype)
+            return raw + 1 if self.residual else raw
+        free = raw.movedim(1, -1)
+        if self.residual:
+            free = free + self.identity.to(raw.dtype)
         if self.structure.is_mask:
             return self.structure.mask(free, self.block).movedim(-1, 1)
         return self.structure.assemble(free, self.block).movedim((-2, -1), (1, 2))

@@ -15,7 +15,7 @@ from torch import nn
 
 from nsl.conv import CONV_ARGUMENTS, DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
 from nsl.linear import DynamicNSLinear, NSLinear
-from nsl.predictor import CNNPredictor, SpherePredictor
+from nsl.predictor import CNNPredictor, ReleasePredictor, SpherePredictor
 from nsl.recurrent import NSGRUCell, NSRNNCell
 from nsl.similarity import Structure
 from nsl.static import Similar, Static
@@ -91,7 +91,9 @@ def reset_to_identity(layer: DynamicNSConv2d | DynamicNSLinear) -> None:
         ValueError: the predictor is a module of the user's, which has to bring `reset_to_identity` itself.
     """
     predictor: Any = layer.predictor
-    if isinstance(predictor, SpherePredictor | CNNPredictor):
+    if isinstance(predictor, SpherePredictor):
+        nn.init.zeros_(predictor.second.weight)
+    elif isinstance(predictor, ReleasePredictor | CNNPredictor):
         last = predictor.second_norm if isinstance(predictor.second_norm, nn.BatchNorm2d) else predictor.second
         nn.init.zeros_(last.weight)
         if isinstance(last, nn.BatchNorm2d):

@@ -289,6 +289,20 @@ static void row_energy(const T* x, S* energy, const Rows& g) {
     }
 }
 
+// Out: the slope of a row's energy on top of dx: dx + 2 e x.
+template <class T, int FIXED, class S = typename Sum<T>::type>
+static void row_energy_gradient(T* dx, const T* x, const S* e, const Rows& g) {
+    const int64_t C = FIXED ? FIXED : g.channels;
+#pragma omp parallel for schedule(static) num_threads(g.threads)
+    for (int64_t p = 0; p < g.positions; ++p) {
+        const S twice = 2 * e[p];
+        const T* from = x + p * C;
+        T* to = dx + p * C;
+#pragma omp simd
+        for (int64_t c = 0; c < C; ++c) narrow(to[c], S(widen(to[c])) + twice * S(widen(from[c])));
+    }
+}
+
 // Out: sums [2, C] of t - shift and of its square; a shift near the mean keeps the digits of the variance.
 template <class T, int FIXED, class S = typename Sum<T>::type>
 static void middle_moments(const T* z, const S* s, const S* shift, double* sums, const Rows& g) {
@@ -307,8 +321,9 @@ static void middle_moments(const T* z, const S* s, const S* shift, double* sums,
     });
 }
 
+// Out: h, and unless energy is null the sum of each position's squares of it.
 template <class T, int FIXED, class S = typename Sum<T>::type>
-static void middle_apply(const T* z, const S* s, const S* a, const S* b, T* h, const Rows& g) {
+static void middle_apply(const T* z, const S* s, const S* a, const S* b, T* h, S* energy, const Rows& g) {
     const int64_t C = FIXED ? FIXED : g.channels;
 #pragma omp parallel for schedule(static) num_threads(g.threads)
     for (int64_t p = 0; p < g.positions; ++p) {
@@ -320,22 +335,30 @@ static void middle_apply(const T* z, const S* s, const S* a, const S* b, T* h, c
             const S value = a[c] * (scale * widen(from[c])) + b[c];
             narrow(to[c], value < S(0) ? S(0) : value);  // NaN stays NaN
         }
+        if (energy) {
+            S sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t c = 0; c < C; ++c) sum += S(widen(to[c])) * S(widen(to[c]));
+            energy[p] = sum;
+        }
     }
 }
 
+// Where h > 0, dL/dh by way of the second convolution, and 2 h e by way of h's energy, e [P] = dL/d energy (null: 0).
+
 // Out: sums [2, C] of g and of g (t - mean), g = dL/dh where h > 0.
 template <class T, int FIXED, class S = typename Sum<T>::type>
-static void middle_sums(
-    const T* dh, const T* z, const S* s, const S* a, const S* b, const S* mean, double* sums, const Rows& g) {
+static void middle_sums(const T* dh, const T* z, const S* s, const S* a, const S* b, const S* mean, const S* e,
+    double* sums, const Rows& g) {
     const int64_t C = FIXED ? FIXED : g.channels;
     sum_blocks<2, S>(g, sums, [=](int64_t first, int64_t last, S* own) {
         for (int64_t p = first; p < last; ++p) {
-            const S scale = s ? s[p] : S(1);
+            const S scale = s ? s[p] : S(1), twice = e ? 2 * e[p] : S(0);
             const T *from = z + p * C, *slope = dh + p * C;
 #pragma omp simd
             for (int64_t c = 0; c < C; ++c) {
-                const S value = scale * widen(from[c]);
-                const S gradient = a[c] * value + b[c] > S(0) ? S(widen(slope[c])) : S(0);
+                const S value = scale * widen(from[c]), u = a[c] * value + b[c];
+                const S gradient = u > S(0) ? S(widen(slope[c])) + twice * u : S(0);
                 own[c] += gradient;
                 own[C + c] += gradient * (value - mean[c]);
             }
@@ -345,24 +368,81 @@ static void middle_sums(
 
 // In: dh. Out: dz in its place, and ds [P] unless s is null; dt = a g + k + q t.
 template <class T, int FIXED, class S = typename Sum<T>::type>
-static void middle_gradients(
-    T* dh, const T* z, const S* s, const S* a, const S* b, const S* k, const S* q, S* ds, const Rows& g) {
+static void middle_gradients(T* dh, const T* z, const S* s, const S* a, const S* b, const S* k, const S* q,
+    const S* e, S* ds, const Rows& g) {
     const int64_t C = FIXED ? FIXED : g.channels;
 #pragma omp parallel for schedule(static) num_threads(g.threads)
     for (int64_t p = 0; p < g.positions; ++p) {
-        const S scale = s ? s[p] : S(1);
+        const S scale = s ? s[p] : S(1), twice = e ? 2 * e[p] : S(0);
         const T* from = z + p * C;
         T* slope = dh + p * C;
         S dot = 0;
 #pragma omp simd reduction(+ : dot)
         for (int64_t c = 0; c < C; ++c) {
-            const S raw = widen(from[c]), value = scale * raw;
-            const S gradient = a[c] * value + b[c] > S(0) ? S(widen(slope[c])) : S(0);
+            const S raw = widen(from[c]), value = scale * raw, u = a[c] * value + b[c];
+            const S gradient = u > S(0) ? S(widen(slope[c])) + twice * u : S(0);
             const S dt = a[c] * gradient + k[c] + q[c] * value;
             dot += dt * raw;
             narrow(slope[c], dt * scale);
         }
         if (s) ds[p] = dot;
+    }
+}
+
+// Sums over the windows of a convolution, of maps of one channel: energy [n, H, W] to sums [n, Ho, Wo].
+template <class S> static void window_sum(const S* energy, S* sums, const Geometry& g) {
+    const int64_t reach = g.width + 2 * g.padding_width;
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> column(reach);  // sums over the window's rows, zeros in the padding
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < g.images; ++n)
+            for (int64_t row = 0; row < g.out_height; ++row) {
+                std::fill(column.begin(), column.end(), S(0));
+                S *inner = column.data() + g.padding_width, *to = sums + (n * g.out_height + row) * g.out_width;
+                for (int64_t i = 0; i < g.kernel_height; ++i) {
+                    const int64_t h = row * g.stride_height - g.padding_height + i * g.dilation_height;
+                    if (h < 0 || h >= g.height) continue;
+                    const S* from = energy + (n * g.height + h) * g.width;
+#pragma omp simd
+                    for (int64_t w = 0; w < g.width; ++w) inner[w] += from[w];
+                }
+                std::fill(to, to + g.out_width, S(0));
+                for (int64_t j = 0; j < g.kernel_width; ++j) {
+                    const S* from = column.data() + j * g.dilation_width;
+#pragma omp simd
+                    for (int64_t w = 0; w < g.out_width; ++w) to[w] += from[w * g.stride_width];
+                }
+            }
+    }
+}
+
+// The same backwards: slopes [n, Ho, Wo] of the sums to slopes [n, H, W] of the energy.
+template <class S> static void window_spread(const S* slopes, S* energy, const Geometry& g) {
+    const int64_t reach = g.width + 2 * g.padding_width, size = g.height * g.width;
+#pragma omp parallel num_threads(g.threads)
+    {
+        std::vector<S> column(reach);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < g.images; ++n) {
+            std::fill(energy + n * size, energy + (n + 1) * size, S(0));
+            for (int64_t row = 0; row < g.out_height; ++row) {
+                std::fill(column.begin(), column.end(), S(0));
+                const S *inner = column.data() + g.padding_width, *from = slopes + (n * g.out_height + row) * g.out_width;
+                for (int64_t j = 0; j < g.kernel_width; ++j) {
+                    S* to = column.data() + j * g.dilation_width;
+#pragma omp simd
+                    for (int64_t w = 0; w < g.out_width; ++w) to[w * g.stride_width] += from[w];
+                }
+                for (int64_t i = 0; i < g.kernel_height; ++i) {
+                    const int64_t h = row * g.stride_height - g.padding_height + i * g.dilation_height;
+                    if (h < 0 || h >= g.height) continue;
+                    S* to = energy + n * size + h * g.width;
+#pragma omp simd
+                    for (int64_t w = 0; w < g.width; ++w) to[w] += inner[w];
+                }
+            }
+        }
     }
 }
 
@@ -395,23 +475,37 @@ static void middle_gradients(
     extern "C" void row_energy_##SUFFIX(const T* x, Sum<T>::type* energy, const Rows* g) {                            \
         BY_CHANNELS(row_energy, T, x, energy)                                                                         \
     }                                                                                                                 \
+    extern "C" void row_energy_gradient_##SUFFIX(T* dx, const T* x, const Sum<T>::type* e, const Rows* g) {           \
+        BY_CHANNELS(row_energy_gradient, T, dx, x, e)                                                                 \
+    }                                                                                                                 \
     extern "C" void middle_moments_##SUFFIX(                                                                          \
         const T* z, const Sum<T>::type* s, const Sum<T>::type* shift, double* sums, const Rows* g) {                  \
         BY_CHANNELS(middle_moments, T, z, s, shift, sums)                                                             \
     }                                                                                                                 \
     extern "C" void middle_apply_##SUFFIX(                                                                            \
-        const T* z, const Sum<T>::type* s, const Sum<T>::type* a, const Sum<T>::type* b, T* h, const Rows* g) {       \
-        BY_CHANNELS(middle_apply, T, z, s, a, b, h)                                                                   \
+        const T* z, const Sum<T>::type* s, const Sum<T>::type* a, const Sum<T>::type* b, T* h,                        \
+        Sum<T>::type* energy, const Rows* g) {                                                                        \
+        BY_CHANNELS(middle_apply, T, z, s, a, b, h, energy)                                                           \
     }                                                                                                                 \
     extern "C" void middle_sums_##SUFFIX(const T* dh, const T* z, const Sum<T>::type* s, const Sum<T>::type* a,       \
-        const Sum<T>::type* b, const Sum<T>::type* mean, double* sums, const Rows* g) {                               \
-        BY_CHANNELS(middle_sums, T, dh, z, s, a, b, mean, sums)                                                       \
+        const Sum<T>::type* b, const Sum<T>::type* mean, const Sum<T>::type* e, double* sums, const Rows* g) {        \
+        BY_CHANNELS(middle_sums, T, dh, z, s, a, b, mean, e, sums)                                                    \
     }                                                                                                                 \
     extern "C" void middle_gradients_##SUFFIX(T* dh, const T* z, const Sum<T>::type* s, const Sum<T>::type* a,        \
-        const Sum<T>::type* b, const Sum<T>::type* k, const Sum<T>::type* q, Sum<T>::type* ds, const Rows* g) {       \
-        BY_CHANNELS(middle_gradients, T, dh, z, s, a, b, k, q, ds)                                                    \
+        const Sum<T>::type* b, const Sum<T>::type* k, const Sum<T>::type* q, const Sum<T>::type* e, Sum<T>::type* ds, \
+        const Rows* g) {                                                                                              \
+        BY_CHANNELS(middle_gradients, T, dh, z, s, a, b, k, q, e, ds)                                                 \
     }
 
 EXPORT(float32, float)
 EXPORT(float64, double)
 EXPORT(bfloat16, bfloat16)
+
+#define EXPORT_WINDOWS(SUFFIX, S)                                                                                     \
+    extern "C" void window_sum_##SUFFIX(const S* energy, S* sums, const Geometry* g) { window_sum(energy, sums, *g); } \
+    extern "C" void window_spread_##SUFFIX(const S* slopes, S* energy, const Geometry* g) {                           \
+        window_spread(slopes, energy, *g);                                                                            \
+    }
+
+EXPORT_WINDOWS(float32, float)
+EXPORT_WINDOWS(float64, double)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nsl.similarity import L1, Block, Structure
 from nsl.spherical import EPSILON
-from nsl.static import SHAPE_THRESHOLD, Similar, Static
+from nsl.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static
 
 
 def _block(in_features: int, block_size: int | None) -> Block:
@@ -27,7 +27,7 @@ class NSLinear(Static, nn.Linear):
         similarity: a name of `nsl.STRUCTURES` or an `nsl.Structure`. "diagonal" weighs the input features.
         block_size: features that share one block M_s, as the taps of a convolution do; None: all of them, M is
             [in_features, in_features].
-        learn_shape, shape_threshold: as in `NSConv2d`.
+        learn_shape, shape_threshold, shape_rate: as in `NSConv2d`.
 
     Parameters:
         weight [out, in], bias [out], similarity [D], and with learn_shape shape [block_size].
@@ -50,10 +50,11 @@ class NSLinear(Static, nn.Linear):
         block_size: int | None = None,
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
     ) -> None:
         block = _block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._add_similarity(similarity, block, learn_shape, shape_threshold)
+        self._add_similarity(similarity, block, learn_shape, shape_threshold, shape_rate)
 
     def effective_weight(self) -> Tensor:
         """M^T W [out, in], the weight that the layer really uses."""

@@ -3,12 +3,14 @@
     t = z s,   u = gamma (t - mean) / sqrt(variance + epsilon) + beta,   h = max(0, u),   y = second(h)
 
 z is the first convolution's output and s the inverse patch norm (SphereNet; absent in a CNN predictor); without batch
-norm u = t (paper 3.3, and the release).
+norm u = t (paper 3.3, and the release). The second is a convolution, or a hyperspherical one by the cosine:
+
+    y = conv(h, W / |W|) r,   r = (sum of the squares of h in the window + epsilon)^(-1/2)
 
 `middle` chooses between two ways of computing this. Module by module, which is the definition, keeps z, t and h for the
 backward pass, three maps of 64 channels or more, beside which the layer's own are small, and reads or writes such maps
-21 times. `_Middle` keeps only z and makes t and h again (`kernels.cpp`, where there is a compiler), some images at a
-time, so that h stays in the cache and no such map is allocated but z and its gradient.
+21 times. `_Middle` keeps only z, y and r, and makes t and h again (`kernels.cpp`, where there is a compiler), some
+images at a time, so that h stays in the cache and no such map is allocated but z and its gradient.
 """
 
 from __future__ import annotations
@@ -21,11 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
+from nsl.kernels import maps
 from nsl.kernels.paths import path
-from nsl.patches import chunk_bounds, scale_positions
+from nsl.patches import Windows, chunk_bounds, inverse_norm_slopes, scale_positions
+from nsl.spherical import EPSILON, SphereConv2d
 
 
-def middle(z: Tensor, scale: Tensor | None, norm: nn.Module, second: nn.Module) -> Tensor:
+def middle(
+    z: Tensor,
+    scale: Tensor | None,
+    norm: nn.Module,
+    second: nn.Module,
+    pads: tuple[int, int, int, int] | None = None,
+) -> Tensor:
     """`second(relu(norm(z * scale)))`.
 
     Args:
@@ -33,16 +43,25 @@ def middle(z: Tensor, scale: Tensor | None, norm: nn.Module, second: nn.Module) 
         scale: [B, 1, Ho, Wo], or None for 1.
         norm: batch norm or the identity; its running statistics are updated as it would do it itself.
         second: a convolution.
+        pads: zeros to put left, right, above and below of the second convolution's input.
 
     Returns:
-        [B, D, Ho', Wo'], in z's type.
+        [B, D, Ho', Wo'], in z's type; of a hyperspherical convolution clamped to [-1, 1], beyond which it can only get
+        by rounding.
     """
-    if _fits(z, norm, second):
+    if pads is None and _fits(z, norm, second):
         assert isinstance(second, nn.Conv2d)
         return _fused(z, scale, norm if isinstance(norm, nn.BatchNorm2d) else None, second)
-    if scale is not None:
+    if scale is not None and z.numel() and path(z) == "triton":
+        if pads is None and isinstance(norm, nn.Identity) and _is_plain_cosine(second):
+            assert isinstance(second, SphereConv2d)
+            return _on_gpu(z, scale, second)
+        z = maps.scaled(z, scale)
+    elif scale is not None:
         z = scale_positions(z, scale.to(z.dtype))
-    return second(F.relu(norm(z), inplace=True))
+    hidden = F.relu(norm(z), inplace=not isinstance(norm, nn.Identity) or scale is not None)
+    output = second(hidden if pads is None else F.pad(hidden, pads))
+    return output.clamp(-1, 1) if isinstance(second, SphereConv2d) and second.bias is None else output
 
 
 def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
@@ -53,14 +72,40 @@ def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
         return False
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in (norm, second)):
         return False
-    if type(second) is not nn.Conv2d or second.bias is not None or second.padding_mode != "zeros":
-        return False
-    if isinstance(second.padding, str):
+    if type(second) is nn.Conv2d:
+        if second.bias is not None or second.padding_mode != "zeros" or isinstance(second.padding, str):
+            return False
+    elif not _is_plain_cosine(second):
         return False
     if isinstance(norm, nn.Identity):
         return True
     known = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
     return known and (not norm.training or z.numel() > z.shape[1])
+
+
+def _is_plain_cosine(second: nn.Module) -> bool:
+    """Whether this is a hyperspherical convolution and nothing beside."""
+    if type(second) is not SphereConv2d or second.operator != "cosine" or second.groups != 1:
+        return False
+    hooks = second._forward_hooks or second._forward_pre_hooks or second._backward_hooks
+    plain = second.bias is None and second.padding_mode == "zeros" and not isinstance(second.padding, str)
+    return plain and not hooks
+
+
+def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
+    """Without a norm, by the operators of `nsl.kernels`: h and its energy in one pass, y in one pass.
+
+    The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
+    the others out again.
+    """
+    geometry = [(int(pair[0]), int(pair[1])) for pair in (second.stride, second.padding, second.dilation)]
+    filters, device = second.out_channels, z.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
+    hidden, energy = maps.scaled_with_energy(z, scale, "relu")
+    weight = maps.unit_weight(second.weight, dtype, EPSILON, -(-filters // 8) * 8)
+    product = F.conv2d(hidden, weight, None, *geometry)
+    kernel = (weight.shape[2], weight.shape[3])
+    return maps.scaled(product, maps.inverse_of_energy(energy, kernel, *geometry, EPSILON), "clamp", filters)
 
 
 def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:
@@ -76,7 +121,8 @@ def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second:
         if training:
             mean, variance = _moments(z, scale)
             _update(norm, mean, variance, z.numel() // z.shape[1])
-    weight = second.weight.to(z.dtype)
+    weight = second.unit_weight() if isinstance(second, SphereConv2d) else second.weight
+    weight = weight.to(z.dtype)
     return _Middle.apply(z, scale, gamma, beta, weight, mean, variance, training, epsilon, second)
 
 
@@ -141,19 +187,24 @@ def _line(
     return slope.to(wide), (beta - mean * slope).to(wide)
 
 
-def _hidden(z: Tensor, scale: Tensor | None, slope: Tensor, offset: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """h, some images at a time: which, and their h, channels last, in a buffer that the next ones overwrite."""
+def _hidden(
+    z: Tensor, scale: Tensor | None, slope: Tensor, offset: Tensor, energy: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """h, some images at a time: which, and their h, channels last, in a buffer that the next ones overwrite; into
+    `energy` [B, 1, Ho, Wo], where it is given, go the sums of h's squares over the channels."""
     n, chunks = chunk_bounds(z.shape[0], z[0].numel() * z.element_size())
     buffer = torch.empty_like(z[:n], memory_format=torch.channels_last)
     for start, stop in chunks:
         part = None if scale is None else scale[start:stop]
         rows, hidden = _rows(z[start:stop]), buffer[: stop - start]
-        compiled.call("middle_apply", _shape(rows), rows, _positions(part), slope, offset, _rows(hidden))
+        squares = None if energy is None else energy[start:stop]
+        compiled.call("middle_apply", _shape(rows), rows, _positions(part), slope, offset, _rows(hidden), squares)
         yield slice(start, stop), hidden
 
 
 class _Middle(torch.autograd.Function):
-    """See the module; `mean` and `variance` [h] are the batch's in training and the running ones in evaluation."""
+    """See the module; `mean` and `variance` [h] are the batch's in training and the running ones in evaluation,
+    `weight` the second convolution's kernels in z's type, divided by their norms where that is hyperspherical."""
 
     @staticmethod
     def forward(
@@ -169,20 +220,37 @@ class _Middle(torch.autograd.Function):
         epsilon: float,
         second: nn.Conv2d,
     ) -> Tensor:
-        ctx.save_for_backward(z, scale, gamma, beta, weight, mean, variance)
         ctx.training, ctx.epsilon = training, epsilon
         ctx.geometry = second.stride, second.padding, second.dilation, second.groups
         line = _line(z, gamma, beta, mean, variance, epsilon)
-        parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        sphere = isinstance(second, SphereConv2d)
+        energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=_wide(z)) if sphere else None
+        parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line, energy)]
+        output = parts[0] if len(parts) == 1 else torch.cat(parts)
+        ctx.windows = inverse = None
+        if energy is not None:
+            kernel = (weight.shape[2], weight.shape[3])
+            ctx.windows = Windows((z.shape[2], z.shape[3]), kernel, *ctx.geometry[:3])
+            inverse = ctx.windows.sums(energy).add_(EPSILON).rsqrt_()
+            # Rounding may carry a cosine beyond 1, in bfloat16 visibly.
+            output = scale_positions(output, inverse.to(output.dtype)).clamp_(-1, 1)
+        kept = output if sphere else None
+        ctx.save_for_backward(z, scale, gamma, beta, weight, mean, variance, kept, inverse)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (z, scale, gamma, beta, weight, mean, variance) = gradients, ctx.saved_tensors
+        (gradient,), (z, scale, gamma, beta, weight, mean, variance, output, inverse) = gradients, ctx.saved_tensors
         rest = (None,) * 5
         if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
             return (*_differentiable_backward(ctx, gradient), *rest)
         slope, offset = _line(z, gamma, beta, mean, variance, ctx.epsilon)
+        energies = None  # dL/d energy of h [B, 1, Ho, Wo]
+        if inverse is not None:
+            # y = product * inverse, so that sum_d(dL/dy y) / inverse is dL/d inverse.
+            along = (gradient * output).sum(1, keepdim=True, dtype=inverse.dtype).div_(inverse)
+            energies = ctx.windows.spread(inverse_norm_slopes(along, inverse))
+            gradient = scale_positions(gradient, inverse.to(gradient.dtype))
         stride, padding, dilation, groups = ctx.geometry
         dz = torch.empty_like(z, memory_format=torch.channels_last)  # first dh
         total: Tensor | None = None
@@ -209,30 +277,35 @@ class _Middle(torch.autograd.Function):
         if gamma is not None:
             sums = torch.empty(2, z.shape[1], dtype=torch.float64)
             centre = mean.to(slope.dtype)
-            compiled.call("middle_sums", _shape(rows), slopes, rows, scales, slope, offset, centre, sums)
-            inverse = (variance.double() + ctx.epsilon).rsqrt()
-            dbeta, dgamma = sums[0].to(beta.dtype), (sums[1] * inverse).to(gamma.dtype)
+            compiled.call("middle_sums", _shape(rows), slopes, rows, scales, slope, offset, centre, energies, sums)
+            inverse_std = (variance.double() + ctx.epsilon).rsqrt()
+            dbeta, dgamma = sums[0].to(beta.dtype), (sums[1] * inverse_std).to(gamma.dtype)
             if ctx.training:
                 # The batch's statistics depend on t: dt = a (g - mean(g) - (t - mean) mean(g (t - mean)) / variance).
-                curve = -slope * inverse.square() * sums[1] / len(rows)
+                curve = -slope * inverse_std.square() * sums[1] / len(rows)
                 linear = curve.to(slope.dtype)
                 constant = (-slope * sums[0] / len(rows) - curve * mean).to(slope.dtype)
         if scale is not None:
             dscale = torch.empty_like(scale, memory_format=torch.contiguous_format)
         compiled.call(
-            "middle_gradients", _shape(rows), slopes, rows, scales, slope, offset, constant, linear, dscale
+            "middle_gradients", _shape(rows), slopes, rows, scales, slope, offset, constant, linear, energies, dscale
         )
         return (dz, dscale, dgamma, dbeta, dweight, *rest)
 
 
 def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients as differentiable functions of everything they depend on, by way of the definition."""
-    z, scale, gamma, beta, weight, mean, variance = ctx.saved_tensors
+    z, scale, gamma, beta, weight, mean, variance, _, inverse = ctx.saved_tensors
     t = z if scale is None else z * scale.to(z.dtype)
     if gamma is not None:
         means, variances = (None, None) if ctx.training else (mean, variance)
         t = F.batch_norm(t, means, variances, gamma, beta, training=ctx.training, eps=ctx.epsilon)
-    output = F.conv2d(F.relu(t), weight, None, *ctx.geometry)
+    hidden = F.relu(t)
+    output = F.conv2d(hidden, weight, None, *ctx.geometry)
+    if inverse is not None:
+        energy = (hidden * hidden).sum(1, keepdim=True, dtype=inverse.dtype)
+        window = F.conv2d(energy, energy.new_ones(1, 1, *weight.shape[2:]), None, *ctx.geometry[:3])
+        output = output * (window + EPSILON).rsqrt().to(output.dtype)
     needed = ctx.needs_input_grad[:5]
     wanted = [tensor for tensor, need in zip((z, scale, gamma, beta, weight), needed) if need]
     found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))

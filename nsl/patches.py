@@ -180,15 +180,128 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x)
-        rows = x.permute(0, 2, 3, 1)
-        if not rows.is_contiguous() or dtype != (torch.float64 if x.dtype == torch.float64 else torch.float32):
-            return (x * x).sum(1, keepdim=True, dtype=dtype)
-        energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype)
-        shape = compiled.Rows(energy.numel(), x.shape[1], torch.get_num_threads())
-        compiled.call("row_energy", shape, rows, energy)
-        return energy
+        return _row_energy(x, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return scale_positions(x, (2 * gradients[0]).to(x.dtype)), None
+
+
+class Windows:
+    """Sums over the windows of a convolution, of maps of one channel: [B, 1, H, W] to [B, 1, Ho, Wo], and back.
+
+    Args:
+        size: H and W.
+        kernel, stride, padding, dilation: of the convolution, (vertical, horizontal).
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+    ) -> None:
+        self.size, self.pairs = size, (kernel, stride, padding, dilation)
+        height, width = (
+            (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+        )
+        self.out = height, width
+
+    def _geometry(self, images: int) -> compiled.Geometry:
+        pairs = [side for pair in self.pairs for side in pair]
+        return compiled.Geometry(images, *self.size, 1, *self.out, *pairs, torch.get_num_threads())
+
+    def sums(self, energy: Tensor) -> Tensor:
+        """Forward; compiled kernels only (`nsl.spherical.patch_norm` has the same in plain PyTorch)."""
+        found = torch.empty(len(energy), 1, *self.out, dtype=energy.dtype, device=energy.device)
+        compiled.call("window_sum", self._geometry(len(energy)), energy, found)
+        return found
+
+    def spread(self, slopes: Tensor) -> Tensor:
+        """Backward: slopes of the sums to slopes of the energy."""
+        found = torch.empty(len(slopes), 1, *self.size, dtype=slopes.dtype, device=slopes.device)
+        compiled.call("window_spread", self._geometry(len(slopes)), slopes.contiguous(), found)
+        return found
+
+
+def inverse_norm_slopes(gradient: Tensor, inverse: Tensor) -> Tensor:
+    """dL/d window sum from dL/d inverse: inverse = (sum + epsilon)^(-1/2)."""
+    return gradient * inverse.pow(3).mul_(-0.5)
+
+
+class ProductAndNorm(torch.autograd.Function):
+    """A convolution and the inverse norms of the patches it sees: conv(x, weight), (sum of squares + epsilon)^(-1/2).
+
+    x [B, C, H, W], weight [F, C, kh, kw] to [B, F, Ho, Wo] and, in at least float32, [B, 1, Ho, Wo]. Both gradients
+    of x are written into one map. Compiled kernels only; second derivatives go by the definition.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        epsilon: float,
+    ) -> tuple[Tensor, Tensor]:
+        kernel = (weight.shape[2], weight.shape[3])
+        ctx.windows = Windows((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        inverse = ctx.windows.sums(_row_energy(x, wide)).add_(epsilon).rsqrt_()
+        ctx.geometry, ctx.epsilon = (stride, padding, dilation), epsilon
+        ctx.save_for_backward(x, weight, inverse)
+        return F.conv2d(x, weight, None, *ctx.geometry), inverse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        needed, rest = ctx.needs_input_grad[:2], (None,) * 4
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+            stride, padding, dilation = ctx.geometry
+            outputs = product_and_norm(x, weight, stride, padding, dilation, ctx.epsilon)
+            wanted = [tensor for tensor, need in zip((x, weight), needed) if need]
+            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
+            return (*(next(found) if need else None for need in needed), *rest)
+        dx, dweight, _ = torch.ops.aten.convolution_backward(
+            gradients[0], x, weight, None, *ctx.geometry, False, [0, 0], 1, [*needed, False]
+        )
+        if dx is not None:
+            slopes = ctx.windows.spread(inverse_norm_slopes(gradients[1], inverse))
+            rows, target = x.permute(0, 2, 3, 1), dx.permute(0, 2, 3, 1)
+            if rows.is_contiguous() and target.is_contiguous():
+                shape = compiled.Rows(slopes.numel(), x.shape[1], torch.get_num_threads())
+                compiled.call("row_energy_gradient", shape, target, rows, slopes)
+            else:
+                dx = dx + x * slopes.mul_(2).to(x.dtype)
+        return (dx, dweight, *rest)
+
+
+def product_and_norm(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    epsilon: float,
+) -> tuple[Tensor, Tensor]:
+    """The definition of `ProductAndNorm` in differentiable tensor operations."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    energy = (x * x).sum(1, keepdim=True, dtype=wide)
+    window = F.conv2d(energy, energy.new_ones(1, 1, *weight.shape[2:]), None, stride, padding, dilation)
+    return F.conv2d(x, weight, None, stride, padding, dilation), (window + epsilon).rsqrt()
+
+
+def _row_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`channel_energy` without a gradient."""
+    rows = x.permute(0, 2, 3, 1)
+    if not rows.is_contiguous() or dtype != (torch.float64 if x.dtype == torch.float64 else torch.float32):
+        return (x * x).sum(1, keepdim=True, dtype=dtype)
+    energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype)
+    shape = compiled.Rows(energy.numel(), x.shape[1], torch.get_num_threads())
+    compiled.call("row_energy", shape, rows, energy)
+    return energy

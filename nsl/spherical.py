@@ -17,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.functional import _pair
-from nsl.patches import channel_energy, scale_positions
+from nsl.functional import _pair, output_size
+from nsl.kernels import maps
+from nsl.kernels.operators import taps
+from nsl.kernels.paths import path
+from nsl.patches import ProductAndNorm, channel_energy, scale_positions
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
@@ -88,14 +91,29 @@ def patch_norm(
     batch, channels, height, width = input.shape
     device = input.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        if groups == 1 and input.numel() and path(input) == "triton":
+            geometry = (kernel, _pair(stride), _pair(padding), _pair(dilation))
+            return maps.inverse_patch_norms(input, *geometry, epsilon).reciprocal()
         if groups == 1:
             energy = channel_energy(input, dtype)
         else:
             grouped = input.reshape(batch, groups, channels // groups, height, width)
             energy = (grouped * grouped).sum(2, dtype=dtype)
+        if energy.device.type == "cuda":  # no convolution there, which TF32 would round
+            window = _window_sums(energy, kernel, _pair(stride), _pair(padding), _pair(dilation))
+            return (window + epsilon).sqrt()
         ones = energy.new_ones(groups, 1, *kernel)
         window = F.conv2d(energy, ones, None, _pair(stride), _pair(padding), _pair(dilation), groups)
         return (window + epsilon).sqrt()
+
+
+def _window_sums(
+    energy: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    """A convolution with ones of every map by itself, [B, G, H, W] to [B, G, Ho, Wo], by slices."""
+    out = output_size((energy.shape[2], energy.shape[3]), kernel, stride, padding, dilation)
+    window = [*kernel, *stride, *padding, *dilation]
+    return torch.stack(taps(energy.permute(0, 2, 3, 1), out, window)).sum(0).permute(0, 3, 1, 2)
 
 
 class SphereConv2d(nn.Conv2d):
@@ -163,15 +181,41 @@ class SphereConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, operator={self.operator!r}"
 
+    def unit_weight(self) -> Tensor:
+        """The kernels [F, C / groups, kh, kw] divided by their norms."""
+        return self.weight / (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
+
+    def unscaled(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output as a map [B, F, Ho, Wo] and the factor [B, 1, Ho, Wo] that it is still to be multiplied with.
+
+        The factor, the patches' inverse norms, is None where the operator has needed it already. What follows can
+        often take it into a pass of its own (`nsl.middle`).
+        """
+        plain = self.padding_mode == "zeros" and self.groups == 1 and self.operator == "cosine" and self.bias is None
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if not plain or hooks or isinstance(self.padding, str):
+            return self(input), None
+        geometry, device = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), input.device.type
+        way = path(input) if input.numel() else "plain"
+        if way != "plain":
+            autocast = torch.is_autocast_enabled(device)
+            dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
+            if way == "triton":
+                product = F.conv2d(input, maps.unit_weight(self.weight, dtype, EPSILON), None, *geometry)
+                return product, maps.inverse_patch_norms(input, _pair(self.kernel_size), *geometry, EPSILON)
+            if dtype == input.dtype and dtype in (self.weight.dtype, torch.bfloat16):
+                return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
+        product = F.conv2d(input, self.unit_weight(), None, *geometry)
+        return product, patch_norm(input, _pair(self.kernel_size), *geometry).reciprocal()
+
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
-        norm = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         kernel, stride, dilation = _pair(self.kernel_size), _pair(self.stride), _pair(self.dilation)
-        product = F.conv2d(input, self.weight / norm, None, stride, padding, dilation, self.groups)
+        product = F.conv2d(input, self.unit_weight(), None, stride, padding, dilation, self.groups)
         inverse = patch_norm(input, kernel, stride, padding, dilation, self.groups).reciprocal()
         if self.groups > 1:
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from nsl.similarity import Block, Structure, boolean_shape, make_structure
 
 #: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
-#: gives neither value; these are ours. Only their distance matters: D_r moves by about 0.1 in the first few hundred
-#: steps, so that a larger distance leaves D full in every short training.
+#: gives neither value; these are ours. Only their distance over the rate matters.
 SHAPE_INIT, SHAPE_THRESHOLD = 1.0, 0.9
+#: eta of equation (5), D_r <- D_r - eta dL/dD, as a multiple of the training's learning rate. The step is plain: no
+#: momentum, no weight decay.
+SHAPE_RATE = 1.0
 
 
 def mix(weight: Tensor, matrix: Tensor) -> Tensor:
@@ -32,6 +34,7 @@ class Similar(nn.Module):
     block: Block
     shape: nn.Parameter | None
     shape_threshold: float
+    shape_rate: float
 
     def _add_structure(
         self,
@@ -39,10 +42,11 @@ class Similar(nn.Module):
         block: Block,
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
         like: Tensor | None = None,
     ) -> None:
         self.structure, self.block = make_structure(similarity), block
-        self.shape_threshold = float(shape_threshold)
+        self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
         if learn_shape:
             like = torch.empty(0) if like is None else like
             self.shape = nn.Parameter(torch.full((self.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype))
@@ -79,8 +83,9 @@ class Static(Similar):
         block: Block,
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
+        shape_rate: float = SHAPE_RATE,
     ) -> None:
-        self._add_structure(similarity, block, learn_shape, shape_threshold, self.weight)
+        self._add_structure(similarity, block, learn_shape, shape_threshold, shape_rate, self.weight)
         free = self.structure.identity(block)
         self.similarity = nn.Parameter(free.to(device=self.weight.device, dtype=self.weight.dtype))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, window_flip
-from nsl.data.dataset import DataError, Dataset, check_option, fingerprint, make_dataset, subset
+from nsl.data.dataset import DataError, Dataset, check_option, fingerprint, hold_out, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
 
@@ -24,6 +24,7 @@ __all__ = [
     "crop_flip",
     "data_root",
     "fingerprint",
+    "hold_out",
     "load",
     "load_fewshot",
     "make_dataset",
@@ -34,8 +35,8 @@ __all__ = [
     "window_flip",
 ]
 
-# The options of every set; the two numbers of images per class are common to all.
-_COMMON = ("train_per_class", "test_per_class")
+# The options of every set; the two numbers of images per class, and the validation split, are common to all.
+_COMMON = ("train_per_class", "test_per_class", "validation")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "digits": ("image_size", *_COMMON),
     "glyphs": ("num_classes", *_COMMON, "seed", "image_size", "plain"),
@@ -79,6 +80,7 @@ def load(
         download: fetch missing CIFAR files from the official address.
         options: for every set `train_per_class` and `test_per_class`, the number of images of each class (the
             first ones; None or absent: all, of the unlimited glyphs as many as `load_glyphs` says).
+            `validation`: so many training images, always the same, stand in place of the test images (see `hold_out`).
             digits: `image_size` (16).  glyphs: `num_classes` (100), `seed` (0) and `image_size` (32), `plain` (False).
             The ImageNet sets: `image_size` (224, or 64 for the tiny ones), see `nsl.data.imagenet`.
 
@@ -99,7 +101,12 @@ def load(
     for option, value in options.items():
         if not (option in _COMMON and value is None):
             check_option(f"Data set {name!r}", option, value)
-    folder = data_root(root)
+    validation = options.pop("validation", None)
+    loaded = _load(name, data_root(root), download, options)
+    return loaded if validation is None else hold_out(loaded, validation)
+
+
+def _load(name: str, folder: Path, download: bool, options: dict[str, Any]) -> Dataset:
     if name == "digits":
         from nsl.data.digits import load_digits
 

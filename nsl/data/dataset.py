@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -192,3 +193,33 @@ def subset(
     train = part("train", dataset.train_images, dataset.train_labels, train_per_class)
     test = part("test", dataset.test_images, dataset.test_labels, test_per_class)
     return make_dataset(dataset.name, *train, *test, dataset.class_names)
+
+
+#: Seed of the choice of the images that are held out.
+_HOLD_OUT_SEED = 0
+
+
+def hold_out(dataset: Dataset, count: int) -> Dataset:
+    """A validation split: `count` training images take the place of the test images, which are left out altogether.
+
+    Args:
+        dataset: its test images are not looked at.
+        count: images to hold out, the same ones every time: the first of a fixed shuffle.
+
+    Returns:
+        The set with N - count training and `count` "test" images, with a fingerprint of its own.
+
+    Raises:
+        DataError: `count` is below 1 or leaves no training image.
+    """
+    total = len(dataset.train_images)
+    if not 1 <= count < total:
+        raise DataError(
+            f"{dataset.name}: validation must be 1 to {total - 1} of the {total} training images, got {count}."
+        )
+    order = torch.from_numpy(np.random.Generator(np.random.PCG64(_HOLD_OUT_SEED)).permutation(total))
+    held, kept = order[:count].sort().values, order[count:].sort().values
+    images, labels = dataset.train_images, dataset.train_labels
+    parts = (images[kept], labels[kept], images[held], labels[held])
+    made = make_dataset(dataset.name, *parts, dataset.class_names)
+    return replace(made, crop_size=dataset.crop_size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsl.kernels import diagonal, norms, tiles, unconstrained
+from nsl.kernels import diagonal, tiles, unconstrained
 from nsl.kernels.precision import float32_products
 from nsl.kernels.taps import Maps, Window
 
@@ -17,7 +17,7 @@ from nsl.kernels.taps import Maps, Window
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _run(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: tiles.Tile, **constants: Any) -> None:
+def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: tiles.Tile, **constants: Any) -> None:
     """One launch, on the tensors' own device and its present stream."""
     device = arguments[0].device
     sides = {"ROWS": tile.rows, "CHANNELS": tile.channels, "FILTERS": tile.filters}
@@ -37,7 +37,7 @@ def _maps(x: Tensor, w: Tensor, m: Tensor) -> Maps:
     return Maps(*x.shape[1:3], w.shape[1], w.shape[2], *m.shape[1:3])
 
 
-def _blocks(value: int, side: int) -> int:
+def blocks(value: int, side: int) -> int:
     return -(-value // side)
 
 
@@ -51,13 +51,13 @@ def forward(x: Tensor, w: Tensor, m: Tensor, window: Window) -> Tensor:
     y = x.new_empty(*m.shape[:3], filters)
     choose = tiles.diagonal_forward if m.dim() == 4 else tiles.unconstrained_forward
     tile = choose(channels, filters, x.element_size())
-    grid = (_blocks(_positions(m), tile.rows), _blocks(filters, tile.filters))
+    grid = (blocks(_positions(m), tile.rows), blocks(filters, tile.filters))
     constants: dict[str, Any] = {"tile": tile, "PRODUCTS": _products(x.dtype)}
     arguments = (x, m, w, y, _positions(m), _maps(x, w, m), window)
     if m.dim() == 4:
-        _run(diagonal.forward, grid, *arguments, BLOCKS=_blocks(channels, tile.channels), **constants)
+        run(diagonal.forward, grid, *arguments, BLOCKS=blocks(channels, tile.channels), **constants)
     else:
-        _run(unconstrained.forward, grid, *arguments, **constants)
+        run(unconstrained.forward, grid, *arguments, **constants)
     return y
 
 
@@ -68,23 +68,23 @@ def input_gradients(dy: Tensor, x: Tensor, w: Tensor, m: Tensor, window: Window)
     dx = torch.empty_like(x)
     choose = tiles.diagonal_inputs if m.dim() == 4 else tiles.unconstrained_slopes
     tile = choose(channels, filters, x.element_size())
-    parts = _blocks(channels, tile.channels)
+    parts = blocks(channels, tile.channels)
     # Several blocks of channels: each writes what it gives to dm, and they are added up in float32.
     shape, dtype = (parts, *m.shape), m.dtype if parts == 1 else torch.float32
-    constants: dict[str, Any] = {"BLOCKS": _blocks(filters, tile.filters), "PRODUCTS": _products(x.dtype)}
+    constants: dict[str, Any] = {"BLOCKS": blocks(filters, tile.filters), "PRODUCTS": _products(x.dtype)}
     if m.dim() == 4:
         dm = x.new_zeros(shape, dtype=dtype)
-        grid = (_blocks(places, tile.rows), parts)
+        grid = (blocks(places, tile.rows), parts)
         arguments = (x, m, w, dy, dx, dm, positions, places, maps, window)
-        _run(diagonal.inputs, grid, *arguments, tile=tile, **constants)
+        run(diagonal.inputs, grid, *arguments, tile=tile, **constants)
     else:
         dm = x.new_empty(shape, dtype=dtype)
         t = x.new_empty(*m.shape[:4], channels)
-        grid = (_blocks(positions, tile.rows), parts)
-        _run(unconstrained.slopes, grid, x, m, w, dy, t, dm, positions, maps, window, tile=tile, **constants)
+        grid = (blocks(positions, tile.rows), parts)
+        run(unconstrained.slopes, grid, x, m, w, dy, t, dm, positions, maps, window, tile=tile, **constants)
         tile = tiles.rows_of_channels(channels)
-        grid = (_blocks(places, tile.rows), _blocks(channels, tile.channels))
-        _run(unconstrained.gather, grid, t, dx, places, maps, window, tile=tile)
+        grid = (blocks(places, tile.rows), blocks(channels, tile.channels))
+        run(unconstrained.gather, grid, t, dx, places, maps, window, tile=tile)
     return dx, dm[0] if parts == 1 else dm.sum(0).to(m.dtype)
 
 
@@ -94,34 +94,11 @@ def weight_gradient(dy: Tensor, x: Tensor, w: Tensor, m: Tensor, window: Window)
     positions = _positions(m)
     choose = tiles.diagonal_weight if m.dim() == 4 else tiles.unconstrained_weight
     tile = choose(channels, filters, x.element_size())
-    across, down = taps * _blocks(channels, tile.channels), _blocks(filters, tile.filters)
+    across, down = taps * blocks(channels, tile.channels), blocks(filters, tile.filters)
     stretch = tiles.stretch(positions, across * down, tile.rows)
-    splits = _blocks(positions, stretch)
+    splits = blocks(positions, stretch)
     parts = x.new_empty(splits, *w.shape, dtype=torch.float32)
     kernel = diagonal.weight if m.dim() == 4 else unconstrained.weight
     arguments = (x, m, dy, parts, positions, stretch, _maps(x, w, m), window)
-    _run(kernel, (across, down, splits), *arguments, tile=tile, PRODUCTS=_products(x.dtype))
+    run(kernel, (across, down, splits), *arguments, tile=tile, PRODUCTS=_products(x.dtype))
     return parts.sum(0).to(w.dtype)
-
-
-def _norm_maps(x: Tensor, norm: Tensor) -> Maps:
-    return Maps(*x.shape[1:], 1, *norm.shape[1:])
-
-
-def patch_norm(x: Tensor, out: list[int], window: Window, epsilon: float) -> Tensor:
-    """norm."""
-    e = x.new_empty(x.shape[:3], dtype=torch.float32)
-    norm = x.new_empty(x.shape[0], *out, dtype=torch.float32)
-    maps, tile, flat = _norm_maps(x, norm), tiles.rows_of_channels(x.shape[3]), tiles.rows_alone()
-    _run(norms.energy, (_blocks(e.numel(), tile.rows),), x, e, e.numel(), maps, tile=tile)
-    grid = (_blocks(norm.numel(), flat.rows),)
-    _run(norms.window_norm, grid, e, norm, norm.numel(), epsilon, maps, window, tile=flat)
-    return norm
-
-
-def patch_norm_gradient(slope: Tensor, x: Tensor, norm: Tensor, window: Window) -> Tensor:
-    """dx."""
-    dx, places, tile = torch.empty_like(x), _positions(x), tiles.rows_of_channels(x.shape[3])
-    grid = (_blocks(places, tile.rows),)
-    _run(norms.gradient, grid, slope, x, norm, dx, places, _norm_maps(x, norm), window, tile=tile)
-    return dx

@@ -66,7 +66,13 @@ def rows_of_channels(channels: int) -> Tile:
 
 
 def rows_alone() -> Tile:
+    """For kernels of one number a row."""
     return Tile(256, 16, 16, 4, 1)
+
+
+def whole_row() -> Tile:
+    """For kernels that go along one row a program."""
+    return Tile(1, 1024, 16, 4, 1)
 
 
 def stretch(positions: int, programs: int, rows: int) -> int:

@@ -366,6 +366,7 @@ def create_backbone(
     width: int | None = None,
     kind: str = "none",
     similarity: str = "diagonal",
+    predictor: str = "sphere",
     predictor_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Backbone:
@@ -378,7 +379,7 @@ def create_backbone(
             dynamic predictor has 2 (diagonal) or 4 (unconstrained) times `width` hidden maps, the release's
             proportion.
         similarity: "diagonal" or "unconstrained".
-        predictor_options: of the dynamic predictor, see `nsl.DynamicNSConv2d`.
+        predictor, predictor_options: of a dynamic similarity, see `nsl.DynamicNSConv2d`.
         options: batch_statistics, and for CNN-4 pools.
 
     Returns:
@@ -403,8 +404,8 @@ def create_backbone(
         convolution: Convolution = partial(NSConv2d, similarity=similarity)
     else:
         hidden = (4 if similarity == "unconstrained" else 2) * width
-        predictor = {"hidden": hidden, **(predictor_options or {})}
-        convolution = partial(DynamicNSConv2d, similarity=similarity, predictor_options=predictor)
+        own = {"hidden": hidden, **(predictor_options or {})}
+        convolution = partial(DynamicNSConv2d, similarity=similarity, predictor=predictor, predictor_options=own)
     return build(width=width, convolution=convolution, **options)
 
 

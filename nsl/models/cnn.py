@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from nsl.conv import DynamicNSConv2d, NSConv2d
-from nsl.predictor import BATCH_NORM_EPSILON, SharedKernels
+from nsl.predictor import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
 from nsl.similarity import Block, make_structure
+from nsl.static import SHAPE_RATE
 
 VARIANTS = ("paper", "release")
 #: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.
@@ -151,9 +152,12 @@ def nsn9(
     width: int = 32,
     image_size: int = 32,
     variant: str = "paper",
-    predictor: str = "sphere",
+    predictor: str | None = None,
     sharing: str = "disjoint",
+    adaptation: str = "layer",
     learn_shape: bool = False,
+    shape_rate: float = SHAPE_RATE,
+    residual: bool = True,
     predictor_options: dict[str, Any] | None = None,
 ) -> PlainCNN:
     """CNN-9 with a neural similarity in its nine convolutions.
@@ -162,40 +166,87 @@ def nsn9(
         num_classes, width, image_size, variant: as in `PlainCNN`.
         kind: "static" or "dynamic".
         similarity: "diagonal" or "unconstrained".
-        predictor: "sphere" or "cnn" (dynamic only; Table 1).
-        sharing: "disjoint", one predictor a layer, or "shared", one for all layers with an adaptation
-            convolution each (dynamic only; Table 3).
+        predictor: "sphere", "cnn" or "release" (dynamic only; Table 1); None: "sphere", the release's with
+            variant="release".
+        sharing: "disjoint", one predictor a layer, or "shared", one for all layers behind adaptation networks
+            (dynamic only; Table 3).
+        adaptation: "layer", an adaptation network a layer, or "map_size", one for all layers of equal map size and
+            input channels (shared only; paper 3.3.2).
         learn_shape: the rows "(J)" of Table 2.
+        shape_rate: of the learned shape, see `nsl.NSConv2d`.
+        residual: False: M without the identity (dynamic only).
         predictor_options: passed to the predictor. Hidden channels default to the release's 64 (diagonal) and
             128 (unconstrained), in proportion to `width`.
 
     Raises:
         ValueError: an unknown or impossible choice; the sentence lists the possible ones.
     """
+    shape: dict[str, Any] = {"learn_shape": learn_shape, "shape_rate": shape_rate}
     if kind == "static":
-        if sharing != "disjoint" or predictor != "sphere" or predictor_options:
-            raise ValueError("predictor, sharing and predictor_options are for kind='dynamic' only")
-        convolution: Convolution = partial(NSConv2d, similarity=similarity, learn_shape=learn_shape)
+        dynamic_only = (predictor, sharing, adaptation, residual, predictor_options)
+        if dynamic_only != (None, "disjoint", "layer", True, None):
+            raise ValueError(
+                "predictor, sharing, adaptation, residual and predictor_options are for kind='dynamic' only"
+            )
+        convolution: Convolution = partial(NSConv2d, similarity=similarity, **shape)
         return PlainCNN(num_classes, width, 3, image_size, convolution, variant)
     if kind != "dynamic":
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
+    predictor = default_predictor(variant) if predictor is None else predictor
     options: dict[str, Any] = {
         "hidden": (4 if similarity == "unconstrained" else 2) * width,
         "batch_norm_momentum": BATCH_NORM_MOMENTUM.get(variant, 0.1),
     }
     options |= predictor_options or {}
+    convolution = partial(
+        DynamicNSConv2d, similarity=similarity, predictor=predictor, residual=residual, **shape
+    )
     if sharing == "shared":
-        if predictor != "sphere":
-            raise ValueError(f"sharing='shared' needs predictor='sphere', got {predictor!r}")
-        degrees = make_structure(similarity).degrees_of_freedom(Block((3, 3)))
-        options["shared"] = SharedKernels(width, degrees, 3, options["hidden"])
+        convolution = _sharing(convolution, width, similarity, predictor, adaptation, options)
     elif sharing != "disjoint":
         raise ValueError(f"sharing must be 'disjoint' or 'shared', got {sharing!r}")
-    convolution = partial(
-        DynamicNSConv2d,
-        similarity=similarity,
-        predictor=predictor,
-        learn_shape=learn_shape,
-        predictor_options=options,
-    )
+    elif adaptation != "layer":
+        raise ValueError("adaptation='map_size' is for sharing='shared' only")
+    else:
+        convolution = partial(convolution, predictor_options=options)
     return PlainCNN(num_classes, width, 3, image_size, convolution, variant)
+
+
+def default_predictor(variant: str) -> str:
+    """The predictor that belongs to a variant."""
+    return "release" if variant == "release" else "sphere"
+
+
+def _sharing(
+    convolution: Convolution,
+    width: int,
+    similarity: str,
+    predictor: str,
+    adaptation: str,
+    options: dict[str, Any],
+) -> Convolution:
+    """Convolutions whose predictors have the same two kernels, and adaptation networks a layer or a map size."""
+    if predictor not in ("sphere", "release"):
+        raise ValueError(f"sharing='shared' needs predictor='sphere' or 'release', got {predictor!r}")
+    if adaptation not in ("layer", "map_size"):
+        raise ValueError(f"adaptation must be 'layer' or 'map_size', got {adaptation!r}")
+    if adaptation == "map_size" and predictor != "sphere":
+        raise ValueError("adaptation='map_size' needs predictor='sphere'")
+    degrees = make_structure(similarity).degrees_of_freedom(Block((3, 3)))
+    operator: dict[str, Any] = {"operator": options["operator"]} if "operator" in options else {}
+    kernels = SharedKernels(width, degrees, 3, options["hidden"], release=predictor == "release", **operator)
+    networks: dict[tuple[int, int], nn.Module] = {}
+
+    def build(in_channels: int, out_channels: int, kernel_size: int, **more: Any) -> nn.Module:
+        own = {**options, "shared": kernels}
+        if adaptation == "map_size":
+            # In a network that doubles its filters with every pooling, the two numbers tell the map's size.
+            key = (in_channels, out_channels)
+            if key not in networks:
+                networks[key] = adaptation_network(
+                    in_channels, width, kernel_size, padding=1, batch_norm_momentum=options["batch_norm_momentum"]
+                )
+            own["adaptation"] = networks[key]
+        return convolution(in_channels, out_channels, kernel_size, predictor_options=own, **more)
+
+    return build

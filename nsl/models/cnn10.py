@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nsl.conv import DynamicNSConv2d
-from nsl.models.cnn import BATCH_NORM_MOMENTUM, VARIANTS, ConvBlock, Convolution
+from nsl.models.cnn import BATCH_NORM_MOMENTUM, VARIANTS, ConvBlock, Convolution, default_predictor
 from nsl.predictor import BATCH_NORM_EPSILON
 
 #: Convolutions a stage, of CNN-10 and of the deeper CNN-10++.
@@ -132,7 +132,7 @@ def nsn10(
     width: int = 32,
     image_size: int = 224,
     variant: str = "paper",
-    predictor: str = "sphere",
+    predictor: str | None = None,
     predictor_options: dict[str, Any] | None = None,
 ) -> ImageNetCNN:
     """CNN-10 with a dynamic diagonal similarity (DNS) in its nine 3x3 convolutions.
@@ -146,7 +146,7 @@ def nsn10(
     convolution: Callable[..., nn.Module] = partial(
         DynamicNSConv2d,
         similarity="diagonal",
-        predictor=predictor,
+        predictor=default_predictor(variant) if predictor is None else predictor,
         predictor_options=options | (predictor_options or {}),
     )
     return ImageNetCNN(num_classes, 4 * width, DEPTHS, image_size, convolution, variant)

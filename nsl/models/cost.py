@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.conv import DynamicNSConv2d
-from nsl.predictor import SpherePredictor
+from nsl.predictor import ReleasePredictor
 from nsl.similarity import Diagonal
 from nsl.spherical import SphereConv2d
 
@@ -35,7 +35,7 @@ def _convolution(layer: nn.Conv2d, input: Tensor, output: Tensor) -> int:
     return count
 
 
-def _sphere_predictor(predictor: SpherePredictor, input: Tensor, output: Tensor) -> int:
+def _release_predictor(predictor: ReleasePredictor, input: Tensor, output: Tensor) -> int:
     """The patch norm of the first convolution and the division by it; the convolutions count themselves."""
     if predictor.full:
         return 0
@@ -79,8 +79,8 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
             hooks.append(module.register_forward_hook(count(_convolution)))
         elif isinstance(module, nn.Linear):
             hooks.append(module.register_forward_hook(count(linear)))
-        elif isinstance(module, SpherePredictor):
-            hooks.append(module.register_forward_hook(count(_sphere_predictor)))
+        elif isinstance(module, ReleasePredictor):
+            hooks.append(module.register_forward_hook(count(_release_predictor)))
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     # Module by module: calling train() on the whole would lose that some parts may be frozen in evaluation mode.

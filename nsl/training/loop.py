@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nsl.conv import NSConv2d
 from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_crop, window_flip
 from nsl.data.dataset import Dataset
-from nsl.static import has_penalty, similarity_penalty
+from nsl.static import Similar, has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.distributed import add_up, local_device, own_range, share_buffers, world
 from nsl.training.schedule import Recipe
@@ -153,13 +153,16 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     release = getattr(model, "variant", "paper") == "release"
     classifier = getattr(model, "classifier", None)
     scaled = {id(p) for p in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
+            if isinstance(module, Similar) and name == "shape":
+                groups.setdefault((0.0, module.shape_rate, 0.0), []).append(parameter)
+                continue
             decay = 0.0
             if isinstance(module, NSConv2d) and name == "similarity":
                 if release and module.structure.name == "unconstrained":
@@ -167,9 +170,10 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):
                 decay = recipe.weight_decay
             rate = recipe.classifier_rate if id(parameter) in scaled else 1.0
-            groups.setdefault((decay, rate), []).append(parameter)
+            groups.setdefault((decay, rate, recipe.momentum), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "rate": rate} for (decay, rate), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "rate": rate, "momentum": momentum}
+        for (decay, rate, momentum), parameters in groups.items()
     ]
 
 

@@ -30,7 +30,7 @@ class Network(nn.Module):
             nn.ReLU(),
             NSConv2d(8, 8, 3, padding=1, similarity="unconstrained"),
             nn.ReLU(),
-            DynamicNSConv2d(8, 8, 3, padding=1, predictor_options={"batch_norm": False, "hidden": 4}),
+            DynamicNSConv2d(8, 8, 3, padding=1, predictor_options={"hidden": 4}),
             nn.ReLU(),
             nn.Flatten(),
         )

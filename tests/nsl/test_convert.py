@@ -217,3 +217,31 @@ def test_folded_inference_has_the_plain_networks_layers() -> None:
     folded.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(F.softmax(folded.eval()(x), 1), F.softmax(plain.eval()(x), 1))
+
+
+def test_even_kernels_become_dynamic_with_equal_outputs_train_and_export() -> None:
+    torch.manual_seed(0)
+
+    def network() -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 2), nn.ReLU(), nn.Conv2d(8, 4, (6, 1)), nn.Flatten(),
+            nn.Linear(4 * 2 * 7, 5),
+        )  # fmt: skip
+
+    plain = network().eval()
+    images = torch.randn(2, 3, 16, 16)
+    expected = plain(images)
+    model = nsl.convert(plain, kind="dynamic", similarity="diagonal")
+    assert sum(isinstance(module, nsl.DynamicNSConv2d) for module in model.modules()) == 3
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-6)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(8):
+        loss = torch.nn.functional.cross_entropy(model.train()(images), torch.tensor([0, 1]))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    exported = torch.export.export(model.eval(), (images,)).module()
+    torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-5)

@@ -29,7 +29,7 @@ LAYERS: dict[str, Case] = {
     **{
         f"DynamicNSConv2d {name}": (
             lambda name=name: nsl.DynamicNSConv2d(
-                2, 3, 3, padding=1, similarity=name, predictor_options={"hidden": 2, "batch_norm": False}
+                2, 3, 3, padding=1, similarity=name, predictor_options={"hidden": 2}
             ),
             (2, 2, 5, 4),
         )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from nsl import compiled, patches
 from nsl import middle as module
-from nsl.predictor import CNNPredictor, SpherePredictor
+from nsl.predictor import CNNPredictor, ReleasePredictor, SpherePredictor
+from nsl.spherical import SphereConv2d
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here: nothing is fused")
 
@@ -20,7 +21,9 @@ NORMS = ("training", "evaluation", "none")
 class Case:
     """A predictor's middle in float64, and the same in another type."""
 
-    def __init__(self, channels: int, norm: str, scaled: bool, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, channels: int, norm: str, scaled: bool, dtype: torch.dtype = torch.float64, sphere: bool = False
+    ) -> None:
         torch.manual_seed(channels)
         z = (2 * torch.randn(3, channels, 7, 6) + 3).to(dtype)
         self.z = z.contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -32,7 +35,8 @@ class Case:
             with torch.no_grad():
                 for tensor in (*self.norm.parameters(), *list(self.norm.buffers())[:2]):
                     tensor.copy_(torch.rand_like(tensor) + 0.5)
-        self.second = nn.Conv2d(channels, 9, 3, padding=1, bias=False).to(dtype)
+        kind = SphereConv2d if sphere else nn.Conv2d
+        self.second = kind(channels, 9, 3, padding=1, bias=False).to(dtype)
 
     def inputs(self) -> list[Tensor]:
         scale = [] if self.scale is None else [self.scale]
@@ -58,6 +62,7 @@ def by_modules(case: Case, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     return output
 
 
+@pytest.mark.parametrize("sphere", [True, False])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("channels", [1, 5, 64, 70])
@@ -65,9 +70,17 @@ def by_modules(case: Case, monkeypatch: pytest.MonkeyPatch) -> Tensor:
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 5e-6), (torch.bfloat16, 2e-2)]
 )
 def test_output_gradients_and_statistics_are_those_of_the_modules(
-    dtype: torch.dtype, tolerance: float, channels: int, norm: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    tolerance: float,
+    channels: int,
+    norm: str,
+    scaled: bool,
+    sphere: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    case = Case(channels, norm, scaled, dtype)
+    if sphere and dtype == torch.bfloat16:
+        tolerance *= 2  # kernels are divided by their norms in bfloat16 too
+    case = Case(channels, norm, scaled, dtype, sphere)
     exact = case.exact()
     assert module._fits(case.z, case.norm, case.second)
     output, wanted = case.output(), by_modules(exact, monkeypatch)
@@ -91,10 +104,11 @@ def test_images_taken_one_by_one_give_the_same(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(one, all_, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("sphere", [True, False])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
-def test_first_and_second_derivatives_equal_finite_differences(norm: str, scaled: bool) -> None:
-    case = Case(3, norm, scaled)
+def test_first_and_second_derivatives_equal_finite_differences(norm: str, scaled: bool, sphere: bool) -> None:
+    case = Case(3, norm, scaled, sphere=sphere)
     case.z = case.z[:, :, :3, :2].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     if case.scale is not None:
         case.scale = case.scale[:, :, :3, :2].detach().requires_grad_()
@@ -114,7 +128,7 @@ def test_first_and_second_derivatives_equal_finite_differences(norm: str, scaled
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("predictor", [SpherePredictor, CNNPredictor])
+@pytest.mark.parametrize("predictor", [SpherePredictor, ReleasePredictor, CNNPredictor])
 def test_only_the_first_convolutions_map_is_kept(predictor: type[nn.Module]) -> None:
     layer = predictor(4, 9, 3, padding=1, hidden=32)
     image = torch.randn(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -137,7 +151,9 @@ def test_a_number_that_is_none_stays_visible() -> None:
     assert case.output().isnan().any()
 
 
-@pytest.mark.parametrize("reason", ["hook", "bias", "affine", "momentum", "layout", "one position", "autocast"])
+@pytest.mark.parametrize(
+    "reason", ["hook", "bias", "affine", "momentum", "layout", "one position", "autocast", "operator"]
+)
 def test_what_the_fused_way_does_not_know_is_left_to_the_modules(reason: str) -> None:
     case = Case(4, "training", True, torch.float32)
     z = case.z.detach()
@@ -149,6 +165,8 @@ def test_what_the_fused_way_does_not_know_is_left_to_the_modules(reason: str) ->
         case.norm = nn.BatchNorm2d(4, affine=False)
     elif reason == "momentum":
         case.norm = nn.BatchNorm2d(4, momentum=None)
+    elif reason == "operator":
+        case.second = SphereConv2d(4, 9, 3, padding=1, operator="linear")
     elif reason == "layout":
         z = z.contiguous()
     elif reason == "one position":

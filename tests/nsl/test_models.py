@@ -58,7 +58,7 @@ def test_static_networks_start_as_the_baseline_cnn() -> None:
         torch.testing.assert_close(model(x), cnn(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("predictor", ["sphere", "cnn"])
+@pytest.mark.parametrize("predictor", ["sphere", "cnn", "release"])
 def test_dynamic_networks_start_near_the_identity(predictor: str) -> None:
     torch.manual_seed(0)
     model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=8, predictor=predictor)
@@ -78,11 +78,40 @@ def test_the_shared_kernels_are_one_object_and_train_from_all_layers() -> None:
     assert len(layers) == 9
     assert len({id(layer.predictor.first) for layer in layers}) == 1
     assert len({id(layer.predictor.adaptation) for layer in layers}) == 9
-    assert len({id(layer.predictor.first_norm) for layer in layers}) == 9
     clone = nsl.create_model("nsn9_dynamic_diagonal", 10, width=4, sharing="shared")
     clone.load_state_dict(model.state_dict())
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(clone.eval()(x), model.eval()(x), rtol=0, atol=0)
+
+
+def test_the_releases_shared_predictor_has_batch_norms_of_each_layers_own() -> None:
+    model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=4, sharing="shared", predictor="release")
+    layers = [m for m in model.modules() if isinstance(m, nsl.DynamicNSConv2d)]
+    assert len({id(layer.predictor.first) for layer in layers}) == 1
+    assert len({id(layer.predictor.first_norm) for layer in layers}) == 9
+
+
+def test_layers_of_one_map_size_can_share_an_adaptation_network() -> None:
+    def networks(model: nn.Module) -> int:
+        return len({id(m.predictor.adaptation) for m in model.modules() if isinstance(m, nsl.DynamicNSConv2d)})
+
+    options = {"width": 4, "sharing": "shared", "adaptation": "map_size"}
+    model = nsl.create_model("nsn9_dynamic_diagonal", 10, **options)
+    assert networks(model) == 5  # two stages begin with other channels than they go on with
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with pytest.raises(ValueError, match="for sharing='shared' only"):
+        nsl.create_model("nsn9_dynamic_diagonal", 10, adaptation="map_size")
+
+
+def test_the_variant_chooses_the_predictor_and_a_named_one_wins() -> None:
+    def predictor(**options: str) -> str:
+        model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=4, **options)
+        return type(model.stages[0][0].conv.predictor).__name__
+
+    assert predictor() == "SpherePredictor"
+    assert predictor(variant="release") == "ReleasePredictor"
+    assert predictor(variant="release", predictor="sphere") == "SpherePredictor"
 
 
 def test_the_convolution_is_all_that_differs_between_the_networks() -> None:

@@ -56,17 +56,13 @@ def test_gradients_are_finite_at_a_zero_patch(dtype: torch.dtype) -> None:
 
 def test_the_sphere_predictor_sees_the_direction_of_a_patch_and_not_its_length() -> None:
     torch.manual_seed(0)
-    predictor = nsl.SpherePredictor(3, 9, 3, padding=1, hidden=4).double().eval()
+    predictor = nsl.SpherePredictor(3, 9, 3, padding=1, hidden=4).double()
+    with torch.no_grad():
+        predictor.second.weight.mul_(1000)  # a norm beside which the epsilon is nothing
     x = 5 * torch.randn(2, 3, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(predictor(100 * x), predictor(x), rtol=1e-4, atol=1e-7)
     cnn = nsl.CNNPredictor(3, 9, 3, padding=1, hidden=4).double().eval()
     assert (cnn(100 * x) - cnn(x)).abs().max() > 10 * (predictor(100 * x) - predictor(x)).abs().max()
-
-
-def test_the_full_sphere_predictor_bounds_its_output() -> None:
-    torch.manual_seed(0)
-    predictor = nsl.SpherePredictor(3, 9, 3, padding=1, hidden=4, full=True, batch_norm=False)
-    assert predictor(100 * torch.randn(2, 3, 6, 6)).abs().max() <= 1
 
 
 @pytest.mark.parametrize("head", ["batchnorm", "sigmoid", "tanh", "none"])

@@ -1,0 +1,162 @@
+"""The paper's predictor: bounded whatever its weights are, near the identity at the start, for every kernel."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+import nsl
+from nsl import middle
+from nsl.similarity import Block, make_structure
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def identity(layer: nsl.DynamicNSConv2d, similarity: torch.Tensor) -> torch.Tensor:
+    if similarity.dim() == 4:
+        return torch.ones_like(similarity)
+    return torch.eye(layer.taps, dtype=similarity.dtype).view(1, layer.taps, layer.taps, 1, 1)
+
+
+def random_layer(number: int, similarity: str, **options: object) -> tuple[nsl.DynamicNSConv2d, torch.Tensor]:
+    draw = random.Random(number)
+    kernel = (draw.randint(1, 4), draw.randint(1, 4))
+    torch.manual_seed(number)
+    channels = draw.randint(1, 20)
+    layer = nsl.DynamicNSConv2d(
+        channels,
+        draw.randint(1, 6),
+        kernel,
+        draw.randint(1, 2),
+        (kernel[0] // 2, kernel[1] // 2),
+        draw.randint(1, 2),
+        similarity=similarity,
+        predictor_options={"hidden": draw.choice([1, 3, 16, 40]), **options},
+    )
+    size = draw.randint(7, 12), draw.randint(7, 12)
+    images = 10 ** draw.uniform(-2, 3) * torch.randn(draw.randint(1, 3), channels, *size)
+    if draw.random() < 0.5:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return layer, images
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("similarity", ["diagonal", "unconstrained"])
+def test_the_similarity_stays_within_one_of_the_identity_whatever_the_weights(
+    similarity: str, dtype: torch.dtype
+) -> None:
+    for number in range(50):
+        layer, images = random_layer(number, similarity)
+        with torch.no_grad():
+            m = layer.predict_similarity(images)
+            assert (m - identity(layer, m)).std() < 0.2
+            for parameter in layer.predictor.parameters():
+                parameter.mul_(1000)
+            m = layer.to(dtype).predict_similarity(images.to(dtype)).float()
+        assert (m - identity(layer, m)).abs().max() <= 1 + 1e-6
+
+
+def test_patch_and_kernel_that_are_parallel_reach_the_bound_and_do_not_pass_it() -> None:
+    predictor = nsl.SpherePredictor(4, 1, 3, hidden=1).bfloat16()
+    with torch.no_grad():
+        for convolution in (predictor.first, predictor.second):
+            convolution.weight.fill_(1000)
+        found = predictor(torch.full((1, 4, 9, 9), 7.0, dtype=torch.bfloat16).contiguous())
+    assert found.max() <= 1
+    assert found[0, 0, 3, 3] > 0.98
+
+
+def test_with_relu_the_output_lies_between_0_and_1() -> None:
+    layer, images = random_layer(3, "diagonal", relu_output=True)
+    with torch.no_grad():
+        for parameter in layer.predictor.parameters():
+            parameter.mul_(1000)
+        m = layer.predict_similarity(images)
+    assert m.min() >= 1
+    assert m.max() <= 2
+
+
+@pytest.mark.parametrize("operator", ["cosine", "linear", "sigmoid", "learnable_sigmoid"])
+def test_the_output_is_that_of_two_hyperspherical_convolutions(operator: str) -> None:
+    torch.manual_seed(0)
+    predictor = nsl.SpherePredictor(3, 9, 3, 2, 1, hidden=5, operator=operator).double()
+    images = torch.randn(2, 3, 9, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    first = nsl.SphereConv2d(3, 5, 3, 2, 1, operator=operator).double()
+    second = nsl.SphereConv2d(5, 9, 3, padding=1, operator=operator).double()
+    first.load_state_dict(predictor.first.state_dict())
+    second.load_state_dict(predictor.second.state_dict())
+    torch.testing.assert_close(predictor(images), second(first(images).relu()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("geometry", [(3, 1, 1, 1), (3, 2, 1, 1), ((2, 3), 1, (1, 0), 2), (4, 2, 2, 1)])
+def test_fused_and_module_by_module_agree_in_outputs_and_gradients(
+    geometry: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    predictor = nsl.SpherePredictor(4, 6, *geometry, hidden=7).double()
+    images = torch.randn(3, 4, 11, 9, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    images.requires_grad_()
+    inputs = [images, *predictor.parameters()]
+    found = predictor(images)
+    slope = torch.randn_like(found)
+    gradients = torch.autograd.grad(found, inputs, slope)
+    monkeypatch.setattr(middle, "_fits", lambda *_: False)
+    monkeypatch.setattr("nsl.spherical.path", lambda _: "plain")
+    wanted = predictor(images)
+    for one, other in zip((found, *gradients), (wanted, *torch.autograd.grad(wanted, inputs, slope))):
+        assert (one - other).abs().max() <= 1e-12 * max(1.0, other.abs().max().item())
+
+
+@pytest.mark.parametrize("kernel", [2, 4, (2, 3), (16, 1)])
+@pytest.mark.parametrize("predictor", ["sphere", "cnn", "release"])
+def test_even_kernels_predict_on_the_layers_own_map(predictor: str, kernel: int | tuple[int, int]) -> None:
+    layer = nsl.DynamicNSConv2d(3, 4, kernel, predictor=predictor, predictor_options={"hidden": 5})
+    images = torch.randn(2, 3, 18, 9)
+    assert layer.predict_similarity(images).shape == (2, layer.taps, *layer(images).shape[2:])
+
+
+@pytest.mark.parametrize("sharing", ["disjoint", "shared"])
+@pytest.mark.parametrize("similarity", ["diagonal", "unconstrained"])
+def test_shared_and_disjoint_predictors_are_bounded(similarity: str, sharing: str) -> None:
+    name = f"nsn9_dynamic_{similarity}"
+    model = nsl.create_model(name, 10, width=4, image_size=16, sharing=sharing)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1000)
+        layer = model.stages[0][1].conv
+        m = layer.predict_similarity(torch.randn(2, 4, 8, 8))
+    assert (m - identity(layer, m)).abs().max() <= 1 + 1e-6
+
+
+def test_without_the_residual_the_similarity_is_the_prediction_alone() -> None:
+    torch.manual_seed(0)
+    layer = nsl.DynamicNSConv2d(3, 4, 3, similarity="symmetric", residual=False)
+    images = torch.randn(1, 3, 6, 6)
+    raw = layer.predictor(images).movedim(1, -1)
+    expected = make_structure("symmetric").assemble(raw, Block((3, 3))).movedim((-2, -1), (1, 2))
+    torch.testing.assert_close(layer.predict_similarity(images), expected)
+    assert layer.predict_similarity(images).abs().max() < 0.3
+
+
+def test_shared_kernels_serve_only_the_predictor_and_the_layers_they_are_made_for() -> None:
+    kernels = nsl.SharedKernels(4, 9, 3)
+    with pytest.raises(ValueError, match="share only among layers of equal kernel size"):
+        nsl.SpherePredictor(3, 25, 5, shared=kernels)
+    with pytest.raises(ValueError, match="do not belong to this predictor"):
+        nsl.ReleasePredictor(3, 9, 3, shared=kernels)
+    with pytest.raises(ValueError, match="belongs to shared kernels"):
+        nsl.SpherePredictor(3, 9, 3, adaptation=nn.Identity())
+    with pytest.raises(ValueError, match="odd kernel_size"):
+        nsl.SharedKernels(4, 4, 2)
+
+
+def test_a_hook_on_a_convolution_of_the_predictor_is_called() -> None:
+    predictor = nsl.SpherePredictor(3, 9, 3, padding=1)
+    seen: list[str] = []
+    for name in ("first", "second"):
+        getattr(predictor, name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    predictor(torch.randn(1, 3, 5, 5).contiguous(memory_format=torch.channels_last))
+    assert seen == ["first", "second"]
