@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
+from nsl.functional import _pair
 from nsl.kernels import maps
 from nsl.kernels.paths import path
 from nsl.patches import Windows, chunk_bounds, inverse_norm_slopes, scale_positions
@@ -98,14 +99,14 @@ def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
     The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
     the others out again.
     """
-    geometry = [(int(pair[0]), int(pair[1])) for pair in (second.stride, second.padding, second.dilation)]
+    stride, padding, dilation = _pair(second.stride), _pair(second.padding), _pair(second.dilation)  # type: ignore[arg-type]
     filters, device = second.out_channels, z.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
     hidden, energy = maps.scaled_with_energy(z, scale, "relu")
     weight = maps.unit_weight(second.weight, dtype, EPSILON, -(-filters // 8) * 8)
-    product = F.conv2d(hidden, weight, None, *geometry)
-    kernel = (weight.shape[2], weight.shape[3])
-    return maps.scaled(product, maps.inverse_of_energy(energy, kernel, *geometry, EPSILON), "clamp", filters)
+    product = F.conv2d(hidden, weight, None, stride, padding, dilation)
+    inverse = maps.inverse_of_energy(energy, _pair(second.kernel_size), stride, padding, dilation, EPSILON)
+    return maps.scaled(product, inverse, "clamp", filters)
 
 
 def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:

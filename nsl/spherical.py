@@ -107,8 +107,27 @@ def patch_norm(
         return (window + epsilon).sqrt()
 
 
+def inverse_patch_norm(
+    input: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """1 / `patch_norm`, which the GPU computes as such."""
+    if groups == 1 and input.numel() and path(input) == "triton":
+        geometry = (_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation))
+        return maps.inverse_patch_norms(input, *geometry, EPSILON)
+    return patch_norm(input, kernel_size, stride, padding, dilation, groups).reciprocal()
+
+
 def _window_sums(
-    energy: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+    energy: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> Tensor:
     """A convolution with ones of every map by itself, [B, G, H, W] to [B, G, Ho, Wo], by slices."""
     out = output_size((energy.shape[2], energy.shape[3]), kernel, stride, padding, dilation)
@@ -202,11 +221,11 @@ class SphereConv2d(nn.Conv2d):
             dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
             if way == "triton":
                 product = F.conv2d(input, maps.unit_weight(self.weight, dtype, EPSILON), None, *geometry)
-                return product, maps.inverse_patch_norms(input, _pair(self.kernel_size), *geometry, EPSILON)
+                return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
             if dtype == input.dtype and dtype in (self.weight.dtype, torch.bfloat16):
                 return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
         product = F.conv2d(input, self.unit_weight(), None, *geometry)
-        return product, patch_norm(input, _pair(self.kernel_size), *geometry).reciprocal()
+        return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
@@ -216,7 +235,7 @@ class SphereConv2d(nn.Conv2d):
             padding = (0, 0)
         kernel, stride, dilation = _pair(self.kernel_size), _pair(self.stride), _pair(self.dilation)
         product = F.conv2d(input, self.unit_weight(), None, stride, padding, dilation, self.groups)
-        inverse = patch_norm(input, kernel, stride, padding, dilation, self.groups).reciprocal()
+        inverse = inverse_patch_norm(input, kernel, stride, padding, dilation, self.groups)
         if self.groups > 1:
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)
         inverse = inverse.to(product.dtype)

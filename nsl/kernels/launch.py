@@ -34,7 +34,7 @@ def _products(dtype: torch.dtype) -> str:
 
 
 def _maps(x: Tensor, w: Tensor, m: Tensor) -> Maps:
-    return Maps(*x.shape[1:3], w.shape[1], w.shape[2], *m.shape[1:3])
+    return Maps(x.shape[1], x.shape[2], w.shape[1], w.shape[2], m.shape[1], m.shape[2])
 
 
 def blocks(value: int, side: int) -> int:

@@ -30,7 +30,7 @@ def energy_gradient(de: Tensor, x: Tensor) -> Tensor:
 def windows(e: Tensor, out: list[int], window: Window, epsilon: float) -> Tensor:
     """e [B, H, W] to [B, Ho, Wo]."""
     inverse, tile = e.new_empty(e.shape[0], *out), tiles.rows_alone()
-    maps = Maps(e.shape[1], e.shape[2], 1, 1, *out)
+    maps = Maps(e.shape[1], e.shape[2], 1, 1, out[0], out[1])
     count = inverse.numel()
     run(rows.windows, _grid(count, tile), e, inverse, count, epsilon, maps, window, tile=tile)
     return inverse

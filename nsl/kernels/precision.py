@@ -1,8 +1,8 @@
 """What a float32 product is on a GPU: IEEE's float32, or TF32 (10 bits of mantissa, on the tensor cores).
 
-PyTorch keeps two switches with different defaults, IEEE for matrix products and TF32 for cuDNN's convolutions. A dynamic
-layer against a plain convolution would then compare unequal arithmetic, so that one setting here moves both, and our
-kernels follow it. The CPU has no TF32, and bfloat16 and float16 do not ask.
+PyTorch keeps two switches with different defaults, IEEE for matrix products and TF32 for cuDNN's convolutions. A
+dynamic layer against a plain convolution would then be unequal arithmetic. One setting here moves both, and our kernels
+follow it. The CPU has no TF32, and bfloat16 and float16 do not ask.
 """
 
 from __future__ import annotations

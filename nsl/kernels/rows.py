@@ -128,8 +128,9 @@ def scale_gradient(
         if ACTIVATION == "clamp":
             slope = tl.where((value >= -1) & (value <= 1), slope, 0.0)
         total += tl.sum(slope * here, 1)
-        target = dx + own[:, None] * channels + c[None, :]
-        tl.store(target, (slope * factor[:, None]).to(dx.dtype.element_ty), mask=live[:, None] & (c < channels)[None, :])
+        whole = live[:, None] & (c < channels)[None, :]
+        result = (slope * factor[:, None]).to(dx.dtype.element_ty)
+        tl.store(dx + own[:, None] * channels + c[None, :], result, mask=whole)
     tl.store(ds + q, total, mask=live)
 
 

@@ -61,7 +61,7 @@ def rows_read(p, live, k, maps, window: tl.constexpr):
 
 @triton.jit
 def rows_reading(q, live, k, maps, window: tl.constexpr):
-    """The output positions whose tap k reads the rows q of the input, and whether there is one: at most one there is."""
+    """The output position whose tap k reads row q of the input, and whether there is one; there are no two."""
     image = q // (maps.height * maps.width)
     place = q % (maps.height * maps.width)
     h = place // maps.width + window.padding_h - k // window.kernel_w * window.dilation_h

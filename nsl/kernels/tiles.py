@@ -76,6 +76,6 @@ def whole_row() -> Tile:
 
 
 def stretch(positions: int, programs: int, rows: int) -> int:
-    """Positions of one split of a weight's gradient: a multiple of `rows`, for `programs` programs beside each other."""
+    """Positions of one split of a weight's gradient, a multiple of `rows`, where a split is `programs` programs."""
     splits = max(1, min(WEIGHT_PROGRAMS // programs, -(-positions // (4 * rows))))
     return -(-positions // (splits * rows)) * rows

@@ -26,7 +26,7 @@ def _patch(x, p, live, c, maps, window: tl.constexpr):
     tiles = ()
     for l in tl.static_range(K):
         q, ok = rows_read(p, live, l, maps, window)
-        tiles = tiles + (tile(x, q, ok, c, maps.channels),)  # noqa: RUF005
+        tiles = tiles + (tile(x, q, ok, c, maps.channels),)
     return tiles
 
 
@@ -84,7 +84,7 @@ def slopes(
             f = block * FILTERS + tl.arange(0, FILTERS)
             kernel = tile(w, k * maps.channels + c, c < maps.channels, f, maps.filters)
             part = product(tile(dy, own, live, f, maps.filters), tl.trans(kernel), part, PRODUCTS)
-        v = v + (part,)  # noqa: RUF005
+        v = v + (part,)
     base = tl.program_id(1).to(tl.int64) * positions
     for l in range(K):
         q, ok = rows_read(p, live, l, maps, window)
