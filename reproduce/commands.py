@@ -10,7 +10,7 @@ from typing import Protocol
 
 from reproduce import fingerprints, notebooks, plan, progress, tables
 from reproduce.executors import LocalExecutor, Report
-from reproduce.runs import Run, run_id
+from reproduce.runs import Run, declared_id
 from reproduce.store import Store, differences
 from reproduce.worker import DEFAULT_BACKEND, load_backend
 
@@ -137,7 +137,7 @@ def _first_training(run: Run) -> str:
     """What tells the classifier of the base classes that a few-shot method starts from; for other runs, the run."""
     part = run.recipe.get("pretrain")
     if part is None:
-        return repr(run.config(""))
+        return repr(run.declared(""))
     model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
     return f"{model} {part} {run.seed} {run.dataset} {'dynamic' in run.model['name']}"
 
@@ -147,7 +147,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
     now = session(arguments)
     marks = now.fingerprints()
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in now.runs]
-    missing = [(run, mark) for run, mark in jobs if now.store.read(run_id(run.config(mark))) is None]
+    missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return 0
@@ -264,6 +264,21 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", type=Path, help="another")
 
 
+def migrate(arguments: argparse.Namespace) -> int:
+    """Carry the records of an earlier schema along."""
+    from reproduce.migration import migrate as carry
+
+    if not (arguments.folder / "runs").is_dir():
+        raise FileNotFoundError(f"{arguments.folder} has no runs/; name a folder such as results/cpu.")
+    done = carry(arguments.folder)
+    print("\n".join([*done, f"{len(done)} records carried along."]))
+    return 0
+
+
+def _declare_migrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a profile's folder of results, such as results/cpu")
+
+
 def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks."""
     from reproduce.bench import BENCHMARKS, run_benchmarks
@@ -303,6 +318,7 @@ COMMANDS = {
     "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
     "rehearse": Command("two steps, an evaluation and a resume of every run; stores nothing", declare_common, rehearse),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
+    "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }

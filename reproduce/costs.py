@@ -246,8 +246,8 @@ def estimate(profile: plan.Profile, tables: tuple[int, ...], seeds: int, jobs: i
     by_table: list[tuple[int, list[Run]]] = []
     seen: set[str] = set()
     for table in tables:
-        own = [run for run in plan.planned_runs(profile, (table,), seeds) if repr(run.config("")) not in seen]
-        seen |= {repr(run.config("")) for run in own}
+        own = [run for run in plan.planned_runs(profile, (table,), seeds) if repr(run.declared("")) not in seen]
+        seen |= {repr(run.declared("")) for run in own}
         by_table.append((table, own))
     every = [run for _, own in by_table for run in own]
     speed = calibrate(every, jobs, profile.threads)

@@ -6,7 +6,7 @@ from typing import Any
 
 from reproduce import fewshot_figures, fewshot_tables
 from reproduce.report import Report, show, text
-from reproduce.tables import Row
+from reproduce.rows import Row
 
 
 class FewShotReport(Report):

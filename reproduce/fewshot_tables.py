@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproduce import plan
+from reproduce.metrics import METRICS, episode_accuracies, replicates
+from reproduce.rows import Row, Table, dataset_title
 from reproduce.statistics import Interval, mean_interval
-from reproduce.tables import CLAIM_COLUMNS, Judged, Row, Table, as_csv, as_markdown, dataset_title, number
+from reproduce.tables import (
+    CLAIM_COLUMNS,
+    as_csv,
+    as_markdown,
+    claim_rows,
+    level_of,
+    number,
+)
 
 COLUMNS = (
     "table",
@@ -23,15 +32,19 @@ COLUMNS = (
     "ours_mean",
     "ours_ci_low",
     "ours_ci_high",
+    "level",
+    "unit",
     "episodes",
     "seeds",
+    "seed_values",
     "parameters",
     "adapted_parameters",
     "adapt_milliseconds",
     "train_seconds",
-    "verdict",
+    "direction",
+    "note",
+    "scope",
 )
-METRIC = "accuracy (%), higher is better"
 
 #: How backbones are written, and the width that the paper or the method's own paper gives them.
 BACKBONES = {
@@ -41,21 +54,15 @@ BACKBONES = {
     "resnet34": ("ResNet-34", 64),
     "wrn28_10": ("WRN-28-10", 160),
 }
-SETS = {"cifar_fs": "CIFAR-FS", "glyphs_fs": "glyphs", "tiny_imagenet_25_fs": "Tiny-ImageNet-25"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the records of one row come to for one number of shots."""
+    """What the records of one row come to for one number of shots: ``unit`` is what the interval is over."""
 
     accuracy: Interval
+    unit: str
     episodes: int
-
-
-def accuracies(record: dict[str, Any]) -> list[float]:
-    """Accuracy of every test episode in percent."""
-    result = record["result"]
-    return [100.0 * right / result["queries"] for right in result["right"]]
 
 
 def finished(row: Row) -> dict[int, dict[str, Any]]:
@@ -64,20 +71,12 @@ def finished(row: Row) -> dict[int, dict[str, Any]]:
 
 
 def measured(row: Row) -> Measured | None:
-    """Mean accuracy over the episodes of all seeds; None when nothing is stored."""
-    values = [value for record in finished(row).values() for value in accuracies(record)]
-    return Measured(mean_interval(values), len(values)) if values else None
-
-
-def episode_difference(better: Row, worse: Row) -> Interval | None:
-    """Mean difference of accuracies over the same episodes of the same seeds, better minus worse."""
-    first, second = finished(better), finished(worse)
-    pairs = [
-        a - b
-        for seed in sorted(first.keys() & second.keys())
-        for a, b in zip(accuracies(first[seed]), accuracies(second[seed]))
-    ]
-    return mean_interval(pairs) if pairs else None
+    """Mean accuracy with its interval, over seeds from three on, else over episodes; None when nothing is stored."""
+    found = replicates(METRICS["accuracy"], row.records)
+    if found is None:
+        return None
+    episodes = sum(len(episode_accuracies(record)) for record in finished(row).values())
+    return Measured(mean_interval(found.values), found.unit, episodes)
 
 
 def backbone_title(profile: plan.Profile, method: plan.Method) -> str:
@@ -108,18 +107,16 @@ def table_rows(table: Table) -> list[dict[str, str]]:
         published = _published(profile, row, shot)
         claimed = any(judged.better == row.method for judged in table.claims)
         # The paper compares a competitor with nothing: its row has a measurement and no verdict.
-        verdict = str(row.verdict) if claimed or row.method.key == table.experiment.baseline or not row.records else ""
-        if row.diverged:
-            verdict = f"{verdict}; {row.diverged} of {len(row.records)} runs diverged".removeprefix("; ")
+        judged = claimed or row.method.key == table.experiment.baseline or not row.records
         adapt = _mean(row, "adapt_seconds")
         adapted = _mean(row, "adapted_parameters")
         accuracy = None if ours is None else ours.accuracy
         values = (
             str(table.experiment.table),
-            set_title(profile, row.slot),
+            dataset_title(profile, row.slot),
             row.method.label,
             backbone_title(profile, row.method),
-            METRIC,
+            METRICS["accuracy"].label,
             shot,
             number(row.paper),
             number(row.method.interval.get(row.slot)),
@@ -128,13 +125,18 @@ def table_rows(table: Table) -> list[dict[str, str]]:
             number(accuracy.mean if accuracy else None),
             number(accuracy.low if accuracy else None),
             number(accuracy.high if accuracy else None),
+            level_of(accuracy),
+            "" if ours is None else ours.unit,
             "0" if ours is None else str(ours.episodes),
             str(len(row.records)),
+            row.seed_values("accuracy"),
             "" if row.parameters is None else str(row.parameters),
             "" if adapted is None else f"{adapted:.0f}",
             number(None if adapt is None else 1000 * adapt, 1),
             number(row.train_seconds, 1),
-            verdict,
+            str(row.verdict.direction) if judged else "",
+            row.verdict.note(),
+            str(row.verdict.scope) if judged else "",
         )
         found.append(dict(zip(COLUMNS, values)))
     return found
@@ -164,7 +166,7 @@ def shot_rows(table: Table) -> list[dict[str, str]]:
             half = ours[0][1] if len(ours) == 1 else None
             values = (
                 str(table.experiment.table),
-                set_title(table.profile, row.slot),
+                dataset_title(table.profile, row.slot),
                 row.method.label,
                 str(shot),
                 number(published[0] if published else None, 1),
@@ -175,41 +177,6 @@ def shot_rows(table: Table) -> list[dict[str, str]]:
             )
             found.append(dict(zip(SHOT_COLUMNS, values)))
     return found
-
-
-def claim_rows(table: Table) -> list[dict[str, str]]:
-    """The rows of ``table6_claims.csv``: differences of accuracy over the same episodes, better minus worse."""
-    found = []
-    for judged in table.claims:
-        difference = episode_difference(*_pair(table, judged))
-        paper = None if judged.paper is None else judged.paper
-        values = (
-            str(table.experiment.table),
-            set_title(table.profile, judged.slot),
-            judged.claim.words,
-            judged.better.label,
-            judged.worse.label,
-            "percentage points of accuracy",
-            number(paper),
-            number(difference.mean if difference else None),
-            number(difference.low if difference else None),
-            number(difference.high if difference else None),
-            "0" if judged.difference is None else str(judged.difference.count),
-            str(judged.verdict),
-            judged.claim.source,
-        )
-        found.append(dict(zip(CLAIM_COLUMNS, values)))
-    return found
-
-
-def _pair(table: Table, judged: Judged) -> tuple[Row, Row]:
-    return table.row(judged.slot, judged.better.key), table.row(judged.slot, judged.worse.key)
-
-
-def set_title(profile: plan.Profile, slot: str) -> str:
-    """The data set, and which one it stands for."""
-    name = str(profile.slots[slot]["name"])
-    return dataset_title(profile, slot).replace(name, SETS.get(name, name))
 
 
 def files(table: Table) -> dict[str, str]:
@@ -228,12 +195,15 @@ HEADINGS = {
     "paper_text": "paper, Mini-ImageNet",
     "published_text": "published, same data",
     "ours_text": "ours",
+    "over": "interval over",
     "episodes": "episodes",
+    "seeds": "seeds",
     "adapted_parameters": "adapted parameters",
     "adapt_milliseconds": "to adapt, ms",
     "parameters": "parameters",
     "train_seconds": "training, s",
     "verdict": "verdict",
+    "scope": "scope",
 }
 
 
@@ -244,16 +214,18 @@ def _with(value: str, half: str) -> str:
 def markdown_accuracies(table: Table) -> str:
     """Paper against ours as a Markdown table."""
     rows = []
-    for row in table_rows(table):
+    for row, cells in zip(table.rows, table_rows(table)):
         half = ""
-        if row["ours_ci_low"]:
-            half = number((float(row["ours_ci_high"]) - float(row["ours_ci_low"])) / 2)
+        if cells["ours_ci_low"]:
+            half = number((float(cells["ours_ci_high"]) - float(cells["ours_ci_low"])) / 2)
         rows.append(
             {
-                **row,
-                "paper_text": _with(row["paper"], row["paper_interval"]),
-                "published_text": _with(row["published"], row["published_interval"]),
-                "ours_text": _with(row["ours_mean"], half),
+                **cells,
+                "paper_text": _with(cells["paper"], cells["paper_interval"]),
+                "published_text": _with(cells["published"], cells["published_interval"]),
+                "ours_text": _with(cells["ours_mean"], half),
+                "over": f"{cells['unit']}s" if half else "",
+                "verdict": row.verdict.short() if cells["direction"] else row.verdict.note(),
             }
         )
     headings = dict(HEADINGS)
@@ -262,32 +234,13 @@ def markdown_accuracies(table: Table) -> str:
     return as_markdown(headings, rows)
 
 
-CLAIM_HEADINGS = {
-    "claim": "claim",
-    "paper_difference": "paper, points",
-    "difference": "ours, points",
-    "interval": "95 % interval over episodes",
-    "seeds": "seeds",
-    "verdict": "verdict",
-}
-
-
-def markdown_claims(table: Table) -> str:
-    """Claims and verdicts as a Markdown table; differences are of accuracies, positive as claimed."""
-    rows = []
-    for row in claim_rows(table):
-        low, high = row["difference_ci_low"], row["difference_ci_high"]
-        rows.append({**row, "interval": f"{low} to {high}" if low else ""})
-    return as_markdown(CLAIM_HEADINGS, rows)
-
-
 def scope_sentence(table: Table) -> str:
     """What the profile trains on and how it tests, beside the paper."""
     profile = table.profile
     if not profile.fewshot:
         return f"Profile {profile.name} declares no few-shot data."
     episodes = profile.fewshot["episodes"]
-    sets = ", ".join(set_title(profile, slot) for slot in table.experiment.datasets if slot in profile.slots)
+    sets = ", ".join(dataset_title(profile, slot) for slot in table.experiment.datasets if slot in profile.slots)
     reduced = [
         f"{title} {profile.fewshot['width'][name]} (paper {usual})"
         for name, (title, usual) in BACKBONES.items()

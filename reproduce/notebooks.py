@@ -24,8 +24,8 @@ from typing import Any
 from reproduce import plan
 from reproduce.executors import end_with_parent
 from reproduce.files import digest, write_text
+from reproduce.rows import make_table
 from reproduce.store import Store
-from reproduce.tables import make_table
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "notebooks"

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reproduce import claims as claim_kinds
 from reproduce.runs import FEWSHOT, Run, model_config
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
@@ -23,20 +24,23 @@ SLOT_TITLES = {
     "mini_imagenet": "Mini-ImageNet",
 }
 
-#: Errors that a table may have; the key is the one in a run's result.
-METRICS = {"test_error": "test error", "test_top5_error": "top-5 error"}
-
-CLAIM_KINDS = ("lower_error", "similar_error", "fewer_parameters", "higher_accuracy", "similar_accuracy")
-#: Kinds that say that the first method is the better one; an accuracy is compared as the error that it leaves.
-ORDERINGS = ("lower_error", "higher_accuracy")
-SIMILARITIES = ("similar_error", "similar_accuracy")
+#: Data sets whose key is not how they are written.
+SET_TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar_fs": "CIFAR-FS",
+    "glyphs_fs": "glyphs",
+    "tiny_imagenet_25": "Tiny-ImageNet-25",
+    "tiny_imagenet_25_fs": "Tiny-ImageNet-25",
+}
 
 
 @dataclass(frozen=True)
 class Method:
     """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent.
 
-    ``paper`` has the error of the likeliest class, ``paper_top5`` that of the five likeliest.
+    ``paper`` has the error of the likeliest class, ``paper_top5`` that of the five likeliest. ``handicap`` says what
+    keeps the method from its published strength here; verdicts repeat it.
 
     A few-shot method (``model`` is its name in ``nsl.fewshot``) also has its backbone, the trainings it takes
     ("pretrain", "meta"), the paper's accuracies with half their 95 % intervals, and accuracies with intervals that
@@ -53,21 +57,39 @@ class Method:
     trainings: tuple[str, ...] = ()
     interval: dict[str, float] = field(default_factory=dict)
     published: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    handicap: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An ordering or difference the paper claims between two methods of a table."""
+    """What the paper claims of two methods of a table; ``kind`` is one of ``reproduce.claims.KINDS``.
+
+    Attributes:
+        words: the claim as a sentence.
+        better, worse: keys of the methods, in the order in which the claim names them.
+        source: where the paper says it.
+        metric: key of what is compared, see ``reproduce.metrics.METRICS``.
+        margin: of "similar", in points.
+        quantity, saving, without: of "fewer_parameters": what is counted, the least and largest fraction saved that
+            fit the claim's words, and the method whose count is taken off both.
+        paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
+        multiple: of "does_not_converge": of the second method's error.
+        note: what a reader of the verdict has to know.
+    """
 
     words: str
     kind: str
     better: str
     worse: str
     source: str
-    margin: float = 0.0
-    without: str = ""
-    saving: tuple[float, float] = (0.0, 1.0)
     metric: str = "test_error"
+    margin: float = 0.0
+    quantity: str = "parameters"
+    saving: tuple[float, float] = (0.0, 1.0)
+    without: str = ""
+    paper_counts: tuple[float, ...] = ()
+    multiple: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,6 +220,18 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid TOML ({error}); correct it.") from None
 
 
+def _claim(item: dict[str, Any], path: Path) -> Claim:
+    """A declared claim, checked."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in item.items()}
+    try:
+        claim = Claim(**values)
+    except TypeError as error:
+        raise ValueError(f"{path}: claim {item.get('words')!r} is incomplete or misspelt ({error}).") from None
+    if problem := claim_kinds.check(claim):
+        raise ValueError(f"{path}: {problem}")
+    return claim
+
+
 @cache
 def experiment(table: int) -> Experiment:
     """The declaration of one table."""
@@ -206,16 +240,13 @@ def experiment(table: int) -> Experiment:
         known = ", ".join(str(number) for number in tables())
         raise ValueError(f"TABLES names table {table}, which is not declared; choose from {known}.")
     raw = _read(path)
-    claims = tuple(Claim(**{**item, "saving": tuple(item.get("saving", (0, 1)))}) for item in raw.pop("claims"))
+    metric = "accuracy" if raw.get("task") == FEWSHOT else "test_error"
+    claims = tuple(_claim({"metric": metric, **item}, path) for item in raw.pop("claims"))
     methods = tuple(
         Method(**{**item, "trainings": tuple(item.get("trainings", ()))}) for item in raw.pop("methods")
     )
     declared = Experiment(methods=methods, claims=claims, datasets=tuple(raw.pop("datasets")), **raw)
     for claim in claims:
-        if claim.kind not in CLAIM_KINDS:
-            raise ValueError(f"{path}: claim kind {claim.kind!r} is unknown; use one of {', '.join(CLAIM_KINDS)}.")
-        if claim.metric not in METRICS:
-            raise ValueError(f"{path}: claim metric {claim.metric!r} is unknown; use one of {', '.join(METRICS)}.")
         for key in (claim.better, claim.worse, *([claim.without] if claim.without else [])):
             declared.method(key)
     return declared
@@ -268,7 +299,7 @@ def planned_runs(chosen: Profile, numbers: tuple[int, ...], seeds: int) -> list[
                     continue
                 for method in declared.methods:
                     run = chosen.run(method, slot, seed)
-                    key = repr(run.config(""))
+                    key = repr(run.declared(""))
                     if key not in seen:
                         seen.add(key)
                         found.append(run)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from reproduce.files import canonical_json
-from reproduce.runs import Run, run_id, training_images
+from reproduce.runs import Run, declared_id, training_images
 from reproduce.store import Store
 
 #: The model every other one's cost is compared with.
@@ -63,11 +63,11 @@ def survey(runs: list[Run], marks: dict[str, str], key: Any, store: Store) -> li
     found = []
     for run in runs:
         mark = marks.get(key(run.dataset))
-        identity = None if mark is None else run_id(run.config(mark))
-        record = None if identity is None else store.read(identity)
+        identity = None if mark is None else declared_id(run.declared(mark))
+        record = None if identity is None else store.find(identity)
         if record is not None:
             state = "diverged" if record["status"] == "diverged" else "done"
-            found.append(State(run, identity, state, 0.0))
+            found.append(State(run, record["id"], state, 0.0))
             continue
         running = identity is not None and store.running(identity)
         found.append(State(run, identity, "running" if running else "missing", costs.predict(run)))

@@ -10,16 +10,9 @@ from matplotlib.figure import Figure
 
 from reproduce import figures, plan
 from reproduce.files import write_bytes
+from reproduce.rows import Row, Table, dataset_title, make_table
 from reproduce.store import Store
-from reproduce.tables import (
-    Row,
-    Table,
-    dataset_title,
-    make_table,
-    markdown_claims,
-    markdown_errors,
-    scope_sentence,
-)
+from reproduce.tables import markdown_claims, markdown_errors, scope_sentence
 
 
 def layer_name(path: str) -> str:

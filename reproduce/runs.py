@@ -1,8 +1,10 @@
 """A run's identity: the hash of everything that determines its numbers.
 
-Two runs with equal configurations are the same run, whichever table asks for it, and execute once. Model
-options equal to the default are left out of the configuration, so that naming a default does not make
-another run.
+A configuration has two halves. What is *declared* (data, model, recipe, seed, threads) is the same everywhere; how it
+is *executed* (device, kernels, precision of products) is known only where it runs. A record is identified by both, and
+a table finds its records by the first: two runs declared alike are the same run, whichever table asks for it, and a
+record of it counts on whatever it was made. Model options equal to the default are left out of the configuration, so
+that naming a default does not make another run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "variant": "paper",
     "predictor": "sphere",
     "sharing": "disjoint",
+    "adaptation": "layer",
     "learn_shape": False,
+    "residual": True,
 }
 
 
@@ -55,7 +59,7 @@ class Run:
     """One training to be done: the configuration without the data's fingerprint, and what to call it.
 
     ``dataset`` is the name and options of the data set as ``nsl.data.load`` takes them (``load_fewshot`` for the
-    task "few-shot"); the fingerprint joins them in :meth:`config` once the data have been seen.
+    task "few-shot"); the fingerprint joins them in :meth:`declared` once the data have been seen.
     """
 
     label: str
@@ -66,8 +70,8 @@ class Run:
     threads: int
     task: str = CLASSIFICATION
 
-    def config(self, fingerprint: str) -> dict[str, Any]:
-        """The full configuration; its hash is the run's identity."""
+    def declared(self, fingerprint: str) -> dict[str, Any]:
+        """The configuration without the execution."""
         task = {} if self.task == CLASSIFICATION else {"task": self.task}
         return {
             **task,
@@ -78,6 +82,10 @@ class Run:
             "seed": self.seed,
             "threads": self.threads,
         }
+
+    def config(self, fingerprint: str, execution: dict[str, str]) -> dict[str, Any]:
+        """The full configuration; its hash is the identity of the run's record."""
+        return {**self.declared(fingerprint), "execution": execution}
 
     @property
     def images(self) -> int:
@@ -93,3 +101,8 @@ class Run:
 def run_id(config: dict[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 of the configuration's canonical JSON."""
     return digest(config)[:16]
+
+
+def declared_id(config: dict[str, Any]) -> str:
+    """The same hash of a configuration's declared half: records of one run, however executed, have it in common."""
+    return run_id({key: value for key, value in config.items() if key != "execution"})

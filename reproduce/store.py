@@ -1,9 +1,10 @@
 """The store of run records: one JSON file a run, written atomically, checked on reading, safe for many
 processes.
 
-``<results>/<profile>/runs/<id>.json`` is a record, ``locks/<id>.lock`` is held (``flock``) while the run
-executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists. A lock dies with
-the process that holds it, so a killed run leaves nothing to clean up.
+``<results>/<profile>/runs/<id>.json`` is a record, ``locks/<declared id>.lock`` is held (``flock``) while the run
+executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists, and beside it
+``<id>.attempts.json`` says who worked on it. A lock dies with the process that holds it, so a killed run leaves nothing
+to clean up.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.files import canonical_json, digest, finite, write_text
-from reproduce.runs import run_id
+from reproduce.runs import declared_id, run_id
 
-SCHEMA = 1
+SCHEMA = 2
 
 #: What two executions of the same run may differ in: when, where and how fast.
-EPHEMERAL = ("started", "finished", "environment", "code", "checksum")
+EPHEMERAL = ("attempts", "checksum")
 EPHEMERAL_RESULTS = (
     "train_seconds",
     "evaluate_seconds",
@@ -47,6 +48,12 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise RecordError(f"Run record {path} is not valid JSON; {advice}.") from None
+    if isinstance(record, dict) and record.get("schema") in range(1, SCHEMA):
+        folder = path.parent.parent
+        raise RecordError(
+            f"Run record {path} is of the earlier schema {record['schema']}; carry the records of this folder along by "
+            f"`python -m reproduce migrate {folder}`."
+        )
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RecordError(f"Run record {path} is not of schema {SCHEMA}; {advice}.")
     if record.get("checksum") != checksum(record):
@@ -64,6 +71,7 @@ class Store:
         self.runs = self.folder / "runs"
         self.locks = self.folder / "locks"
         self.checkpoints = self.folder / "checkpoints"
+        self._known: dict[str, str] = {}  # identity of a record to its declared identity
 
     def path(self, identity: str) -> Path:
         """Where the record of a run is or would be."""
@@ -78,6 +86,19 @@ class Store:
         path = self.path(identity)
         return read_record(path) if path.exists() else None
 
+    def attempts(self, identity: str) -> Path:
+        """Where the attempts at a run are noted until the record exists."""
+        return self.checkpoints / f"{identity}.attempts.json"
+
+    def find(self, declared: str) -> dict[str, Any] | None:
+        """The record of a declared run, however it was executed; of several the first by execution."""
+        for path in self.runs.glob("*.json"):
+            if path.stem not in self._known:
+                self._known[path.stem] = declared_id(read_record(path)["config"])
+        found = [self.read(identity) for identity, known in self._known.items() if known == declared]
+        present = [record for record in found if record is not None]
+        return min(present, key=execution_order, default=None)
+
     def write(self, record: dict[str, Any]) -> Path:
         """Store ``record`` (without ``checksum``, which is added) and drop the run's checkpoint."""
         complete = finite(record)
@@ -86,7 +107,8 @@ class Store:
         # One line a key: small files whose history can still be read.
         lines = [f"{json.dumps(key)}: {canonical_json(complete[key])}" for key in sorted(complete)]
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-        self.checkpoint(complete["id"]).unlink(missing_ok=True)
+        for leftover in (self.checkpoint(complete["id"]), self.attempts(complete["id"])):
+            leftover.unlink(missing_ok=True)
         return path
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -95,10 +117,10 @@ class Store:
             yield read_record(path)
 
     @contextmanager
-    def claim(self, identity: str) -> Iterator[bool]:
-        """Hold the run's lock; yields False when another process holds it."""
+    def claim(self, declared: str, identity: str) -> Iterator[bool]:
+        """Hold the lock of a declared run to execute it as ``identity``; yields False when another process holds it."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        with (self.locks / f"{identity}.lock").open("a") as stream:
+        with (self.locks / f"{declared}.lock").open("a") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -110,9 +132,9 @@ class Store:
                     leftover.unlink(missing_ok=True)
             yield True
 
-    def running(self, identity: str) -> bool:
-        """Whether some process holds the run's lock now."""
-        path = self.locks / f"{identity}.lock"
+    def running(self, declared: str) -> bool:
+        """Whether some process holds the declared run's lock now."""
+        path = self.locks / f"{declared}.lock"
         if not path.exists():
             return False
         with path.open("a") as stream:
@@ -121,6 +143,11 @@ class Store:
             except BlockingIOError:
                 return True
         return False
+
+
+def execution_order(record: dict[str, Any]) -> str:
+    """Sorting key of records of one declared run."""
+    return canonical_json(record["config"]["execution"])
 
 
 def essence(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,34 +1,22 @@
-"""Tables made from records: the paper's values beside ours, claims with their verdicts, and a summary.
+"""Tables as CSV and Markdown: the paper's values beside ours, claims with their verdicts, and a summary.
 
-Nothing here imports a model or the data. Every stored seed of a declared run is used, whatever number of
-seeds the last command asked for.
+Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
+(``reproduce/sizes.py``).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from reproduce import fingerprints, plan
-from reproduce.files import digest, write_text
+from reproduce import plan
+from reproduce.files import write_text
+from reproduce.metrics import METRICS
+from reproduce.rows import Table, dataset_title, make_table
 from reproduce.runs import FEWSHOT
-from reproduce.statistics import (
-    REFERENCE,
-    Interval,
-    Scope,
-    Verdict,
-    combine,
-    judge_errors,
-    judge_saving,
-    mean_interval,
-    paired_difference,
-)
+from reproduce.statistics import EPISODE, Interval, level_text, values_text
 from reproduce.store import Store
-
-METRIC = "test error (%)"
 
 TABLE_COLUMNS = (
     "table",
@@ -39,10 +27,14 @@ TABLE_COLUMNS = (
     "ours_mean",
     "ours_ci_low",
     "ours_ci_high",
+    "level",
     "seeds",
+    "seed_values",
     "parameters",
     "train_seconds",
-    "verdict",
+    "direction",
+    "note",
+    "scope",
 )
 TOP5_COLUMNS = ("paper_top5", "ours_top5_mean", "ours_top5_ci_low", "ours_top5_ci_high", "multiply_adds")
 CLAIM_COLUMNS = (
@@ -56,187 +48,17 @@ CLAIM_COLUMNS = (
     "difference",
     "difference_ci_low",
     "difference_ci_high",
+    "level",
+    "unit",
+    "replicates",
     "seeds",
-    "verdict",
+    "seed_values",
+    "observed",
+    "direction",
+    "note",
+    "scope",
     "source",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method on one data set: its records by seed, and what they come to."""
-
-    slot: str
-    dataset: str
-    method: plan.Method
-    records: dict[int, dict[str, Any]]
-    verdict: Verdict
-
-    @property
-    def errors(self) -> dict[int, float]:
-        """Test error in percent by seed, of the runs that did not diverge."""
-        return self.errors_by("test_error")
-
-    def errors_by(self, metric: str) -> dict[int, float]:
-        """An error in percent (see ``plan.METRICS``) by seed, of the runs that did not diverge and have it."""
-        return {
-            seed: float(record["result"][metric])
-            for seed, record in self.records.items()
-            if record["status"] == "finished" and record["result"].get(metric) is not None
-        }
-
-    @property
-    def diverged(self) -> int:
-        """Number of runs that diverged."""
-        return sum(record["status"] == "diverged" for record in self.records.values())
-
-    @property
-    def error(self) -> Interval | None:
-        """Mean test error over seeds; None when no run finished."""
-        return self.mean("test_error")
-
-    def mean(self, metric: str) -> Interval | None:
-        """Mean of an error over seeds; None when no run has it."""
-        errors = self.errors_by(metric)
-        return mean_interval([errors[seed] for seed in sorted(errors)]) if errors else None
-
-    @property
-    def parameters(self) -> int | None:
-        """Trainable parameters."""
-        return next((int(record["parameters"]) for record in self.records.values()), None)
-
-    @property
-    def multiply_adds(self) -> int | None:
-        """Multiply-adds of one image through the network, where the records have them."""
-        found = [record.get("multiply_adds") for record in self.records.values()]
-        return next((int(count) for count in found if count), None)
-
-    @property
-    def train_seconds(self) -> float | None:
-        """Mean seconds of training a run."""
-        seconds = [float(record["result"]["train_seconds"]) for record in self.records.values()]
-        return sum(seconds) / len(seconds) if seconds else None
-
-    @property
-    def paper(self) -> float | None:
-        """The paper's error in percent, None where it is illegible."""
-        return self.paper_by("test_error")
-
-    def paper_by(self, metric: str) -> float | None:
-        """The paper's value of an error in percent, None where it is illegible or not given."""
-        return (self.method.paper if metric == "test_error" else self.method.paper_top5).get(self.slot)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A claim on one data set with its measured difference (better minus worse) and verdict."""
-
-    slot: str
-    dataset: str
-    claim: plan.Claim
-    better: plan.Method
-    worse: plan.Method
-    quantity: str
-    difference: Interval | None
-    paper: float | None
-    verdict: Verdict
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the paper as the records have it."""
-
-    experiment: plan.Experiment
-    profile: plan.Profile
-    rows: tuple[Row, ...]
-    claims: tuple[Judged, ...]
-
-    def row(self, slot: str, key: str) -> Row:
-        """The row of one method on the data set in ``slot``."""
-        return next(row for row in self.rows if row.slot == slot and row.method.key == key)
-
-
-def _without_seed(config: dict[str, Any]) -> str:
-    return digest({key: value for key, value in config.items() if key != "seed"})
-
-
-def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
-    """All records of a store by configuration (without seed) and seed."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in store.records():
-        found.setdefault(_without_seed(record["config"]), {})[int(record["config"]["seed"])] = record
-    return found
-
-
-def dataset_title(profile: plan.Profile, slot: str) -> str:
-    """How a data set is written: CIFAR-10, or what stands in for it."""
-    name = str(profile.slots[slot]["name"])
-    title = plan.SLOT_TITLES[slot]
-    return title if name == slot else f"{name} (for {title})"
-
-
-def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
-    """One table from the stored records."""
-    declared = plan.experiment(number)
-    records = index(store)
-    marks = fingerprints.recorded(store.folder)
-    plain: dict[tuple[str, str], Row] = {}
-    slots = [slot for slot in declared.datasets if slot in profile.slots]
-    for slot in slots:
-        mark = marks.get(fingerprints.dataset_key(profile.slots[slot]), "")
-        for method in declared.methods:
-            key = _without_seed(profile.run(method, slot, 0).config(mark))
-            found = dict(sorted(records.get(key, {}).items()))
-            title = dataset_title(profile, slot)
-            plain[slot, method.key] = Row(slot, title, method, found, Verdict(REFERENCE))
-    claims = tuple(
-        _judge(claim, slot, declared, profile, plain) for slot in slots for claim in declared.claims
-    )
-    rows = tuple(
-        row if row.method.key == declared.baseline and row.records else _with_verdict(row, claims)
-        for row in plain.values()
-    )
-    return Table(declared, profile, rows, claims)
-
-
-def _with_verdict(row: Row, claims: Iterable[Judged]) -> Row:
-    own = [judged for judged in claims if judged.slot == row.slot and judged.better == row.method]
-    # A row stands for what the paper puts it above; only where that is nothing, for what it is said to equal.
-    chosen = [judged for judged in own if judged.claim.kind in plan.ORDERINGS] or own
-    verdict = combine([judged.verdict for judged in chosen] if row.records else [])
-    return Row(row.slot, row.dataset, row.method, row.records, verdict)
-
-
-def _judge(
-    claim: plan.Claim,
-    slot: str,
-    declared: plan.Experiment,
-    profile: plan.Profile,
-    rows: dict[tuple[str, str], Row],
-) -> Judged:
-    better, worse = rows[slot, claim.better], rows[slot, claim.worse]
-    scope = Scope(*profile.same(slot), profile.budget(slot))
-    difference: Interval | None
-    paper: float | None = None
-    if claim.kind == "fewer_parameters":
-        quantity = "fraction of the predictor parameters saved"
-        counts = (better.parameters, worse.parameters, rows[slot, claim.without].parameters)
-        saving = None
-        if counts[0] is not None and counts[1] is not None and counts[2] is not None:
-            saving = (counts[1] - counts[0]) / (counts[1] - counts[2])
-        difference = None if saving is None else Interval(saving, None, None, 1)
-        verdict = judge_saving(saving, claim.saving, scope)
-    else:
-        quantity = "percentage points" + ("" if claim.metric == "test_error" else f" of {plan.METRICS[claim.metric]}")
-        difference = paired_difference(better.errors_by(claim.metric), worse.errors_by(claim.metric))
-        ran = bool(better.records and worse.records)
-        margin = claim.margin if claim.kind in plan.SIMILARITIES else None
-        diverged = ran and bool(better.diverged or worse.diverged)
-        verdict = judge_errors(difference, scope, diverged=diverged, margin=margin)
-        values = better.paper_by(claim.metric), worse.paper_by(claim.metric)
-        if values[0] is not None and values[1] is not None:
-            paper = values[0] - values[1]
-    return Judged(slot, better.dataset, claim, better.method, worse.method, quantity, difference, paper, verdict)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -251,25 +73,31 @@ def interval_texts(interval: Interval | None) -> tuple[str, str, str]:
     return number(interval.mean), number(interval.low), number(interval.high)
 
 
+def level_of(interval: Interval | None) -> str:
+    """The level of an interval in percent as text; empty where it has no ends."""
+    return "" if interval is None or interval.low is None else level_text(interval.level).removesuffix(" %")
+
+
 def table_rows(table: Table) -> list[dict[str, str]]:
     """The rows of ``tableN.csv`` as text, by column."""
     found = []
     for row in table.rows:
-        error = row.error
-        verdict = str(row.verdict)
-        if row.diverged:
-            verdict = f"{verdict}; {row.diverged} of {len(row.records)} runs diverged"
+        error = row.mean("test_error")
         values = (
             str(table.experiment.table),
             row.dataset,
             row.method.label,
-            METRIC,
+            METRICS["test_error"].label,
             number(row.paper),
             *interval_texts(error),
+            level_of(error),
             str(len(row.records)),
+            row.seed_values("test_error"),
             "" if row.parameters is None else str(row.parameters),
             number(row.train_seconds, 1),
-            verdict,
+            str(row.verdict.direction),
+            row.verdict.note(),
+            str(row.verdict.scope),
         )
         cells = dict(zip(TABLE_COLUMNS, values))
         if table.experiment.top5:
@@ -288,7 +116,7 @@ def claim_rows(table: Table) -> list[dict[str, str]]:
     """The rows of ``tableN_claims.csv`` as text, by column."""
     found = []
     for judged in table.claims:
-        difference = judged.difference
+        verdict, interval = judged.verdict, judged.difference
         values = (
             str(table.experiment.table),
             judged.dataset,
@@ -297,9 +125,16 @@ def claim_rows(table: Table) -> list[dict[str, str]]:
             judged.worse.label,
             judged.quantity,
             number(judged.paper),
-            *interval_texts(difference),
-            "0" if difference is None else str(difference.count),
-            str(judged.verdict),
+            *interval_texts(interval),
+            level_of(interval),
+            verdict.unit,
+            str(interval.count) if interval is not None and verdict.unit else "",
+            str(verdict.seeds),
+            values_text(verdict.values),
+            verdict.observed,
+            str(verdict.direction),
+            verdict.note(),
+            str(verdict.scope),
             judged.claim.source,
         )
         found.append(dict(zip(CLAIM_COLUMNS, values)))
@@ -332,6 +167,7 @@ ERROR_HEADINGS = {
     "parameters": "parameters",
     "train_seconds": "training, s",
     "verdict": "verdict",
+    "scope": "scope",
 }
 TOP5_HEADINGS = {
     "dataset": "data",
@@ -347,15 +183,18 @@ TOP5_HEADINGS = {
     "multiply_adds": "multiply-adds an image",
     "train_seconds": "training, s",
     "verdict": "verdict",
+    "scope": "scope",
 }
 CLAIM_HEADINGS = {
     "dataset": "data",
     "claim": "claim",
-    "paper_difference": "paper, points",
-    "difference": "ours",
-    "interval": "95 % interval",
-    "seeds": "seeds",
+    "paper_difference": "paper",
+    "ours": "ours",
+    "interval": "interval",
+    "level_text": "level",
+    "seeds_text": "seeds",
     "verdict": "verdict",
+    "scope": "scope",
 }
 
 
@@ -369,31 +208,47 @@ def markdown_errors(table: Table) -> str:
         from reproduce import fewshot_tables
 
         return fewshot_tables.markdown_accuracies(table)
-    rows = [{**row, "interval": _interval(row["ours_ci_low"], row["ours_ci_high"])} for row in table_rows(table)]
+    rows = [
+        {
+            **cells,
+            "interval": _interval(cells["ours_ci_low"], cells["ours_ci_high"]),
+            # Without an interval the seeds are shown; a single one is the mean itself.
+            "ours_mean": cells["ours_mean"] if cells["ours_ci_low"] else cells["seed_values"],
+            "verdict": row.verdict.short(),
+        }
+        for row, cells in zip(table.rows, table_rows(table))
+    ]
     if table.experiment.top5:
-        for row in rows:
-            row["interval_top5"] = _interval(row["ours_top5_ci_low"], row["ours_top5_ci_high"])
+        for row, cells in zip(table.rows, rows):
+            cells["interval_top5"] = _interval(cells["ours_top5_ci_low"], cells["ours_top5_ci_high"])
+            if not cells["interval_top5"]:
+                cells["ours_top5_mean"] = row.seed_values("test_top5_error")
         return as_markdown(TOP5_HEADINGS, rows)
     return as_markdown(ERROR_HEADINGS, rows)
 
 
 def markdown_claims(table: Table) -> str:
-    """Claims and verdicts as a Markdown table."""
-    if table.experiment.task == FEWSHOT:
-        from reproduce import fewshot_tables
-
-        return fewshot_tables.markdown_claims(table)
-    rows = [
-        {
-            **row,
-            "interval": _interval(row["difference_ci_low"], row["difference_ci_high"]),
-            "difference": row["difference"]
-            + (" of predictor parameters saved" if row["quantity"].startswith("fraction") else "")
-            + (" (top-5)" if row["difference"] and "top-5" in row["quantity"] else ""),
-        }
-        for row in claim_rows(table)
-    ]
+    """Claims and verdicts as a Markdown table; differences are positive where they are as claimed."""
+    rows = []
+    for judged, row in zip(table.claims, claim_rows(table)):
+        points = row["difference"] if row["level"] else row["seed_values"]
+        unit = "%" if row["observed"] else "" if judged.claim.metric != "test_top5_error" else "(top-5)"
+        rows.append(
+            {
+                **row,
+                "paper_difference": f"{row['paper_difference']} {unit}".strip() if row["paper_difference"] else "",
+                "ours": row["observed"] or (f"{points} {unit}".strip() if points else ""),
+                "interval": _interval(row["difference_ci_low"], row["difference_ci_high"]),
+                "level_text": f"{row['level']} %" if row["level"] else "",
+                "seeds_text": "" if row["observed"] and row["seeds"] == "0" else row["seeds"] + _over(row),
+                "verdict": judged.verdict.short(),
+            }
+        )
     return as_markdown(CLAIM_HEADINGS, rows)
+
+
+def _over(row: Mapping[str, str]) -> str:
+    return f" ({row['replicates']} episodes)" if row["unit"] == EPISODE else ""
 
 
 def scope_sentence(table: Table) -> str:
@@ -443,10 +298,11 @@ def summary(profile: plan.Profile, store: Store) -> str:
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
-        "errors in percent, lower is better; intervals are 95 % t intervals over seeds (Table 6: accuracies, "
-        "higher is better, intervals over episodes); a dash stands for a "
-        "value that is illegible in our copy of the paper or that has not been measured. The verdict rule is "
-        "in `reproduce/statistics.py`.",
+        "errors in percent, lower is better; a method's interval is a 95 % t interval over seeds (Table 6: "
+        "accuracies, higher is better, with fewer than three seeds over episodes); with fewer than three seeds their "
+        "values are shown. A claim's difference is positive where it is as claimed, and its interval, at the level "
+        "beside it, is the one that decided. A dash stands for a value that is illegible in our copy of the paper or "
+        "that has not been measured. The verdict rule is in `reproduce/statistics.py`.",
     ]
     for item in plan.tables():
         table = make_table(item, profile, store)

@@ -7,17 +7,13 @@ a fake; the real one imports ``nsl`` (and torch) only when it is first used.
 from __future__ import annotations
 
 import importlib
-import os
-import platform
-import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from reproduce.attempts import Attempts, machine
 from reproduce.memory import keep_freed_memory
-from reproduce.runs import FEWSHOT, Run, run_id
+from reproduce.runs import FEWSHOT, Run, declared_id, run_id
 from reproduce.store import SCHEMA, Store
 
 DEFAULT_BACKEND = "reproduce.worker:NslBackend"
@@ -47,8 +43,12 @@ class Backend(Protocol):
         """Train, resuming from ``checkpoint`` when it exists."""
         ...
 
+    def execution(self) -> dict[str, str]:
+        """How runs are executed here: what determines their numbers beside what is declared."""
+        ...
+
     def environment(self) -> dict[str, Any]:
-        """Versions that belong in the record."""
+        """Versions and hardware for the record's attempts."""
         ...
 
 
@@ -105,18 +105,21 @@ class NslBackend:
         multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
         return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
 
-    def environment(self) -> dict[str, Any]:
+    def execution(self) -> dict[str, str]:
         import torch
 
         from nsl.kernels import paths
 
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"device": device, **paths.describe(device)}
+
+    def environment(self) -> dict[str, Any]:
+        import torch
+
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-        return {
-            "torch": torch.__version__,
-            "device": device,
-            "threads": torch.get_num_threads(),
-            **paths.describe("cuda" if torch.cuda.is_available() else "cpu"),
-        }
+        capability = torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return {"torch": torch.__version__, "device": device, "vectors": capability, "threads": threads}
 
 
 def load_backend(path: str) -> Backend:
@@ -126,46 +129,6 @@ def load_backend(path: str) -> Backend:
     return backend
 
 
-@cache
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-@cache
-def _code() -> dict[str, Any]:
-    """Commit of the checkout this package lies in, whether tracked files differ from it, and the version."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *arguments],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    try:
-        package = version("neural-similarity-learning")
-    except PackageNotFoundError:
-        package = "not installed"
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/nsl", ":/reproduce")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes), "version": package}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def execute(
     run: Run, fingerprint: str, store: Store, backend: Backend, data: str | None, progress: bool
 ) -> dict[str, Any] | None:
@@ -173,12 +136,13 @@ def execute(
 
     A run whose record exists is not executed again. The data are checked against ``fingerprint`` first.
     """
-    config = run.config(fingerprint)
-    identity = run_id(config)
-    with store.claim(identity) as mine:
+    execution = backend.execution()
+    config = run.config(fingerprint, execution)
+    identity, declared = run_id(config), declared_id(config)
+    with store.claim(declared, identity) as mine:
         if not mine:
             return None
-        existing = store.read(identity)
+        existing = store.find(declared)
         if existing is not None:
             return existing
         seen = backend.fingerprint(run.dataset, data)
@@ -187,10 +151,14 @@ def execute(
                 f"The data of {run.dataset['name']} changed while the runs were executing "
                 f"(fingerprint {seen}, planned {fingerprint}); start again."
             )
-        code = _code()
-        store.checkpoints.mkdir(parents=True, exist_ok=True)
-        started = _now()
+        attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
+        attempts.begin({**machine(), **backend.environment()})
         outcome = backend.train(run, data, store.checkpoint(identity), progress)
+        if backend.execution() != execution:
+            raise ValueError(
+                f"{run.name} began on {execution} and ended on {backend.execution()}, so that its numbers belong to "
+                "neither; nothing was stored, start it again."
+            )
         record = {
             "schema": SCHEMA,
             "id": identity,
@@ -200,16 +168,7 @@ def execute(
             "parameters": outcome.parameters,
             "multiply_adds": outcome.multiply_adds,
             "observations": outcome.observations,
-            "code": code,
-            "environment": {
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "cpu": _cpu(),
-                "cores": os.cpu_count(),
-                **backend.environment(),
-            },
-            "started": started,
-            "finished": _now(),
+            "attempts": attempts.end(),
         }
         store.write(record)
         return store.read(identity)

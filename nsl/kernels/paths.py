@@ -14,7 +14,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,26 +71,25 @@ def path(tensor: Tensor) -> Path:
     return "plain"
 
 
-def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """What a record should say of the way its numbers were computed.
+def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """What a record should say of the way its numbers were computed: what their last bits depend on.
 
     Args:
         device: where the run computed.
         dtype: the type of its activations (autocast's, where it was on).
 
     Returns:
-        `kernels`, the path; on CUDA also what float32 products were, and the settings that decide whether repeats are
-        equal bit for bit.
+        `kernels`, the path, and `matmul`, the precision of float32 products; on CUDA also that of cuDNN's convolutions
+        and the settings that decide whether repeats are equal bit for bit.
     """
     device = torch.device(device)
+    kernels = path(torch.empty(0, dtype=dtype, device=device))
     if device.type != "cuda":
-        return {"kernels": path(torch.empty(0, dtype=dtype, device=device))}
-    cudnn = torch.backends.cudnn
+        return {"kernels": kernels, "matmul": torch.get_float32_matmul_precision()}
     return {
-        "kernels": path(torch.empty(0, dtype=dtype, device=device)),
-        "float32_products": float32_products(),
-        "cudnn": cudnn.version(),
-        "cudnn_benchmark": cudnn.benchmark,
-        "cudnn_deterministic": cudnn.deterministic,
-        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+        "kernels": kernels,
+        **float32_products(),
+        "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "unset"),
     }

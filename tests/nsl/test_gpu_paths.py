@@ -101,12 +101,12 @@ def test_one_setting_moves_the_products_of_all_libraries() -> None:
 
 
 def test_a_record_names_the_path_and_on_a_card_what_decides_the_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paths.describe("cpu") == {"kernels": paths.path(torch.empty(0))}
+    assert paths.describe("cpu") == {"kernels": paths.path(torch.empty(0)), "matmul": "highest"}
     monkeypatch.setattr(paths, "path", lambda tensor: "triton")
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
     found = paths.describe("cuda")
     assert found["kernels"] == "triton"
-    assert {"float32_products", "cudnn_benchmark", "cudnn_deterministic", "cublas_workspace"} <= set(found)
+    assert {"matmul", "convolution", "cudnn_benchmark", "cudnn_deterministic", "cublas_workspace"} <= set(found)
 
 
 def test_a_device_other_than_the_cpu_works_in_one_chunk() -> None:

@@ -15,6 +15,8 @@ from reproduce.runs import Run, run_id
 from reproduce.store import SCHEMA, Store
 
 ROOT = Path(__file__).parents[2]
+#: Methods of Table 1, the table that tests run.
+TABLE_1 = len(plan.experiment(1).methods)
 FAKE = "tests.reproduce.fake_backend:FakeBackend"
 
 _TINY = """
@@ -90,13 +92,14 @@ def call(command: list[str], folder: Path, **environment: str) -> subprocess.Com
 
 
 MARK = "0123456789abcdef"
+EXECUTION = {"device": "none", "kernels": "plain", "matmul": "highest"}
 
 
 def put_record(
     store: Store, run: Run, error: float, *, status: str = "finished", parameters: int = 1000
 ) -> dict[str, Any]:
     """Store a record of ``run`` with the given test error, as if it had been trained on data ``MARK``."""
-    config = run.config(MARK)
+    config = run.config(MARK, EXECUTION)
     record = {
         "schema": SCHEMA,
         "id": run_id(config),
@@ -111,10 +114,7 @@ def put_record(
         },
         "parameters": parameters,
         "observations": {},
-        "code": {},
-        "environment": {},
-        "started": "2026-01-01T00:00:00+00:00",
-        "finished": "2026-01-01T00:00:12+00:00",
+        "attempts": [{"started": "2026-01-01T00:00:00+00:00", "seconds": 12.0}],
     }
     store.write(record)
     return record

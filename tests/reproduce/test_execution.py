@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from reproduce import plan
 from reproduce.store import Store, differences
-from tests.reproduce.helpers import arguments, call, start, write_profile
+from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 3600) -> None:
@@ -23,14 +24,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 3600) -> None:
 
 
 def test_every_missing_run_executes_once_and_a_second_call_executes_nothing(tmp_path: Path) -> None:
-    write_profile(tmp_path, jobs=2)
+    profile = plan.profile("tiny", write_profile(tmp_path, jobs=2))
+    count = len(plan.planned_runs(profile, plan.tables(), 2))
     log = tmp_path / "log"
     first = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
     assert first.returncode == 0, first.stderr
-    assert len(log.read_text().splitlines()) == 32
+    assert len(log.read_text().splitlines()) == count
     second = call(arguments("run", tmp_path), tmp_path, FAKE_LOG=str(log))
-    assert "32 of 32 runs are stored" in second.stdout
-    assert len(log.read_text().splitlines()) == 32
+    assert f"{count} of {count} runs are stored" in second.stdout
+    assert len(log.read_text().splitlines()) == count
 
 
 def test_a_run_killed_in_the_middle_gives_the_same_records_after_a_restart(tmp_path: Path) -> None:
@@ -52,16 +54,16 @@ def test_a_run_killed_in_the_middle_gives_the_same_records_after_a_restart(tmp_p
         process.communicate()
         # The workers notice that their parent is gone, and let go of their runs.
         wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))
-        assert len(list(store.runs.glob("*.json"))) < 6
+        assert len(list(store.runs.glob("*.json"))) < 2 * TABLE_1
     log = tmp_path / "log"
     last = call(arguments("run", broken, "--tables", "1"), tmp_path, FAKE_LOG=str(log))
     assert last.returncode == 0, last.stderr
-    assert len(log.read_text().splitlines()) < 6
+    assert len(log.read_text().splitlines()) < 2 * TABLE_1
     assert differences(store, Store(whole / "results", "tiny")) == []
     assert list(store.checkpoints.iterdir()) == []
     folders = [str(folder / "results" / "tiny") for folder in (whole, broken)]
     compared = call(["compare", *folders], tmp_path)
-    assert compared.stdout == "The 6 records are equal, timings and environment aside.\n"
+    assert compared.stdout == f"The {2 * TABLE_1} records are equal, timings and environment aside.\n"
 
 
 def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
@@ -72,8 +74,8 @@ def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
     for process in both:
         out, err = process.communicate(timeout=3600)
         assert process.returncode == 0, out + err
-    assert len(log.read_text().splitlines()) == 6
-    assert len(list(Store(tmp_path / "results", "tiny").records())) == 6
+    assert len(log.read_text().splitlines()) == 2 * TABLE_1
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == 2 * TABLE_1
 
 
 @pytest.mark.parametrize(
@@ -85,17 +87,17 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(tmp_path: Path, 
     done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path, **{cause: "cnn9"})
     assert done.returncode == 2
     lines = done.stderr.strip().splitlines()
-    assert lines == [f"error: 1 of 3 runs failed. Baseline CNN on digits, seed 0 failed: {reason}"]
-    assert len(list(Store(tmp_path / "results", "tiny").records())) == 2
+    assert lines == [f"error: 1 of {TABLE_1} runs failed. Baseline CNN on digits, seed 0 failed: {reason}"]
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1 - 1
 
 
 def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
     write_profile(tmp_path, seeds=1)
     command = arguments("run", tmp_path, "--tables", "1")
     assert "diverged (loss is not finite at iteration 3)" in call(command, tmp_path, FAKE_DIVERGES="cnn9").stdout
-    assert "3 of 3 runs are stored" in call(command, tmp_path).stdout
+    assert f"{TABLE_1} of {TABLE_1} runs are stored" in call(command, tmp_path).stdout
     statuses = [record["status"] for record in Store(tmp_path / "results", "tiny").records()]
-    assert sorted(statuses) == ["diverged", "finished", "finished"]
+    assert sorted(statuses) == ["diverged", *(TABLE_1 - 1) * ["finished"]]
 
 
 def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path) -> None:
@@ -114,4 +116,4 @@ def test_workers_get_the_declared_number_of_threads(tmp_path: Path) -> None:
     write_profile(tmp_path, seeds=1)
     assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, OMP_NUM_THREADS="7").returncode == 0
     for record in Store(tmp_path / "results", "tiny").records():
-        assert record["environment"]["threads"] == 1
+        assert record["attempts"][-1]["threads"] == 1

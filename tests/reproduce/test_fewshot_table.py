@@ -11,12 +11,14 @@ import pytest
 from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
-from reproduce import fewshot_tables, fingerprints, plan, tables
+from reproduce import fewshot_tables, fingerprints, plan, rows
+from reproduce.claims import Judged
 from reproduce.fewshot_report import FewShotReport
+from reproduce.rows import make_table
 from reproduce.runs import FEWSHOT, Run
-from reproduce.statistics import Verdict
+from reproduce.statistics import Direction, Verdict
 from reproduce.store import Store, differences
-from reproduce.tables import make_table, write_tables
+from reproduce.tables import markdown_claims, write_tables
 from reproduce.worker import NslBackend, execute
 from tests.reproduce.helpers import MARK, put_record
 
@@ -102,31 +104,52 @@ def read(path: Path) -> dict[str, dict[str, str]]:
         return {row.get("claim") or row["method"]: row for row in csv.DictReader(stream)}
 
 
-def test_accuracies_have_intervals_over_episodes_and_differences_are_paired(tmp_path: Path) -> None:
+def test_from_three_seeds_on_seeds_decide_and_their_interval_is_printed(tmp_path: Path) -> None:
     profile, store = plan.profile("paper"), Store(tmp_path, "paper")
     for seed in range(3):
         put(store, profile, "finetune", [30 + seed, 45, 60], seed)
         put(store, profile, "static", [33 + seed, 48, 63], seed)
     write_tables((6,), profile, store)
-    rows = read(store.folder / "tables" / "table6.csv")
-    row = rows["Static NSN"]
+    table = read(store.folder / "tables" / "table6.csv")
+    row = table["Static NSN"]
     assert (row["paper"], row["paper_interval"], row["ours_mean"]) == ("65.74", "0.68", "64.44")
     expected = ("9", "3", "489", "20.0")
     assert (row["episodes"], row["seeds"], row["adapted_parameters"], row["adapt_milliseconds"]) == expected
-    assert float(row["ours_ci_low"]) < 64.44 < float(row["ours_ci_high"])
-    assert rows["Finetuning baseline"]["verdict"] == "reference"
-    assert rows["MAML"]["verdict"] == "not run"
+    # 64.00, 64.44 and 64.89 by seed, whereas episodes range from 44 to 84.
+    assert (row["unit"], row["ours_ci_low"], row["ours_ci_high"]) == ("seed", "63.34", "65.55")
+    assert table["Finetuning baseline"]["direction"] == "reference"
+    assert table["MAML"]["direction"] == "not run"
     claim = read(store.folder / "tables" / "table6_claims.csv")["Static NSN beats the finetuning baseline."]
     # 3 of 75 answers more in every episode: the episodes vary, the difference does not.
     assert (claim["difference"], claim["difference_ci_low"], claim["difference_ci_high"]) == 3 * ("4.00",)
-    assert (claim["paper_difference"], claim["verdict"]) == ("15.95", "reproduced")
+    assert (claim["paper_difference"], claim["direction"]) == ("15.95", "agrees")
+    assert (claim["note"], claim["unit"]) == ("a smaller effect than the paper's", "seed")
     shots = list(csv.DictReader((store.folder / "tables" / "table6_shots.csv").open(encoding="utf-8")))
     assert len(shots) == 16 * 3
     assert "## Table 6" in (store.folder / "summary.md").read_text(encoding="utf-8")
 
 
-def test_a_lower_accuracy_is_not_reproduced_and_other_data_decide_nothing(tmp_path: Path) -> None:
-    words = {}
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_with_fewer_seeds_episodes_decide_about_these_trainings_only(tmp_path: Path, seeds: int) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    for seed in range(seeds):
+        put(store, profile, "finetune", [30 + seed, 45, 60, 50], seed)
+        put(store, profile, "static", [53 + seed, 69, 83, 74], seed)
+    table = make_table(6, profile, store)
+    judged = table.claims[0]
+    assert judged.verdict.direction == "agrees"
+    assert str(judged.verdict.scope) == f"these trainings only, {'one' if seeds == 1 else 2} a method"
+    # The trainings share their episodes, which are four whatever the number of trainings.
+    assert judged.difference is not None
+    assert (judged.verdict.unit, judged.difference.count, judged.verdict.seeds) == ("episode", 4, seeds)
+    assert f"| {seeds} (4 episodes) |" in markdown_claims(table)
+    measured = fewshot_tables.measured(table.row(SLOT, "static"))
+    assert measured is not None
+    assert (measured.unit, measured.accuracy.count, measured.episodes) == ("episode", 4, 4 * seeds)
+
+
+def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -> None:
+    scopes = {}
     for name in ("paper", "cpu"):
         profile, store = plan.profile(name), Store(tmp_path, name)
         for seed in range(3):
@@ -134,8 +157,18 @@ def test_a_lower_accuracy_is_not_reproduced_and_other_data_decide_nothing(tmp_pa
             put(store, profile, "meta_static", [50, 50 + seed], seed)
         claims = make_table(6, profile, store).claims
         pair = ("meta_static", "maml")
-        words[name] = next(str(c.verdict) for c in claims if (c.claim.better, c.claim.worse) == pair)
-    assert words == {"paper": "not reproduced", "cpu": "inconclusive (other data and width)"}
+        verdict = next(c.verdict for c in claims if (c.claim.better, c.claim.worse) == pair)
+        assert verdict.direction == "disagrees"
+        scopes[name] = str(verdict.scope)
+    assert scopes == {"paper": "", "cpu": "CIFAR-FS for Mini-ImageNet, other widths than the paper's"}
+
+
+def test_records_with_other_numbers_of_episodes_are_not_compared(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    put(store, profile, "finetune", [30, 45, 60])
+    put(store, profile, "static", [33, 48])
+    with pytest.raises(ValueError, match="have 2 and 3 test episodes and cannot be compared"):
+        make_table(6, profile, store)
 
 
 def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) -> None:
@@ -257,9 +290,9 @@ def test_a_training_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
 def test_a_method_that_is_only_said_to_equal_another_has_that_verdict() -> None:
     declared = plan.experiment(6)
     method = declared.method("dynamic_cnn9")
-    verdict = Verdict("inconclusive", "too few seeds")
+    verdict = Verdict(Direction.UNDECIDED, reason="one seed, three decide")
     claim = next(claim for claim in declared.claims if claim.better == method.key)
-    assert claim.kind in plan.SIMILARITIES
-    judged = tables.Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, None, verdict)
-    row = tables.Row("mini_imagenet", "set", method, {0: {}}, Verdict("reference"))
-    assert tables._with_verdict(row, [judged]).verdict == verdict
+    assert claim.kind == "similar"
+    judged = Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, verdict)
+    row = rows.Row("mini_imagenet", "set", method, {0: {"status": "finished"}}, Verdict(Direction.REFERENCE))
+    assert rows._with_verdict(row, [judged], False).verdict == verdict

@@ -16,7 +16,7 @@ PROFILES = ("demo", "cpu", "paper")
 def test_every_profile_fills_every_slot_of_every_table(name: str) -> None:
     profile = plan.profile(name)
     runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION), profile.seeds)
-    assert len(runs) == 19 * profile.seeds
+    assert len(runs) == 20 * profile.seeds
     few_shot = plan.planned_runs(profile, plan.tables(FEWSHOT), profile.seeds)
     assert len(few_shot) == 16 * profile.fewshot["seeds"]
 

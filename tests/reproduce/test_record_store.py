@@ -14,7 +14,7 @@ import pytest
 from reproduce import plan
 from reproduce.runs import Run, run_id
 from reproduce.store import RecordError, Store, differences, essence
-from tests.reproduce.helpers import MARK, ROOT, put_record, write_profile
+from tests.reproduce.helpers import EXECUTION, MARK, ROOT, put_record, write_profile
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path, run: Run) -> None
     read = store.read(written["id"])
     assert read is not None
     assert {key: read[key] for key in written} == written
-    assert [record["id"] for record in store.records()] == [run_id(run.config(MARK))]
+    assert [record["id"] for record in store.records()] == [run_id(run.config(MARK, EXECUTION))]
 
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path: Path, run: Run) -> None:
@@ -41,7 +41,7 @@ def test_numbers_that_json_does_not_have_become_null(tmp_path: Path, run: Run) -
 def test_storing_a_record_leaves_no_checkpoint_and_no_temporary_file(tmp_path: Path, run: Run) -> None:
     store = Store(tmp_path, "tiny")
     store.checkpoints.mkdir(parents=True)
-    checkpoint = store.checkpoint(run_id(run.config(MARK)))
+    checkpoint = store.checkpoint(run_id(run.config(MARK, EXECUTION)))
     checkpoint.touch()
     put_record(store, run, 1.0)
     assert not checkpoint.exists()
@@ -73,22 +73,22 @@ def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(tmp_path: Path
 
 def test_a_claimed_run_cannot_be_claimed_again_until_it_is_released(tmp_path: Path) -> None:
     first, second = Store(tmp_path, "tiny"), Store(tmp_path, "tiny")
-    with first.claim("a") as mine:
+    with first.claim("a", "a") as mine:
         assert mine
         assert second.running("a")
-        with second.claim("a") as theirs:
+        with second.claim("a", "a") as theirs:
             assert not theirs
-        with second.claim("b") as other:
+        with second.claim("b", "b") as other:
             assert other
     assert not second.running("a")
-    with second.claim("a") as mine:
+    with second.claim("a", "a") as mine:
         assert mine
 
 
 def test_a_killed_process_leaves_no_claim_behind(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from reproduce.store import Store\n"
-        "with Store(Path(sys.argv[1]), 'tiny').claim('a') as mine:\n"
+        "with Store(Path(sys.argv[1]), 'tiny').claim('a', 'a') as mine:\n"
         "    print(mine, flush=True); time.sleep(60)\n"
     )
     holder = subprocess.Popen(
@@ -101,7 +101,7 @@ def test_a_killed_process_leaves_no_claim_behind(tmp_path: Path) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
-    with store.claim("a") as mine:
+    with store.claim("a", "a") as mine:
         assert mine
 
 
@@ -110,7 +110,7 @@ def test_stores_that_differ_in_timings_alone_are_equal(tmp_path: Path, run: Run)
     for store, seconds in zip(stores, (1.0, 2.0)):
         record = put_record(store, run, 5.0)
         record["result"]["train_seconds"] = seconds
-        record["finished"] = f"2026-01-01T00:00:{seconds:02.0f}+00:00"
+        record["attempts"] = [{"started": f"2026-01-01T00:00:{seconds:02.0f}+00:00", "seconds": seconds}]
         store.write(record)
     assert differences(*stores) == []
 
@@ -137,7 +137,7 @@ def test_claiming_a_run_sweeps_away_what_a_killed_process_left_half_written(tmp_
     other = store.checkpoints / ".def.pt.x1.partial"
     for path in (*mine, other):
         path.write_text("half")
-    with store.claim("abc") as held:
+    with store.claim("abc", "abc") as held:
         assert held
         assert not any(path.exists() for path in mine)
     assert other.exists()

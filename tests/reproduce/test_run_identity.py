@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reproduce import plan
-from reproduce.runs import CLASSIFICATION, FEWSHOT, Run, model_config, run_id, training_images
+from reproduce.runs import CLASSIFICATION, FEWSHOT, Run, declared_id, model_config, run_id, training_images
 
 RUN = Run(
     label="a label",
@@ -17,26 +17,33 @@ RUN = Run(
 )
 
 
+EXECUTION = {"device": "cpu", "kernels": "native", "matmul": "highest"}
+
+
 def test_the_identity_of_a_configuration_is_pinned() -> None:
-    # Stored records are found by this hash: a change of it would orphan all of them.
-    assert run_id(RUN.config("0" * 16)) == "a845cb67e5470912"
+    # Stored records are found by these hashes: a change of them would orphan all of them.
+    assert declared_id(RUN.declared("0" * 16)) == "a845cb67e5470912"
+    assert run_id(RUN.config("0" * 16, EXECUTION)) == "f8c988f356bd63b9"
 
 
 def test_the_label_does_not_enter_the_identity() -> None:
-    assert run_id(replace(RUN, label="another").config("f")) == run_id(RUN.config("f"))
+    assert replace(RUN, label="another").declared("f") == RUN.declared("f")
 
 
 def test_everything_else_enters_the_identity() -> None:
     others = [
-        replace(RUN, dataset={"name": "cifar100"}).config("f"),
-        replace(RUN, model={"name": "cnn9pp"}).config("f"),
-        replace(RUN, recipe={**RUN.recipe, "learning_rate": 0.2}).config("f"),
-        replace(RUN, seed=1).config("f"),
-        replace(RUN, threads=1).config("f"),
-        RUN.config("g"),
-        replace(RUN, task=FEWSHOT).config("f"),
+        replace(RUN, dataset={"name": "cifar100"}).declared("f"),
+        replace(RUN, model={"name": "cnn9pp"}).declared("f"),
+        replace(RUN, recipe={**RUN.recipe, "learning_rate": 0.2}).declared("f"),
+        replace(RUN, seed=1).declared("f"),
+        replace(RUN, threads=1).declared("f"),
+        RUN.declared("g"),
+        replace(RUN, task=FEWSHOT).declared("f"),
     ]
-    assert len({run_id(config) for config in [RUN.config("f"), *others]}) == 8
+    assert len({declared_id(config) for config in [RUN.declared("f"), *others]}) == 8
+    executions = [EXECUTION, *({**EXECUTION, key: "other"} for key in EXECUTION)]
+    assert len({run_id(RUN.config("f", execution)) for execution in executions}) == 4
+    assert len({declared_id(RUN.config("f", execution)) for execution in executions}) == 1
 
 
 def test_a_recipe_of_several_parts_counts_the_images_of_all() -> None:
@@ -59,5 +66,5 @@ def test_a_run_that_several_tables_ask_for_is_planned_once() -> None:
     cpu = plan.profile("cpu")
     alone = [plan.planned_runs(cpu, (number,), 1) for number in plan.tables(CLASSIFICATION)]
     together = plan.planned_runs(cpu, plan.tables(CLASSIFICATION), 1)
-    assert [len(runs) for runs in alone] == [3, 5, 3, 12, 3]
-    assert len(together) == 19
+    assert [len(runs) for runs in alone] == [4, 5, 3, 12, 3]
+    assert len(together) == 20

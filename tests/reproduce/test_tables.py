@@ -9,11 +9,15 @@ import pytest
 
 from reproduce import plan
 from reproduce.plan import Profile
+from reproduce.rows import make_table
 from reproduce.store import RecordError, Store
-from reproduce.tables import make_table, write_tables
+from reproduce.tables import markdown_claims, write_tables
 from tests.reproduce.helpers import MARK, fill, put_record, write_profile
 
-COLUMNS = "table,dataset,method,metric,paper,ours_mean,ours_ci_low,ours_ci_high,seeds,parameters,train_seconds,verdict"
+COLUMNS = (
+    "table,dataset,method,metric,paper,ours_mean,ours_ci_low,ours_ci_high,level,seeds,seed_values,parameters,"
+    "train_seconds,direction,note,scope"
+)
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
@@ -35,7 +39,7 @@ def test_the_columns_are_the_agreed_ones(paper: Profile, store: Store) -> None:
     write_tables((1,), paper, store)
     lines = (store.folder / "tables" / "table1.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == COLUMNS
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def test_three_seeds_give_means_intervals_and_verdicts(paper: Profile, store: Store) -> None:
@@ -49,17 +53,34 @@ def test_three_seeds_give_means_intervals_and_verdicts(paper: Profile, store: St
     write_tables((1,), paper, store)
     rows = read(store.folder / "tables" / "table1.csv")
     baseline = rows["CIFAR-10/Baseline CNN"]
-    assert (baseline["paper"], baseline["ours_mean"], baseline["verdict"]) == ("7.78", "8.10", "reference")
-    assert (baseline["ours_ci_low"], baseline["ours_ci_high"]) == ("7.85", "8.35")
+    assert (baseline["paper"], baseline["ours_mean"], baseline["direction"]) == ("7.78", "8.10", "reference")
+    assert (baseline["ours_ci_low"], baseline["ours_ci_high"], baseline["level"]) == ("7.85", "8.35", "95")
+    assert baseline["seed_values"] == "8.00, 8.10, 8.20"
     sphere = rows["CIFAR-10/Dynamic NSN (SphereNet predictor)"]
     assert (sphere["seeds"], sphere["parameters"], sphere["train_seconds"]) == ("3", "2000", "10.0")
     # It beats the CNN, but not the CNN predictor, which the paper also claims.
-    assert sphere["verdict"] == "not reproduced"
+    assert sphere["direction"] == "disagrees"
     claims = read(store.folder / "tables" / "table1_claims.csv")
-    words = {key.split("/")[1]: row["verdict"] for key, row in claims.items()}
-    assert list(words.values()) == ["not reproduced", "reproduced", "reproduced"]
+    assert [row["direction"] for row in claims.values()] == ["disagrees", "agrees", "agrees", "not run"]
     first = next(iter(claims.values()))
-    assert (first["paper_difference"], first["difference"], first["seeds"]) == ("-0.19", "0.12", "3")
+    # Positive as claimed: the paper's SphereNet is better by 0.19, ours is worse by 0.12.
+    assert (first["paper_difference"], first["difference"], first["seeds"]) == ("0.19", "-0.12", "3")
+    assert (first["unit"], first["replicates"], first["seed_values"]) == ("seed", "3", "-0.10, -0.15, -0.10")
+
+
+def test_the_levels_are_holms_over_the_claims_of_the_table(paper: Profile, store: Store) -> None:
+    fill(
+        store,
+        paper,
+        1,
+        {"cnn": [8.0, 8.1, 8.2], "dynamic_cnn": [7.5, 7.5, 7.9], "dynamic": [7.0, 7.1, 7.3]},
+    )
+    table = make_table(1, paper, store)
+    levels = [judged.difference.level for judged in table.claims[:3] if judged.difference]
+    # The p values are below 5 % / 3, 5 % / 2 and 5 % / 1, the last one only below this.
+    assert levels == pytest.approx([0.975, 1 - 0.05 / 3, 0.95])
+    assert [str(judged.verdict.direction) for judged in table.claims] == ["agrees", "agrees", "agrees", "not run"]
+    assert "98.33 %" in markdown_claims(table)
 
 
 def test_one_seed_has_no_interval_and_no_verdict(paper: Profile, store: Store) -> None:
@@ -67,13 +88,30 @@ def test_one_seed_has_no_interval_and_no_verdict(paper: Profile, store: Store) -
     write_tables((1,), paper, store)
     row = read(store.folder / "tables" / "table1.csv")["CIFAR-10/Dynamic NSN (SphereNet predictor)"]
     assert (row["ours_mean"], row["ours_ci_low"], row["ours_ci_high"]) == ("7.00", "", "")
-    assert row["verdict"] == "inconclusive (too few seeds)"
+    assert (row["direction"], row["note"]) == ("undecided", "one seed, three decide")
+    claim = read(store.folder / "tables" / "table1_claims.csv")[
+        "CIFAR-10/Dynamic NSN with a SphereNet predictor beats the baseline CNN."
+    ]
+    assert (claim["difference"], claim["difference_ci_low"], claim["level"]) == ("1.00", "", "")
+
+
+def test_two_seeds_are_shown_instead_of_an_interval(paper: Profile, store: Store) -> None:
+    fill(store, paper, 1, {"cnn": [8.0, 8.5], "dynamic": [7.0, 7.4]})
+    table = write_tables((1,), paper, store)[0]
+    row = read(store.folder / "tables" / "table1.csv")["CIFAR-10/Baseline CNN"]
+    assert (row["ours_mean"], row["ours_ci_low"], row["seed_values"]) == ("8.25", "", "8.00, 8.50")
+    judged = table.claims[1]
+    assert judged.sentence() == (
+        "Dynamic NSN with a SphereNet predictor beats the baseline CNN: undecided (2 seeds, three decide); "
+        "1.00, 1.10 points in 2 seeds."
+    )
+    assert "| 1.00, 1.10 |" in markdown_claims(table)
 
 
 def test_what_was_not_run_is_empty(paper: Profile, store: Store) -> None:
     write_tables((2,), paper, store)
     rows = read(store.folder / "tables" / "table2.csv")
-    assert {row["verdict"] for row in rows.values()} == {"not run"}
+    assert {row["direction"] for row in rows.values()} == {"not run"}
     assert {row["ours_mean"] + row["parameters"] + row["train_seconds"] for row in rows.values()} == {""}
 
 
@@ -85,12 +123,15 @@ def test_illegible_paper_values_stay_empty(paper: Profile, store: Store) -> None
     assert table4["CIFAR-10/Dynamic NSN w/ UNS"]["paper"] == ""
 
 
-def test_the_demo_concludes_nothing_about_the_paper(tmp_path: Path) -> None:
+def test_other_data_and_widths_are_a_scope_beside_the_direction(tmp_path: Path) -> None:
     demo = plan.profile("demo")
     store = Store(tmp_path, "demo")
     fill(store, demo, 1, {"cnn": [9.0, 9.1, 9.0], "dynamic_cnn": [8.0, 8.1, 8.0], "dynamic": [7.0, 7.1, 7.0]})
     rows = write_tables((1,), demo, store)[0].rows
-    assert [str(row.verdict) for row in rows] == ["reference"] + 2 * ["inconclusive (other data and width)"]
+    assert [str(row.verdict.direction) for row in rows] == ["reference", "agrees", "agrees", "not run"]
+    scope = str(rows[1].verdict.scope)
+    assert scope.startswith("digits for CIFAR-10, width 8 (paper: 32), ")
+    assert scope.endswith(" % of the paper's training images")
     assert rows[0].dataset == "digits (for CIFAR-10)"
 
 
@@ -100,17 +141,16 @@ def test_a_diverged_run_is_shown_as_such(paper: Profile, store: Store) -> None:
     put_record(store, run, float("nan"), status="diverged")
     write_tables((1,), paper, store)
     row = read(store.folder / "tables" / "table1.csv")["CIFAR-10/Dynamic NSN (SphereNet predictor)"]
-    assert row["verdict"] == "inconclusive (a run diverged); 1 of 4 runs diverged"
+    assert (row["direction"], row["note"]) == ("undecided", "a run diverged; 1 of 4 runs diverged")
     assert (row["seeds"], row["ours_mean"]) == ("4", "7.10")
 
 
-def test_the_saving_of_the_shared_predictor_is_judged_by_parameters(paper: Profile, store: Store) -> None:
-    errors = {"cnn": [8.0], "shared": [7.5], "dynamic": [7.0]}
-    fill(store, paper, 3, errors, cnn=511_200, shared=702_594, dynamic=890_946)
-    saving = next(c for c in make_table(3, paper, store).claims if c.claim.kind == "fewer_parameters")
+def test_the_summary_says_what_the_shared_predictor_saves_without_any_run(paper: Profile, store: Store) -> None:
+    table = make_table(3, paper, store)
+    saving = next(judged for judged in table.claims if judged.claim.kind == "fewer_parameters")
+    assert str(saving.verdict.direction) in ("agrees", "disagrees")
     assert saving.difference is not None
-    assert saving.difference.mean == pytest.approx(0.496, abs=1e-3)
-    assert str(saving.verdict) == "reproduced"
+    assert f"| {saving.difference.mean:.1f} % fewer parameters: " in markdown_claims(table)
 
 
 def test_a_run_shared_by_tables_gives_the_same_row_in_each(paper: Profile, store: Store) -> None:
@@ -164,6 +204,6 @@ def test_table_5_has_top_5_errors_and_multiply_adds_beside_the_papers(paper: Pro
         "17.60",
     )
     assert row["multiply_adds"] == "600000000"
-    assert [str(judged.verdict) for judged in table.claims] == 4 * ["reproduced"]
+    assert [str(judged.verdict.direction) for judged in table.claims] == 5 * ["agrees"]
     papers = [judged.paper for judged in table.claims]
-    assert papers == pytest.approx([-1.50, -0.94, -1.07, -0.13])
+    assert papers == pytest.approx([1.50, 0.94, 1.07, 0.13, 1.03], abs=0.01)

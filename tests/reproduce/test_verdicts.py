@@ -1,4 +1,4 @@
-"""Intervals are Student's, and the verdict rule decides each case as it is written down."""
+"""Intervals are Student's, Holm's levels are Holm's, and the verdict rule decides each case as it is written down."""
 
 from __future__ import annotations
 
@@ -9,118 +9,160 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce.statistics import (
+    Direction,
     Interval,
     Scope,
     Verdict,
     combine,
-    judge_errors,
-    judge_saving,
+    decide_better,
+    decide_failures,
+    decide_share,
+    decide_similar,
+    difference_p,
+    holm_levels,
     mean_interval,
-    paired_difference,
 )
 
-PAPER = Scope(same_data=True, same_width=True, budget=1.0)
-CPU = Scope(same_data=True, same_width=True, budget=0.05)
-DEMO = Scope(same_data=False, same_width=False, budget=0.001)
+AGREES, DISAGREES, NO_EFFECT = Direction.AGREES, Direction.DISAGREES, Direction.NO_EFFECT
+UNDECIDED, NOT_RUN = Direction.UNDECIDED, Direction.NOT_RUN
 
-errors = st.lists(st.floats(0, 100), min_size=2, max_size=8)
+numbers = st.lists(st.floats(0, 100), min_size=3, max_size=8)
+p_values = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 
-@given(errors)
-def test_the_interval_is_scipys_t_interval(values: list[float]) -> None:
-    ours = mean_interval(values)
-    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), max(scipy.stats.sem(values), 1e-300))
+def between(low: float, high: float) -> Interval:
+    return Interval((low + high) / 2, low, high, 5)
+
+
+@given(numbers, st.floats(0.5, 0.999))
+def test_the_interval_is_scipys_t_interval(values: list[float], level: float) -> None:
+    ours = mean_interval(values, level)
+    low, high = scipy.stats.t.interval(level, len(values) - 1, np.mean(values), max(scipy.stats.sem(values), 1e-300))
     assert (ours.low, ours.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
 
 
-def test_one_value_has_a_mean_and_no_interval() -> None:
-    assert mean_interval([3.0]) == Interval(3.0, None, None, 1)
+@pytest.mark.parametrize("values", [[3.0], [2.0, 4.0]])
+def test_below_three_values_there_is_a_mean_and_no_interval(values: list[float]) -> None:
+    assert mean_interval(values) == Interval(3.0, None, None, len(values))
 
 
-@given(errors, st.floats(-50, 50))
-def test_what_is_common_to_both_methods_cancels_seed_by_seed(values: list[float], shift: float) -> None:
-    worse = dict(enumerate(values))
-    better = {seed: value + shift for seed, value in worse.items()}
-    difference = paired_difference(better, worse)
-    assert difference is not None
-    assert difference.mean == pytest.approx(shift, abs=1e-9)
-    assert difference.high == pytest.approx(shift, abs=1e-9)
+def test_a_mean_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="The mean of no values was asked for; pass at least one"):
+        mean_interval([])
 
 
-def test_only_common_seeds_are_paired() -> None:
-    difference = paired_difference({0: 1.0, 1: 2.0, 5: 9.0}, {0: 2.0, 1: 4.0, 6: 0.0})
-    assert difference is not None
-    assert (difference.count, difference.mean) == (2, -1.5)
-    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+def test_the_p_value_is_scipys_and_that_of_equal_values_is_0_or_1() -> None:
+    values = [0.3, -0.1, 0.4, 0.2]
+    assert difference_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue)
+    assert (difference_p([0.5, 0.5, 0.5]), difference_p([0.0, 0.0, 0.0])) == (0.0, 1.0)
+
+
+def test_holm_tests_the_smallest_p_hardest_and_stops_at_the_first_that_fails() -> None:
+    levels = holm_levels({"a": 0.03, "b": 0.001, "c": 0.04, "d": 0.9})
+    assert levels == pytest.approx({"b": 1 - 0.05 / 4, "a": 1 - 0.05 / 3, "c": 1 - 0.05 / 3, "d": 1 - 0.05 / 3})
+    assert holm_levels({}) == {}
+    assert holm_levels({"alone": 0.2}) == {"alone": pytest.approx(0.95)}
+
+
+@given(p_values)
+def test_holm_rejects_what_its_textbook_form_rejects(found: list[float]) -> None:
+    levels = holm_levels(dict(enumerate(found)))
+    ordered, rejected = sorted(found), 0
+    while rejected < len(found) and ordered[rejected] <= 0.05 / (len(found) - rejected):
+        rejected += 1
+    assert sum(p <= 1 - levels[i] + 1e-15 for i, p in enumerate(found)) == rejected
+    assert all(0.95 - 1e-12 <= level < 1 for level in levels.values())
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
+    ("low", "high", "paper", "direction"),
     [
-        (-1.0, -0.1, "reproduced"),
-        (0.1, 1.0, "not reproduced"),
-        (-0.5, 0.5, "inconclusive"),
-        (-1.0, 0.0, "inconclusive"),
+        (0.1, 1.0, 0.9, AGREES),
+        (0.1, 0.5, 0.9, AGREES),
+        (0.1, 1.0, None, AGREES),
+        (-1.0, -0.1, 0.9, DISAGREES),
+        (-1.0, -0.1, None, DISAGREES),
+        (-0.5, 0.5, 0.9, NO_EFFECT),
+        (-0.5, 0.0, 0.9, NO_EFFECT),
+        (-0.5, 1.0, 0.9, UNDECIDED),
+        (0.0, 1.0, 0.9, UNDECIDED),
+        (-0.5, 0.5, None, UNDECIDED),
+        (-0.5, 0.5, -0.2, UNDECIDED),
     ],
 )
-def test_a_claim_of_lower_error_is_decided_by_the_interval(low: float, high: float, word: str) -> None:
-    assert str(judge_errors(Interval((low + high) / 2, low, high, 5), PAPER)) == word
+def test_a_better_claim_is_decided_by_zero_and_the_papers_effect(
+    low: float, high: float, paper: float | None, direction: Direction
+) -> None:
+    assert decide_better(between(low, high), paper)[0] == direction
+
+
+def test_an_effect_that_is_smaller_than_the_papers_agrees_and_says_so() -> None:
+    assert decide_better(between(0.1, 0.5), 0.9) == (AGREES, "a smaller effect than the paper's")
+    assert decide_better(between(0.1, 1.5), 0.9) == (AGREES, "")
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "word"),
+    ("low", "high", "direction"),
     [
-        (-0.4, 0.4, "reproduced"),
-        (0.6, 1.0, "not reproduced"),
-        (-1.0, -0.6, "not reproduced"),
-        (0.2, 0.6, "inconclusive"),
-        (-1.0, 1.0, "inconclusive"),
+        (-0.2, 0.2, AGREES),
+        (-0.2, 0.0, AGREES),
+        (0.05, 0.2, UNDECIDED),
+        (-0.3, 0.2, UNDECIDED),
+        (-0.45, -0.15, UNDECIDED),
+        (0.3, 1.0, DISAGREES),
+        (-1.0, -0.3, DISAGREES),
     ],
 )
-def test_a_claim_of_similar_error_is_decided_by_the_margin(low: float, high: float, word: str) -> None:
-    assert judge_errors(Interval((low + high) / 2, low, high, 5), PAPER, margin=0.5).word == word
+def test_a_similar_claim_is_an_equivalence_test_that_a_difference_fails(
+    low: float, high: float, direction: Direction
+) -> None:
+    assert decide_similar(between(low, high), 0.25)[0] == direction
 
 
-CLEAR = Interval(-1.0, -1.1, -0.9, 5)
+def test_a_counted_share_agrees_above_the_first_and_up_to_the_second_end() -> None:
+    wanted = (0.0, 0.1)
+    assert [decide_share(share, wanted) for share in (-0.01, 0.0, 0.01, 0.1, 0.11)] == [
+        DISAGREES,
+        DISAGREES,
+        AGREES,
+        AGREES,
+        DISAGREES,
+    ]
 
 
-def test_other_data_decide_nothing_however_clear_they_are() -> None:
-    assert str(judge_errors(CLEAR, DEMO)) == "inconclusive (other data and width)"
-    assert str(judge_errors(CLEAR, Scope(True, False, 1.0))) == "inconclusive (other width)"
+def test_a_method_does_not_converge_when_every_one_of_three_runs_fails() -> None:
+    assert decide_failures(3, 3) == (AGREES, "")
+    assert decide_failures(0, 3) == (DISAGREES, "")
+    assert decide_failures(2, 3) == (UNDECIDED, "some runs converge")
+    assert decide_failures(2, 2) == (UNDECIDED, "2 seeds, three decide")
 
 
-def test_fewer_than_three_seeds_decide_nothing() -> None:
-    for count in (1, 2):
-        verdict = judge_errors(Interval(-1.0, -1.1, -0.9, count), PAPER)
-        assert str(verdict) == "inconclusive (too few seeds)"
+def test_a_scope_names_what_differs_from_the_paper_and_nothing_else() -> None:
+    assert str(Scope()) == ""
+    assert str(Scope(budget=0.6)) == ""
+    assert str(Scope("digits for CIFAR-10", "width 8 (paper: 32)", 0.05)) == (
+        "digits for CIFAR-10, width 8 (paper: 32), 5 % of the paper's training images"
+    )
 
 
-def test_a_diverged_run_decides_nothing() -> None:
-    assert str(judge_errors(CLEAR, PAPER, diverged=True)) == "inconclusive (a run diverged)"
-    assert str(judge_errors(None, PAPER, diverged=True)) == "inconclusive (a run diverged)"
+def test_a_sentence_has_direction_evidence_and_scope() -> None:
+    interval = Interval(0.9, 0.5, 1.3, 3, 0.975)
+    verdict = Verdict(AGREES, Scope(budget=0.05), interval, "seed", 3, (0.9, 0.8, 1.0), handicap="B is weak")
+    assert verdict.sentence("A beats B.") == (
+        "A beats B: agrees (B is weak); 0.90 points, 97.5 % interval 0.50 to 1.30 over 3 seeds; "
+        "scope: 5 % of the paper's training images."
+    )
+    few = Verdict(UNDECIDED, Scope(), Interval(0.5, None, None, 2), "", 2, (0.4, 0.6), reason="2 seeds, three decide")
+    assert few.sentence("A beats B.") == "A beats B: undecided (2 seeds, three decide); 0.40, 0.60 points in 2 seeds."
+    assert Verdict(NOT_RUN, Scope(budget=0.1)).sentence("A beats B.") == "A beats B: not run."
 
 
-def test_a_small_budget_is_stated_beside_the_verdict() -> None:
-    assert str(judge_errors(CLEAR, CPU)) == "reproduced (ordering at 5.0 % of the paper's training)"
-
-
-def test_what_was_not_run_is_not_judged() -> None:
-    assert str(judge_errors(None, PAPER)) == "not run"
-    assert str(judge_errors(None, DEMO)) == "not run"
-    assert str(judge_saving(None, (0.4, 0.6), PAPER)) == "not run"
-
-
-def test_a_saving_of_parameters_is_decided_by_its_range_at_the_papers_width() -> None:
-    assert str(judge_saving(0.5, (0.4, 0.6), CPU)) == "reproduced"
-    assert str(judge_saving(0.7, (0.4, 0.6), CPU)) == "not reproduced"
-    assert str(judge_saving(0.5, (0.4, 0.6), DEMO)) == "inconclusive (other width)"
-
-
-def test_a_row_is_reproduced_only_when_all_its_claims_are() -> None:
-    yes, no = Verdict("reproduced"), Verdict("not reproduced")
-    unsure, absent = Verdict("inconclusive", "too few seeds"), Verdict("not run")
+def test_a_row_agrees_only_when_all_its_claims_do() -> None:
+    yes, no, none = Verdict(AGREES), Verdict(DISAGREES), Verdict(NO_EFFECT)
+    unsure, absent = Verdict(UNDECIDED, reason="one seed, three decide"), Verdict(NOT_RUN)
     assert combine([yes, yes]) == yes
-    assert combine([yes, unsure, no]) == no
+    assert combine([yes, unsure, none, no]) == no
+    assert combine([yes, unsure, none]) == none
     assert combine([yes, unsure]) == unsure
-    assert combine([yes, absent]) == Verdict("inconclusive", "a method compared with is not run")
+    assert combine([yes, absent]) == Verdict(UNDECIDED, reason="a method compared with is not run")
     assert combine([absent, absent]) == combine([]) == absent

@@ -1,0 +1,128 @@
+"""A record says who made it and on what; a change of what identifies a run carries records along."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproduce import plan, rows
+from reproduce.attempts import Attempts
+from reproduce.migration import migrate
+from reproduce.runs import Run, declared_id, run_id
+from reproduce.store import RecordError, Store, checksum
+from tests.reproduce.helpers import EXECUTION, MARK, arguments, call, fill, put_record, write_profile
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    return profile.run(plan.experiment(1).method("cnn"), "cifar10", 0)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "results/tiny/runs").glob("*.json"))]
+
+
+def test_every_attempt_at_a_run_is_in_its_record(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    failed = call(arguments("run", tmp_path, "--tables", "1"), tmp_path, FAKE_DIES="cnn9")
+    assert failed.returncode == 2
+    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
+    by_model = {record["config"]["model"]["name"]: record for record in records(tmp_path)}
+    assert [attempt.get("interrupted", False) for attempt in by_model["cnn9"]["attempts"]] == [True, False]
+    assert all(attempt["seconds"] is not None for attempt in by_model["cnn9"]["attempts"])
+    assert {"commit", "started", "cpu", "platform"} <= by_model["cnn9"]["attempts"][0].keys()
+    assert not list((tmp_path / "results/tiny/checkpoints").iterdir())
+
+
+def test_a_killed_attempt_counts_until_its_last_checkpoint(tmp_path: Path) -> None:
+    path, checkpoint = tmp_path / "a.json", tmp_path / "a.pt"
+    first = Attempts(path, checkpoint)
+    first.begin({})
+    checkpoint.touch()
+    started = checkpoint.stat().st_mtime
+    os.utime(checkpoint, (started + 100, started + 100))
+    second = Attempts(path, checkpoint)
+    second.begin({})
+    assert 98 < second.end()[0]["seconds"] < 102
+    path.write_text("{")
+    third = Attempts(path, checkpoint)
+    third.begin({})
+    assert len(third.end()) == 1
+
+
+def test_kernels_enter_the_identity_and_a_stored_run_is_not_repeated_on_others(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    for kernels in ("native", "plain"):
+        assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, FAKE_KERNELS=kernels).returncode == 0
+    assert {record["config"]["execution"]["kernels"] for record in records(tmp_path)} == {"native"}
+
+
+def test_a_table_takes_one_record_a_run_whatever_it_was_executed_on(tmp_path: Path, run: Run) -> None:
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    store = Store(tmp_path, "tiny")
+    fill(store, profile, 1, {"cnn": [5.0]})
+    other = put_record(store, run, 7.0)
+    other["config"]["execution"] = {**EXECUTION, "device": "another"}
+    other["id"] = run_id(other["config"])
+    other.pop("checksum", None)
+    store.write(other)
+    assert len(list(store.records())) == 2
+    row = rows.make_table(1, profile, store).row("cifar10", "cnn")
+    assert [record["result"]["test_error"] for record in row.records.values()] == [7.0]
+    found = Store(tmp_path, "tiny").find(declared_id(run.declared(MARK)))
+    assert found is not None
+    assert found["id"] == other["id"]
+
+
+def old_record(run: Run) -> dict:
+    config = run.declared(MARK)
+    record = {
+        "schema": 1,
+        "id": run_id(config),
+        "config": config,
+        "status": "finished",
+        "result": {"test_error": 5.0, "curve": [], "train_seconds": 10.0, "evaluate_seconds": 2.0, "diverged": False},
+        "parameters": 1000,
+        "observations": {},
+        "code": {"commit": "abc", "dirty": False, "version": "0.1.0"},
+        "environment": {
+            "python": "3.11", "platform": "Linux", "cpu": "a", "cores": 2, "torch": "2", "device": "cpu",
+            "threads": 1, "kernels": "compiled",
+        },
+        "started": "2026-01-01T00:00:00+00:00",
+        "finished": "2026-01-01T00:00:12+00:00",
+    }  # fmt: skip
+    return record | {"checksum": checksum(record)}
+
+
+def test_records_of_the_first_schema_are_carried_along_with_their_numbers(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    store.runs.mkdir(parents=True)
+    dynamic = replace(run, model={"name": "nsn9_dynamic_diagonal", "width": 4})
+    for old in (old_record(run), old_record(dynamic)):
+        store.path(old["id"]).write_text(json.dumps(old))
+    with pytest.raises(RecordError, match="python -m reproduce migrate"):
+        list(store.records())
+    assert len(migrate(store.folder)) == 2
+    assert migrate(store.folder) == []
+    found = {record["config"]["model"]["name"]: record for record in store.records()}
+    assert found["cnn9"]["config"] == run.config(MARK, {"device": "cpu", "kernels": "native", "matmul": "highest"})
+    assert found["cnn9"]["result"]["test_error"] == 5.0
+    assert found["cnn9"]["attempts"][0]["commit"] == "abc"
+    assert found["nsn9_dynamic_diagonal"]["config"]["model"]["predictor"] == "release"
+    assert store.find(declared_id(dynamic.declared(MARK))) is None
+
+
+def test_a_damaged_record_is_not_carried_along(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    store.runs.mkdir(parents=True)
+    old = old_record(run)
+    store.path(old["id"]).write_text(json.dumps(old).replace("5.0", "4.0"))
+    with pytest.raises(RecordError, match="does not match its checksum"):
+        migrate(store.folder)
+    assert store.path(old["id"]).exists()

@@ -1,0 +1,226 @@
+"""Each kind of claim asks of records and networks what it says, and the declared claims are sound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproduce import claims, plan, sizes
+from reproduce.claims import KINDS, Case, judge
+from reproduce.metrics import METRICS, Replicates, gains, replicates
+from reproduce.rows import Row, make_table
+from reproduce.statistics import Direction, Scope, Verdict
+from reproduce.store import Store
+from tests.reproduce.helpers import fill, put_record
+
+
+def record(error: float | None) -> dict[str, object]:
+    """A record with this test error; None is a run that diverged."""
+    return {"status": "diverged" if error is None else "finished", "result": {"test_error": error}}
+
+
+def row(key: str, errors: list[float | None], *, paper: float | None = None, handicap: str = "") -> Row:
+    values = {} if paper is None else {"cifar10": paper}
+    method = plan.Method(key, key.upper(), "cnn9", paper=values, handicap=handicap)
+    return Row("cifar10", "CIFAR-10", method, dict(enumerate(map(record, errors))), Verdict(Direction.REFERENCE))
+
+
+def case(kind: str, better: Row, worse: Row, **more: object) -> Case:
+    claim = plan.Claim("words", kind, better.method.key, worse.method.key, "source")
+    return Case(replace(claim, **more), plan.profile("paper"), Scope(), better, worse)  # type: ignore[arg-type]
+
+
+def verdict(kind: str, better: Row, worse: Row, **more: object) -> Verdict:
+    return judge([case(kind, better, worse, **more)])[0].verdict
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_a_gain_is_positive_when_the_first_method_is_better(name: str) -> None:
+    metric = METRICS[name]
+    higher, lower = metric.gain(70.0, 60.0), metric.gain(60.0, 70.0)
+    assert (higher > 0) == metric.higher_is_better
+    assert higher == -lower
+    assert metric.error(70.0) == (30.0 if metric.higher_is_better else 70.0)
+
+
+def test_only_common_seeds_of_finished_runs_are_paired() -> None:
+    better = {0: record(1.0), 1: record(2.0), 4: record(None), 5: record(9.0)}
+    worse = {0: record(2.0), 1: record(4.0), 4: record(1.0), 6: record(0.0)}
+    assert gains(METRICS["test_error"], better, worse) == Replicates((1.0, 2.0), "seed", {0: 1.0, 1: 2.0})
+    assert gains(METRICS["test_error"], {0: record(1.0)}, {1: record(1.0)}) is None
+    assert replicates(METRICS["test_error"], {0: record(None)}) is None
+
+
+def test_what_is_common_to_both_methods_cancels_seed_by_seed() -> None:
+    worse = [5.0, 9.0, 7.0]
+    found = verdict("better", row("a", [value - 0.5 for value in worse]), row("b", list(worse)))
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["better", "similar"])
+def test_what_cannot_be_compared_is_not_run_or_undecided_with_its_reason(kind: str) -> None:
+    three: list[float | None] = [8.0, 8.1, 8.2]
+    found = {
+        "not run": verdict(kind, row("a", []), row("b", three)),
+        "no common seed": verdict(kind, row("a", three), replace(row("b", three), records={7: record(1.0)})),
+        "one seed, three decide": verdict(kind, row("a", [7.0]), row("b", three)),
+        "2 seeds, three decide": verdict(kind, row("a", [7.0, 7.2]), row("b", three)),
+        "a run diverged": verdict(kind, row("a", [7.0, 7.1, 7.2, None]), row("b", [8.0, 8.1, 8.2, 8.3])),
+    }
+    assert found.pop("not run").direction == Direction.NOT_RUN
+    assert {reason: item.reason for reason, item in found.items()} == {reason: reason for reason in found}
+    assert {item.direction for item in found.values()} == {Direction.UNDECIDED}
+    two = found["2 seeds, three decide"]
+    assert two.values == pytest.approx((1.0, 0.9))
+    assert two.interval is not None
+    assert (two.interval.low, two.interval.high) == (None, None)
+
+
+def test_a_difference_of_minus_0_30_give_or_take_0_15_beats_and_is_not_similar() -> None:
+    """Seeds whose 95 % interval is 0.30 +- 0.15."""
+    differences = [0.30 - 0.0604, 0.30, 0.30 + 0.0604]
+    worse = row("b", [8.0, 8.0, 8.0])
+    better = row("a", [8.0 - gain for gain in differences])
+    cases = [case("better", better, worse), case("similar", better, worse, margin=0.25)]
+    first, second = judge(cases)
+    assert first.difference == second.difference
+    assert first.difference is not None
+    assert first.difference.level == pytest.approx(0.95)  # one pair, however many claims are about it
+    assert first.difference.high == pytest.approx(0.45, abs=2e-4)
+    assert [item.verdict.direction for item in (first, second)] == [Direction.AGREES, Direction.UNDECIDED]
+
+
+def test_the_loser_of_a_decided_claim_names_its_handicap() -> None:
+    good: list[float | None] = [7.0, 7.1, 7.2]
+    bad: list[float | None] = [8.0, 8.2, 8.1]
+    phrase = "B is handicapped: a tenth of its episodes"
+    weak = "a tenth of its episodes"
+    assert verdict("better", row("a", good), row("b", bad, handicap=weak)).handicap == phrase
+    assert phrase in verdict("better", row("a", good), row("b", bad, handicap=weak)).short()
+    # A handicapped method that wins is not excused.
+    assert verdict("better", row("a", good, handicap=weak), row("b", bad)).handicap == ""
+    assert verdict("better", row("b", bad, handicap=weak), row("a", good)).handicap == phrase
+
+
+@pytest.mark.parametrize(
+    ("errors", "direction"),
+    [
+        ([None, None, None], Direction.AGREES),
+        ([None, 90.0, 25.0], Direction.AGREES),
+        ([None, 90.0, 10.0], Direction.UNDECIDED),
+        ([9.0, 8.0, 10.0], Direction.DISAGREES),
+        ([None, None], Direction.UNDECIDED),
+        ([], Direction.NOT_RUN),
+    ],
+)
+def test_not_converging_is_diverging_or_an_error_above_the_multiple(
+    errors: list[float | None], direction: Direction
+) -> None:
+    found = verdict("does_not_converge", row("a", errors), row("b", [8.0, 8.0, 8.0]), multiple=3.0)
+    assert found.direction == direction
+
+
+def test_a_failure_to_converge_is_put_in_numbers() -> None:
+    found = verdict("does_not_converge", row("a", [None, 90.0, 25.0]), row("b", [8.0, 8.0, 8.0]), multiple=3.0)
+    assert found.observed == "3 of 3 runs fail: 1 diverged, 2 above 3 times the error of B"
+    # Without the baseline's error of a seed there is nothing to compare with.
+    found = verdict("does_not_converge", row("a", [None, 90.0, 25.0]), row("b", [8.0, None, 8.0]), multiple=3.0)
+    assert (found.direction, found.seeds) == (Direction.UNDECIDED, 2)
+
+
+def test_table_1_says_that_the_trivial_predictor_does_not_converge(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    fill(store, profile, 1, {"cnn": [8.0, 8.1, 8.2], "dynamic_cnn_trivial": [90.0, 88.0]})
+    run = profile.run(plan.experiment(1).method("dynamic_cnn_trivial"), "cifar10", 2)
+    put_record(store, run, float("nan"), status="diverged")
+    table = make_table(1, profile, store)
+    judged = next(item for item in table.claims if item.claim.kind == "does_not_converge")
+    assert judged.verdict.direction == Direction.AGREES
+    assert table.row("cifar10", "dynamic_cnn_trivial").verdict.direction == Direction.AGREES
+
+
+@pytest.mark.parametrize("name", ["demo", "cpu", "paper"])
+def test_counted_claims_are_decided_without_any_run(name: str, tmp_path: Path) -> None:
+    profile, store = plan.profile(name), Store(tmp_path, name)
+    counted = [
+        item
+        for number in (3, 4, 5, 6)
+        for item in make_table(number, profile, store).claims
+        if item.claim.kind == "fewer_parameters"
+    ]
+    assert len(counted) == 1 + 2 * 6 + 1 + 1
+    assert {item.verdict.direction for item in counted} <= {Direction.AGREES, Direction.DISAGREES}
+    assert all(item.verdict.observed for item in counted)
+    if name == "paper":
+        against = {item.worse.key: item for item in counted}
+        assert str(against["cnnpp"].verdict.direction) == "agrees"
+        # Table 5 of the paper: 9.61M against 9.71M.
+        assert against["cnnpp"].difference is not None
+        assert against["cnnpp"].difference.mean == pytest.approx(against["cnnpp"].paper, abs=1.0)
+        assert against["leo"].verdict.sentence("Much fewer").startswith("Much fewer: agrees; 97.")
+
+
+def test_counts_are_those_of_the_networks_that_would_be_trained() -> None:
+    import nsl
+
+    run = plan.profile("paper").run(plan.experiment(4).method("static_uns"), "cifar100", 0)
+    network = nsl.create_model("nsn9_static_unconstrained", 100)
+    assert sizes.count(run, "parameters") == nsl.count_parameters(network)
+    assert sizes.count(run, "multiply_adds") == nsl.count_multiply_adds(network, 32)
+    with pytest.raises(ValueError, match="quantity='weight' is unknown; use one of parameters, multiply_adds"):
+        sizes.count(run, "weight")
+
+
+def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
+    from nsl.models.backbones import create_backbone
+
+    run = plan.profile("demo").run(plan.experiment(6).method("dynamic_cnn9"), "mini_imagenet", 0)
+    options = {"predictor_options": run.model.get("predictor_options")}
+    backbone = create_backbone("cnn9", width=run.model["width"], kind="dynamic", **options)
+    assert sizes.count(run, "parameters") == sum(p.numel() for p in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "nicer"}, "claim kind 'nicer' is unknown; use one of better, similar"),
+        ({"metric": "speed"}, "claim metric 'speed' is unknown; use one of test_error"),
+        ({"kind": "similar"}, "margin is 0; .* above 0 and at most 0.25 points"),
+        ({"kind": "similar", "margin": 0.5}, "margin is 0.5; .* above 0 and at most 0.25 points"),
+        ({"kind": "does_not_converge"}, "multiple is 0; declare one above 1"),
+        ({"kind": "fewer_parameters", "quantity": "bytes"}, "quantity 'bytes' is unknown; use one of parameters"),
+        ({"kind": "fewer_parameters", "saving": (0.5, 0.2)}, r"saving is \[0.5, 0.2\]; give the least and the largest"),
+    ],
+)
+def test_a_claim_that_is_declared_wrongly_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:
+    import re
+
+    sound = plan.Claim("A beats B.", "better", "a", "b", "source")
+    assert claims.check(sound) == ""
+    assert re.search(message, claims.check(replace(sound, **change)))  # type: ignore[arg-type]
+
+
+def test_no_similar_claim_allows_more_than_another_calls_an_advantage() -> None:
+    margins = {claim.metric: claim.margin for n in plan.tables() for claim in plan.experiment(n).claims if claim.margin}
+    assert margins == {"test_error": 0.25, "accuracy": 0.42}
+    declared = plan.experiment(6)
+    advantages = [
+        METRICS["accuracy"].gain(*(declared.method(key).paper["mini_imagenet"] for key in (claim.better, claim.worse)))
+        for claim in declared.claims
+        if KINDS[claim.kind].ranks
+    ]
+    assert margins["accuracy"] <= min(advantages) + 1e-9
+    assert margins["accuracy"] <= declared.method("dynamic_cnn9").interval["mini_imagenet"]
+
+
+def test_a_wrong_claim_in_a_table_names_its_file() -> None:
+    path = Path("table9.toml")
+    sound = {"words": "A beats B.", "kind": "better", "better": "a", "worse": "b", "source": "7"}
+    assert plan._claim(sound, path).metric == "test_error"
+    with pytest.raises(ValueError, match=r"table9\.toml: claim 'A beats B\.' is incomplete or misspelt .*wrose"):
+        plan._claim({**sound, "wrose": "b"}, path)
+    with pytest.raises(ValueError, match=r"table9\.toml: claim kind 'beter' is unknown"):
+        plan._claim({**sound, "kind": "beter"}, path)
