@@ -60,7 +60,9 @@ def angular(cosine: Tensor, operator: str = "linear", k: Tensor | float = SIGMOI
     complement = _arcsine(wide)  # pi / 2 - theta
     if operator == "linear":
         return (complement * (2 / math.pi)).to(cosine.dtype)
-    k = torch.as_tensor(k, dtype=wide.dtype, device=wide.device)
+    if not isinstance(k, Tensor):  # filled on the device: a copy from the host could not be captured in a graph
+        k = torch.full((), k, dtype=wide.dtype, device=wide.device)
+    k = k.to(wide.dtype)
     return (torch.tanh(complement / (2 * k)) / torch.tanh(math.pi / (4 * k))).to(cosine.dtype)
 
 

@@ -87,6 +87,39 @@ def test_a_gpu_takes_triton_where_type_and_card_allow_it(monkeypatch: pytest.Mon
         assert paths.path(tensors[torch.float32]) == "plain"
 
 
+class HostTensors(TorchDispatchMode):
+    """Notes what makes a tensor on the host and copies it to the device, or waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = str(function)
+        copied = name.startswith("aten._to_copy") and str(kwargs.get("device", args[0].device)) != str(args[0].device)
+        if copied or name.startswith(("aten.lift_fresh", "aten._local_scalar_dense")):
+            self.found.append(name)
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", sorted(set(nsl.STRUCTURES) - {"full", "l1"}))
+def test_a_similarity_is_assembled_without_a_tensor_of_the_host(name: str) -> None:
+    structure = nsl.similarity.make_structure(name)
+    block = nsl.Block((3, 3))
+    free = torch.empty(2, structure.degrees_of_freedom(block), device="meta")
+    with HostTensors() as seen:
+        (structure.mask if structure.is_mask else structure.assemble)(free, block)
+    assert seen.found == []
+
+
+@pytest.mark.parametrize("operator", ["linear", "sigmoid"])
+def test_an_operator_of_the_angle_needs_no_tensor_of_the_host(operator: str) -> None:
+    with HostTensors() as seen:
+        nsl.angular(torch.empty(2, 3, device="meta"), operator)
+    assert seen.found == []
+
+
 def test_one_setting_moves_the_products_of_all_libraries() -> None:
     backends = torch.backends
     before = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
