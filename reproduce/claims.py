@@ -303,9 +303,10 @@ def _handicap(case: Case, direction: Direction) -> str:
         Direction.DISAGREES: case.better,
         Direction.NO_EFFECT: case.better,
     }.get(direction)
-    if loser is None or not loser.method.handicap or not KINDS[case.claim.kind].ranks:
+    handicap = "" if loser is None else case.profile.handicap(loser.method)
+    if loser is None or not handicap or not KINDS[case.claim.kind].ranks:
         return ""
-    return f"{loser.method.label} is handicapped: {loser.method.handicap}"
+    return f"{loser.method.label} is handicapped: {handicap}"
 
 
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:

@@ -49,15 +49,16 @@ class Session:
     data: str | None
     store: Store
     backend: str
+    slots: tuple[str, ...] | None = None
 
     @property
     def runs(self) -> list[Run]:
         """The runs the chosen tables need."""
-        return plan.planned_runs(self.profile, self.tables, self.seeds)
+        return plan.planned_runs(self.profile, self.tables, self.seeds, self.slots)
 
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the data as they are now, by data set."""
-        datasets = {fingerprints.dataset_key(run.dataset): run.dataset for run in self.runs}
+    def fingerprints(self, runs: list[Run]) -> dict[str, str]:
+        """Fingerprints of the runs' data as they are now, by data set."""
+        datasets = {fingerprints.dataset_key(run.dataset): run.dataset for run in runs}
         return fingerprints.current(
             self.store.folder,
             list(datasets.values()),
@@ -71,6 +72,7 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
     """The arguments that most commands share."""
     parser.add_argument("--profile", default="demo", help="demo, cpu or paper (default: demo)")
     parser.add_argument("--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)")
+    parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
     parser.add_argument("--data", default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)")
     parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
@@ -105,6 +107,7 @@ def session(arguments: argparse.Namespace) -> Session:
         data=data,
         store=Store(arguments.results, profile.name),
         backend=arguments.backend,
+        slots=plan.parse_slots(arguments.slots, profile),
     )
 
 
@@ -145,17 +148,22 @@ def _first_training(run: Run) -> str:
 def run_runs(arguments: argparse.Namespace) -> int:
     """Execute the missing runs."""
     now = session(arguments)
-    marks = now.fingerprints()
-    jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in now.runs]
+    _execute(arguments, now, now.runs)
+    return 0
+
+
+def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> None:
+    """Execute those of the runs that have no record yet."""
+    marks = now.fingerprints(runs)
+    jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
     missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
-        return 0
+        return
     report = _executor(arguments, now, len(missing)).execute(sorted(missing, key=_shares(missing)))
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
-    return 0
 
 
 def _recorded(now: Session) -> dict[str, str]:
@@ -264,6 +272,32 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", type=Path, help="another")
 
 
+def select(arguments: argparse.Namespace) -> int:
+    """Execute the missing trials of a table's recipes and say which recipe they choose."""
+    from reproduce import selection
+    from reproduce.tables import as_markdown
+
+    arguments.profile, arguments.tables = arguments.name, str(arguments.table)
+    now = session(arguments)
+    runs = [run for choice in selection.choices(now.profile, arguments.table) for run in choice.runs]
+    if not runs:
+        raise ValueError(
+            f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
+            f"[{now.profile.name}.select.NAME] to reproduce/experiments/profiles.toml."
+        )
+    _execute(arguments, now, runs)
+    tables.write_tables(now.tables, now.profile, now.store)
+    found = selection.rows(now.profile, now.store, arguments.table)
+    print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, found))
+    return 0
+
+
+def _declare_select(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="PROFILE", help="demo, cpu or paper")
+    parser.add_argument("table", type=int, metavar="TABLE", help="number of the table")
+    declare_common(parser)
+
+
 def migrate(arguments: argparse.Namespace) -> int:
     """Carry the records of an earlier schema along."""
     from reproduce.migration import migrate as carry
@@ -314,6 +348,7 @@ COMMANDS = {
     "run": Command("execute the missing runs", declare_common, run_runs),
     "tables": Command("write the tables from the stored records", declare_common, make_tables),
     "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),
+    "select": Command("try recipes on validation data and say which is best", _declare_select, select),
     "status": Command("what is done, running, missing; predicted remaining time", declare_common, status),
     "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
     "rehearse": Command("two steps, an evaluation and a resume of every run; stores nothing", declare_common, rehearse),

@@ -13,7 +13,7 @@ import multiprocessing
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from reproduce import plan
@@ -97,9 +97,10 @@ def passes(run: Run, sizes: Shape) -> int:
         tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
         support, query = way * int(part["shot"]), way * int(part["query"])
         if issubclass(method, GradientMeta):
-            order = 1 if _fewshot_option(run, "first_order", False) else 2
-            inner = int(_fewshot_option(run, "train_steps", 5)) * order
-            total += STEP_PASSES * tasks * (support * inner + query)
+            # A step of second order is differentiated once more.
+            first = _fewshot_option(run, "first_order", False) or _fewshot_option(run, "first_order_until", 0.0)
+            inner = int(_fewshot_option(run, "train_steps", 5)) * (2 - float(first))
+            total += round(STEP_PASSES * tasks * (support * inner + query))
         elif issubclass(method, LEO):
             total += sizes.train  # its episodes are of features, which are computed once
         else:
@@ -155,7 +156,8 @@ def _batch(run: Run) -> int:
 def pass_seconds(run: Run, threads: int, seconds: float) -> float:
     """Seconds of one pass: training steps for about ``seconds``, over images and passes of a step.
 
-    The batch is the run's own, or smaller where one step of it would take longer.
+    The batch is the run's own, or smaller where one step of it would take longer. What is measured is the processor's
+    time, the median over steps: a machine that does other things at the moment is not taken for a slow one.
     """
     import torch
     import torch.nn.functional as F
@@ -173,17 +175,17 @@ def pass_seconds(run: Run, threads: int, seconds: float) -> float:
     timings: list[float] = []
     started = time.perf_counter()
     while len(timings) < 2 or time.perf_counter() - started < seconds:
-        mark = time.perf_counter()
+        mark = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=_precision(run) == "bfloat16"):
             logits = model(images)
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()
         optimiser.step()
-        timings.append(time.perf_counter() - mark)
+        timings.append((time.process_time() - mark) / threads)
         if timings[0] > seconds:
             break
     # The first step also allocates; it counts only where it is the only one.
-    return fmean(timings[1:] or timings) / batch / STEP_PASSES
+    return median(timings[1:] or timings) / batch / STEP_PASSES
 
 
 def _measure(arguments: tuple[list[Run], int, float]) -> tuple[float, list[float]]:

@@ -1,14 +1,19 @@
-"""Executing a few-shot run: fit a method on the base classes, measure it on episodes of the novel ones."""
+"""Executing a few-shot run: fit a method on the base classes, measure it on episodes of the novel ones.
+
+Settings are chosen on the validation classes: :func:`on_validation` makes the run that measures there.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.runs import Run
+from reproduce.attempts import code, machine
+from reproduce.runs import FEWSHOT, Run
 from reproduce.worker import Outcome
 
 if TYPE_CHECKING:
@@ -19,10 +24,42 @@ if TYPE_CHECKING:
 
 #: Support and query images a class in the picture of an episode.
 PICTURE_SUPPORT, PICTURE_QUERY = 5, 3
+#: The method whose record has that picture.
+PICTURED = "finetune"
+
+#: Classes of the test episodes, `split` of a recipe's episodes; a recipe without it is measured on the novel ones.
+NOVEL, VALIDATION = "novel", "validation"
+
+
+def on_validation(run: Run) -> Run:
+    """The same training, measured on episodes of the validation classes: another run, with a record of its own.
+
+    Raises:
+        ValueError: the run is not a few-shot run.
+    """
+    if run.task != FEWSHOT:
+        raise ValueError(f"{run.name} is no few-shot run; only those have validation classes.")
+    episodes = {**run.recipe["episodes"], "split": VALIDATION}
+    return replace(run, recipe={**run.recipe, "episodes": episodes})
+
+
+def measured_classes(run: Run, data: FewShotData) -> ImageSet:
+    """The classes that a run is measured on.
+
+    Raises:
+        ValueError: the recipe names a split that does not exist.
+    """
+    split = run.recipe["episodes"].get("split", NOVEL)
+    if split not in (NOVEL, VALIDATION):
+        raise ValueError(f"{run.name}: episodes.split must be {NOVEL!r} or {VALIDATION!r}, got {split!r}.")
+    return data.validation if split == VALIDATION else data.novel
 
 
 def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
-    """Fit and measure; classifiers of the base classes are shared by all runs of the store.
+    """Fit and measure, on the novel classes or those that the recipe's episodes name (`measured_classes`).
+
+    Classifiers of the base classes are shared by all runs of the store; the result lists the attempts at the one that
+    this run starts from.
 
     The result holds, for the table's number of shots, the right answers of every episode (so that methods can be
     compared episode by episode), the time to adapt and the number of adapted parameters; for the other numbers of
@@ -48,18 +85,19 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
     )
     method = create_method(run.model["name"], settings, **options)
     parameters = method.parameters
-    place = Place(checkpoint, checkpoint.parent, minutes, progress)
+    tested = measured_classes(run, data)
+    place = Place(checkpoint, checkpoint.parent, minutes, progress, {**code(), **machine()})
     try:
-        history = method.fit(data.base, place)
+        history = method.fit(data.base, place, data.validation)
     except Diverged as error:
         broken = {"test_error": None, "diverged": True, "divergence": str(error), "train_seconds": 0.0}
         return Outcome(broken, parameters, {})
     started = time.perf_counter()
-    represented = method.represent(data.novel.images)
+    represented = method.represent(tested.images)
     query, seed = int(episodes["query"]), int(episodes["seed"])
 
     def measure(shot: int, count: int) -> Any:
-        return evaluate(method, data.novel, shot, query, count, seed, represented)
+        return evaluate(method, tested, shot, query, count, seed, represented)
 
     main = measure(int(episodes["shot"]), int(episodes["count"]))
     per_episode = query * settings.way
@@ -76,12 +114,16 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
         "diverged": False,
         "train_seconds": sum(part["seconds"] for part in history.values()),
     }
+    if "selection" in history.get("meta", {}):
+        result["selection"] = history["meta"]["selection"]
+    if "pretrain" in history:
+        result["backbone_attempts"] = history["pretrain"]["attempts"]
     shots = {}
     for shot in episodes["shots"]:
         found = main if shot == episodes["shot"] else measure(int(shot), int(episodes["shot_count"]))
         shots[str(shot)] = [found.mean, found.half_width]
     result["shots"] = shots
-    observations = _observe(method, data.novel, represented, episodes)
+    observations = _observe(method, tested, represented, episodes)
     if method.steps is not None:
         usual, result["steps"] = method.steps, {}
         for count in episodes["step_counts"]:
@@ -94,36 +136,26 @@ def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, p
 
 
 def _observe(
-    method: FewShotMethod, novel: ImageSet, represented: Tensor, episodes: dict[str, Any]
+    method: FewShotMethod, tested: ImageSet, represented: Tensor, episodes: dict[str, Any]
 ) -> dict[str, Any]:
     """A picture of the first episode, and M before and after adapting to it where a method adapts M."""
     from nsl.data import EpisodeSampler
-    from nsl.fewshot.finetune import Finetune
-    from nsl.fewshot.meta_nsn import MetaStaticNSN
-    from nsl.fewshot.static_nsn import StaticNSN
 
     way, shot, query = int(episodes["way"]), int(episodes["shot"]), int(episodes["query"])
-    episode = EpisodeSampler(novel.labels, way, shot, query, 1, seed=int(episodes["seed"]))[0]
-    if isinstance(method, Finetune):
-        picture = _mosaic(novel.images, episode.support.view(way, -1), episode.query.view(way, -1))
-        names = [novel.class_names[label] for label in episode.classes if isinstance(label, int)]
-        return {"episode": {"png": picture, "classes": names, "support": min(shot, PICTURE_SUPPORT)}}
-    if not isinstance(method, StaticNSN | MetaStaticNSN):
-        return {}
-    device = represented.device
-    method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
-    if isinstance(method, StaticNSN):
-        import torch
-
-        layers = [(name, torch.eye(len(after)), after) for name, after in method.similarities()]
-    else:
-        layers = method.similarities()
-    return {
-        "adaptation": [
+    episode = EpisodeSampler(tested.labels, way, shot, query, 1, seed=int(episodes["seed"]))[0]
+    found: dict[str, Any] = {}
+    if method.name == PICTURED:
+        picture = _mosaic(tested.images, episode.support.view(way, -1), episode.query.view(way, -1))
+        names = [tested.class_names[label] for label in episode.classes if isinstance(label, int)]
+        found["episode"] = {"png": picture, "classes": names, "support": min(shot, PICTURE_SUPPORT)}
+    if method.adapted_similarities():
+        device = represented.device
+        method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
+        found["adaptation"] = [
             {"layer": name, "before": before.cpu().tolist(), "after": after.cpu().tolist()}
-            for name, before, after in layers
+            for name, before, after in method.adapted_similarities()
         ]
-    }
+    return found
 
 
 def _mosaic(images: Tensor, support: Tensor, query: Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduce import fewshot_figures, fewshot_tables
+from reproduce import fewshot_controls, fewshot_figures, fewshot_tables
 from reproduce.report import Report, show, text
 from reproduce.rows import Row
 
@@ -58,6 +58,12 @@ class FewShotReport(Report):
     def steps(self) -> Any:
         """Accuracy against the number of gradient steps at test time."""
         return self._curves("steps", "gradient steps on the support set")
+
+    def controls(self) -> Any:
+        """What of dynamic NSN's lead is the predicted similarity's."""
+        slots = [slot for slot in self.table.experiment.datasets if slot in self.profile.slots]
+        found = [fewshot_controls.paragraph(self.table, slot) for slot in slots]
+        return text("\n\n".join(found) or "This profile has no few-shot data.")
 
     def accuracies(self) -> Any:
         """Paper against ours."""

@@ -16,7 +16,8 @@ from reproduce import figures
 #: Label to the arguments of `nsl.create_model`.
 PREDICTORS: dict[str, dict[str, Any]] = {
     "SphereNet": {"predictor": "sphere"},
-    "SphereNet, full": {"predictor": "sphere", "predictor_options": {"full": True}},
+    "SphereNet, no identity": {"predictor": "sphere", "residual": False},
+    "release": {"predictor": "release"},
     "CNN, batch-normalised": {"predictor": "cnn"},
     "CNN, sigmoid": {"predictor": "cnn", "predictor_options": {"head": "sigmoid"}},
     "CNN, tanh": {"predictor": "cnn", "predictor_options": {"head": "tanh"}},

@@ -57,7 +57,7 @@ def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     """Hash of everything the executed notebook depends on."""
     own = [SOURCES / f"{name}.py", ROOT / "reproduce" / "figures.py", ROOT / "reproduce" / "report.py"]
     if name == "table6":
-        own += [ROOT / "reproduce" / f"fewshot_{part}.py" for part in ("figures", "report", "tables")]
+        own += [ROOT / "reproduce" / f"fewshot_{part}.py" for part in ("controls", "figures", "report", "tables")]
     parts: list[Any] = [name, profile.name, _text_hash(own)]
     if name.startswith("table") and name.removeprefix("table").isdigit():
         table = make_table(int(name.removeprefix("table")), profile, store)

@@ -40,7 +40,8 @@ class Method:
     """One row of a table: a model and the paper's errors (percent) by slot; illegible values are absent.
 
     ``paper`` has the error of the likeliest class, ``paper_top5`` that of the five likeliest. ``handicap`` says what
-    keeps the method from its published strength here; verdicts repeat it.
+    keeps the method from its published strength here; verdicts repeat it. ``seeds`` is the largest number of them that
+    the row is run with, for rows beyond the paper.
 
     A few-shot method (``model`` is its name in ``nsl.fewshot``) also has its backbone, the trainings it takes
     ("pretrain", "meta"), the paper's accuracies with half their 95 % intervals, and accuracies with intervals that
@@ -58,6 +59,7 @@ class Method:
     interval: dict[str, float] = field(default_factory=dict)
     published: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     handicap: str = ""
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Claim:
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
         multiple: of "does_not_converge": of the second method's error.
         note: what a reader of the verdict has to know.
+        control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
 
     words: str
@@ -90,6 +93,7 @@ class Claim:
     paper_counts: tuple[float, ...] = ()
     multiple: float = 0.0
     note: str = ""
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class Profile:
     """Data, width and budget that a profile gives to every experiment.
 
     ``slot`` overrides ``width``, ``same_data`` and ``same_width`` for single slots, ``slot_recipe`` the recipe.
+    ``select`` says what was tried to choose recipes (:mod:`reproduce.selection`).
     """
 
     name: str
@@ -135,6 +140,7 @@ class Profile:
     slot: dict[str, dict[str, Any]] = field(default_factory=dict)
     slot_recipe: dict[str, dict[str, Any]] = field(default_factory=dict)
     fewshot: dict[str, Any] = field(default_factory=dict)
+    select: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def slots(self) -> dict[str, dict[str, Any]]:
@@ -188,6 +194,11 @@ class Profile:
             seed=seed,
             threads=self.threads,
         )
+
+    def handicap(self, method: Method) -> str:
+        """What keeps the method from its published strength in this profile; empty where nothing is known to."""
+        own = self.fewshot.get("method", {}).get(method.key, {})
+        return str(own.get("handicap", method.handicap))
 
     def width_of(self, method: Method) -> int:
         """Width of a few-shot method's backbone."""
@@ -286,21 +297,34 @@ def parse_tables(text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def planned_runs(chosen: Profile, numbers: tuple[int, ...], seeds: int) -> list[Run]:
-    """Every run the tables need, each once, seeds outermost so that whole tables fill up seed by seed."""
-    found: list[Run] = []
-    seen: set[str] = set()
+def planned_runs(
+    chosen: Profile, numbers: tuple[int, ...], seeds: int, slots: tuple[str, ...] | None = None
+) -> list[Run]:
+    """Every run the tables need (on the data sets in ``slots`` only, where given), each once, seeds outermost so that
+    whole tables fill up seed by seed."""
+    found: dict[str, Run] = {}
     most = max([seeds, *(chosen.seeds_for(slot, seeds) for slot in chosen.slots)])
     for seed in range(most):
         for number in numbers:
             declared = experiment(number)
             for slot in declared.datasets:
-                if slot not in chosen.slots or seed >= chosen.seeds_for(slot, seeds):
+                wanted = slot in chosen.slots and (slots is None or slot in slots)
+                if not wanted or seed >= chosen.seeds_for(slot, seeds):
                     continue
                 for method in declared.methods:
-                    run = chosen.run(method, slot, seed)
-                    key = repr(run.declared(""))
-                    if key not in seen:
-                        seen.add(key)
-                        found.append(run)
-    return found
+                    if method.seeds is None or seed < method.seeds:
+                        run = chosen.run(method, slot, seed)
+                        found.setdefault(repr(run.declared("")), run)
+    return list(found.values())
+
+
+def parse_slots(text: str | None, chosen: Profile) -> tuple[str, ...] | None:
+    """Slots from text such as ``cifar10`` or ``cifar10,cifar100``; None or empty means all of the profile's."""
+    if text is None or not text.strip():
+        return None
+    names = tuple(text.replace(",", " ").split())
+    for name in names:
+        if name not in chosen.slots:
+            known = ", ".join(chosen.slots)
+            raise ValueError(f"SLOTS: profile {chosen.name} declares no data for {name!r}; choose from {known}.")
+    return names

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reproduce import figures, plan
+from reproduce import figures, plan, predictor_rows
 from reproduce.files import write_bytes
 from reproduce.rows import Row, Table, dataset_title, make_table
 from reproduce.store import Store
-from reproduce.tables import markdown_claims, markdown_errors, scope_sentence
+from reproduce.tables import as_markdown, markdown_claims, markdown_errors, scope_sentence
 
 
 def layer_name(path: str) -> str:
@@ -64,6 +64,21 @@ class Report:
         seeds = sorted({len(row.records) for row in self.table.rows})
         counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         return text(f"**What was run here.** {scope_sentence(self.table)} Seeds per method: {counts}.")
+
+    def predictors(self) -> Any:
+        """The predictors of the dynamic rows, read off the networks."""
+        slot = self.table.experiment.datasets[0]
+        found = predictor_rows.predictors(self.profile, self.table.experiment.table, slot)
+        headings = {"row": "row", **predictor_rows.HEADINGS}
+        return text(as_markdown(headings, [{"row": label, **vars(item)} for label, item in found.items()]))
+
+    def predictor_difference(self, first: str, second: str) -> Any:
+        """In what the predictors of two rows, named by their keys, differ."""
+        declared = self.table.experiment
+        found = predictor_rows.predictors(self.profile, declared.table, declared.datasets[0])
+        labels = [declared.method(key).label for key in (first, second)]
+        parts = predictor_rows.differences(*(found[label] for label in labels))
+        return text(f"*{labels[0]}* and *{labels[1]}* differ in " + "; ".join(parts) + ".")
 
     def learning_curves(self) -> Any:
         """Test error against training images, with intervals over seeds."""

@@ -29,6 +29,7 @@ EPHEMERAL_RESULTS = (
     "images_per_second",
     "adapt_seconds",
     "predict_seconds",
+    "backbone_attempts",
 )
 
 

@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping
 
-from reproduce import plan
+from reproduce import plan, selection
 from reproduce.files import write_text
 from reproduce.metrics import METRICS
 from reproduce.rows import Table, dataset_title, make_table
@@ -288,6 +288,8 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
         else:
             write_text(folder / f"table{item}.csv", as_csv(table_columns(table), table_rows(table)))
             write_text(folder / f"table{item}_claims.csv", as_csv(CLAIM_COLUMNS, claim_rows(table)))
+        if trials := selection.rows(profile, store, item):
+            write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
@@ -311,4 +313,16 @@ def summary(profile: plan.Profile, store: Store) -> str:
             parts.append("Not run.")
             continue
         parts += [scope_sentence(table), markdown_errors(table), markdown_claims(table)]
+        parts += _recipe_choice(profile, store, item)
     return "\n\n".join(parts) + "\n"
+
+
+def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str]:
+    """Which data chose the recipe of a table, with everything that was tried."""
+    trials = selection.rows(profile, store, number)
+    if not trials:
+        return ["Nothing of this recipe was chosen by trials in this profile."]
+    on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
+    head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
+    words = f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:"
+    return [words, as_markdown(head, trials)]

@@ -17,7 +17,7 @@ class DynamicNSN(LinearOnFeatures):
     Args:
         settings: the circumstances; the backbone is "cnn4" or "cnn9".
         similarity: "diagonal" or "unconstrained".
-        predictor_options: of the similarity's predictor, see `nsl.DynamicNSConv2d`.
+        predictor, predictor_options: of the similarity, see `nsl.DynamicNSConv2d`.
         steps, rate, decay: of the classifier's descent, see `nsl.fewshot.heads.fit_linear`.
     """
 
@@ -29,10 +29,11 @@ class DynamicNSN(LinearOnFeatures):
         settings: Settings,
         *,
         similarity: str = "diagonal",
+        predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
         steps: int = 100,
         rate: float = 1.0,
         decay: float = 1e-3,
     ) -> None:
-        self.similarity, self.predictor_options = similarity, predictor_options
+        self.similarity, self.predictor, self.predictor_options = similarity, predictor, predictor_options
         super().__init__(settings, steps=steps, rate=rate, decay=decay)

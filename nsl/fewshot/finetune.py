@@ -28,7 +28,8 @@ class Pretrained(FewShotMethod):
     network: Backbone
     #: "none", "static" or "dynamic", and the structure: of the backbone that `build` makes.
     kind, similarity = "none", "diagonal"
-    #: Of the dynamic predictor; None: the release's.
+    #: Of a dynamic similarity, see `nsl.DynamicNSConv2d`.
+    predictor = "sphere"
     predictor_options: dict[str, Any] | None = None
 
     def build(self) -> Backbone:
@@ -41,6 +42,7 @@ class Pretrained(FewShotMethod):
             width=settings.width,
             kind=kind,
             similarity=self.similarity,
+            predictor=self.predictor,
             predictor_options=self.predictor_options if kind == "dynamic" else None,
         )
 
@@ -57,7 +59,7 @@ class Pretrained(FewShotMethod):
         kind = self.pretrained_kind()
         found: dict[str, Any] = {"backbone": self.settings.backbone, "width": self.settings.width, "kind": kind}
         if kind != "none":
-            found |= {"similarity": self.similarity, "predictor": self.predictor_options}
+            found |= {"similarity": self.similarity, "predictor": [self.predictor, self.predictor_options]}
         return found
 
     def train(self, base: ImageSet, place: Place) -> History:
@@ -204,6 +206,9 @@ class Finetune(GradientAdaptation):
 
 
 class FinetuneClassifier(LinearOnFeatures):
-    """Only a new classifier is trained, on frozen features (Chen et al., 2019: "Baseline")."""
+    """Only a new classifier is trained, on frozen features (Chen et al., 2019: "Baseline").
+
+    The classifier is the one of `DynamicNSN`, so that the two differ in the backbone alone.
+    """
 
     name = "finetune_classifier"

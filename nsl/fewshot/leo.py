@@ -198,6 +198,7 @@ class LEO(Pretrained):
             fetch,
             self.settings.meta,
             seed=self.settings.seed,
+            identity=self.training_identity(base),
             device=self.device,
             place=place,
         )

@@ -6,6 +6,10 @@ The backbone is pretrained on the base classes and stays fixed to the bit; MAML 
 classifier only. Batch norm keeps the running statistics of the pretraining, so that queries are classified one by
 one, unlike in MAML.
 
+A similarity and a classifier that starts from zero need different step sizes: on features of norm one the classifier
+has to move by tens, while M stays near the identity. Each adapted tensor therefore has an inner rate of its own, which
+is meta-learned with the start values (Li et al., "Meta-SGD", arXiv 1707.09835, 2017); the paper names none.
+
 The paper leaves a meta-learned dynamic similarity to the future; `MetaDynamicNSN` is ours: the predictors take the
 place of M.
 """
@@ -20,30 +24,50 @@ from torch import nn
 from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import feature_scale
+from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
-from nsl.fewshot.meta import image_fetcher, meta_train
+from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
 
-#: Images over which the scale of the pretrained features is measured.
+#: Images over which mean and scale of the pretrained features are measured.
 SCALE_IMAGES = 512
 
 
-class ScaledClassifier(BackboneClassifier):
-    """A classifier on features multiplied by a constant, so that they have mean norm one, as in the other methods."""
+class StandardisedClassifier(BackboneClassifier):
+    """A linear classifier, zero at first, on features minus a constant vector and times a constant scalar.
 
+    The constants are the mean of the pretrained backbone's features on the base classes, and one over the mean norm of
+    what is left. What all images have in common would otherwise be the direction of largest curvature, and limit the
+    classifier's steps to what five of them cannot do much with.
+
+    Attributes:
+        centre, scale: the constants, [D] and a scalar.
+        log_rates: [P], logarithms of the inner rates of the P tensors that are adapted, in their order.
+    """
+
+    centre: torch.Tensor
     scale: torch.Tensor
+    log_rates: nn.Parameter
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.register_buffer("centre", torch.zeros(self.classifier.in_features))
         self.register_buffer("scale", torch.ones(()))
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
+    @torch.no_grad()
+    def standardise(self, images: torch.Tensor) -> None:
+        """Take the constants from the features of images [B, 3, S, S]."""
+        features = self.backbone(images)
+        self.centre.copy_(features.mean(0))
+        self.scale.copy_(feature_scale(features - self.centre))
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """[B, 3, S, S] to logits [B, way]."""
-        return self.classifier(self.backbone(images) * self.scale)
+        return self.classifier((self.backbone(images) - self.centre) * self.scale)
 
 
 class _MetaNSN(GradientMeta):
@@ -52,11 +76,18 @@ class _MetaNSN(GradientMeta):
     Args:
         settings: the circumstances; the backbone is "cnn4" or "cnn9".
         similarity: "diagonal" or "unconstrained".
-        predictor_options: of the dynamic predictor.
-        rate, train_steps, steps, first_order, vectorise: as in `GradientMeta`.
+        predictor, predictor_options: of a dynamic similarity, see `nsl.DynamicNSConv2d`.
+        classifier_rate, similarity_rate: the inner rates of the classifier and of what determines the similarity, at
+            the start of the meta-training.
+        learn_rates: whether the meta-training learns them, one a tensor, by their logarithms.
+        train_steps, steps, first_order, first_order_until, validation_episodes, vectorise: as in
+            `GradientMeta`.
+
+    Raises:
+        ValueError: a rate is not positive.
     """
 
-    network: ScaledClassifier
+    network: StandardisedClassifier
     kind: str
     pretrained_kind: str
 
@@ -65,14 +96,39 @@ class _MetaNSN(GradientMeta):
         settings: Settings,
         *,
         similarity: str,
+        classifier_rate: float,
+        similarity_rate: float,
+        learn_rates: bool,
+        predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.similarity, self.predictor_options = similarity, predictor_options
+        for name, rate in (("classifier_rate", classifier_rate), ("similarity_rate", similarity_rate)):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"{self.name}: {name} must be positive, got {rate!r}")
+        self.similarity, self.predictor, self.predictor_options = similarity, predictor, predictor_options
+        self.classifier_rate, self.similarity_rate, self.learn_rates = classifier_rate, similarity_rate, learn_rates
         super().__init__(settings, **options)
 
-    def build(self) -> ScaledClassifier:
-        return ScaledClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
+    def build(self) -> StandardisedClassifier:
+        network = StandardisedClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
+        rates = [
+            self.classifier_rate if name.startswith("classifier.") else self.similarity_rate
+            for name, _ in network.named_parameters()
+            if self.adapts(name)
+        ]
+        network.log_rates = nn.Parameter(torch.tensor(rates).log())
+        return network
+
+    def rates(self) -> Rates:
+        return dict(zip(self.start(), self.network.log_rates.exp().unbind()))
+
+    def learned_rates(self) -> list[nn.Parameter]:
+        return [self.network.log_rates] if self.learn_rates else []
+
+    @property
+    def parameters(self) -> int:
+        return super().parameters - (0 if self.learn_rates else self.network.log_rates.numel())
 
     def _backbone(self, kind: str) -> Backbone:
         settings = self.settings
@@ -81,6 +137,7 @@ class _MetaNSN(GradientMeta):
             width=settings.width,
             kind=kind,
             similarity=self.similarity,
+            predictor=self.predictor,
             predictor_options=self.predictor_options if kind == "dynamic" else None,
         )
 
@@ -93,7 +150,7 @@ class _MetaNSN(GradientMeta):
         kind = self.pretrained_kind
         identity: dict[str, Any] = {"backbone": settings.backbone, "width": settings.width, "kind": kind}
         if kind != "none":
-            identity |= {"similarity": self.similarity, "predictor": self.predictor_options}
+            identity |= {"similarity": self.similarity, "predictor": [self.predictor, self.predictor_options]}
         before = pretrain(
             whole,
             base,
@@ -110,23 +167,10 @@ class _MetaNSN(GradientMeta):
         self.network.eval()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self.adapts(name))
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
-        with torch.no_grad():
-            some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
-            images = image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator())
-            self.network.scale.copy_(feature_scale(self.network.backbone(images)))
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            device=self.device,
-            place=place,
-            parameters=list(self.start().values()),
-        )
-        return {"pretrain": before, "meta": history}
+        self.network.log_rates.requires_grad_(self.learn_rates)
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
+        self.network.standardise(image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator()))
+        return {"pretrain": before, "meta": self.meta_train(base, place)}
 
 
 class MetaStaticNSN(_MetaNSN):
@@ -140,27 +184,34 @@ class MetaStaticNSN(_MetaNSN):
         settings: Settings,
         *,
         similarity: str = "unconstrained",
-        rate: float = 0.1,
+        classifier_rate: float = 10.0,
+        similarity_rate: float = 0.03,
+        learn_rates: bool = True,
         train_steps: int = 5,
-        steps: int = 10,
+        steps: int = 5,
         first_order: bool = False,
+        first_order_until: float = 0.0,
+        validation_episodes: int = 0,
         vectorise: bool | None = None,
     ) -> None:
         super().__init__(
             settings,
             similarity=similarity,
-            rate=rate,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
             train_steps=train_steps,
             steps=steps,
             first_order=first_order,
+            first_order_until=first_order_until,
+            validation_episodes=validation_episodes,
             vectorise=vectorise,
         )
 
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity") or name.startswith("classifier.")
 
-    def similarities(self) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Layer name, the meta-learned M_s [K, K] and the one after the last adaptation."""
+    def adapted_similarities(self) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
         found = []
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
@@ -174,8 +225,8 @@ class MetaStaticNSN(_MetaNSN):
 class MetaDynamicNSN(_MetaNSN):
     """The predictors of a dynamic network and the classifier are meta-learned; ours, not the paper's.
 
-    Only the predictors' last convolutions are adapted: they are linear in the predicted similarity, as M is in the
-    static network.
+    Only the predictors' last convolutions are adapted: nothing but they stands between a step and the predicted
+    similarity, as nothing does in the static network.
     """
 
     name = "meta_dynamic_nsn"
@@ -186,20 +237,28 @@ class MetaDynamicNSN(_MetaNSN):
         settings: Settings,
         *,
         similarity: str = "diagonal",
+        predictor: str = "sphere",
         predictor_options: dict[str, Any] | None = None,
-        rate: float = 0.1,
-        train_steps: int = 3,
-        steps: int = 10,
+        classifier_rate: float = 10.0,
+        similarity_rate: float = 0.03,
+        learn_rates: bool = True,
+        train_steps: int = 5,
+        steps: int = 5,
+        validation_episodes: int = 0,
     ) -> None:
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
         super().__init__(
             settings,
             similarity=similarity,
+            predictor=predictor,
             predictor_options=predictor_options,
-            rate=rate,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
             train_steps=train_steps,
             steps=steps,
             first_order=True,
+            validation_episodes=validation_episodes,
             vectorise=False,
         )
 

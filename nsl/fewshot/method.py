@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from nsl.data.augment import normalise
 from nsl.data.fewshot import ImageSet
-from nsl.fewshot.pretrain import moments
+from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 
 #: Images that are represented at once.
@@ -30,17 +32,26 @@ class FewShotMethod(ABC):
 
     Attributes:
         network: what is trained.
+        options: of the method by name, defaults included.
         steps: gradient steps of `adapt`; None for a method that takes none. May be changed between episodes.
     """
 
     #: Name in `nsl.fewshot.METHODS`.
     name: ClassVar[str]
+    options: dict[str, Any]
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        found = super().__new__(cls)
+        defaults = {name: known.default for name, known in inspect.signature(cls).parameters.items()}
+        found.options = {name: value for name, value in (defaults | options).items() if name != "settings"}
+        return found
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.device = settings.torch_device()
         self.steps: int | None = None
         self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self.validation: ImageSet | None = None
         torch.manual_seed(settings.seed)
         self.network: nn.Module = self.build()
         self.network.to(self.device)
@@ -49,12 +60,13 @@ class FewShotMethod(ABC):
     def build(self) -> nn.Module:
         """The network before training."""
 
-    def fit(self, base: ImageSet, place: Place | None = None) -> History:
+    def fit(self, base: ImageSet, place: Place | None = None, validation: ImageSet | None = None) -> History:
         """Train on the base classes.
 
         Args:
             base: images uint8 [N, 3, S, S] and labels [N].
             place: where to keep the state; a training that was interrupted goes on.
+            validation: images of other classes, for the methods that choose one of their states by them.
 
         Returns:
             The curves of the trainings.
@@ -68,13 +80,26 @@ class FewShotMethod(ABC):
                 f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."
             )
         self.moments = moments(base)
+        self.validation = validation
         history = self.train(base, place or Place())
+        self.validation = None
         self.network.eval()
         return history
 
     @abstractmethod
     def train(self, base: ImageSet, place: Place) -> History:
         """The trainings of this method."""
+
+    def training_identity(self, base: ImageSet) -> dict[str, Any]:
+        """Everything that determines what `train` makes of the base classes; the device aside."""
+        settings = asdict(self.settings) | {"pretrain": self.settings.pretrain.as_dict()}
+        del settings["device"]
+        return {
+            "method": self.name,
+            "options": self.options,
+            "settings": settings,
+            "data": as_dataset(base).fingerprint,
+        }
 
     def embed(self, images: Tensor) -> Tensor:
         """What does not depend on the task: [B, 3, S, S] normalised to what `adapt` takes. Default: the images."""
@@ -122,6 +147,10 @@ class FewShotMethod(ABC):
         Returns:
             Logits [Q, way].
         """
+
+    def adapted_similarities(self) -> list[tuple[str, Tensor, Tensor]]:
+        """Layer name, M_s [K, K] before and after the last `adapt`, of every layer whose similarity it adapts."""
+        return []
 
     @property
     def parameters(self) -> int:

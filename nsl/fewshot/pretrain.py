@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,8 @@ def pretrain(
             second process that wants the same one waits for it.
 
     Returns:
-        {"curve": ..., "seconds": ..., "shared": whether it was loaded}.
+        {"curve": ..., "seconds": ..., "shared": whether it was loaded, "attempts": one dict a process that trained
+        it: `place.attempt`, "started" (UTC) and "seconds" (wall time; None where it was interrupted)}.
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -76,14 +79,17 @@ def pretrain(
     with _alone(place.shared, key):
         done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
         part = None if place.shared is None else place.shared / f"backbone-{key}.part.pt"
+        diary = None if place.shared is None else place.shared / f"backbone-{key}.attempts.json"
         if done is not None and done.exists():
             state = load_checkpoint(done)
             try:
                 network.load_state_dict(state["network"])
-                history: History = {**state["history"], "shared": True}
+                history: History = {"attempts": [], **state["history"], "shared": True}
             except (KeyError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
         else:
+            attempts = _begin(diary, place.attempt)
+            begun = time.perf_counter()
             result = train(
                 network,
                 dataset,
@@ -97,14 +103,34 @@ def pretrain(
             )
             if result.diverged:
                 raise Diverged(f"training on the base classes diverged: {result.divergence}")
-            history = {"curve": result.curve, "seconds": result.train_seconds, "shared": False}
+            attempts[-1]["seconds"] = time.perf_counter() - begun
+            history = {"curve": result.curve, "seconds": result.train_seconds, "attempts": attempts, "shared": False}
             if done is not None and part is not None:
                 save_checkpoint(done, {"network": network.state_dict(), "history": history})
                 part.unlink(missing_ok=True)
+            if diary is not None:
+                diary.unlink(missing_ok=True)
     # The training leaves channels_last kernels; what follows works on small batches and vmaps.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return history
+
+
+def _begin(diary: Path | None, attempt: dict[str, Any]) -> list[dict[str, Any]]:
+    """The attempts at a training with this one at their end; kept in `diary` until the training is done."""
+    attempts: list[dict[str, Any]] = []
+    if diary is not None and diary.exists():
+        try:
+            attempts = json.loads(diary.read_text(encoding="utf-8"))
+        except ValueError:
+            attempts = []  # damaged: what it told is lost, the training is not
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    attempts.append({**attempt, "started": started, "seconds": None})
+    if diary is not None:
+        partial = diary.with_suffix(".partial")
+        partial.write_text(json.dumps(attempts), encoding="utf-8")
+        partial.replace(diary)
+    return attempts
 
 
 @contextlib.contextmanager

@@ -118,7 +118,15 @@ class RelationNet(FewShotMethod):
         fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
         self.network.train()
         history = meta_train(
-            self.network, self.loss, base, fetch, settings.meta, seed=settings.seed, device=self.device, place=place
+            self.network,
+            self.loss,
+            base,
+            fetch,
+            settings.meta,
+            seed=settings.seed,
+            identity=self.training_identity(base),
+            device=self.device,
+            place=place,
         )
         return {"meta": history}
 

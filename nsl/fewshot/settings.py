@@ -102,12 +102,14 @@ class Place:
             once.
         minutes: between two checkpoints.
         progress: show a bar on a terminal.
+        attempt: what is remembered of whoever trains a shared classifier, JSON-ready (commit, machine).
     """
 
     checkpoint: Path | None = None
     shared: Path | None = None
     minutes: float = 5.0
     progress: bool = False
+    attempt: dict[str, Any] = field(default_factory=dict)
 
 
 class Diverged(ValueError):

@@ -49,11 +49,12 @@ class StaticNSN(GradientAdaptation):
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity")
 
-    def similarities(self) -> list[tuple[str, Tensor]]:
-        """Layer names and the adapted M_s [K, K] of every layer."""
+    def adapted_similarities(self) -> list[tuple[str, Tensor, Tensor]]:
         found = []
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
-                free = self._fast.get(f"{name}.similarity", layer.similarity.detach())
-                found.append((name, layer.structure.assemble(free, layer.block)))
+                start = layer.similarity.detach()
+                free = self._fast.get(f"{name}.similarity", start)
+                assemble = layer.structure.assemble
+                found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
         return found

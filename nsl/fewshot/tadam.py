@@ -173,7 +173,15 @@ class TADAM(FewShotMethod):
         self._base = fetch, base.labels
         self.network.train()
         history = meta_train(
-            self.network, self.loss, base, fetch, settings.meta, seed=settings.seed, device=self.device, place=place
+            self.network,
+            self.loss,
+            base,
+            fetch,
+            settings.meta,
+            seed=settings.seed,
+            identity=self.training_identity(base),
+            device=self.device,
+            place=place,
         )
         return {"meta": history}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
-from reproduce import fewshot_tables, fingerprints, plan, rows
+from reproduce import fewshot_controls, fewshot_tables, fingerprints, plan, rows
 from reproduce.claims import Judged
+from reproduce.fewshot import measured_classes, on_validation
 from reproduce.fewshot_report import FewShotReport
 from reproduce.rows import make_table
-from reproduce.runs import FEWSHOT, Run
+from reproduce.runs import FEWSHOT, Run, run_id
 from reproduce.statistics import Direction, Verdict
 from reproduce.store import Store, differences
 from reproduce.tables import markdown_claims, write_tables
@@ -33,7 +35,13 @@ def test_the_papers_values_are_declared_with_their_intervals() -> None:
     assert values["finetune"] == (49.79, 0.79)
     assert values["dynamic"] == (71.26, 0.65)
     assert values["leo"] == (77.59, 0.12)
-    assert {m.key for m in declared.methods if not m.paper} == {"baseline_pp", "fomaml", "meta_dynamic"}
+    assert {m.key for m in declared.methods if not m.paper} == {
+        "baseline_pp",
+        "fomaml",
+        "meta_dynamic",
+        "linear",
+        "linear_large",
+    }
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -65,6 +73,75 @@ def test_the_widths_of_the_paper_profile_are_the_papers() -> None:
     usual = {name: width for name, (_, width) in BACKBONES.items()}
     assert plan.profile("paper").fewshot["width"] == usual
     assert {name: width for name, (_, width) in fewshot_tables.BACKBONES.items()} == usual
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_controls_have_the_width_or_the_size_of_dynamic_nsn_and_its_training(name: str) -> None:
+    from nsl.fewshot import Settings, create_method
+
+    profile, declared = plan.profile(name), plan.experiment(6)
+    size = profile.slots[SLOT].get("image_size", 32)
+    runs, counts = {}, {}
+    for key in ("dynamic", "linear", "linear_large"):
+        run = profile.run(declared.method(key), SLOT, 0)
+        options = {k: v for k, v in run.model.items() if k not in ("name", "backbone", "width")}
+        settings = Settings(image_size=size, backbone=run.model["backbone"], width=run.model["width"])
+        found = create_method(run.model["name"], settings, **options)
+        runs[key], counts[key] = run, found.parameters
+        assert {k: found.options[k] for k in ("steps", "rate", "decay")} == {"steps": 100, "rate": 1.0, "decay": 1e-3}
+    assert runs["linear"].model["width"] == runs["dynamic"].model["width"]
+    assert runs["linear"].recipe == runs["linear_large"].recipe == runs["dynamic"].recipe
+    assert counts["linear_large"] == pytest.approx(counts["dynamic"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_meta_learned_static_nsn_has_mamls_episodes_and_as_many_steps_in_training_as_in_testing(name: str) -> None:
+    profile, declared = plan.profile(name), plan.experiment(6)
+    for key in ("meta_static", "meta_dynamic"):
+        model = profile.run(declared.method(key), SLOT, 0).model
+        assert model["steps"] == model["train_steps"]
+    meta, maml = (profile.run(declared.method(key), SLOT, 0).recipe["meta"] for key in ("meta_static", "maml"))
+    if name != "demo":  # a demo has minutes
+        assert meta["iterations"] * meta["tasks"] >= maml["iterations"] * maml["tasks"]
+
+
+def test_a_handicap_is_the_profiles() -> None:
+    maml = plan.experiment(6).method("maml")
+    assert "training episodes" in plan.profile("cpu").handicap(maml)
+    assert plan.profile("paper").handicap(maml) == ""
+
+
+def test_a_run_is_measured_on_validation_classes_when_its_recipe_says_so() -> None:
+    from types import SimpleNamespace
+
+    run = plan.profile("demo").run(plan.experiment(6).method("linear"), SLOT, 0)
+    other = on_validation(run)
+    data: Any = SimpleNamespace(validation="validation classes", novel="novel classes")
+    assert (measured_classes(run, data), measured_classes(other, data)) == ("novel classes", "validation classes")
+    assert "split" not in run.recipe["episodes"]
+    assert run_id(run.declared(MARK)) != run_id(other.declared(MARK))
+    broken = replace(run, recipe={"episodes": {"split": "base"}})
+    with pytest.raises(ValueError, match=r"episodes.split must be 'novel' or 'validation', got 'base'"):
+        measured_classes(broken, data)
+    with pytest.raises(ValueError, match="is no few-shot run"):
+        on_validation(plan.profile("demo").run(plan.experiment(1).methods[0], "cifar10", 0))
+
+
+def test_the_controls_are_put_in_words_from_the_stored_values(tmp_path: Path) -> None:
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    put(store, profile, "dynamic", [56, 58, 54])
+    put(store, profile, "proto", [53, 55, 52])
+    assert "not run: CNN-4, dynamic NSN's" in fewshot_controls.paragraph(make_table(6, profile, store), SLOT)
+    put(store, profile, "linear", [55, 56, 54])
+    put(store, profile, "linear_large", [56, 57, 55])
+    words = fewshot_controls.paragraph(make_table(6, profile, store), SLOT)
+    assert "Dynamic NSN against ProtoNet: +3.56" in words
+    assert "of the same width with the same classifier" in words
+    assert "+1.33" in words
+    assert "+0.00" in words
+    assert "The interval contains zero" in words
+    verdicts = {judged.claim.words: judged for judged in make_table(6, profile, store).claims}
+    assert sum(judged.claim.control for judged in verdicts.values()) == 2
 
 
 def test_a_profile_without_few_shot_data_has_no_such_runs_and_an_empty_table(tmp_path: Path) -> None:
@@ -125,7 +202,7 @@ def test_from_three_seeds_on_seeds_decide_and_their_interval_is_printed(tmp_path
     assert (claim["paper_difference"], claim["direction"]) == ("15.95", "agrees")
     assert (claim["note"], claim["unit"]) == ("a smaller effect than the paper's", "seed")
     shots = list(csv.DictReader((store.folder / "tables" / "table6_shots.csv").open(encoding="utf-8")))
-    assert len(shots) == 16 * 3
+    assert len(shots) == 18 * 3
     assert "## Table 6" in (store.folder / "summary.md").read_text(encoding="utf-8")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nsl.fewshot import METHODS, FewShotMethod, Place
+from nsl.fewshot import METHODS, FewShotMethod, Place, evaluate
 from nsl.fewshot.dynamic_nsn import DynamicNSN
 from nsl.fewshot.finetune import Finetune
 from nsl.fewshot.meta_nsn import MetaStaticNSN
@@ -115,6 +116,46 @@ def test_meta_learning_the_similarity_leaves_the_pretrained_kernels_and_statisti
     assert all(torch.equal(after[name], value) for name, value in pretrained.items())
     assert found._fast is not None
     assert set(found._fast) == {f"backbone.{name}" for name in moved} | {"classifier.weight", "classifier.bias"}
+
+
+def test_meta_learning_the_similarity_does_not_lose_to_its_own_start(tmp_path: Path) -> None:
+    """The start: the pretrained backbone with M = I, whose classifier takes the same steps. On episodes that
+    neither has seen, of classes under strong noise."""
+    data, place = toy(classes=20, images=20, noise=90.0), Place(shared=tmp_path)
+
+    def accuracy(rate: float, iterations: int) -> float:
+        found = method("meta_static_nsn", iterations=30)
+        meta = replace(found.settings.meta, iterations=iterations, learning_rate=rate, shot=3, query=5)
+        found = MetaStaticNSN(replace(found.settings, meta=meta))
+        found.fit(data.base, place)
+        return evaluate(found, data.novel, 3, 5, 20, 0).mean
+
+    start, learned = accuracy(0.0, 1), accuracy(3e-3, 10)
+    assert start > 40  # chance is 33 %
+    assert learned >= start
+
+
+def test_the_inner_rates_of_classifier_and_similarity_are_learned_apart() -> None:
+    found = method("meta_static_nsn", iterations=3, classifier_rate=2.0, similarity_rate=0.05)
+    assert isinstance(found, MetaStaticNSN)
+    start = found.rates()
+    assert isinstance(start, dict)
+    assert {round(float(rate), 4) for name, rate in start.items() if name.startswith("classifier.")} == {2.0}
+    assert {round(float(rate), 4) for name, rate in start.items() if name.endswith(".similarity")} == {0.05}
+    found.fit(toy().base)
+    learned = found.rates()
+    assert isinstance(learned, dict)
+    # The classifier's bias has no gradient at a start where every class has as many images.
+    assert all(learned[name] != start[name] for name in start if name != "classifier.bias")
+    assert found.steps == found.train_steps
+    fixed = method("meta_static_nsn", iterations=3, learn_rates=False)
+    assert isinstance(fixed, MetaStaticNSN)
+    before = fixed.network.log_rates.clone()
+    fixed.fit(toy().base)
+    assert torch.equal(fixed.network.log_rates, before)
+    assert fixed.parameters == found.parameters - 6
+    with pytest.raises(ValueError, match="similarity_rate must be positive, got 0"):
+        method("meta_static_nsn", similarity_rate=0.0)
 
 
 def test_the_order_of_the_support_set_does_not_matter_where_it_should_not() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,7 +61,8 @@ def test_the_meta_gradient_of_maml_equals_finite_differences(vectorise: bool) ->
 
 @pytest.mark.parametrize("similarity", ["diagonal", "unconstrained"])
 def test_the_meta_gradient_of_equation_7_equals_finite_differences(similarity: str) -> None:
-    found = method("meta_static_nsn", width=2, train_steps=2, rate=0.1, similarity=similarity)
+    rates = {"classifier_rate": 0.2, "similarity_rate": 0.1}
+    found = method("meta_static_nsn", width=2, train_steps=2, similarity=similarity, **rates)
     assert isinstance(found, GradientMeta)
     found.network.eval()
     smooth(found)
@@ -68,7 +70,7 @@ def test_the_meta_gradient_of_equation_7_equals_finite_differences(similarity: s
     start = found.start()
     assert {name.rsplit(".", 1)[-1] for name in start} == {"similarity", "weight", "bias"}
     assert {name for name in start if not name.endswith(".similarity")} == {"classifier.weight", "classifier.bias"}
-    check(lambda: found.loss(batch), list(start.values()))
+    check(lambda: found.loss(batch), [*start.values(), *found.learned_rates()])
 
 
 def test_vectorised_tasks_give_the_loss_and_gradient_of_a_loop() -> None:
@@ -114,6 +116,49 @@ def test_first_order_treats_the_inner_gradients_as_constants(vectorise: bool) ->
                 outer = q.T @ (q @ fast - targets)
                 expected += outer if first_order else outer - 0.1 * s.T @ (s @ outer)
         torch.testing.assert_close(found, expected / 2, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("vectorise", [True, False])
+def test_a_first_order_rate_has_minus_the_sum_of_the_gradients_as_its_derivative(vectorise: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    items = torch.randn(2, 4, 3, dtype=torch.float64, generator=draw)
+    targets = torch.randn(4, 1, dtype=torch.float64, generator=draw)
+    start = {name: torch.randn(3, 1, dtype=torch.float64, generator=draw) for name in ("a", "b")}
+    rates = {"a": torch.tensor(0.1).double().requires_grad_(), "b": torch.tensor(0.03).double().requires_grad_()}
+
+    def loss(p: dict[str, Tensor], x: Tensor, wanted: Tensor) -> Tensor:
+        return (items.new_tensor(0.5) * (x @ (p["a"] * p["b"]) - wanted).square()).sum()
+
+    value = meta_loss(
+        loss, start, items, targets, items, targets, steps=2, rate=rates, first_order=True, vectorise=vectorise
+    )
+    found = torch.autograd.grad(value, list(rates.values()))
+    expected = {name: torch.zeros((), dtype=torch.float64) for name in rates}
+    for x in items:
+        fast, sums = dict(start), {name: torch.zeros(3, 1, dtype=torch.float64) for name in start}
+        for _ in range(2):
+            gradients = torch.func.grad(lambda p, x=x: loss(p, x, targets))(fast)
+            sums = {name: sums[name] + gradients[name] for name in sums}
+            fast = {name: fast[name] - rates[name].detach() * gradients[name] for name in fast}
+        outer = torch.func.grad(lambda p, x=x: loss(p, x, targets))(fast)
+        expected = {name: expected[name] - (outer[name] * sums[name]).sum() / 2 for name in expected}
+    torch.testing.assert_close(list(found), list(expected.values()), rtol=1e-10, atol=1e-12)
+
+
+def test_a_training_can_begin_with_first_order_and_end_with_second() -> None:
+    def gradients(iteration: int, **options: float) -> list[Tensor]:
+        maml = method("maml", iterations=4, width=2, train_steps=2, rate=0.1, vectorise=False, **options)
+        assert isinstance(maml, GradientMeta)
+        smooth(maml)
+        batch = replace(tasks(2, 3, 2, 2, (3, 8, 8)), iteration=iteration)
+        return list(torch.autograd.grad(maml.loss(batch), list(maml.start().values())))
+
+    first, second = gradients(0, first_order=True), gradients(0)
+    torch.testing.assert_close(gradients(1, first_order_until=0.5), first, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradients(2, first_order_until=0.5), second, rtol=0, atol=0)
+    assert not torch.allclose(first[0], second[0], rtol=1e-3)
+    with pytest.raises(ValueError, match=r"maml: first_order_until must be within 0 and 1, got 1.5"):
+        method("maml", first_order_until=1.5)
 
 
 def test_adapting_after_training_takes_the_same_steps() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from nsl.data import ImageSet
 from nsl.fewshot import (
     METHODS,
     Diverged,
@@ -20,8 +22,12 @@ from nsl.fewshot import (
     interval,
     paired,
 )
+from nsl.fewshot import maml as maml_module
 from nsl.fewshot import meta as meta_module
+from nsl.fewshot.meta import image_fetcher
 from nsl.training.checkpoint import CheckpointError
+from nsl.training.loop import generator
+from nsl.training.schedule import AUGMENTATIONS
 from tests.nsl.fewshot.toy import method, toy
 
 
@@ -89,6 +95,102 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     fitted("proto", place)
     with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
         fitted("proto", place, iterations=5)
+
+
+def test_a_checkpoint_of_other_images_settings_or_options_is_refused(tmp_path: Path) -> None:
+    place = Place(checkpoint=tmp_path / "run.pt")
+    first = fitted("maml", place, width=2, iterations=1)
+    base = toy().base
+    other = replace(base, images=base.images.flip(0))
+    assert other.name == base.name
+    changed: list[tuple[FewShotMethod, ImageSet]] = [
+        (method("maml", width=2, iterations=1), other),
+        (method("maml", width=2, iterations=1, rate=0.2), base),
+        (method("maml", width=2, iterations=1, train_steps=3), base),
+        (method("maml", width=2, iterations=1, first_order=True), base),
+        (method("proto", width=2, iterations=1), base),
+        (create_method("maml", replace(first.settings, pretrain=replace(first.settings.pretrain, batch_size=8))), base),
+    ]
+    for found, images in changed:
+        with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
+            found.fit(images, place)
+    fitted("maml", place, width=2, iterations=1)
+
+
+def test_every_augmentation_of_a_recipe_is_done() -> None:
+    base, where = toy().base, torch.arange(6)
+    drawn = {
+        kind: image_fetcher(base, ((0.0,) * 3, (1.0,) * 3), kind, torch.device("cpu"))(where, generator(0))
+        for kind in AUGMENTATIONS
+    }
+    assert all(images.shape == (6, 3, 16, 16) for images in drawn.values())
+    kinds = list(drawn)
+    same = {(a, b) for a in kinds for b in kinds if a < b and torch.equal(drawn[a], drawn[b])}
+    assert same == set()
+
+
+def test_a_training_ends_with_its_best_state_by_validation_classes_even_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([50.0, 70.0, 60.0, 70.0, 10.0])
+    monkeypatch.setattr(maml_module.GradientMeta, "_score", lambda *_: lambda: next(scores))
+    options = {"width": 2, "train_steps": 1, "validation_episodes": 1}
+    found = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    place = Place(checkpoint=tmp_path / "run.pt")
+    history = found.fit(toy().base, place, toy().validation)["meta"]
+    assert [point["accuracy"] for point in history["selection"]] == [50.0, 70.0, 60.0, 70.0, 10.0]
+    assert [point["iteration"] for point in history["selection"]] == [0, 1, 2, 3, 4]
+    one = method("maml", iterations=4, width=2, train_steps=1)
+    states = []
+    monkeypatch.setattr(
+        maml_module.GradientMeta, "_score", lambda self, _: lambda: states.append(weights(self)) or float(len(states))
+    )
+    last = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    last.fit(toy().base, None, toy().validation)
+    one.fit(toy().base, None, toy().validation)  # asked for none: the last state
+    assert torch.equal(weights(found), states[1])
+    assert torch.equal(weights(last), states[-1])
+    assert torch.equal(weights(one), states[-1])
+    # What was measured before an interruption is in the checkpoint.
+    again = method("maml", iterations=4, **options)  # type: ignore[arg-type]
+    assert again.fit(toy().base, place, toy().validation)["meta"]["selection"] == history["selection"]
+    assert torch.equal(weights(again), states[1])
+    other = replace(toy().validation, images=toy().validation.images.flip(0))
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        method("maml", iterations=4, **options).fit(toy().base, place, other)  # type: ignore[arg-type]
+
+
+def weights(found: FewShotMethod) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in found.network.parameters()])
+
+
+def test_every_option_of_a_method_is_remembered_with_its_default() -> None:
+    maml = method("maml", rate=0.2)
+    assert maml.options["rate"] == 0.2
+    assert maml.options["train_steps"] == 5
+    for name, build in METHODS.items():
+        known = set(inspect.signature(build).parameters) - {"settings"}
+        assert set(method(name).options) == known, name
+
+
+def test_a_shared_classifier_remembers_every_attempt_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nsl.fewshot import pretrain as pretrain_module
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain_module, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fitted("finetune", Place(shared=tmp_path, attempt={"commit": "a"}))
+    history = method("finetune").fit(toy().base, Place(shared=tmp_path, attempt={"commit": "b"}))["pretrain"]
+    first, second = history["attempts"]
+    assert (first["commit"], first["seconds"], second["commit"]) == ("a", None, "b")
+    assert second["seconds"] > 0
+    assert first["started"] <= second["started"]
+    again = method("static_nsn").fit(toy().base, Place(shared=tmp_path, attempt={"commit": "c"}))["pretrain"]
+    assert again["attempts"] == history["attempts"]
+    assert not list(tmp_path.glob("*.attempts.json"))
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:

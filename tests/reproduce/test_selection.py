@@ -1,0 +1,95 @@
+"""Recipes are chosen on held-out images by stored trials, and the summary says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reproduce import fingerprints, plan, selection
+from reproduce.plan import Profile
+from reproduce.store import Store
+from tests.reproduce.helpers import MARK, arguments, call, put_record, write_profile
+
+_SELECT = """
+[tiny.select.cifar10]
+table = 1
+methods = ["cnn", "dynamic"]
+validation = 20
+seeds = 2
+trial = { iterations = 3 }
+candidates = [{ learning_rate = 0.01 }, { learning_rate = 0.001 }, { learning_rate = 0.1 }]
+"""
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Profile:
+    path = write_profile(tmp_path)
+    path.write_text(path.read_text() + _SELECT)
+    return plan.profile("tiny", path)
+
+
+def store_trials(store: Store, choice: selection.Choice, errors: list[float]) -> None:
+    store.folder.mkdir(parents=True)
+    for candidate, error in zip(choice.candidates, errors):
+        for runs in candidate.trials.values():
+            for run in runs:
+                put_record(store, run, error)
+    marks = {fingerprints.dataset_key(run.dataset): MARK for run in choice.runs}
+    (store.folder / "data.json").write_text(json.dumps(marks))
+
+
+def test_trials_are_of_held_out_images_and_never_of_the_test_set(profile: Profile) -> None:
+    (choice,) = selection.choices(profile, 1)
+    assert len(choice.runs) == 3 * 2 * 2
+    assert {run.dataset["validation"] for run in choice.runs} == {20}
+    assert {run.recipe["iterations"] for run in choice.runs} == {3}
+    table = plan.planned_runs(profile, (1,), 2)
+    assert not {repr(run.declared("")) for run in table} & {repr(run.declared("")) for run in choice.runs}
+
+
+def test_the_lowest_mean_error_is_chosen_and_compared_with_what_is_declared(tmp_path: Path, profile: Profile) -> None:
+    (choice,) = selection.choices(profile, 1)
+    store = Store(tmp_path / "results", "tiny")
+    store_trials(store, choice, [5.0, 4.0, 6.0])
+    rows = selection.rows(profile, store, 1)
+    assert [row["chosen"] for row in rows] == ["", "yes", ""]
+    assert [row["declared"] for row in rows] == ["", "yes", ""]
+    assert rows[0]["errors"] == "cnn 5.00 5.00; dynamic 5.00 5.00"
+    assert rows[0]["chosen_on"] == "20 training images held out"
+
+
+def test_a_missing_or_diverged_trial_rules_its_candidate_out(tmp_path: Path, profile: Profile) -> None:
+    (choice,) = selection.choices(profile, 1)
+    store = Store(tmp_path / "results", "tiny")
+    store_trials(store, choice, [5.0, 4.0, 6.0])
+    put_record(store, choice.candidates[1].trials["dynamic"][1], float("nan"), status="diverged")
+    found = selection.tried(choice, store)
+    assert found[1].mean is None
+    chosen = selection.best(found)
+    assert chosen is not None
+    assert chosen.candidate.values == {"learning_rate": 0.01}
+
+
+def test_select_executes_the_trials_and_the_summary_names_the_data_that_chose(tmp_path: Path) -> None:
+    path = write_profile(tmp_path)
+    path.write_text(path.read_text() + _SELECT)
+    command = arguments("select", tmp_path)
+    done = call([command[0], "tiny", "1", *command[3:]], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate 0.001" in done.stdout
+    folder = tmp_path / "results/tiny"
+    assert len(list((folder / "runs").glob("*.json"))) == 12
+    assert (folder / "tables/table1_selection.csv").read_text().count("\n") == 4
+    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
+    assert call(arguments("tables", tmp_path, "--tables", "1"), tmp_path).returncode == 0
+    assert "Chosen on 20 training images held out" in (folder / "summary.md").read_text()
+    none = call([command[0], "tiny", "2", *command[3:]], tmp_path)
+    assert none.returncode == 2
+    assert none.stderr.count("\n") == 1
+
+
+def test_a_grid_is_all_combinations() -> None:
+    points = selection._points({"grid": {"a": [1, 2], "b": [3, 4]}})
+    assert points == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
