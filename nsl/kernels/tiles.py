@@ -1,8 +1,10 @@
 """How large a program's tiles are, by channels, filters and the bytes of an element: a table, not a search.
 
 A search on the card would make the order of sums, and so the last bits of a result, depend on a measurement. The table
-is chosen by building for sm_90 and sm_80 (`tests/nsl/test_gpu_builds.py`): no register spilled to memory but where the
-test says so, shared memory within what a card of compute capability 8.0 has. It has not been tuned by timing yet.
+is chosen by building for sm_90 and sm_80 (`tests/nsl/test_gpu_builds.py`): shared memory within the 99 KiB that the
+smallest cards from compute capability 8.0 on have, and for sm_90 with tensor cores no spilled registers at 32, 64 and
+128 channels. IEEE float32 has no tensor cores and spills up to 48 bytes a thread, 1.6 KB in the unconstrained
+similarity's slopes at 128 filters. Nothing here has been tuned by timing yet.
 """
 
 from __future__ import annotations

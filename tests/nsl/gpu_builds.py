@@ -83,14 +83,14 @@ def _card(capability: int) -> Iterator[None]:
 
 
 def builds(capability: int, dtype: torch.dtype, channels: int, products: str, only: str = "") -> list[Build]:
-    """The kernels of a 3x3 layer of `channels` to `channels`, as the launchers launch them.
+    """The kernels of a 3x3 layer of `channels` to `channels` and of its predictor, as the launchers launch them.
 
     Args:
         only: those with this in their name.
     """
     from triton.runtime.jit import MockTensor
 
-    from nsl.kernels import launch
+    from nsl.kernels import launch, launch_rows
 
     found: list[Build] = []
 
@@ -106,7 +106,7 @@ def builds(capability: int, dtype: torch.dtype, channels: int, products: str, on
         built = kernel.warmup(*mocks, grid=grid, num_warps=tile.warps, num_stages=tile.stages, **constants)
         found.append(_read(name, built))
 
-    before, launch.run = launch.run, build
+    before, launch.run, launch_rows.run = launch.run, build, build
     try:
         with _card(capability):
             window = launch.Window(3, 3, 1, 1, 1, 1, 1, 1)
@@ -117,8 +117,15 @@ def builds(capability: int, dtype: torch.dtype, channels: int, products: str, on
                 y = launch.forward(x, w, m, window)
                 launch.input_gradients(y, x, w, m, window)
                 launch.weight_gradient(y, x, w, m, window)
+            e = launch_rows.energy(x)
+            launch_rows.energy_gradient(e, x)
+            launch_rows.windows_gradient(launch_rows.windows(e, [32, 32], window, 1e-4), e, [32, 32], window)
+            for activation, with_energy in (("relu", True), ("clamp", False)):
+                y, energy = launch_rows.scale(x, e, activation, channels if with_energy else 9, with_energy)
+                launch_rows.scale_gradient(y, energy, x, e, activation)
+            launch_rows.unit_gradient(launch_rows.unit(w, 16, dtype, 1e-4), w, 1e-4)
     finally:
-        launch.run = before
+        launch.run = launch_rows.run = before
     return found
 
 

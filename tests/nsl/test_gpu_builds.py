@@ -30,8 +30,10 @@ def check(found: list[Build], spills: dict[str, int]) -> None:
 def test_kernels_built_for_sm_90_in_bfloat16_use_tensor_cores_and_spill_nothing() -> None:
     found = builds(90, torch.bfloat16, 64, "ieee")
     assert {build.kernel for build in found} == {
-        "diagonal.forward", "diagonal.inputs", "diagonal.weight", "unconstrained.forward", "unconstrained.slopes",
-        "unconstrained.gather", "unconstrained.weight",
+        "diagonal.forward", "diagonal.inputs", "diagonal.weight",
+        "unconstrained.forward", "unconstrained.slopes", "unconstrained.gather", "unconstrained.weight",
+        "rows.energy", "rows.energy_gradient", "rows.windows", "rows.windows_gradient", "rows.scale",
+        "rows.scale_gradient", "rows.unit", "rows.unit_gradient",
     }  # fmt: skip
     check(found, {})
 
