@@ -275,9 +275,9 @@ def test_on_a_card_tf32_leaves_the_patch_norm_alone_and_a_captured_step_repeats_
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the tests above have run on the device")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed (Linux only)")
 def test_without_a_card_the_interpreter_passes_the_tests_above() -> None:
-    command = [sys.executable, "-m", "pytest", __file__, "-n", "0", "-x", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", __file__, "-n", "0", "-x", "-q"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=220)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    assert " passed" in done.stdout  # and not all skipped
