@@ -21,9 +21,9 @@ results = "results"
 # $$ M(X) = g(\mathrm{predictor}(X)) + I, \qquad
 # g(r) = r,\quad \mathrm{BN}(r),\quad \sigma(r) - \tfrac12,\quad \tanh(r). $$
 #
-# The first is the trivial one; it has no batch norm anywhere in the predictor. SphereNet divides both convolutions by the
-# norms of kernel and patch, which bounds every number by 1 and needs no $g$. Beside it: the same without the identity,
-# $M(X) = \mathrm{predictor}(X)$, and the predictor of the authors' code, whose last step is batch normalisation.
+# The first is the trivial one; it has no batch norm anywhere in the predictor. SphereNet divides both convolutions by
+# the norms of kernel and patch, which bounds every number by 1 and needs no $g$. Beside it: the same without the
+# identity, $M(X) = \mathrm{predictor}(X)$, and the predictor of the authors' code, whose last step is batch normalisation.
 
 # %% [markdown]
 # ## Experiment

@@ -17,6 +17,7 @@ from reproduce.store import SCHEMA, Store
 ROOT = Path(__file__).parents[2]
 #: Methods of Table 1, the table that tests run.
 TABLE_1 = len(plan.experiment(1).methods)
+TABLE_1_TWICE = sum(min(2, method.seeds or 2) for method in plan.experiment(1).methods)
 FAKE = "tests.reproduce.fake_backend:FakeBackend"
 
 _TINY = """

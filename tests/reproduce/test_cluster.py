@@ -14,7 +14,7 @@ from reproduce.cluster import ClusterExecutor, RunJob, read_parameters
 from reproduce.plan import planned_runs, profile
 from reproduce.store import Store, differences
 from tests.reproduce.fake_backend import FakeBackend
-from tests.reproduce.helpers import FAKE, TABLE_1, arguments, call, write_profile
+from tests.reproduce.helpers import FAKE, TABLE_1_TWICE, arguments, call, write_profile
 from tests.reproduce.test_execution import wait_for
 
 pytest.importorskip("submitit")
@@ -28,9 +28,9 @@ def test_jobs_give_the_records_that_processes_give(tmp_path: Path) -> None:
         write_profile(folder, jobs=2)
         done = call(arguments("run", folder, "--tables", "1", *more), tmp_path)
         assert done.returncode == 0, done.stderr
-        assert f"[{2 * TABLE_1}/{2 * TABLE_1}]" in done.stdout
+        assert f"[{TABLE_1_TWICE}/{TABLE_1_TWICE}]" in done.stdout
         stores.append(Store(folder / "results", "tiny"))
-    assert len(list(stores[0].records())) == 2 * TABLE_1
+    assert len(list(stores[0].records())) == TABLE_1_TWICE
     assert differences(*stores) == []
     # The runs got as many threads from both.
     assert {record["attempts"][-1]["threads"] for store in stores for record in store.records()} == {1}

@@ -11,7 +11,7 @@ import pytest
 from reproduce import plan
 from reproduce.__main__ import main
 from reproduce.store import Store
-from tests.reproduce.helpers import ROOT, TABLE_1, arguments, call, fill, write_profile
+from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, write_profile
 
 
 def complaint(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,10 +82,10 @@ def test_status_counts_and_predicts_from_measured_runs(tmp_path: Path, capsys: p
     fill(Store(tmp_path / "results", "tiny"), profile, 1, {"cnn": [8.0]})
     assert main(arguments("status", tmp_path, "--tables", "1")) == 0
     out = capsys.readouterr().out
-    assert f"1 done, 0 diverged, 0 running, {2 * TABLE_1 - 1} missing" in out
+    assert f"1 done, 0 diverged, 0 running, {TABLE_1_TWICE - 1} missing" in out
     # The other seed of the baseline takes as long as the first: 10 s of training and 2 s of evaluation.
     assert "Baseline CNN on digits, seed 1  12 s" in out
-    assert f"Remaining: about 12 s with 1 side by side, plus {2 * TABLE_1 - 2} runs of unknown length." in out
+    assert f"Remaining: about 12 s with 1 side by side, plus {TABLE_1_TWICE - 2} runs of unknown length." in out
 
 
 def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> None:

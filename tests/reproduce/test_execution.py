@@ -12,7 +12,7 @@ import pytest
 
 from reproduce import plan
 from reproduce.store import Store, differences
-from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
+from tests.reproduce.helpers import TABLE_1, TABLE_1_TWICE, arguments, call, start, write_profile
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 3600) -> None:
@@ -54,16 +54,16 @@ def test_a_run_killed_in_the_middle_gives_the_same_records_after_a_restart(tmp_p
         process.communicate()
         # The workers notice that their parent is gone, and let go of their runs.
         wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))
-        assert len(list(store.runs.glob("*.json"))) < 2 * TABLE_1
+        assert len(list(store.runs.glob("*.json"))) < TABLE_1_TWICE
     log = tmp_path / "log"
     last = call(arguments("run", broken, "--tables", "1"), tmp_path, FAKE_LOG=str(log))
     assert last.returncode == 0, last.stderr
-    assert len(log.read_text().splitlines()) < 2 * TABLE_1
+    assert len(log.read_text().splitlines()) < TABLE_1_TWICE
     assert differences(store, Store(whole / "results", "tiny")) == []
     assert list(store.checkpoints.iterdir()) == []
     folders = [str(folder / "results" / "tiny") for folder in (whole, broken)]
     compared = call(["compare", *folders], tmp_path)
-    assert compared.stdout == f"The {2 * TABLE_1} records are equal, timings and environment aside.\n"
+    assert compared.stdout == f"The {TABLE_1_TWICE} records are equal, timings and environment aside.\n"
 
 
 def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_two_invocations_side_by_side_share_the_runs(tmp_path: Path) -> None:
     for process in both:
         out, err = process.communicate(timeout=3600)
         assert process.returncode == 0, out + err
-    assert len(log.read_text().splitlines()) == 2 * TABLE_1
-    assert len(list(Store(tmp_path / "results", "tiny").records())) == 2 * TABLE_1
+    assert len(log.read_text().splitlines()) == TABLE_1_TWICE
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1_TWICE
 
 
 @pytest.mark.parametrize(

@@ -77,4 +77,4 @@ def test_every_table_is_in_the_rehearsal_of_the_paper_profile() -> None:
     paper = plan.profile("paper")
     runs = plan.planned_runs(paper, plan.tables(), 1)
     assert {run.task for run in runs} == {CLASSIFICATION, FEWSHOT}
-    assert len(runs) == 36
+    assert len(runs) == 40

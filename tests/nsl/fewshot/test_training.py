@@ -284,10 +284,12 @@ META_TRAINED = ("matching", "proto", "relation", "maml", "meta_static_nsn", "met
 @pytest.mark.parametrize("name", META_TRAINED)
 def test_half_precision_starts_with_the_loss_of_full_precision(name: str) -> None:
     losses = []
+    # An untrained backbone's inner steps are steep: with the usual rates the loss is large and any rounding changes it.
+    gentle = {"classifier_rate": 0.1, "similarity_rate": 1e-4} if name.startswith("meta_") else {}
     for precision in ("float32", "bfloat16"):
-        found = method(name, iterations=1)
+        found = method(name, iterations=1, **gentle)
         meta = replace(found.settings.meta, precision=precision)
-        found = type(found)(replace(found.settings, meta=meta))
+        found = create_method(name, replace(found.settings, meta=meta), **gentle)
         losses.append(found.fit(toy().base)["meta"]["curve"][-1]["loss"])
         assert all(p.dtype == torch.float32 for p in found.network.parameters())
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
