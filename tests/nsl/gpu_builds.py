@@ -82,11 +82,13 @@ def _card(capability: int) -> Iterator[None]:
         driver.set_active(before)
 
 
-def builds(capability: int, dtype: torch.dtype, channels: int, products: str, only: str = "") -> list[Build]:
+def builds(
+    capability: int, dtype: torch.dtype, channels: int, products: str, only: tuple[str, ...] = ("",)
+) -> list[Build]:
     """The kernels of a 3x3 layer of `channels` to `channels` and of its predictor, as the launchers launch them.
 
     Args:
-        only: those with this in their name.
+        only: those whose name starts so.
     """
     from triton.runtime.jit import MockTensor
 
@@ -96,7 +98,7 @@ def builds(capability: int, dtype: torch.dtype, channels: int, products: str, on
 
     def build(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Any, **constants: Any) -> None:
         name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
-        if only not in name:
+        if not name.startswith(only):
             return
         sides = {"ROWS": tile.rows, "CHANNELS": tile.channels, "FILTERS": tile.filters}
         constants |= {name: value for name, value in sides.items() if name in kernel.arg_names}
