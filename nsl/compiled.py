@@ -34,7 +34,8 @@ _FLAGS = (
     "-fPIC",
     "-Wno-psabi",
 )
-_SUFFIX = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+#: Types that the kernels are compiled for, and their names there.
+TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 class Geometry(ctypes.Structure):
@@ -130,25 +131,9 @@ def in_transform() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def usable(tensor: Tensor) -> bool:
-    """Whether the kernels can work on tensors of this device and type, here and now."""
-    return (
-        not torch.compiler.is_compiling()
-        and not in_transform()
-        and tensor.device.type == "cpu"
-        and tensor.dtype in _SUFFIX
-        and library() is not None
-    )
-
-
 def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:
     """Run one kernel on contiguous tensors, None being a null pointer; the first one's type is the stored type."""
     assert tensors[0] is not None
-    function = getattr(library(), f"{name}_{_SUFFIX[tensors[0].dtype]}")
+    function = getattr(library(), f"{name}_{TYPES[tensors[0].dtype]}")
     pointers = (ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
     function(*pointers, ctypes.byref(shape))
-
-
-def backend() -> str:
-    """What the dynamic convolution runs on here, for records: "native" (compiled kernels) or "plain" PyTorch."""
-    return "plain" if library() is None else "native"

@@ -6,7 +6,7 @@
 Index letters, here and in all docstrings: B batch, C input channels, F filters, H x W map, Ho x Wo output
 map, K = kernel_height * kernel_width taps, k kernel tap, l input tap, p output position, q input position.
 
-Two implementations of the same definition:
+Three implementations of the same definition:
 
 * `_unfolded` builds all patches and multiplies them: plain differentiable tensor operations, any geometry and
   any groups, K times the input's memory.
@@ -14,6 +14,8 @@ Two implementations of the same definition:
   applied into one reused buffer (`nsl.patches`, compiled where there is a compiler) and calls one matrix product
   a chunk. Nothing of size K * C is kept for the backward pass, it is rebuilt there. One group, which is every
   layer of the paper.
+* `_fused` hands one group to the GPU's kernels (`nsl.kernels`), which take the patches from the input as they are
+  multiplied: nothing of size K * C is ever written, but the unconstrained similarity's gradient of the patches.
 
 `neural_similarity_conv2d` chooses; users never need to.
 """
@@ -27,6 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsl import compiled
+from nsl.kernels import operators
+from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 from nsl.patches import Patches, chunk_bounds
 
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
@@ -87,10 +91,13 @@ def neural_similarity_conv2d(
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     patches = input.shape[0] * similarity.shape[-2] * similarity.shape[-1] * weight[0].numel()
-    small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS and not compiled.usable(input)
+    way = path(input)
+    small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS and way == "plain"
     # Transforms of torch.func (vmap, jvp, ...) and exported graphs need plain tensor operations.
     transformed = compiled.in_transform() or torch.compiler.is_exporting()
-    if groups == 1 and not small and input.numel() > 0 and not transformed:
+    if way == "triton" and _fusible(input, weight, similarity, groups):
+        output = _fused(input, weight, similarity, stride, padding, dilation)
+    elif groups == 1 and not small and input.numel() > 0 and not transformed:
         output = _SimilarityConv.apply(input, weight, similarity, stride, padding, dilation)
     else:
         output = _unfolded(input, weight, similarity, stride, padding, dilation, groups)
@@ -170,11 +177,37 @@ def _similarity_last(similarity: Tensor) -> Tensor:
     return similarity.permute(order).contiguous()
 
 
+def _fusible(input: Tensor, weight: Tensor, similarity: Tensor, groups: int) -> bool:
+    """Whether the GPU's kernels are for this call."""
+    few = similarity.dim() == 4 or similarity.shape[1] <= UNCONSTRAINED_TAPS
+    same = input.dtype == weight.dtype == similarity.dtype and input.device == weight.device == similarity.device
+    return groups == 1 and few and same and input.numel() > 0 and weight.numel() > 0
+
+
+def _fused(
+    input: Tensor,
+    weight: Tensor,
+    similarity: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """One group by the operators of `nsl.kernels`; the layouts are changed outside them, where a compiler sees it."""
+    filters, channels, kh, kw = weight.shape
+    w = weight.permute(2, 3, 1, 0).reshape(kh * kw, channels, filters).contiguous()
+    window = [kh, kw, *stride, *padding, *dilation]
+    y = operators.similarity_conv(_nhwc(input), w, _similarity_last(similarity), window)
+    return y.permute(0, 3, 1, 2)
+
+
 def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The three gradients as differentiable functions of everything they depend on, by way of the definition."""
     input, weight, similarity = ctx.saved_tensors
     stride, padding, dilation = ctx.geometry
-    wanted = [tensor for tensor, needed in zip(ctx.saved_tensors, ctx.needs_input_grad) if needed]
+    # Views, nodes of their own in the graph: the similarity is predicted from the input, and gradients by way of the
+    # saved tensors themselves would count that path twice.
+    input, weight, similarity = (tensor.view_as(tensor) for tensor in (input, weight, similarity))
+    wanted = [tensor for tensor, needed in zip((input, weight, similarity), ctx.needs_input_grad) if needed]
     output = _unfolded(input, weight, similarity, stride, padding, dilation, 1)
     found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
     return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
@@ -209,7 +242,7 @@ class _SimilarityConv(torch.autograd.Function):
             (batch, filters, ho, wo), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
         )
         y = output.permute(0, 2, 3, 1)  # the output itself is no view, so that users may change it in place
-        n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size())
+        n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size(), x.device)
         buffer = x.new_empty(n, ho, wo, taps, channels)
         for start, stop in chunks:
             u = patches.apply(x[start:stop], m[start:stop], buffer[: stop - start])
@@ -242,7 +275,7 @@ class _SimilarityConv(torch.autograd.Function):
             # The chunks' weight gradients are added up in at least float32.
             wide = torch.float64 if x.dtype == torch.float64 else torch.float32
             dw = x.new_zeros(taps * channels, filters, dtype=wide)
-            n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size())
+            n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size(), x.device)
             buffer = x.new_empty(n, ho, wo, taps, channels)
             for start, stop in chunks:
                 v, rows = buffer[: stop - start], dy[start:stop].view(-1, filters)

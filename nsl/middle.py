@@ -23,6 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
+from nsl.functional import _pair
+from nsl.kernels import maps
+from nsl.kernels.paths import path
 from nsl.patches import Windows, chunk_bounds, inverse_norm_slopes, scale_positions
 from nsl.spherical import EPSILON, SphereConv2d
 
@@ -50,7 +53,12 @@ def middle(
     if pads is None and _fits(z, norm, second):
         assert isinstance(second, nn.Conv2d)
         return _fused(z, scale, norm if isinstance(norm, nn.BatchNorm2d) else None, second)
-    if scale is not None:
+    if scale is not None and z.numel() and path(z) == "triton":
+        if pads is None and isinstance(norm, nn.Identity) and _is_plain_cosine(second):
+            assert isinstance(second, SphereConv2d)
+            return _on_gpu(z, scale, second)
+        z = maps.scaled(z, scale)
+    elif scale is not None:
         z = scale_positions(z, scale.to(z.dtype))
     hidden = F.relu(norm(z), inplace=not isinstance(norm, nn.Identity) or scale is not None)
     output = second(hidden if pads is None else F.pad(hidden, pads))
@@ -59,23 +67,46 @@ def middle(
 
 def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
     """Whether `_Middle` computes what these modules would."""
-    if not compiled.usable(z) or z.numel() == 0 or not z.is_contiguous(memory_format=torch.channels_last):
+    if path(z) != "native" or z.numel() == 0 or not z.is_contiguous(memory_format=torch.channels_last):
         return False
     if torch.is_autocast_enabled("cpu") and z.dtype != torch.get_autocast_dtype("cpu"):
         return False
     if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in (norm, second)):
         return False
-    if type(second) is SphereConv2d:
-        if second.operator != "cosine" or second.groups != 1:
+    if type(second) is nn.Conv2d:
+        if second.bias is not None or second.padding_mode != "zeros" or isinstance(second.padding, str):
             return False
-    elif type(second) is not nn.Conv2d:
-        return False
-    if second.bias is not None or second.padding_mode != "zeros" or isinstance(second.padding, str):
+    elif not _is_plain_cosine(second):
         return False
     if isinstance(norm, nn.Identity):
         return True
     known = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
     return known and (not norm.training or z.numel() > z.shape[1])
+
+
+def _is_plain_cosine(second: nn.Module) -> bool:
+    """Whether this is a hyperspherical convolution and nothing beside."""
+    if type(second) is not SphereConv2d or second.operator != "cosine" or second.groups != 1:
+        return False
+    hooks = second._forward_hooks or second._forward_pre_hooks or second._backward_hooks
+    plain = second.bias is None and second.padding_mode == "zeros" and not isinstance(second.padding, str)
+    return plain and not hooks
+
+
+def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
+    """Without a norm, by the operators of `nsl.kernels`: h and its energy in one pass, y in one pass.
+
+    The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
+    the others out again.
+    """
+    stride, padding, dilation = _pair(second.stride), _pair(second.padding), _pair(second.dilation)  # type: ignore[arg-type]
+    filters, device = second.out_channels, z.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
+    hidden, energy = maps.scaled_with_energy(z, scale, "relu")
+    weight = maps.unit_weight(second.weight, dtype, EPSILON, -(-filters // 8) * 8)
+    product = F.conv2d(hidden, weight, None, stride, padding, dilation)
+    inverse = maps.inverse_of_energy(energy, _pair(second.kernel_size), stride, padding, dilation, EPSILON)
+    return maps.scaled(product, inverse, "clamp", filters)
 
 
 def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:

@@ -17,14 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsl import compiled
+from nsl.kernels.paths import path
 
 # Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
 # are within a few percent, smaller loses to call overhead, larger to the cache.
 _CHUNK_BYTES = 1 << 22
+#: On other devices chunks only limit memory: one chunk, unless the buffer would be larger than this.
+_DEVICE_CHUNK_BYTES = 1 << 30
 
 
-def chunk_bounds(batch: int, bytes_per_image: int) -> tuple[int, list[tuple[int, int]]]:
-    """Images a chunk, a multiple of the threads where there are enough, and the chunks' bounds."""
+def chunk_bounds(
+    batch: int, bytes_per_image: int, device: torch.device | None = None
+) -> tuple[int, list[tuple[int, int]]]:
+    """Images a chunk and the chunks' bounds; on the CPU a multiple of the threads where there are enough images."""
+    if device is not None and device.type != "cpu":
+        n = max(1, min(batch, _DEVICE_CHUNK_BYTES // max(1, bytes_per_image)))
+        return n, [(start, min(start + n, batch)) for start in range(0, batch, n)]
     n = max(1, min(batch, _CHUNK_BYTES // max(1, bytes_per_image)))
     threads = torch.get_num_threads()
     if threads < n < batch:
@@ -76,7 +84,7 @@ class Patches:
     def apply(self, x: Tensor, m: Tensor, u: Tensor | None = None) -> Tensor:
         """The patches with their similarity applied, u; written into the given tensor if there is one."""
         diagonal = m.dim() == 4
-        if compiled.usable(x):
+        if path(x) == "native":
             u = x.new_empty(*m.shape[:3], m.shape[3], x.shape[3]) if u is None else u
             compiled.call("diagonal_apply" if diagonal else "unconstrained_apply", self._geometry(x), x, m, u)
             return u
@@ -100,7 +108,7 @@ class Patches:
             u once more, which the weight's gradient needs next, dm and dx.
         """
         diagonal = m.dim() == 4
-        if compiled.usable(x):
+        if path(x) == "native":
             dm, dx = torch.empty_like(m) if dm is None else dm, torch.empty_like(x) if dx is None else dx
             name = "diagonal_gradients" if diagonal else "unconstrained_gradients"
             compiled.call(name, self._geometry(x), v, x, m, dm, dx)
@@ -114,14 +122,15 @@ class Patches:
         else:
             taps = taps.flatten(3, 4)
             new_dm, dtaps, u = v @ taps.transpose(-1, -2), m.transpose(-1, -2) @ v, m @ taps
-        scattered = torch.zeros_like(padded)
+        # A place receives up to K summands: added up in at least float32.
+        scattered = torch.zeros_like(padded, dtype=torch.promote_types(padded.dtype, torch.float32))
         (ho, wo), (sh, sw), (dh, dw) = self.out, self.stride, self.dilation
         for k in range(self.kernel[0] * self.kernel[1]):
             top, left = k // self.kernel[1] * dh, k % self.kernel[1] * dw
             places = slice(top, top + (ho - 1) * sh + 1, sh), slice(left, left + (wo - 1) * sw + 1, sw)
             scattered[:, places[0], places[1]] += dtaps[:, :, :, k]
         (height, width), (top, left) = self.size, self.padding
-        new_dx = scattered[:, top : top + height, left : left + width]
+        new_dx = scattered[:, top : top + height, left : left + width].to(x.dtype)
         if dm is None or dx is None:
             return u, new_dm, new_dx
         return u, dm.copy_(new_dm), dx.copy_(new_dx)
@@ -134,7 +143,7 @@ def scale_positions(x: Tensor, scale: Tensor) -> Tensor:
     several times faster.
     """
     fits = x.dtype == scale.dtype and x.shape[2:] == scale.shape[2:] and x.shape[0] == scale.shape[0]
-    if fits and x.numel() and compiled.usable(x) and x.is_contiguous(memory_format=torch.channels_last):
+    if fits and x.numel() and path(x) == "native" and x.is_contiguous(memory_format=torch.channels_last):
         return _Scale.apply(x, scale)
     return x * scale
 
@@ -161,9 +170,10 @@ class _Scale(torch.autograd.Function):
 
 def channel_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum of the channels' squares, [B, C, H, W] to [B, 1, H, W], added up in `dtype`."""
-    if compiled.usable(x):
+    if path(x) == "native":
         return _Energy.apply(x, dtype)
-    return (x * x).sum(1, keepdim=True, dtype=dtype)
+    wide = x.to(dtype)  # squared in `dtype` too: a square rounded to bfloat16 has 8 bits
+    return (wide * wide).sum(1, keepdim=True)
 
 
 class _Energy(torch.autograd.Function):

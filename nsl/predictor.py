@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nsl.functional import _pair
 from nsl.middle import middle
-from nsl.spherical import SphereConv2d, patch_norm
+from nsl.spherical import SphereConv2d, inverse_patch_norm
 
 #: Batch norm of the release: eps 1e-3.
 BATCH_NORM_EPSILON = 1e-3
@@ -302,14 +302,13 @@ class ReleasePredictor(nn.Module):
             hidden, scale = first.unscaled(input)
         else:
             hidden = first(input)
-            norm = patch_norm(
+            scale = inverse_patch_norm(
                 input,
                 _pair(first.kernel_size),
                 _pair(first.stride),
                 _pair(first.padding),  # type: ignore[arg-type]
                 _pair(first.dilation),
             )
-            scale = norm.reciprocal()
         return self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads))
 
 

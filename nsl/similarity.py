@@ -288,11 +288,11 @@ class Dilated(Diagonal):
             raise ValueError(f"dilated: factor must be at least 1, got {factor}")
         self.factor = factor
 
-    def grid(self, block: Block) -> Tensor:
-        """Which taps stay, Boolean [K]."""
-        inside = torch.ones(1, dtype=torch.bool)
+    def grid(self, block: Block, device: torch.device | None = None) -> Tensor:
+        """Which taps stay, Boolean [K], made on the device: a copy from the host could not be captured in a graph."""
+        inside = torch.ones(1, dtype=torch.bool, device=device)
         for length in block.kernel_size:
-            axis = (torch.arange(length) - length // 2) % self.factor == 0
+            axis = (torch.arange(length, device=device) - length // 2) % self.factor == 0
             inside = (inside[:, None] & axis[None, :]).flatten()
         return inside
 
@@ -307,7 +307,7 @@ class Dilated(Diagonal):
         return torch.ones(self.degrees_of_freedom(block))
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
-        grid = self.grid(block).to(free.device)
+        grid = self.grid(block, free.device)
         return free[..., (grid.long().cumsum(0) - 1).clamp_min(0)] * grid
 
     def __repr__(self) -> str:

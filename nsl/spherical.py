@@ -17,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl import compiled
-from nsl.functional import _pair
+from nsl.functional import _pair, output_size
+from nsl.kernels import maps
+from nsl.kernels.operators import taps
+from nsl.kernels.paths import path
 from nsl.patches import ProductAndNorm, channel_energy, scale_positions
 
 #: Added under both square roots, the value of the authors' release.
@@ -58,7 +60,9 @@ def angular(cosine: Tensor, operator: str = "linear", k: Tensor | float = SIGMOI
     complement = _arcsine(wide)  # pi / 2 - theta
     if operator == "linear":
         return (complement * (2 / math.pi)).to(cosine.dtype)
-    k = torch.as_tensor(k, dtype=wide.dtype, device=wide.device)
+    if not isinstance(k, Tensor):  # filled on the device: a copy from the host could not be captured in a graph
+        k = torch.full((), k, dtype=wide.dtype, device=wide.device)
+    k = k.to(wide.dtype)
     return (torch.tanh(complement / (2 * k)) / torch.tanh(math.pi / (4 * k))).to(cosine.dtype)
 
 
@@ -89,14 +93,48 @@ def patch_norm(
     batch, channels, height, width = input.shape
     device = input.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        if groups == 1 and input.numel() and path(input) == "triton":
+            geometry = (kernel, _pair(stride), _pair(padding), _pair(dilation))
+            return maps.inverse_patch_norms(input, *geometry, epsilon).reciprocal()
         if groups == 1:
             energy = channel_energy(input, dtype)
         else:
             grouped = input.reshape(batch, groups, channels // groups, height, width)
             energy = (grouped * grouped).sum(2, dtype=dtype)
+        if energy.device.type == "cuda":  # no convolution there, which TF32 would round
+            window = _window_sums(energy, kernel, _pair(stride), _pair(padding), _pair(dilation))
+            return (window + epsilon).sqrt()
         ones = energy.new_ones(groups, 1, *kernel)
         window = F.conv2d(energy, ones, None, _pair(stride), _pair(padding), _pair(dilation), groups)
         return (window + epsilon).sqrt()
+
+
+def inverse_patch_norm(
+    input: Tensor,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """1 / `patch_norm`, which the GPU computes as such."""
+    if groups == 1 and input.numel() and path(input) == "triton":
+        geometry = (_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation))
+        return maps.inverse_patch_norms(input, *geometry, EPSILON)
+    return patch_norm(input, kernel_size, stride, padding, dilation, groups).reciprocal()
+
+
+def _window_sums(
+    energy: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """A convolution with ones of every map by itself, [B, G, H, W] to [B, G, Ho, Wo], by slices."""
+    out = output_size((energy.shape[2], energy.shape[3]), kernel, stride, padding, dilation)
+    window = [*kernel, *stride, *padding, *dilation]
+    return torch.stack(taps(energy.permute(0, 2, 3, 1), out, window)).sum(0).permute(0, 3, 1, 2)
 
 
 class SphereConv2d(nn.Conv2d):
@@ -179,13 +217,17 @@ class SphereConv2d(nn.Conv2d):
         if not plain or hooks or isinstance(self.padding, str):
             return self(input), None
         geometry, device = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), input.device.type
-        if compiled.usable(input) and input.numel():
+        way = path(input) if input.numel() else "plain"
+        if way != "plain":
             autocast = torch.is_autocast_enabled(device)
             dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
+            if way == "triton":
+                product = F.conv2d(input, maps.unit_weight(self.weight, dtype, EPSILON), None, *geometry)
+                return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
             if dtype == input.dtype and dtype in (self.weight.dtype, torch.bfloat16):
                 return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
         product = F.conv2d(input, self.unit_weight(), None, *geometry)
-        return product, patch_norm(input, _pair(self.kernel_size), *geometry).reciprocal()
+        return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
@@ -195,7 +237,7 @@ class SphereConv2d(nn.Conv2d):
             padding = (0, 0)
         kernel, stride, dilation = _pair(self.kernel_size), _pair(self.stride), _pair(self.dilation)
         product = F.conv2d(input, self.unit_weight(), None, stride, padding, dilation, self.groups)
-        inverse = patch_norm(input, kernel, stride, padding, dilation, self.groups).reciprocal()
+        inverse = inverse_patch_norm(input, kernel, stride, padding, dilation, self.groups)
         if self.groups > 1:
             inverse = inverse.repeat_interleave(self.out_channels // self.groups, 1)
         inverse = inverse.to(product.dtype)

@@ -108,13 +108,10 @@ class NslBackend:
     def execution(self) -> dict[str, str]:
         import torch
 
-        from nsl import compiled
+        from nsl.kernels import paths
 
-        return {
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "kernels": compiled.backend(),
-            "matmul": torch.get_float32_matmul_precision(),
-        }
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"device": device, **paths.describe(device)}
 
     def environment(self) -> dict[str, Any]:
         import torch

@@ -7,7 +7,7 @@ sense, the ratio to the case it is compared with. The rows are printed and store
 
 from __future__ import annotations
 
-from reproduce.bench import fewshot, layers
+from reproduce.bench import fewshot, gpu, layers
 from reproduce.bench.measure import Benchmark, Row, alternate, run_benchmarks, side_by_side
 
 #: Every benchmark, by name.
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "folded_inference": layers.folded_inference,
     "input_pipeline": layers.input_pipeline,
     "maml_iteration": fewshot.maml_iteration,
+    "gpu": gpu.gpu,
 }
 
 __all__ = ["BENCHMARKS", "Benchmark", "Row", "alternate", "run_benchmarks", "side_by_side"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from reproduce.bench.card import Unavailable, card
 from reproduce.files import write_text
 
 
@@ -63,6 +65,17 @@ def _format(rows: list[Row]) -> list[str]:
     return lines
 
 
+def _environment() -> dict[str, Any]:
+    """Machine and versions; with a CUDA card, the card's too."""
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+    }
+    torch = sys.modules.get("torch")
+    return found | card() if torch is not None and torch.cuda.is_available() else found
+
+
 def run_benchmarks(
     benchmarks: Mapping[str, Benchmark],
     folder: Path,
@@ -75,20 +88,22 @@ def run_benchmarks(
         known = ", ".join(benchmarks) or "none are registered"
         raise ValueError(f"No benchmark is called {unknown[0]!r}; choose from: {known}.")
     chosen = {name: call for name, call in benchmarks.items() if not only or name in only}
+    done = 0
     for name, call in chosen.items():
-        rows = call()
+        try:
+            rows = call()
+        except Unavailable as reason:
+            say(f"{name}: {reason}")
+            continue
         say(name)
         for line in _format(rows):
             say(line)
         stored = {
             "benchmark": name,
             "rows": [asdict(row) for row in rows],
-            "environment": {
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "cores": os.cpu_count(),
-            },
+            "environment": _environment(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_text(folder / f"{name}.json", json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    return len(chosen)
+        done += 1
+    return done

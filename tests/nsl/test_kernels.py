@@ -13,6 +13,7 @@ import torch
 
 import nsl.functional as functional
 from nsl import compiled, patches
+from nsl.kernels import paths
 from nsl.patches import channel_energy, scale_positions
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
@@ -105,7 +106,7 @@ def in_a_new_process(code: str, **environment: str) -> subprocess.CompletedProce
 
 
 def test_without_a_compiler_the_eager_path_runs_silently(tmp_path: Path) -> None:
-    code = "from nsl import compiled; print(compiled.backend())"
+    code = "from nsl.kernels.paths import describe; print(describe()['kernels'])"
     for environment in ({"NSL_COMPILE": "0"}, {"CXX": str(tmp_path / "missing")}):
         done = in_a_new_process(code, XDG_CACHE_HOME=str(tmp_path), **environment)
         assert (done.stdout.strip(), done.stderr) == ("plain", "")
@@ -116,7 +117,7 @@ def test_a_failing_compiler_is_one_warning_and_leaves_nothing_behind(tmp_path: P
     script.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'no room' >&2\nexit 1\n")
     script.chmod(0o755)
     done = in_a_new_process(
-        "from nsl import compiled; print(compiled.backend(), compiled.backend())",
+        "from nsl.kernels.paths import describe; print(describe()['kernels'], describe()['kernels'])",
         CXX=str(script),
         XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
@@ -128,4 +129,4 @@ def test_a_failing_compiler_is_one_warning_and_leaves_nothing_behind(tmp_path: P
 def test_a_loaded_library_raises_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compiled.backend() == "native"
+        assert paths.describe()["kernels"] == "native"

@@ -1,0 +1,95 @@
+"""Which way a tensor takes: the C++ kernels of the CPU, the Triton kernels of the GPU, or PyTorch's own operations.
+
+    "native"   CPU; float32, float64, bfloat16; needs a C++ compiler (`nsl.compiled`)
+    "triton"   CUDA from compute capability 8.0; float32, bfloat16, float16; needs Triton, which PyTorch for CUDA brings
+    "plain"    everything else: other types, `torch.func`, `torch.export`, other devices. The definition.
+
+`NSL_COMPILE=0` leaves only "plain". `torch.compile` works on the CPU with "plain", since it fuses that itself, and on
+CUDA with "triton", whose operators it calls as they are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nsl import compiled
+from nsl.kernels.precision import float32_products
+
+Path = Literal["native", "triton", "plain"]
+
+TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: The unconstrained kernels keep one tile a tap in registers; larger kernels than this take another path.
+UNCONSTRAINED_TAPS = 16
+
+# Once an import: importlib is nothing that torch.compile could trace.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None and os.environ.get("NSL_COMPILE", "1") != "0"
+
+_only: Path | None = None
+
+
+@contextmanager
+def only(path: Path) -> Iterator[None]:
+    """Every tensor takes this path inside, or "plain" where it cannot: for comparisons and for looking for faults.
+
+    "triton" on the CPU means Triton's interpreter, which needs `TRITON_INTERPRET=1` in the environment.
+    """
+    global _only
+    before, _only = _only, path
+    try:
+        yield
+    finally:
+        _only = before
+
+
+def _new_enough(index: int | None) -> bool:
+    """Whether the GPU has the tensor cores that the kernels are built for; fake tensors, where no GPU is, have."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+# What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, three seconds, with `nsl`.
+_new_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def path(tensor: Tensor) -> Path:
+    """The way that tensors of this device and type take, here and now."""
+    if _only == "plain" or compiled.in_transform() or torch.compiler.is_exporting():
+        return "plain"
+    if _only == "triton" and tensor.device.type == "cpu":
+        return "triton" if tensor.dtype in TRITON_TYPES else "plain"
+    if tensor.device.type == "cuda" and _only != "native":
+        fits = _HAS_TRITON and tensor.dtype in TRITON_TYPES and _new_enough(tensor.device.index)
+        return "triton" if fits else "plain"
+    if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
+        return "native" if tensor.dtype in compiled.TYPES and compiled.library() is not None else "plain"
+    return "plain"
+
+
+def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """What a record should say of the way its numbers were computed: what their last bits depend on.
+
+    Args:
+        device: where the run computed.
+        dtype: the type of its activations (autocast's, where it was on).
+
+    Returns:
+        `kernels`, the path, and `matmul`, the precision of float32 products; on CUDA also that of cuDNN's convolutions
+        and the settings that decide whether repeats are equal bit for bit.
+    """
+    device = torch.device(device)
+    kernels = path(torch.empty(0, dtype=dtype, device=device))
+    if device.type != "cuda":
+        return {"kernels": kernels, "matmul": torch.get_float32_matmul_precision()}
+    return {
+        "kernels": kernels,
+        **float32_products(),
+        "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
+        "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "unset"),
+    }

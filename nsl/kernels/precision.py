@@ -1,0 +1,43 @@
+"""What a float32 product is on a GPU: IEEE's float32, or TF32 (10 bits of mantissa, on the tensor cores).
+
+PyTorch keeps two switches with different defaults, IEEE for matrix products and TF32 for cuDNN's convolutions. A
+dynamic layer against a plain convolution would then be unequal arithmetic. One setting here moves both, and our kernels
+follow it. The CPU has no TF32, and bfloat16 and float16 do not ask.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Products = Literal["ieee", "tf32"]
+
+
+def set_float32_products(products: Products) -> None:
+    """Compute every float32 product on CUDA in this way: ours, cuBLAS's and cuDNN's.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if products not in ("ieee", "tf32"):
+        raise ValueError(f"float32 products must be 'ieee' or 'tf32', got {products!r}")
+    backends = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        backends.cuda.matmul.fp32_precision = products
+        backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
+    else:
+        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = products == "tf32"
+
+
+def float32_products() -> dict[str, Products]:
+    """The present setting: of matrix products, which our kernels follow, and of cuDNN's convolutions."""
+    backends = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        wide = {
+            "matmul": backends.cuda.matmul.fp32_precision == "tf32",
+            "convolution": backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
+        }
+    else:
+        wide = {"matmul": backends.cuda.matmul.allow_tf32, "convolution": backends.cudnn.allow_tf32}
+    return {name: "tf32" if value else "ieee" for name, value in wide.items()}
