@@ -56,10 +56,11 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
     with _pool(jobs) as pool:
         waiting = [pool.submit(ledger.run_group, group, quick) for group in _groups(sorted(known))]
         for future in as_completed(waiting):
-            for number, finding, seconds in future.result():
-                verdict = ledger.Verdict(known[number], finding, quick, seconds)
+            for number, finding, fates, seconds in future.result():
+                verdict = ledger.Verdict(known[number], finding, quick, seconds, fates)
                 verdicts.append(verdict)
-                print(f"{number:3d} {verdict.claim.id}: {finding.verdict} ({seconds:.1f} s)", flush=True)
+                survivors = "".join(f"; SURVIVED: {name}" for name, fate in fates.items() if fate != "killed")
+                print(f"{number:3d} {verdict.claim.id}: {finding.verdict} ({seconds:.1f} s){survivors}", flush=True)
     ledger.write(verdicts, out)
     fails = sum(verdict.finding.verdict == ledger.FAILS for verdict in verdicts)
     profile = "quick profile: fewer seeds" if quick else "full profile"

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory.flows import Parametrisation
-from theory.integrators import FlowError
-from theory.problems import Array, MatrixCompletion, MatrixSensing, Problem
+from theory.trajectory import FlowError
+from theory.arrays import Array
+from theory.problems import Problem
 
 _A = (
     (1 / 5,),
@@ -40,18 +41,6 @@ class BatchEnd:
     times: Array
     converged: np.ndarray
     evaluations: int
-
-
-def select(problem: Problem, members: np.ndarray) -> Problem:
-    """The problem restricted to some members of its batch (itself, if its data are shared)."""
-    if isinstance(problem, MatrixCompletion) and problem.positions.ndim == 2:
-        part = object.__new__(MatrixCompletion)
-        part.shape, part.scale = problem.shape, problem.scale
-        part.positions, part.values = problem.positions[members], problem.values[members]
-        return part
-    if isinstance(problem, MatrixSensing) and problem.y.ndim == 2:
-        return MatrixSensing(problem.A[members], problem.y[members])
-    return problem
 
 
 def adaptive_flow(
@@ -81,7 +70,7 @@ def adaptive_flow(
     active = np.arange(count)
     converged = np.zeros(count, dtype=bool)
     evaluations = 0
-    part, y = select(problem, active), states.copy()
+    part, y = problem.members(active), states.copy()
 
     def velocity(state: Array) -> Array:
         return parametrisation.velocity(state, part.descent(parametrisation.weight(state)))
@@ -118,7 +107,7 @@ def adaptive_flow(
             active, y, first = active[~stop], y[~stop], first[~stop]
             if len(active) == 0:
                 break
-            part = select(problem, active)
+            part = problem.members(active)
     states[active] = y
     weights = parametrisation.weight(states)
     return BatchEnd(states, weights, problem.loss(weights), times, converged, evaluations)

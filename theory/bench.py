@@ -19,7 +19,8 @@ import numpy as np
 from theory.chebyshev import CompletionFlow, chebyshev_flow
 from theory.claims.bias import gaussian_product
 from theory.claims.ledger import write_atomically
-from theory.problems import Array, MatrixCompletion, random_completion
+from theory.arrays import Array
+from theory.problems import MatrixCompletion, random_completion
 
 SIZE, RANK, OBSERVED, SCALE, STOP = 100, 5, 2000, 1e-3, 1e-6
 #: The baseline runs with every one of these; the curvature at the solution allows 64 at depth 2 and 16 at depth 3.

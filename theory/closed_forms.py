@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import qr
 
-from theory.problems import Array, LinearRegression
+from theory.arrays import Array
+from theory.problems import LinearRegression
 
 
 def standard_flow(problem: LinearRegression, W0: Array, times: Array) -> Array:

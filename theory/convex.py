@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog, minimize
 
-from theory.problems import Array, MatrixSensing
+from theory.arrays import Array
+from theory.problems import MatrixSensing
 
 
 def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8) -> tuple[Array, float]:

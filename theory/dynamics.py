@@ -14,7 +14,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-from theory.problems import Array
+from theory.arrays import Array
 
 if TYPE_CHECKING:
     import torch

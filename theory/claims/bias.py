@@ -9,10 +9,11 @@ import numpy as np
 from theory import convex, observables
 from theory.batched import BatchEnd
 from theory.chebyshev import follow
-from theory.claims.ledger import CONJECTURE, Finding, Settings, claim, verdict_of
+from theory.claims.ledger import MEASURED, Finding, Settings, claim, verdict_of
 from theory.flows import Factorised, Product, Tied
 from theory.integrators import integrate
-from theory.problems import Array, MatrixCompletion, MatrixSensing, random_completion
+from theory.arrays import Array
+from theory.problems import MatrixCompletion, MatrixSensing, random_completion
 
 
 def random_sensing(size: int, rank: int, count: int, seeds: list[int]) -> MatrixSensing:
@@ -38,8 +39,7 @@ def nuclear_gaps(settings: Settings, scales: tuple[float, ...]) -> dict[str, Arr
     seeds = [1000 + k for k in settings.seeds(10, 5)]
     size = 6
     sensing = random_sensing(size, 1, 9, seeds)
-    completion, _ = random_completion(size, 1, 18, seeds)
-    completion.values /= size
+    completion = random_completion(size, 1, 18, seeds)[0].scaled(1 / size)
     least_trace = np.array([convex.minimum_nuclear_norm(a, b, positive=True)[1] for a, b in zip(sensing.A, sensing.y)])
     dense = [convex.completion_as_sensing((size, size), p, v) for p, v in zip(completion.positions, completion.values)]
     least_norm = np.array([convex.minimum_nuclear_norm(d.A, d.y)[1] for d in dense])
@@ -72,7 +72,7 @@ def nuclear_norm_conjecture(settings: Settings) -> Finding:
             figures[f"{name}, s = {scale:g}: median gap"] = float(np.median(row))
         figures[f"{name}, s = {scales[-1]:g}: largest gap"] = float(np.max(rows[-1]))
     return Finding(
-        CONJECTURE,
+        MEASURED,
         figures,
         f"{gaps['sensing'].shape[1]} seeds: 6x6 PSD rank 1 from 9 Gaussian measurements (tied, U_0 = s I), "
         "and 6x6 "

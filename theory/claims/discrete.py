@@ -7,8 +7,10 @@ import numpy as np
 from theory.claims.equations import random_factorised, random_regression
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import Factorised
-from theory.integrators import gradient_descent, implicit_midpoint, integrate, runge_kutta
-from theory.problems import Array, Problem
+from theory.integrators import integrate
+from theory.arrays import Array
+from theory.problems import Problem
+from theory.steps import gradient_descent, implicit_midpoint, runge_kutta, velocity_of
 
 
 def step_identity(problem: Problem, pair: Factorised, step: float) -> float:
@@ -32,7 +34,7 @@ def convergence_slopes(problem: Problem, pair: Factorised, time: float = 1.0) ->
 
     many, few = [2000, 4000, 8000], [200, 400, 800]
     euler = {k: gradient_descent(problem, pair, step=time / k, steps=k, every=k).states[-1] for k in many}
-    classic = {k: runge_kutta(problem, pair, step=time / k, steps=k) for k in few}
+    classic = {k: runge_kutta(velocity_of(problem, pair), pair.initial, step=time / k, steps=k) for k in few}
     return {"Euler": slope(many, euler), "RK4": slope(few, classic)}
 
 

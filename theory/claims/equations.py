@@ -7,8 +7,11 @@ import numpy as np
 from theory import closed_forms
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import Factorised, Parametrisation, Product, Standard, balanced_factors, lambda_balanced
-from theory.integrators import Trajectory, integrate
-from theory.problems import Array, LinearRegression, Problem
+from theory.integrators import integrate
+from theory.arrays import Array
+from theory.problems import LinearRegression, Problem
+from theory.steps import runge_kutta, velocity_of
+from theory.trajectory import Trajectory
 
 
 def random_regression(rng: np.random.Generator, n: int, samples: int, m: int) -> LinearRegression:
@@ -258,23 +261,13 @@ def singular_value_rates(
     D].
     """
 
-    def velocity(state: Array) -> Array:
-        return parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
-
-    def advance(state: Array, length: float) -> Array:
-        for _ in range(4):
-            h = length / 4
-            a = velocity(state)
-            b = velocity(state + h / 2 * a)
-            c = velocity(state + h / 2 * b)
-            state = state + h / 6 * (a + 2 * b + 2 * c + velocity(state + h * c))
-        return state
-
+    velocity = velocity_of(problem, parametrisation)
     weight = parametrisation.weight(states)
     u, values, vt = np.linalg.svd(weight, full_matrices=False)
     slopes = np.einsum("...ar,...ab,...rb->...r", u, problem.descent(weight), vt)
     around = [
-        np.linalg.svd(parametrisation.weight(advance(states, k * step)), compute_uv=False) for k in (-2, -1, 1, 2)
+        np.linalg.svd(parametrisation.weight(runge_kutta(velocity, states, step=k * step / 4, steps=4)), compute_uv=False)
+        for k in (-2, -1, 1, 2)
     ]
     rates = (around[0] - 8 * around[1] + 8 * around[2] - around[3]) / (12 * step)
     return values, rates, slopes

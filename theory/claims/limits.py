@@ -10,7 +10,8 @@ from theory.claims.equations import random_regression
 from theory.claims.ledger import FAILS, Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Standard
 from theory.integrators import integrate
-from theory.problems import Array, LinearRegression, MatrixSensing, random_completion
+from theory.arrays import Array
+from theory.problems import LinearRegression, MatrixSensing, random_completion
 
 SCALES = (10.0, 1.0, 0.1, 0.01)
 
@@ -224,8 +225,7 @@ def large_initialisation(settings: Settings) -> Finding:
     size, rank, observed = 12, 1, 60
     ranks: dict[str, float] = {}
     for name, factor in (("unit Frobenius norm", 1 / size), ("unit entries", 1.0)):
-        problems, _targets = random_completion(size, rank, observed, seeds)
-        problems.values *= factor
+        problems = random_completion(size, rank, observed, seeds)[0].scaled(factor)
         plain = np.zeros((len(seeds), size * size))
         np.put_along_axis(plain, problems.positions, problems.values, axis=1)
         filled = observables.effective_rank(plain.reshape(-1, size, size))

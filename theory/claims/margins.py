@@ -10,7 +10,8 @@ from theory import convex
 from theory.batched import adaptive_flow
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Parametrisation
-from theory.problems import Array, RescaledByLoss, SeparableClassification
+from theory.arrays import Array
+from theory.problems import RescaledByLoss, SeparableClassification
 
 LEVELS = (0.0, -1.0, -3.0, -10.0, -30.0, -100.0, -300.0, -1000.0)
 
@@ -71,8 +72,7 @@ def margin_path(
     found, reached = [], []
     start = float(rescaled.loss(parametrisation.weight(state))[0])
     for level in (level for level in levels if level < start):
-        parametrisation.initial = state
-        end = adaptive_flow(rescaled, parametrisation, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
+        end = adaptive_flow(rescaled, parametrisation.started(state), stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
         state = end.states
         found.append(end.weights[0, :, 0])
         reached.append(float(end.losses[0]))

@@ -8,9 +8,10 @@ import numpy as np
 
 from theory import observables
 from theory.chebyshev import follow
-from theory.claims.ledger import CONJECTURE, Finding, Settings, claim
+from theory.claims.ledger import MEASURED, Finding, Settings, claim
 from theory.flows import Factorised
-from theory.problems import Array, random_completion
+from theory.arrays import Array
+from theory.problems import random_completion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,7 +122,7 @@ def practice(settings: Settings) -> Finding:
             figures[f"{label}: {key.replace('_', ' ')}, end"] = float(path[key][-1])
         figures[f"{label}: test error (%)"] = path["test_error"]
     return Finding(
-        CONJECTURE,
+        MEASURED,
         figures,
         f"{4 if settings.quick else 8} completions of 16x16 rank 2 from 110 entries, stopped at loss 1e-4; "
         "one training "

@@ -9,6 +9,7 @@ from scipy.linalg import expm
 
 from theory import dynamics
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.steps import runge_kutta
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +57,7 @@ def refinement_errors(seed: int, depths: list[int], size: int = 6) -> tuple[list
         def velocity(x: torch.Tensor) -> torch.Tensor:
             return unit(x) - x
 
-        x, h = image, 1 / 256
-        for _ in range(256):
-            a = velocity(x)
-            b = velocity(x + h / 2 * a)
-            c = velocity(x + h / 2 * b)
-            x = x + h / 6 * (a + 2 * b + 2 * c + velocity(x + h * c))
+        x = runge_kutta(velocity, image, step=1 / 256, steps=256)
     outputs = dynamics.refine(lambda h: dynamics.dynamic_residual_layer(kernel, predictor, h), image, depths, 1.0)
     return static, [float((out - x).abs().max()) for out in outputs]
 
