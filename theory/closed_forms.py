@@ -30,8 +30,8 @@ def standard_limit(problem: LinearRegression, W0: Array) -> Array:
 def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
     """`(M^T M, W'^T W')` of a lambda-balanced pair as functions of `weight` [..., n, m] alone.
 
-    `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}`, `W'^T W' = lam/2 + (lam^2/4 + W^T W)^{1/2}`. For lam > 0 the
-    second holds for m = n only (for m > n it lacks a projector off W's kernel).
+    `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}` and `W'^T W' = P [lam/2 + (lam^2/4 + W^T W)^{1/2}] P`, where P projects
+    on the row space of W if m > n (W' has no more than n rows), and is the identity otherwise.
     """
     n, m = weight.shape[-2:]
     # From W's own SVD: the root of W W^T would lose half of the digits where W is singular.
@@ -43,7 +43,11 @@ def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
         padded[..., : values.shape[-1]] = values
         return (basis * (np.sqrt(lam**2 / 4 + padded**2) + shift)[..., None, :]) @ basis.swapaxes(-1, -2)
 
-    return gram(u, n, -lam / 2), gram(v, m, lam / 2)
+    right = gram(v, m, lam / 2)
+    if m > n:
+        rows = v[..., :n] @ v[..., :n].swapaxes(-1, -2)
+        right = rows @ right @ rows
+    return gram(u, n, -lam / 2), right
 
 
 def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Array, lam: float, times: Array) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -268,6 +269,37 @@ class Product(Parametrisation):
             f"F{j + 1}^T F{j + 1} - F{j + 2} F{j + 2}^T": _t(a) @ a - b @ _t(b)
             for j, (a, b) in enumerate(itertools.pairwise(blocks))
         }
+
+
+class Decayed(Parametrisation):
+    """Another parametrisation with l2 weight decay: the objective is `L + 1/2 sum_j rates_j ||block_j||^2`.
+
+    Args:
+        inner: the parametrisation. rates: decay of each of its blocks, at least 0.
+    """
+
+    def __init__(self, inner: Parametrisation, rates: Sequence[float]) -> None:
+        if len(rates) != len(inner.block_shapes) or min(rates) < 0:
+            raise ValueError(f"rates must be {len(inner.block_shapes)} numbers of at least 0, got {list(rates)}.")
+        self.inner, self.rates = inner, tuple(float(rate) for rate in rates)
+        self.block_names, self.degree = inner.block_names, inner.degree
+        self.block_shapes, self.shape, self.initial = inner.block_shapes, inner.shape, inner.initial
+        sizes = [rows * columns for rows, columns in self.block_shapes]
+        self._decay = np.repeat(self.rates, sizes)
+
+    def weight(self, state: Array) -> Array:
+        return self.inner.weight(state)
+
+    def velocity(self, state: Array, descent: Array) -> Array:
+        return self.inner.velocity(state, descent) - self._decay * state
+
+    def weight_velocity(self, state: Array, descent: Array) -> Array:
+        # W is linear in every factor; a tied factor counts twice.
+        times = self.degree / len(self.rates)
+        return self.inner.weight_velocity(state, descent) - sum(self.rates) * times * self.weight(state)
+
+    def penalty(self, state: Array) -> Array:
+        return 0.5 * np.sum(self._decay * state**2, axis=-1)
 
 
 def balanced_factors(weight: ArrayLike, depth: int) -> list[Array]:

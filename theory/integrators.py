@@ -193,6 +193,12 @@ class _Run:
         """Gradient in W that counts as small, [members]."""
         return SMALL_GRADIENT * self.steepest + 1e-300
 
+    def objective(self, flat: Array) -> float:
+        """Loss and penalty, summed over the members."""
+        state = flat.reshape(self.shape)
+        loss = self.problem.loss(self.parametrisation.weight(state))
+        return float(np.sum(loss) + np.sum(self.parametrisation.penalty(state)))
+
     def fitted(self, flat: Array) -> bool:
         """Whether the summed loss is below `stop_loss`."""
         if self.stop_loss <= 0:
@@ -320,6 +326,7 @@ def _advance(
     steps = IMPLICIT_STEPS if method == "auto" and used != "DOP853" and run.rtol < 1e-9 else np.inf
     times: list[float] = []
     states: list[Array] = []
+    start_objective = run.objective(extended[:-1]) if run.problem.attained else np.inf
     while solver.status == "running" and run.evaluations < evaluations:
         if len(times) >= steps:
             run.rtol, run.atol = 30 * run.rtol, 30 * run.atol
@@ -329,6 +336,10 @@ def _advance(
             raise FlowError(
                 f"the flow could not be continued beyond time {solver.t_old or span[0]:.3g} ({used}): it became "
                 "infinite or too stiff; start from a smaller initialisation or stop earlier."
+            )
+        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > 10 * start_objective + 1e-12:
+            raise FlowError(
+                f"the loss grows along the path (time {solver.t:.3g}): the parametrisation's velocity does not descend."
             )
         times.append(float(solver.t))
         states.append(solver.y.copy())

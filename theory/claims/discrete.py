@@ -46,6 +46,7 @@ def convergence_slopes(problem: Problem, pair: Factorised, time: float = 1.0) ->
     "flow to first order and Runge-Kutta to fourth; the implicit midpoint rule conserves C.",
     source="direct computation; Hairer, Lubich and Wanner 2006 (quadratic invariants)",
     threshold="identity < 1e-12 relative; slopes 1 +- 0.05 and 4 +- 0.1; drift of C under midpoint < 1e-12",
+    mutants=("wrong order", "frozen M", "doubled rate", "preconditioned", "Euler for Runge-Kutta"),
 )
 def discrete_steps(settings: Settings) -> Finding:
     seeds = settings.seeds(3, 1)

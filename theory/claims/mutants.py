@@ -100,6 +100,90 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 
+def _linear_head() -> list[Patch]:
+    from theory.claims import predictor
+
+    return [(predictor, "sphere_convolution", lambda _: predictor.convolution)]
+
+
+def _transposed_similarity() -> list[Patch]:
+    from theory import dynamics
+
+    return [(dynamics, "residual_similarity", lambda original: lambda q, M, step: original(q, M.T, step))]
+
+
+def _constant_predictor() -> list[Patch]:
+    from theory.claims import systems
+
+    return [(systems, "layers_by_order", lambda original: lambda seed: _with_constant_predictors(original(seed)))]
+
+
+def _with_constant_predictors(layers: dict[str, Any]) -> dict[str, Any]:
+    for layer in layers.values():
+        predictor = getattr(layer, "predictor", None)
+        if predictor is not None:
+            predictor.register_forward_pre_hook(lambda _, inputs: (0 * inputs[0],))
+    return layers
+
+
+def _euler_steps() -> list[Patch]:
+    from theory.claims import discrete
+
+    def euler(velocity: Callable[[Any], Any], state: Any, *, step: float, steps: int) -> Any:
+        for _ in range(steps):
+            state = state + step * velocity(state)
+        return state
+
+    return [(discrete, "runge_kutta", lambda _: euler)]
+
+
+def _transposed_tensors() -> list[Patch]:
+    import torch
+
+    from theory.claims import filters
+
+    def transposed(layer: Any) -> Any:
+        def build(*arguments: Any, **options: Any) -> Any:
+            made = layer(*arguments, **options)
+
+            def turn(module: Any, _: Any) -> None:
+                matrix = getattr(module, "similarity", None)
+                if isinstance(matrix, torch.nn.Parameter) and matrix.numel() == 81:
+                    matrix.data = matrix.data.reshape(9, 9).T.reshape(matrix.shape)
+
+            made.register_forward_pre_hook(turn)
+            return made
+
+        return build
+
+    return [(filters.nsl, "NSConv2d", transposed)]
+
+
+def _forgotten_clock() -> list[Patch]:
+    from theory.claims import training
+
+    return [(training, "clock", lambda _: lambda rate: 1.0)]
+
+
+MUTANTS.update(
+    {
+        "linear head": Mutant("the predictor's products are not divided by the norms", _linear_head),
+        "transposed M": Mutant("the residual layer gets M^T", _transposed_similarity),
+        "transposed tensors": Mutant("static layers read M_s[l, k] for M_s[k, l]", _transposed_tensors),
+        "constant predictor": Mutant("M of a dynamic layer does not depend on the input", _constant_predictor),
+        "Euler for Runge-Kutta": Mutant("fourth-order steps replaced by Euler steps", _euler_steps),
+        "forgotten clock": Mutant("time is not rescaled where the rate of M is", _forgotten_clock),
+    }
+)
+
+_ACTIVE: list[str] = []
+
+
+def active() -> str:
+    """Name of the mutant that is applied now; empty for none."""
+    return _ACTIVE[-1] if _ACTIVE else ""
+
+
 @contextmanager
 def applied(name: str) -> Iterator[None]:
     """The package as this mutant makes it, within the context.
@@ -112,4 +196,6 @@ def applied(name: str) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, attribute, change in MUTANTS[name].patches():
             stack.enter_context(patch.object(owner, attribute, change(getattr(owner, attribute))))
+        _ACTIVE.append(name)
+        stack.callback(_ACTIVE.pop)
         yield

@@ -102,6 +102,7 @@ def memory() -> dict[str, float]:
     threshold="layer identity < 1e-12; refined depth converges with order 1 +- 0.1 (static and dynamic); "
     "DNU equilibria "
     "met by simulation to 1e-6; dynamic NSN's answers equal to the bit",
+    mutants=("transposed M",),
 )
 def residual_is_euler(settings: Settings) -> Finding:
     seeds, depths = settings.seeds(3, 1), [32, 64, 128]
@@ -197,6 +198,7 @@ def layers_by_order(seed: int) -> dict[str, torch.nn.Module]:
     "linear, and one with a SphereNet predictor neither.",
     source="paper, section 6",
     threshold="third differences < 1e-12 (linear predictor), second < 1e-12 (static); SphereNet: both > 1e-4",
+    mutants=("constant predictor",),
 )
 def order_of_layers(settings: Settings) -> Finding:
     seeds = settings.seeds(5, 2)
