@@ -7,8 +7,7 @@
 # %% [markdown]
 # # Counterexamples and limits of the theory
 #
-# **Statement.** The implicit bias is real in places and absent in others. Here are the cases in which it does
-# not
+# **Statement.** The implicit bias is real in places and absent in others. Here are the cases in which it does not
 # do what its slogan says: norms that diverge, initialisations that are too large, and the practical one.
 
 # %% tags=["parameters"]
@@ -31,15 +30,12 @@ settings = Settings(quick=profile == "demo")
 # %% [markdown]
 # ## Norms that diverge (Razin and Cohen)
 #
-# Observe $W_{12}=W_{21}=1$, $W_{22}=0$; $W_{11}$ is free. From a balanced start with $\det W>0$ the
-# determinant
-# stays positive, so $W_{11}W_{22}>W_{12}W_{21}\to1$ while $W_{22}\to0$: $W_{11}$ must diverge. No norm is
-# being
+# Observe $W_{12}=W_{21}=1$, $W_{22}=0$; $W_{11}$ is free. From a balanced start with $\det W>0$ the determinant
+# stays positive, so $W_{11}W_{22}>W_{12}W_{21}\to1$ while $W_{22}\to0$: $W_{11}$ must diverge. No norm is being
 # minimised; what falls is the (effective) rank.
 #
 # Numerically there is a trap. With untied factors $\det W$ soon falls below rounding, changes sign, and the
-# solver converges to a *finite* matrix with loss zero. With $W=U^TU$ the determinant is a square and this
-# cannot
+# solver converges to a *finite* matrix with loss zero. With $W=U^TU$ the determinant is a square and this cannot
 # happen.
 
 # %%
@@ -60,8 +56,8 @@ left.legend(fontsize=8)
 show(figure)
 
 # %% [markdown]
-# A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All
-# run down to $W_{22}=0$ and out to $W_{11}=\infty$.
+# A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All run
+# down to $W_{22}=0$ and out to $W_{11}=\infty$.
 
 # %%
 figure, (axis,) = panels(1, 5.0, 3.6)
@@ -78,10 +74,8 @@ show(figure)
 # ## Large initialisations: the kernel regime
 #
 # For $s\to\infty$, $\operatorname{arcsinh}(2\beta/s^2)\approx2\beta/s^2$ and the limit is that of minimum
-# $\ell_2$ norm;
-# the correction is of order $|\beta|^3/s^4$. "Large" is therefore relative to the solution: at $s=10$ and
-# targets of
-# size one the distance is $10^{-5}$, not $10^{-9}$.
+# $\ell_2$ norm; the correction is of order $|\beta|^3/s^4$. "Large" is therefore relative to the solution: at
+# $s=10$ and targets of size one the distance is $10^{-5}$, not $10^{-9}$.
 
 # %%
 scales = np.geomspace(1, 1000, 13)
@@ -115,10 +109,9 @@ show(figure)
 # %% [markdown]
 # ## The practical initialisation
 #
-# The layers of this package start from $M_0=I$ and a random $W'$: neither balanced nor small. What is left of
-# the
-# bias? And what happens to the deployed kernels $M^TW$ of a real network during training, compared with the
-# plain $W$ of the same network without NSL?
+# The layers of this package start from $M_0=I$ and a random $W'$: neither balanced nor small. What is left of the
+# bias? And what happens to the deployed kernels $M^TW$ of a real network during training, compared with the plain
+# $W$ of the same network without NSL?
 
 # %%
 paths = {

@@ -8,8 +8,7 @@
 # # The flows of equation (6)
 #
 # **Statement.** In linear regression $L(W)=\tfrac12\sum_i\lVert y_i-W^TX_i\rVert^2$ the paper replaces $W$ by
-# $M^TW'$ and compares gradient descent on $W$ with gradient descent on $(W', M)$. With an infinitesimal step
-# both
+# $M^TW'$ and compares gradient descent on $W$ with gradient descent on $(W', M)$. With an infinitesimal step both
 # become differential equations. This notebook derives them, integrates them, and checks every formula against
 # numbers that do not use it.
 
@@ -45,8 +44,7 @@ from theory.flows import lambda_balanced
 # ## Experiment 1: both flows, integrated by scipy
 #
 # Below, `solve_ivp` integrates $(W', M)$ and $W$ directly from the two definitions, without this package's
-# integrator. From the dense path of $W(t)=M^TW'$ we take a finite difference (fourth order), and compare it
-# with
+# integrator. From the dense path of $W(t)=M^TW'$ we take a finite difference (fourth order), and compare it with
 # the two candidate right-hand sides at the same times.
 
 # %%
@@ -126,8 +124,7 @@ show(figure)
 
 # %% [markdown]
 # The residual of $M^TM$ is that of a finite difference; that of $MM^T$ is of order one: the order matters and
-# $M^TM$ is right. (The ledger's claim 1 checks the same without any integration error: the loss is quadratic
-# in
+# $M^TM$ is right. (The ledger's claim 1 checks the same without any integration error: the loss is quadratic in
 # every single parameter, so central differences of it are exact.)
 #
 # ## Two dynamics, not one at two speeds
@@ -168,21 +165,19 @@ show(figure)
 # %% [markdown]
 # ## What is conserved
 #
-# $\frac{d}{dt}W'W'^T=MSW'^T+W'S^TM^T=\frac{d}{dt}MM^T$, so $C=W'W'^T-MM^T$ is constant. With $\Pi$ the
-# projector
-# off the range of $X$, $\dot M\Pi=W'\sum_ir_iX_i^T\Pi=0$, so $M\Pi$ is constant. The loss lost is
-# $\int\lVert MS\rVert^2+\lVert W'S^T\rVert^2$, by the chain rule.
+# $\frac{d}{dt}W'W'^T=MSW'^T+W'S^TM^T=\frac{d}{dt}MM^T$, so $C=W'W'^T-MM^T$ is constant. With $\Pi$ the projector
+# off the range of $X$, $\dot M\Pi=W'\sum_ir_iX_i^T\Pi=0$, so $M\Pi$ is constant. The loss lost is $\int\lVert
+# MS\rVert^2+\lVert W'S^T\rVert^2$, by the chain rule.
 #
 # ## The closed form for balanced starts
 #
 # If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence
 # $P=\tfrac\lambda2+(\tfrac{\lambda^2}4+W^TW)^{1/2}$, and likewise
-# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$:
-# the flow closes in $W$. (For $\lambda>0$ this needs $m=n$: $W'W'^T=\lambda I+MM^T$ has full rank, and for
-# $m>n$
-# the kernel of $W$ must be left out of the formula for $P$.) With whitened inputs, $XX^T=I$, $\Phi=XY^T$ and
-# $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation $\dot G=FG+GF-G^2$,
-# $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
+# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. (For $\lambda>0$ this needs
+# $m=n$: $W'W'^T=\lambda I+MM^T$ has full rank, and for $m>n$ the kernel of $W$ must be left out of the formula
+# for $P$.) With whitened inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati
+# equation $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the
+# solution
 #
 # $$ G(t)=e^{Ft}Z_0^T\Bigl[I+Z_0\int_0^te^{2F\tau}d\tau\,Z_0^T\Bigr]^{-1}Z_0e^{Ft}. $$
 
@@ -203,10 +198,8 @@ for axis, lam in zip(axes, (-0.7, 0.0, 0.5)):
 show(figure)
 
 # %% [markdown]
-# Lines: integrated flow. Dots: the closed form. Balanced starts ($\lambda=0$) learn one mode after the other;
-# the
-# singular values obey $\dot\sigma_r=\sqrt{\lambda^2+4\sigma_r^2}\;u_r^TSv_r$, slow near zero only if
-# $\lambda$ is
+# Lines: integrated flow. Dots: the closed form. Balanced starts ($\lambda=0$) learn one mode after the other; the
+# singular values obey $\dot\sigma_r=\sqrt{\lambda^2+4\sigma_r^2}\;u_r^TSv_r$, slow near zero only if $\lambda$ is
 # small.
 #
 # ## Flow and algorithm

@@ -7,10 +7,8 @@
 # %% [markdown]
 # # Margins
 #
-# **Statement.** On separable data the loss has no minimum; gradient flow runs to infinity in some direction.
-# The
-# paper quotes that for deep linear networks this is the direction of maximum margin (Ji and Telgarsky;
-# Gunasekar
+# **Statement.** On separable data the loss has no minimum; gradient flow runs to infinity in some direction. The
+# paper quotes that for deep linear networks this is the direction of maximum margin (Ji and Telgarsky; Gunasekar
 # et al. 2018). Which margin depends on the structure of $M$.
 
 # %% tags=["parameters"]
@@ -35,13 +33,10 @@ from theory.figures import panels, show, show_ledger
 #    p_i\propto e^{-y_iw^Tx_i}. $$
 #
 # Its path is the same, but $\lVert\theta\rVert^2$ grows exponentially in $\tau$ where it grew like $\log t$:
-# margins that would
-# need time $e^{1000}$ are reached. $L$ itself underflows, so everything is computed from $\log L$. Limit
-# directions
-# satisfy the optimality conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$. For unconstrained
-# $M$,
-# $\min\lVert w'\rVert^2+\lVert M\rVert_F^2=2\lVert w\rVert_2$: maximum $\ell_2$ margin. For diagonal $M$,
-# $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin.
+# margins that would need time $e^{1000}$ are reached. $L$ itself underflows, so everything is computed from $\log
+# L$. Limit directions satisfy the optimality conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$.
+# For unconstrained $M$, $\min\lVert w'\rVert^2+\lVert M\rVert_F^2=2\lVert w\rVert_2$: maximum $\ell_2$ margin.
+# For diagonal $M$, $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin.
 #
 # ## Experiment
 
@@ -68,8 +63,7 @@ show(figure)
 # %% [markdown]
 # ## A picture in the plane
 #
-# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal
-# directions.
+# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal directions.
 
 # %%
 seed = margins.distinct_seeds(1, n=2, samples=9)[0]

@@ -1,5 +1,4 @@
-"""Many flows at once: an adaptive Dormand-Prince integrator in which every member of the batch has its own
-step.
+"""Many flows at once: an adaptive Dormand-Prince integrator in which every member of the batch has its own step.
 
 `theory.integrators` shares one step between the members and aims at machine precision. For the statistical
 claims (completion over many seeds) what counts is a faithful path at moderate tolerance, with escapes from
@@ -13,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory.flows import Parametrisation
-from theory.trajectory import FlowError
 from theory.arrays import Array
+from theory.flows import Parametrisation
 from theory.problems import Problem
+from theory.trajectory import FlowError
 
 _A = (
     (1 / 5,),
@@ -31,9 +30,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 @dataclass
 class BatchEnd:
-    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each member met the criterion
-    [B].
-    """
+    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each member met the criterion [B]."""
 
     states: Array
     weights: Array
@@ -53,8 +50,8 @@ def adaptive_flow(
     atol: float = 1e-7,
     max_steps: int = 20_000,
 ) -> BatchEnd:
-    """Follow B gradient flows until each one's loss is below `stop_loss`, its time beyond `horizon`, or
-    `max_steps`.
+    """Follow B gradient flows until each one's loss is below `stop_loss`, its time beyond `horizon`,
+    or for `max_steps`.
 
     Args:
         parametrisation: its initial state is [B, D].

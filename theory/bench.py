@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from theory.arrays import Array
 from theory.chebyshev import CompletionFlow, chebyshev_flow
 from theory.claims.bias import gaussian_product
 from theory.claims.ledger import write_atomically
-from theory.arrays import Array
 from theory.problems import MatrixCompletion, random_completion
 
 SIZE, RANK, OBSERVED, SCALE, STOP = 100, 5, 2000, 1e-3, 1e-6
@@ -65,9 +65,7 @@ def ours(depth: int, seed: int = 0, rtol: float = 1e-2, atol: float = 1e-3) -> d
 
 
 def baseline(depth: int, step: float, limit: float, seed: int = 0) -> dict[str, Any]:
-    """Fixed-step gradient descent in torch, float32, dense products and masked loss, at most `limit`
-    seconds.
-    """
+    """Fixed-step gradient descent in torch, float32, dense products and masked loss, at most `limit` seconds."""
     import torch
 
     problem, target, factors = setting(depth, seed)

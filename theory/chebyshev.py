@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from theory.arrays import Array
 from theory.batched import BatchEnd
 from theory.flows import Parametrisation
-from theory.trajectory import FlowError
-from theory.arrays import Array
 from theory.problems import MatrixCompletion, Problem
+from theory.trajectory import FlowError
 
 MAX_STAGES = 200
 

@@ -21,9 +21,7 @@ def standard_flow(problem: LinearRegression, W0: Array, times: Array) -> Array:
 
 
 def standard_limit(problem: LinearRegression, W0: Array) -> Array:
-    """`Pi W0 + (X^T)^+ Y^T` [n, m]: what the start has off the range of X stays; the rest is least
-    squares.
-    """
+    """`Pi W0 + (X^T)^+ Y^T` [n, m]: what the start has off the range of X stays; the rest is least squares."""
     return problem.null_projector @ W0 + problem.minimum_norm_solution
 
 
@@ -89,17 +87,13 @@ def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Arr
 
 
 def saxe_mode(target: float, start: float, times: Array) -> Array:
-    """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe
-    et al.).
-    """
+    """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe et al.)."""
     growth = np.exp(-2 * target * np.asarray(times))
     return target / (1 + (target / start - 1) * growth)
 
 
 def depth_modes_rate(values: Array, slopes: Array, depth: int) -> Array:
-    """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad
-    v.
-    """
+    """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad v."""
     return depth * (values**2) ** (1 - 1 / depth) * slopes
 
 

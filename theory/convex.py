@@ -49,7 +49,7 @@ def least_group_norm(A: Array, y: Array, *, tolerance: float = 1e-8) -> tuple[Ar
 
 
 def penalised_gap(X: Array, Y: Array, weight: float, norm: str, W: Array) -> tuple[float, float]:
-    """How far W is from minimising `1/2 ||Y - W^T X||^2 + weight * norm(W)`: (duality gap over the objective, objective).
+    """Duality gap of W in `min 1/2 ||Y - W^T X||^2 + weight * norm(W)`, over the objective, and the objective.
 
     The residual R, scaled so that `X R^T` lies in the dual norm's ball of size `weight`, gives the lower bound
     `<R, Y> - 1/2 ||R||^2`: a certificate that needs no solver.
@@ -90,9 +90,7 @@ def completion_as_sensing(shape: tuple[int, int], positions: Array, values: Arra
 
 
 def minimum_l1(X: Array, y: Array) -> tuple[Array, float]:
-    """beta [n] of least l1 norm with `X^T beta = y` (X [n, N], y [N]), and that norm, by linear
-    programming.
-    """
+    """beta [n] of least l1 norm with `X^T beta = y` (X [n, N], y [N]), and that norm, by linear programming."""
     n = X.shape[0]
     found = linprog(np.ones(2 * n), A_eq=np.concatenate([X.T, -X.T], axis=1), b_eq=y, bounds=(0, None))
     if found.status != 0:

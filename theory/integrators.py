@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -181,7 +180,9 @@ class _Run:
         weight = self.parametrisation.weight(state)
         size = np.max(np.abs(weight), axis=(-1, -2), keepdims=True)
         noise = ROUNDING * self.curvature * size * np.random.default_rng(0).choice([-1.0, 1.0], weight.shape)
-        rounding = np.max(np.abs(self.parametrisation.velocity(state, noise).reshape(-1, self.shape[-1])), axis=1)
+        velocity = self.parametrisation.velocity
+        caused = velocity(state, noise) - velocity(state, np.zeros_like(noise))
+        rounding = np.max(np.abs(caused.reshape(-1, self.shape[-1])), axis=1)
         return np.maximum(self.stop_gradient * self.fastest, rounding) + 1e-300
 
     def at_rest(self, flat: Array, floors: Array) -> bool:
@@ -319,9 +320,7 @@ def _advance(
     used = choose_method(run.radius, span[1] - span[0], len(extended) - 1) if method == "auto" else method
     floors = run.floors(extended[:-1])
     jacobian = {"jac": run.jacobian} if used in ("LSODA", "Radau") else {}
-    solver = SOLVERS[used](
-        run.right_side, span[0], extended, span[1], rtol=run.rtol, atol=run.atol, **jacobian
-    )
+    solver = SOLVERS[used](run.right_side, span[0], extended, span[1], rtol=run.rtol, atol=run.atol, **jacobian)
     evaluations = run.evaluations + (4 * EXPLICIT_BUDGET if method == "auto" and used == "DOP853" else np.inf)
     steps = IMPLICIT_STEPS if method == "auto" and used != "DOP853" and run.rtol < 1e-9 else np.inf
     times: list[float] = []
@@ -387,6 +386,4 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
 
 def _trajectory(run: _Run, times: Array, path: Array, converged: bool, methods: list[str]) -> Trajectory:
     states = path[:, :-1].reshape(-1, *run.shape)
-    return Trajectory(
-        run.problem, run.parametrisation, times, states, path[:, -1], converged, methods, run.evaluations
-    )
+    return Trajectory(run.problem, run.parametrisation, times, states, path[:, -1], converged, methods, run.evaluations)

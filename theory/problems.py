@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from theory.arrays import Array, as_float, as_indices
 
+
 class Problem(ABC):
     """A loss of the effective weight `W` [..., n, m]."""
 

@@ -9,13 +9,13 @@ import numpy as np
 from scipy.stats import binomtest
 
 from theory import convex, observables
+from theory.arrays import Array
 from theory.batched import BatchEnd
 from theory.chebyshev import follow
 from theory.claims import mutants
 from theory.claims.ledger import FAILS, Finding, Settings, claim, verdict_of
 from theory.flows import Factorised, Product, Tied, balanced_factors
 from theory.integrators import integrate
-from theory.arrays import Array
 from theory.problems import MatrixCompletion, MatrixSensing, random_completion
 
 
@@ -67,10 +67,11 @@ def nuclear_gaps(seeds: list[int], scales: tuple[float, ...]) -> dict[str, Gaps]
     rows: dict[str, list[tuple[Array, Array]]] = {"sensing": [], "completion": []}
     for scale in scales:
         start = np.broadcast_to(scale * np.eye(size), (len(seeds), size, size))
-        options = {"stop_loss": 1e-9, "rtol": 1e-4, "atol": 1e-7 * min(1.0, 1e4 * scale)}
-        end = follow(sensing, Tied(start), **options)
+        atol = 1e-7 * min(1.0, 1e4 * scale)
+        end = follow(sensing, Tied(start), stop_loss=1e-9, rtol=1e-4, atol=atol)
         rows["sensing"].append((observables.nuclear_norm(end.weights) / least_trace - 1, np.zeros(len(seeds))))
-        end = follow(completion, Factorised(np.zeros_like(start), start), **options)
+        pair = Factorised(np.zeros_like(start), start)
+        end = follow(completion, pair, stop_loss=1e-9, rtol=1e-4, atol=atol)
         distance = observables.relative_error(end.weights, targets)
         rows["completion"].append((observables.nuclear_norm(end.weights) / least_norm - 1, distance))
     return {name: Gaps(*(np.array(part) for part in zip(*row))) for name, row in rows.items()}
@@ -170,9 +171,7 @@ class DepthRun:
 
 
 def gaussian_product(size: int, depth: int, scale: float, seeds: list[int]) -> Product:
-    """Gaussian factors with standard deviation `scale^{1/N} size^{-1/2}` (public code of Arora et al.
-    2019).
-    """
+    """Gaussian factors with standard deviation `scale^{1/N} size^{-1/2}` (public code of Arora et al. 2019)."""
     factors = []
     for j in range(depth):
         draws = [np.random.default_rng([seed, depth, j]).standard_normal((size, size)) for seed in seeds]
@@ -212,7 +211,9 @@ def shared_depth_runs(settings: Settings) -> list[DepthRun]:
     return _RUNS[key]
 
 
-_DEPTH_TEXT = "seeds: 24x24 rank 2 completion from 190 entries, Gaussian factors with product of size 1e-3, depth 1 to 4"
+_DEPTH_TEXT = (
+    "seeds: 24x24 rank 2 completion from 190 entries, Gaussian factors with product of size 1e-3, depth 1 to 4"
+)
 
 
 def sign_test(differences: Array) -> float:
@@ -321,7 +322,7 @@ def divergence_slope(corner: Array, losses: Array, below: float = 1e-3) -> float
 
 def corner_starts(seeds: list[int]) -> list[Array]:
     """Random 2x2 starts of size 0.5 with positive determinant."""
-    found = []
+    found: list[Array] = []
     for seed in seeds:
         start = 0.5 * np.random.default_rng(1300 + seed).standard_normal((2, 2))
         found.append(start if np.linalg.det(start) > 0 else start[::-1])

@@ -67,9 +67,9 @@ def _gaps(problem: MatrixSensing, scales: tuple[float, ...]) -> tuple[float, lis
     20,
     "shared-block",
     statement="Static NSL with a block M_s shared by all channels is matrix factorisation of the 9 x (C F) unfolding "
-    "of the kernel: from a small start the flow tends to the unfolding's minimum nuclear norm, which the fit of minimum "
-    "Frobenius norm is well above. So in the paper's convolutional setting, unlike in its regression example, the "
-    "bias can be seen.",
+    "of the kernel: from a small start the flow tends to the unfolding's minimum nuclear norm, which the "
+    "fit of minimum Frobenius norm is well above. So in the paper's convolutional setting, unlike in its "
+    "regression example, the bias can be seen.",
     source="ours, from equations (2) and (6)",
     threshold="at s = 0.01 the gap to the minimum nuclear norm is below a quarter of the minimum Frobenius solution's, "
     "which is above 10 %; every seed",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from theory.arrays import Array
 from theory.claims.equations import random_factorised, random_regression
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import Factorised
 from theory.integrators import integrate
-from theory.arrays import Array
 from theory.problems import Problem
 from theory.steps import gradient_descent, implicit_midpoint, runge_kutta, velocity_of
 
@@ -41,9 +41,8 @@ def convergence_slopes(problem: Problem, pair: Factorised, time: float = 1.0) ->
 @claim(
     16,
     "discrete-steps",
-    statement="One gradient step changes C by exactly eta^2 (M S S^T M^T - W' S^T S W'^T); gradient descent "
-    "follows the "
-    "flow to first order and Runge-Kutta to fourth; the implicit midpoint rule conserves C.",
+    statement="One gradient step changes C by exactly eta^2 (M S S^T M^T - W' S^T S W'^T); gradient descent follows "
+    "the flow to first order and Runge-Kutta to fourth; the implicit midpoint rule conserves C.",
     source="direct computation; Hairer, Lubich and Wanner 2006 (quadratic invariants)",
     threshold="identity < 1e-12 relative; slopes 1 +- 0.05 and 4 +- 0.1; drift of C under midpoint < 1e-12",
     mutants=("wrong order", "frozen M", "doubled rate", "preconditioned", "Euler for Runge-Kutta"),

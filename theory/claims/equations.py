@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from theory import closed_forms
+from theory.arrays import Array
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import Factorised, Parametrisation, Product, Standard, balanced_factors, lambda_balanced
 from theory.integrators import integrate
-from theory.arrays import Array
 from theory.problems import LinearRegression, Problem
 from theory.steps import runge_kutta, velocity_of
 from theory.trajectory import Trajectory
@@ -281,7 +281,9 @@ def singular_value_rates(
     u, values, vt = np.linalg.svd(weight, full_matrices=False)
     slopes = np.einsum("...ar,...ab,...rb->...r", u, problem.descent(weight), vt)
     around = [
-        np.linalg.svd(parametrisation.weight(runge_kutta(velocity, states, step=k * step / 4, steps=4)), compute_uv=False)
+        np.linalg.svd(
+            parametrisation.weight(runge_kutta(velocity, states, step=k * step / 4, steps=4)), compute_uv=False
+        )
         for k in (-2, -1, 1, 2)
     ]
     rates = (around[0] - 8 * around[1] + 8 * around[2] - around[3]) / (12 * step)

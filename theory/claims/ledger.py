@@ -166,7 +166,7 @@ def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
 
 
 def fate(known: Claim, mutant: str) -> str:
-    """"killed" if the claim's check fails (or cannot be run) under the mutant, else "survived"."""
+    """ "killed" if the claim's check fails (or cannot be run) under the mutant, else "survived"."""
     with mutants.applied(mutant):
         try:
             finding = known.check(Settings(quick=True))

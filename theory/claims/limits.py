@@ -279,7 +279,9 @@ def _rank_ratios(seeds: list[int], size: int = 12, rank: int = 1, observed: int 
 )
 def large_initialisation(settings: Settings) -> Finding:
     seeds = settings.seeds(5, 2)
-    near, far, gaps = [], [], []
+    near: list[float] = []
+    far: list[float] = []
+    gaps = []
     for seed in seeds:
         problem = sparse_regression(np.random.default_rng(1400 + seed))
         for scale, row in ((10.0, near), (30.0, far)):

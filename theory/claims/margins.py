@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory import convex
+from theory.arrays import Array
 from theory.batched import adaptive_flow
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Parametrisation
-from theory.arrays import Array
 from theory.problems import RescaledByLoss, SeparableClassification
 
 LEVELS = (0.0, -1.0, -3.0, -10.0, -30.0, -100.0, -300.0, -1000.0)

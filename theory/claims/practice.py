@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from theory import observables
+from theory.arrays import Array
 from theory.chebyshev import follow
 from theory.claims.ledger import MEASURED, Finding, Settings, claim
 from theory.flows import Factorised
-from theory.arrays import Array
 from theory.problems import random_completion
 
 if TYPE_CHECKING:
@@ -75,10 +76,9 @@ def track_training(
     dataset = data.load("digits", image_size=16)
     torch.manual_seed(seed)
     model = nsl.create_model(name, 10, width=width, image_size=16)
-    options = {} if weight_decay is None else {"weight_decay": weight_decay}
-    recipe = Recipe(
-        iterations=iterations, batch_size=64, learning_rate=0.05, augment="crop", evaluations=1, **options
-    )
+    recipe = Recipe(iterations=iterations, batch_size=64, learning_rate=0.05, augment="crop", evaluations=1)
+    if weight_decay is not None:
+        recipe = replace(recipe, weight_decay=weight_decay)
     rows: list[list[float]] = []
     count = [0]
 
@@ -135,9 +135,9 @@ def practice(settings: Settings) -> Finding:
     return Finding(
         MEASURED,
         figures,
-        f"{4 if settings.quick else 8} completions of 16x16 rank 2 from 110 entries, stopped at loss 1e-4; {len(seeds)} "
-        f"training runs each of three 9-layer networks (width 8) on the digits, {iterations} iterations of 64 images, "
-        "with the recipe's weight decay (on W alone) and without; means over the nine 3x3 layers, kernels as matrices "
+        f"{4 if settings.quick else 8} completions of 16x16 rank 2 from 110 entries, stopped at loss 1e-4; "
+        f"{len(seeds)} training runs each of three 9-layer networks (width 8) on the digits, {iterations} iterations of "
+        "64 images, with the recipe's weight decay (on W alone) and without; means over the nine 3x3 layers, kernels as matrices "
         "[F, 9 C]; spread: largest minus smallest over the seeds.",
         "A small network and a short training: figures for orientation, not a comparison of methods.",
     )

@@ -93,8 +93,8 @@ def largest_output(seed: int, channels: int = 3, hidden: int = 6) -> tuple[float
     21,
     "bounded-predictor",
     statement="With a SphereNet predictor |M - I| <= 1 for any weights and inputs, and L stacked dynamic layers grow "
-    "like the first power of their input at every depth; with a CNN predictor whose last layer is linear they grow like "
-    "the power 2^L, which is what makes depth unstable.",
+    "like the first power of their input at every depth; with a CNN predictor whose last layer is linear "
+    "they grow like the power 2^L, which is what makes depth unstable.",
     source="paper, section 3.3 (bounded, stable); the degrees are ours",
     threshold="|M - I| <= 1 + 1e-12, and 1 reached to 1e-12 where a kernel equals a patch; degree 1, and 2, 4, 8, 16 "
     "at depth 1 to 4, to 1e-3; every seed",

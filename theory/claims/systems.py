@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def residual_identity(seed: int, step: float = 0.3, size: int = 8) -> float:
-    """Largest error of the `nsl` layer with W + step M against x + step conv(x, M^T q), relative to the
-    map.
-    """
+    """Largest error of the `nsl` layer with W + step M against x + step conv(x, M^T q), relative to the map."""
     import torch
 
     rng = np.random.default_rng(seed)
@@ -93,15 +91,12 @@ def memory() -> dict[str, float]:
 @claim(
     17,
     "residual-layer",
-    statement="With W^T W = Diag(0,..,1,..,0), W^T (W + M) X = x + W^T M X: an NSL layer is a residual "
-    "layer, one forward "
-    "Euler step of an ODE. Unlike a dynamic neural unit, which has a state and may have several equilibria, "
-    "a dynamic "
-    "NSN has none.",
+    statement="With W^T W = Diag(0,..,1,..,0), W^T (W + M) X = x + W^T M X: an NSL layer is a residual layer, one "
+    "forward Euler step of an ODE. Unlike a dynamic neural unit, which has a state and may have several "
+    "equilibria, a dynamic NSN has none.",
     source="paper, section 5.2",
-    threshold="layer identity < 1e-12; refined depth converges with order 1 +- 0.1 (static and dynamic); "
-    "DNU equilibria "
-    "met by simulation to 1e-6; dynamic NSN's answers equal to the bit",
+    threshold="layer identity < 1e-12; refined depth converges with order 1 +- 0.1 (static and dynamic); DNU "
+    "equilibria met by simulation to 1e-6; dynamic NSN's answers equal to the bit",
     mutants=("transposed M",),
 )
 def residual_is_euler(settings: Settings) -> Finding:
@@ -137,8 +132,7 @@ def residual_is_euler(settings: Settings) -> Finding:
             "dynamic NSN: gap between two histories": kept["NSN"],
         },
         f"{len(seeds)} random 3x3 kernels q of unit norm and similarities on nsl layers (float64); 32, 64, "
-        "128 layers; "
-        "DNU with a = 1, f = g = tanh.",
+        "128 layers; DNU with a = 1, f = g = tanh.",
         "W^T W = Diag(0,..,1,..,0) with W the size of M means W = q e_c^T with |q| = 1: the layer's kernel is q.",
     )
 
@@ -159,9 +153,7 @@ def order_in_input(layer: torch.nn.Module, seed: int, channels: int = 2, size: i
 
 
 def layers_by_order(seed: int) -> dict[str, torch.nn.Module]:
-    """A static layer, a dynamic one with a linear predictor, and one with the SphereNet predictor, in
-    float64.
-    """
+    """A static layer, a dynamic one with a linear predictor, and one with the SphereNet predictor, in float64."""
     import torch
 
     import nsl
@@ -193,9 +185,8 @@ def layers_by_order(seed: int) -> dict[str, torch.nn.Module]:
 @claim(
     18,
     "order-in-the-input",
-    statement="A one-layer dynamic NSN with a linear predictor is exactly quadratic in its input, a static "
-    "one exactly "
-    "linear, and one with a SphereNet predictor neither.",
+    statement="A one-layer dynamic NSN with a linear predictor is exactly quadratic in its input, a static one "
+    "exactly linear, and one with a SphereNet predictor neither.",
     source="paper, section 6",
     threshold="third differences < 1e-12 (linear predictor), second < 1e-12 (static); SphereNet: both > 1e-4",
     mutants=("constant predictor",),
