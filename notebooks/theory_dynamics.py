@@ -118,4 +118,4 @@ show(figure)
 # ## Verdict
 
 # %%
-show_ledger([16, 17, 18], profile, out, results)
+show_ledger([17, 18, 27], profile, out, results)

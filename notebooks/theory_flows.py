@@ -171,30 +171,29 @@ show(figure)
 #
 # ## The closed form for balanced starts
 #
-# If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence
+# If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence on the row space of $W'$
 # $P=\tfrac\lambda2+(\tfrac{\lambda^2}4+W^TW)^{1/2}$, and likewise
-# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. (For $\lambda>0$ this needs
-# $m=n$: $W'W'^T=\lambda I+MM^T$ has full rank, and for $m>n$ the kernel of $W$ must be left out of the formula
-# for $P$.) With whitened inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati
-# equation $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the
-# solution
+# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. For $\lambda>0$ the row space is
+# that of $W$, because $W'W'^T=\lambda I+MM^T$ has full rank; such a start exists for $m\ge n$, and for $m>n$ the
+# formula for $P$ needs the projector on it. The flow and its trajectory are the same for every shape. With whitened
+# inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation
+# $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
 #
 # $$ G(t)=e^{Ft}Z_0^T\Bigl[I+Z_0\int_0^te^{2F\tau}d\tau\,Z_0^T\Bigr]^{-1}Z_0e^{Ft}. $$
 
 # %%
 grid = np.linspace(0, 4, 41)
-white = LinearRegression(rng.standard_normal((4, 8)), rng.standard_normal((4, 8))).whitened()
-start = 0.05 * rng.standard_normal((4, 4))
-figure, axes = panels(3, 3.6)
-for axis, lam in zip(axes, (-0.7, 0.0, 0.5)):
-    balanced = lambda_balanced(start, lam, rng)
+figure, axes = panels(4, 3.2)
+for axis, (lam, outputs) in zip(axes, ((-0.7, 4), (0.0, 4), (0.5, 4), (0.5, 6))):
+    white = LinearRegression(rng.standard_normal((4, 8)), rng.standard_normal((outputs, 8))).whitened()
+    balanced = lambda_balanced(0.05 * rng.standard_normal((4, outputs)), lam, rng)
     path = integrate(white, balanced, times=grid)
     exact = closed_forms.whitened_riccati(white, *balanced.blocks(balanced.initial), lam, grid)
     axis.plot(grid, path.singular_values)
     axis.set_prop_cycle(None)
     axis.plot(grid[::3], np.linalg.svd(exact, compute_uv=False)[::3], "k.", markersize=4)
     gap = np.abs(exact - path.weights).max()
-    axis.set(xlabel="time t", ylabel="singular values of W", title=rf"$\lambda={lam}$, error {gap:.0e}")
+    axis.set(xlabel="time t", ylabel="singular values of W", title=rf"$\lambda={lam}$, m = {outputs}, error {gap:.0e}")
 show(figure)
 
 # %% [markdown]
@@ -205,8 +204,10 @@ show(figure)
 # ## Flow and algorithm
 #
 # People run finite steps. One gradient step with rate $\eta$ changes $C$ by exactly
-# $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule
-# conserves every quadratic invariant to rounding.
+# $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule conserves
+# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Weight decay on both factors
+# is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim 24); a learning rate of its own for $M$ is
+# another start and another clock (claim 25).
 
 # %%
-show_ledger([1, 2, 3, 4, 5, 6, 16], profile, out, results)
+show_ledger([1, 2, 3, 4, 5, 6, 16, 24, 25, 28, 29], profile, out, results)

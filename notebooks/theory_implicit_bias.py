@@ -85,27 +85,30 @@ show(figure)
 
 # %% [markdown]
 # The general bound on the excess is $O(1/\log(1/\alpha))$ (dashed, constant arbitrary): very slow. Each line is
-# one problem. Once the minimiser is unique and strictly complementary the excess falls faster, as a small power
-# of $\alpha$. Nothing more is claimed.
+# one problem. The excess falls faster, as a power of $\alpha$: $2(1-\rho)$, with $\rho$ the largest inactive
+# $|x_j^T\nu|$ of the dual solution $\nu$, where that is unique (claim 8).
 #
-# ## Sensing and completion: the conjecture of Gunasekar et al.
+# ## Sensing: the commuting case
 #
-# Commuting measurements reduce to the case above on the spectrum (claim 9). For generic ones it is a conjecture
-# that the limit $s\to0$ has minimum nuclear norm; Li, Luo and Lyu (2021) show that it cannot be true in general.
-# We measure the gap and gate nothing on it.
+# Commuting measurements reduce to the case above on the spectrum (claim 9): the nuclear norm tends to its minimum, but
+# not monotonically, as one problem shows. For generic measurements it is a conjecture that the limit $s\to0$ has
+# minimum nuclear norm. It is false: see the notebook on the conjecture.
 
 # %%
-scales = (1.0, 0.1, 0.01)
-gaps = bias.nuclear_gaps(Settings(quick=True), scales)
+grid = np.geomspace(10, 1e-6, 40)
 figure, axes = panels(2)
-for axis, (name, rows) in zip(axes, gaps.items()):
-    axis.loglog(scales, np.maximum(np.abs(rows), 1e-9), "o-", alpha=0.7)
+for seed in range(900, 906):
+    axes[0].loglog(grid, limits.spectral_gaps(seed, tuple(grid)), alpha=0.7)
+axes[0].set(title="Commuting sensing: six problems", ylim=(1e-6, 2))
+axes[1].semilogx(grid, limits.spectral_gaps(limits.RISING_SEED, tuple(grid)), "k-")
+sensing, _, spectra = limits.commuting_sensing(np.random.default_rng(limits.RISING_SEED))
+for scale in (1.0, 0.3, 0.1):
+    norm, _ = limits.commuting_limit(limits.RISING_SEED, scale)
+    axes[1].semilogx(scale, norm / convex.minimum_l1(spectra, sensing.y)[1] - 1, "o", color="#D55E00")
+axes[1].set(title=f"Seed {limits.RISING_SEED}: it rises first (circles: flows)", xlim=(1e-3, 10))
+for axis in axes:
     axis.invert_xaxis()
-    axis.set(
-        xlabel="size s of the initialisation",
-        ylabel="relative gap to the minimum nuclear norm",
-        title=f"{name}: one line a seed ({rows.shape[1]} seeds)",
-    )
+    axis.set(xlabel="size s of the initialisation", ylabel="relative gap to the minimum nuclear norm")
 show(figure)
 
 # %% [markdown]
@@ -134,10 +137,9 @@ right.legend()
 show(figure)
 
 # %% [markdown]
-# Rank and error fall with depth in the median (at depth 4 a few seeds end at a wrong matrix of low rank), but the
-# nuclear norm of the deeper nets is that of the target, not smaller: the convex minimum of the nuclear norm is
-# lower and recovers worse (claim 12). A norm does not capture what depth does. Singular values over time, depth 2
-# and 3, from the same small start:
+# Rank and error fall from $N=1$ to 2 to 3, paired by problem; from 3 to 4 nothing can be claimed (claim 11). The
+# nuclear norm of three factors lies *above* that of two although they recover better (claim 12): a norm does not
+# capture what depth does. Singular values over time, depth 2 and 3, from the same small start:
 
 # %%
 single, target = random_completion(12, 2, 90, [3])
@@ -147,7 +149,7 @@ for axis, depth in zip(axes, (2, 3)):
     times, spectra, clock = [], [], 0.0
     for until in np.linspace(0.02, 1.5 if depth == 2 else 6.0, 40):
         end = adaptive_flow(single, flow, stop_loss=0.0, horizon=until - clock, rtol=1e-4, atol=1e-8)
-        flow.initial, clock = end.states, until
+        flow, clock = flow.started(end.states), until
         times.append(until)
         spectra.append(observables.singular_values(end.weights)[0])
     axis.semilogy(times, np.maximum(spectra, 1e-6))

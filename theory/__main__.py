@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)")
     command.add_argument("--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)")
     command.add_argument("--only", nargs="+", default=[], metavar="ID", help="claims by number or id")
-    text = "time to training loss 1e-6 in 100x100 completion, against fixed-step gradient descent in torch"
+    text = "time to training loss 1e-6 in 100x100 completion, against gradient descent with the same end"
     bench = commands.add_parser("bench", help=text, description=text)
     bench.add_argument("--out", type=Path, default=Path("results/bench"), help="folder (default: %(default)s)")
     bench.add_argument(

@@ -12,6 +12,7 @@ Sommeijer, Shampine and Verwer, "RKC: an explicit solver for parabolic PDEs", J.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -255,37 +256,51 @@ def follow(
 
 
 class CompletionFlow:
-    """`velocity(state, out)` of a product of `depth` square factors on one completion problem, without allocation.
+    """`velocity(state, out)` of a product of factors on one completion problem, without allocation.
 
-    The state is the concatenation of the factors [depth, n, n], `W = F_1 .. F_N`.
+    The state is the concatenation of the factors, `W = F_1 .. F_N` with F_j [w_{j-1}, w_j].
+
+    Args:
+        problem: one square completion, n x n.
+        depth: N, at least 2. dtype: working precision. inner: w_1 = .. = w_{N-1} (default n).
     """
 
-    def __init__(self, problem: MatrixCompletion, depth: int, dtype: Any = np.float64) -> None:
+    def __init__(
+        self, problem: MatrixCompletion, depth: int, dtype: Any = np.float64, inner: int | None = None
+    ) -> None:
         if problem.positions.ndim != 1 or problem.shape[0] != problem.shape[1]:
             raise ValueError("CompletionFlow needs one square completion problem, without batch axes.")
         if depth < 2:
             raise ValueError(f"depth must be at least 2, got {depth}.")
-        self.size, self.depth = problem.shape[0], depth
+        self.problem, self.size, self.depth = problem, problem.shape[0], depth
         self.positions, self.values = problem.positions, problem.values.astype(dtype)
         self.scale = dtype(problem.scale)
-        shape = (self.size, self.size)
-        self._descent = np.zeros(shape, dtype)
-        self._left = [np.empty(shape, dtype) for _ in range(depth)]
-        self._right = [np.empty(shape, dtype) for _ in range(depth)]
+        widths = [self.size, *[inner or self.size] * (depth - 1), self.size]
+        self.shapes = list(itertools.pairwise(widths))
+        self._ends = list(itertools.accumulate(rows * columns for rows, columns in self.shapes))
+        self._descent = np.zeros((self.size, self.size), dtype)
+        self._left = [np.empty((width, self.size), dtype) for width in widths[1:]]
+        self._right = [np.empty((width, self.size), dtype) for width in widths[:-1]]
         self._residual = np.empty(len(self.values), dtype)
+
+    def factors(self, state: Array) -> list[Array]:
+        """The factors as views of `state` [D]."""
+        starts = [0, *self._ends]
+        return [state[a:b].reshape(shape) for a, b, shape in zip(starts, self._ends, self.shapes)]
 
     def weight(self, state: Array) -> Array:
         """W [n, n] in a work array that the next call overwrites."""
-        factors = state.reshape(self.depth, self.size, self.size)
+        return self._product(self.factors(state))
+
+    def _product(self, factors: list[Array]) -> Array:
         product = factors[-1]
         for j in range(self.depth - 2, -1, -1):
             product = np.matmul(factors[j], product, out=self._right[j])
         return product
 
     def __call__(self, state: Array, out: Array) -> float:
-        factors = state.reshape(self.depth, self.size, self.size)
-        rates = out.reshape(self.depth, self.size, self.size)
-        weight = self.weight(state)
+        factors, rates = self.factors(state), self.factors(out)
+        weight = self._product(factors)
         np.take(weight.reshape(-1), self.positions, out=self._residual)
         np.subtract(self.values, self._residual, out=self._residual)
         loss = 0.5 * float(self.scale) * float(self._residual @ self._residual)
@@ -297,5 +312,29 @@ class CompletionFlow:
             suffix = factors[-1] if j == self.depth - 2 else self._right[j + 1]
             np.matmul(left, suffix.T, out=rates[j])
             left = np.matmul(factors[j].T, left, out=self._left[j])
-        rates[-1] = left
+        rates[-1][...] = left
         return loss
+
+    def compressed(self, state: Array, keep: float, dtype: Any = np.float64) -> tuple[CompletionFlow, Array]:
+        """The same flow within the leading inner dimensions of the factors, and the state there.
+
+        With an orthonormal Q_j for every inner space, the products `F_j = Q_{j-1} G_j Q_j^T` are a manifold which the
+        flow never leaves: only what lies off Q_j now is dropped. Q_j spans the leading right singular vectors of
+        `F_1 .. F_j` whose values are at least `keep` times the largest one's.
+        """
+        factors = self.factors(state)
+        bases, product, counts = [], factors[0], []
+        for factor in factors[1:]:
+            _, values, vt = np.linalg.svd(product, full_matrices=False)
+            counts.append(int(np.sum(values >= keep * values[0])))
+            bases.append(vt)
+            product = product @ factor
+        width = max(counts)
+        frames = [None, *(basis[:width].T for basis in bases), None]
+        blocks = []
+        for factor, left, right in zip(factors, frames[:-1], frames[1:]):
+            block = factor if left is None else left.T @ factor
+            blocks.append(block if right is None else block @ right)
+        return CompletionFlow(self.problem, self.depth, dtype, width), np.concatenate(
+            [block.reshape(-1) for block in blocks]
+        ).astype(dtype)

@@ -136,8 +136,8 @@ def practice(settings: Settings) -> Finding:
         MEASURED,
         figures,
         f"{4 if settings.quick else 8} completions of 16x16 rank 2 from 110 entries, stopped at loss 1e-4; "
-        f"{len(seeds)} training runs each of three 9-layer networks (width 8) on the digits, {iterations} iterations of "
-        "64 images, with the recipe's weight decay (on W alone) and without; means over the nine 3x3 layers, kernels as matrices "
-        "[F, 9 C]; spread: largest minus smallest over the seeds.",
+        f"{len(seeds)} training runs each of three 9-layer networks (width 8) on the digits, {iterations} iterations "
+        "of 64 images, with the recipe's weight decay (on W alone) and without; means over the nine 3x3 layers, "
+        "kernels as matrices [F, 9 C]; spread: largest minus smallest over the seeds.",
         "A small network and a short training: figures for orientation, not a comparison of methods.",
     )
