@@ -31,6 +31,8 @@ from theory.trajectory import FlowError, Trajectory
 
 EXPLICIT_BUDGET = 40_000
 IMPLICIT_STEPS = 1000
+#: So many segments, each twice as long, at rest on a plateau end a flow without convergence.
+PATIENCE = 8
 RADAU_LIMIT = 120
 LSODA_LIMIT = 400
 SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau": Radau, "RK45": RK45}
@@ -368,7 +370,8 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
     now, duration = 0.0, min(end, 4 / max(run.radius, 4 / end))
     kept_times, kept, methods = [0.0], [extended], []
     stopped, converged = run.ended(flat)
-    while now < end and not stopped:
+    resting = 0
+    while now < end and not stopped and resting < PATIENCE:
         span = (now, min(end, now + duration))
         times, states, used, stopped = _advance(run, span, extended, method, True)
         methods.append(used)
@@ -381,6 +384,7 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
             run.look(extended[:-1])
             duration = max(duration * 2, 4 / max(run.radius, 4 / end))
             stopped, converged = run.ended(extended[:-1])
+            resting = resting + 1 if np.all(run.speeds(extended[:-1]) <= run.floors(extended[:-1])) else 0
     return _trajectory(run, np.array(kept_times), np.stack(kept), converged, methods)
 
 

@@ -117,7 +117,7 @@ def track_training(
 )
 def practice(settings: Settings) -> Finding:
     figures = practical_start(settings)
-    iterations = 40 if settings.quick else 100
+    iterations = 40 if settings.quick else 80
     seeds = settings.seeds(3, 1)
     for label, name in (
         ("CNN, plain W", "cnn9"),
