@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -146,3 +147,12 @@ def test_the_ten_lines_of_the_package_docstring_work():
     import theory
 
     assert doctest.testmod(theory).failed == 0
+
+
+def test_theory_knows_nothing_of_reproduce():
+    from pathlib import Path
+
+    import theory
+
+    for path in Path(theory.__file__).parent.rglob("*.py"):
+        assert not re.search(r"^\s*(?:import|from) reproduce\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
