@@ -6,12 +6,26 @@ only.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import linprog, minimize
 
 from theory.arrays import Array
 from theory.problems import MatrixSensing
+
+
+def _solve(program: Any, tolerance: float) -> None:
+    """Solve with Clarabel to `tolerance`, or to the finest of 10 and 100 times that which it reaches."""
+    for looser in (1, 10, 100):
+        names = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "inaccurate" is what the status says, and is tried again
+            program.solve(solver="CLARABEL", **dict.fromkeys(names, looser * tolerance))
+        if program.status != "optimal_inaccurate":
+            return
 
 
 def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8) -> tuple[Array, float]:
@@ -29,7 +43,7 @@ def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, toleranc
     flat = A.transpose(0, 2, 1).reshape(len(A), -1)  # cvxpy's vec is column by column
     goal = cp.trace(W) if positive else cp.normNuc(W)
     program = cp.Problem(cp.Minimize(goal), [flat @ cp.vec(W, order="F") == y])
-    program.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+    _solve(program, tolerance)
     if W.value is None:
         raise ValueError(f"no matrix satisfies the {len(y)} measurements ({program.status}).")
     return np.asarray(W.value), float(program.value)
@@ -42,7 +56,7 @@ def least_group_norm(A: Array, y: Array, *, tolerance: float = 1e-8) -> tuple[Ar
     W = cp.Variable(A.shape[1:])
     flat = A.transpose(0, 2, 1).reshape(len(A), -1)
     program = cp.Problem(cp.Minimize(cp.sum(cp.norm(W, 2, axis=1))), [flat @ cp.vec(W, order="F") == y])
-    program.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+    _solve(program, tolerance)
     if W.value is None:
         raise ValueError(f"no matrix satisfies the {len(y)} measurements ({program.status}).")
     return np.asarray(W.value), float(program.value)
