@@ -56,7 +56,7 @@ reproduce: $(STAMP)
 	@$(PY) -m reproduce $(if $(filter-out 0,$(REHEARSE)),rehearse,all) $(OPTIONS)
 
 theory: $(STAMP)
-	@$(PY) -m theory all
+	@$(PY) -m reproduce theory
 
 status: $(STAMP)
 	@$(PY) -m reproduce status $(OPTIONS)

@@ -7,8 +7,7 @@
 # %% [markdown]
 # # Counterexamples and limits of the theory
 #
-# **Statement.** The implicit bias is real in places and absent in others. Here are the cases in which it does
-# not
+# **Statement.** The implicit bias is real in places and absent in others. Here are the cases in which it does not
 # do what its slogan says: norms that diverge, initialisations that are too large, and the practical one.
 
 # %% tags=["parameters"]
@@ -31,37 +30,38 @@ settings = Settings(quick=profile == "demo")
 # %% [markdown]
 # ## Norms that diverge (Razin and Cohen)
 #
-# Observe $W_{12}=W_{21}=1$, $W_{22}=0$; $W_{11}$ is free. From a balanced start with $\det W>0$ the
-# determinant
-# stays positive, so $W_{11}W_{22}>W_{12}W_{21}\to1$ while $W_{22}\to0$: $W_{11}$ must diverge. No norm is
-# being
-# minimised; what falls is the (effective) rank.
+# Observe $W_{12}=W_{21}=1$, $W_{22}=0$; $W_{11}$ is free. From a balanced start with $\det W>0$ the determinant stays
+# positive, so $W_{11}W_{22}>W_{12}W_{21}\to1$ while $W_{22}\to0$: $W_{11}$ must diverge, like $L^{-1/2}$. No norm is
+# being minimised; what falls is the (effective) rank. From $\det W<0$ the norms stay bounded.
 #
-# Numerically there is a trap. With untied factors $\det W$ soon falls below rounding, changes sign, and the
-# solver converges to a *finite* matrix with loss zero. With $W=U^TU$ the determinant is a square and this
-# cannot
-# happen.
+# At depth 2 there is a numerical trap: $\det W$ of untied factors falls exponentially, below rounding, changes sign,
+# and the solver converges to a *finite* matrix with loss zero. At depth 3 it falls like a power, and the theorem's own
+# setting can be integrated.
 
 # %%
 problem = bias.razin_cohen()
+figure, (left, middle, right) = panels(3, 3.6)
+for start in bias.corner_starts([0, 1, 2]):
+    for turned, style, colour in ((start, "-", "#0072B2"), (start * np.array([[1.0], [-1.0]]), "--", "#D55E00")):
+        corner, losses = bias.corner_path(turned)
+        left.loglog(np.maximum(losses, 1e-12), corner, style, color=colour)
+left.invert_xaxis()
+left.set(xlabel="loss L", ylabel="$|W_{11}|$", title="Depth 3; blue: det > 0, orange: det < 0")
 root = np.array([[0.5, 0.05], [0.0, 0.5]])
 times = np.concatenate([[0.0], np.geomspace(0.1, 1e6, 29)])
 tied = integrate(problem, Tied(root), times=times, method="LSODA", rtol=1e-9, atol=1e-13)
 untied = integrate(problem, Product([root.T, root]), times=times, method="LSODA", rtol=1e-9, atol=1e-13)
-figure, (left, middle, right) = panels(3, 3.6)
 for path, style, name in ((tied, "-", r"tied $U^TU$"), (untied, "--", "untied (false limit)")):
-    left.loglog(path.times[1:], np.abs(path.weights[1:, 0, 0]), style, label=name)
-    middle.loglog(path.times[1:], path.losses[1:], style, label=name)
+    middle.loglog(path.times[1:], np.abs(path.weights[1:, 0, 0]), style, label=name)
     right.semilogx(path.times[1:], observables.effective_rank(path.weights[1:]), style, label=name)
-left.set(xlabel="time t", ylabel="$|W_{11}|$", title="The free entry")
-middle.set(xlabel="time t", ylabel="loss L", title="The loss", ylim=(1e-12, 2))
-right.set(xlabel="time t", ylabel="effective rank", title="The rank")
-left.legend(fontsize=8)
+middle.set(xlabel="time t", ylabel="$|W_{11}|$", title="Depth 2: the trap")
+right.set(xlabel="time t", ylabel="effective rank", title="Depth 2: the rank")
+middle.legend(fontsize=8)
 show(figure)
 
 # %% [markdown]
-# A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All
-# run down to $W_{22}=0$ and out to $W_{11}=\infty$.
+# A phase portrait: balanced starts $U_0$ of different shape, in the plane of the free entry and $W_{22}$. All run
+# down to $W_{22}=0$ and out to $W_{11}=\infty$.
 
 # %%
 figure, (axis,) = panels(1, 5.0, 3.6)
@@ -78,10 +78,8 @@ show(figure)
 # ## Large initialisations: the kernel regime
 #
 # For $s\to\infty$, $\operatorname{arcsinh}(2\beta/s^2)\approx2\beta/s^2$ and the limit is that of minimum
-# $\ell_2$ norm;
-# the correction is of order $|\beta|^3/s^4$. "Large" is therefore relative to the solution: at $s=10$ and
-# targets of
-# size one the distance is $10^{-5}$, not $10^{-9}$.
+# $\ell_2$ norm; the correction is of order $|\beta|^3/s^4$. "Large" is therefore relative to the solution: at
+# $s=10$ and targets of size one the distance is $10^{-5}$, not $10^{-9}$.
 
 # %%
 scales = np.geomspace(1, 1000, 13)
@@ -94,8 +92,7 @@ left.axhline(1e-9, color="gray", linewidth=1)
 left.set(xlabel="s", ylabel=r"distance to the minimum $\ell_2$ solution", title="DNS, targets of size 1")
 left.legend()
 seeds = list(range(3))
-problems, targets = random_completion(12, 1, 60, seeds)
-problems.values /= 12
+problems = random_completion(12, 1, 60, seeds)[0].scaled(1 / 12)
 sizes, ranks = (2.0, 1.0, 0.3, 0.1, 0.03), []
 for scale in sizes:
     start = np.broadcast_to(scale * np.eye(12), (len(seeds), 12, 12))
@@ -115,10 +112,9 @@ show(figure)
 # %% [markdown]
 # ## The practical initialisation
 #
-# The layers of this package start from $M_0=I$ and a random $W'$: neither balanced nor small. What is left of
-# the
-# bias? And what happens to the deployed kernels $M^TW$ of a real network during training, compared with the
-# plain $W$ of the same network without NSL?
+# The layers of this package start from $M_0=I$ and a random $W'$: neither balanced nor small. What is left of the
+# bias? And what happens to the deployed kernels $M^TW$ of a real network during training, compared with the plain
+# $W$ of the same network without NSL?
 
 # %%
 paths = {

@@ -7,8 +7,7 @@
 # %% [markdown]
 # # ODEs and dynamical systems
 #
-# **Statement.** Section 5.2 relates NSL to differential equations in two ways: a residual NSL layer is a step
-# of
+# **Statement.** Section 5.2 relates NSL to differential equations in two ways: a residual NSL layer is a step of
 # forward Euler, and a dynamic NSN is compared with the classic *dynamic neural unit*. Section 6 adds that a
 # one-layer dynamic NSN is a quadratic function of its input.
 
@@ -31,16 +30,13 @@ torch.set_num_threads(1)
 # ## A residual layer is an Euler step
 #
 # The paper: $f=W^T(W+M)X=x+W^TMX$ where $W^TW=\operatorname{Diag}(0,\dots,1,\dots,0)$, the 1 at the patch's
-# centre. For $W$ to
-# have the size of $M$ ($K\times K$) and this Gram matrix, $W=qe_c^T$ with $\lVert q\rVert=1$. So: take an NSL
-# layer with kernel $q$
-# and similarity $qe_c^T+hM$. Its output is
+# centre. For $W$ to have the size of $M$ ($K\times K$) and this Gram matrix, $W=qe_c^T$ with $\lVert q\rVert=1$.
+# So: take an NSL layer with kernel $q$ and similarity $qe_c^T+hM$. Its output is
 #
 # $$ q^T(qe_c^T+hM)X=x_c+h\,q^TMX, $$
 #
-# one forward Euler step of length $h$ for $\dot x=g(x)$, $g(x)_p=q^TMX_p$. A static $M$ makes $g$ linear, and
-# $L$ layers
-# with $h=T/L$ must converge at first order to a matrix exponential; a dynamic $M_\theta(X)$ makes $g$
+# one forward Euler step of length $h$ for $\dot x=g(x)$, $g(x)_p=q^TMX_p$. A static $M$ makes $g$ linear, and $L$
+# layers with $h=T/L$ must converge at first order to a matrix exponential; a dynamic $M_\theta(X)$ makes $g$
 # nonlinear.
 
 # %%
@@ -58,9 +54,9 @@ show(figure)
 # %% [markdown]
 # ## The dynamic neural unit
 #
-# $\dot x=-ax+\tanh(wx+u)$, $y=g(x)$. For $w\le a$ there is one equilibrium; for $w>a$ and small $u$ three,
-# the outer two
-# stable: the unit remembers. Equilibria come from the zeros of the right-hand side, stability from its slope.
+# $\dot x=-ax+\tanh(wx+u)$, $y=g(x)$. For $w\le a$ there is one equilibrium; for $w>a$ and small $u$ three, the
+# outer two stable: the unit remembers. Equilibria come from the zeros of the right-hand side, stability from its
+# slope.
 
 # %%
 figure, (left, middle, right) = panels(3, 3.6)
@@ -96,11 +92,9 @@ print(f"gap between two histories: dynamic neural unit {kept['DNU']:.3f}, dynami
 # %% [markdown]
 # ## Order in the input
 #
-# With a linear predictor $M(X)=\mathcal P X+I$ the output $W^TM(X)X$ is quadratic in $X$ (plus a linear term
-# from
+# With a linear predictor $M(X)=\mathcal P X+I$ the output $W^TM(X)X$ is quadratic in $X$ (plus a linear term from
 # the $I$ of equation (3)). Along a line $X+tD$ a quadratic has vanishing third differences, a linear map
-# vanishing
-# second ones.
+# vanishing second ones.
 
 # %%
 for name, layer in systems.layers_by_order(0).items():
@@ -124,4 +118,4 @@ show(figure)
 # ## Verdict
 
 # %%
-show_ledger([16, 17, 18], profile, out, results)
+show_ledger([17, 18, 27], profile, out, results)

@@ -8,8 +8,7 @@
 # # The flows of equation (6)
 #
 # **Statement.** In linear regression $L(W)=\tfrac12\sum_i\lVert y_i-W^TX_i\rVert^2$ the paper replaces $W$ by
-# $M^TW'$ and compares gradient descent on $W$ with gradient descent on $(W', M)$. With an infinitesimal step
-# both
+# $M^TW'$ and compares gradient descent on $W$ with gradient descent on $(W', M)$. With an infinitesimal step both
 # become differential equations. This notebook derives them, integrates them, and checks every formula against
 # numbers that do not use it.
 
@@ -45,8 +44,7 @@ from theory.flows import lambda_balanced
 # ## Experiment 1: both flows, integrated by scipy
 #
 # Below, `solve_ivp` integrates $(W', M)$ and $W$ directly from the two definitions, without this package's
-# integrator. From the dense path of $W(t)=M^TW'$ we take a finite difference (fourth order), and compare it
-# with
+# integrator. From the dense path of $W(t)=M^TW'$ we take a finite difference (fourth order), and compare it with
 # the two candidate right-hand sides at the same times.
 
 # %%
@@ -126,8 +124,7 @@ show(figure)
 
 # %% [markdown]
 # The residual of $M^TM$ is that of a finite difference; that of $MM^T$ is of order one: the order matters and
-# $M^TM$ is right. (The ledger's claim 1 checks the same without any integration error: the loss is quadratic
-# in
+# $M^TM$ is right. (The ledger's claim 1 checks the same without any integration error: the loss is quadratic in
 # every single parameter, so central differences of it are exact.)
 #
 # ## Two dynamics, not one at two speeds
@@ -168,52 +165,49 @@ show(figure)
 # %% [markdown]
 # ## What is conserved
 #
-# $\frac{d}{dt}W'W'^T=MSW'^T+W'S^TM^T=\frac{d}{dt}MM^T$, so $C=W'W'^T-MM^T$ is constant. With $\Pi$ the
-# projector
-# off the range of $X$, $\dot M\Pi=W'\sum_ir_iX_i^T\Pi=0$, so $M\Pi$ is constant. The loss lost is
-# $\int\lVert MS\rVert^2+\lVert W'S^T\rVert^2$, by the chain rule.
+# $\frac{d}{dt}W'W'^T=MSW'^T+W'S^TM^T=\frac{d}{dt}MM^T$, so $C=W'W'^T-MM^T$ is constant. With $\Pi$ the projector
+# off the range of $X$, $\dot M\Pi=W'\sum_ir_iX_i^T\Pi=0$, so $M\Pi$ is constant. The loss lost is $\int\lVert
+# MS\rVert^2+\lVert W'S^T\rVert^2$, by the chain rule.
 #
 # ## The closed form for balanced starts
 #
-# If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence
+# If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence on the row space of $W'$
 # $P=\tfrac\lambda2+(\tfrac{\lambda^2}4+W^TW)^{1/2}$, and likewise
-# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$:
-# the flow closes in $W$. (For $\lambda>0$ this needs $m=n$: $W'W'^T=\lambda I+MM^T$ has full rank, and for
-# $m>n$
-# the kernel of $W$ must be left out of the formula for $P$.) With whitened inputs, $XX^T=I$, $\Phi=XY^T$ and
-# $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation $\dot G=FG+GF-G^2$,
-# $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
+# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. For $\lambda>0$ the row space is
+# that of $W$, because $W'W'^T=\lambda I+MM^T$ has full rank; such a start exists for $m\ge n$, and for $m>n$ the
+# formula for $P$ needs the projector on it. The flow and its trajectory are the same for every shape. With whitened
+# inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation
+# $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
 #
 # $$ G(t)=e^{Ft}Z_0^T\Bigl[I+Z_0\int_0^te^{2F\tau}d\tau\,Z_0^T\Bigr]^{-1}Z_0e^{Ft}. $$
 
 # %%
 grid = np.linspace(0, 4, 41)
-white = LinearRegression(rng.standard_normal((4, 8)), rng.standard_normal((4, 8))).whitened()
-start = 0.05 * rng.standard_normal((4, 4))
-figure, axes = panels(3, 3.6)
-for axis, lam in zip(axes, (-0.7, 0.0, 0.5)):
-    balanced = lambda_balanced(start, lam, rng)
+figure, axes = panels(4, 3.2)
+for axis, (lam, outputs) in zip(axes, ((-0.7, 4), (0.0, 4), (0.5, 4), (0.5, 6))):
+    white = LinearRegression(rng.standard_normal((4, 8)), rng.standard_normal((outputs, 8))).whitened()
+    balanced = lambda_balanced(0.05 * rng.standard_normal((4, outputs)), lam, rng)
     path = integrate(white, balanced, times=grid)
     exact = closed_forms.whitened_riccati(white, *balanced.blocks(balanced.initial), lam, grid)
     axis.plot(grid, path.singular_values)
     axis.set_prop_cycle(None)
     axis.plot(grid[::3], np.linalg.svd(exact, compute_uv=False)[::3], "k.", markersize=4)
     gap = np.abs(exact - path.weights).max()
-    axis.set(xlabel="time t", ylabel="singular values of W", title=rf"$\lambda={lam}$, error {gap:.0e}")
+    axis.set(xlabel="time t", ylabel="singular values of W", title=rf"$\lambda={lam}$, m = {outputs}, error {gap:.0e}")
 show(figure)
 
 # %% [markdown]
-# Lines: integrated flow. Dots: the closed form. Balanced starts ($\lambda=0$) learn one mode after the other;
-# the
-# singular values obey $\dot\sigma_r=\sqrt{\lambda^2+4\sigma_r^2}\;u_r^TSv_r$, slow near zero only if
-# $\lambda$ is
+# Lines: integrated flow. Dots: the closed form. Balanced starts ($\lambda=0$) learn one mode after the other; the
+# singular values obey $\dot\sigma_r=\sqrt{\lambda^2+4\sigma_r^2}\;u_r^TSv_r$, slow near zero only if $\lambda$ is
 # small.
 #
 # ## Flow and algorithm
 #
 # People run finite steps. One gradient step with rate $\eta$ changes $C$ by exactly
-# $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule
-# conserves every quadratic invariant to rounding.
+# $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule conserves
+# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Weight decay on both factors
+# is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim 24); a learning rate of its own for $M$ is
+# another start and another clock (claim 25).
 
 # %%
-show_ledger([1, 2, 3, 4, 5, 6, 16], profile, out, results)
+show_ledger([1, 2, 3, 4, 5, 6, 16, 24, 25, 28, 29], profile, out, results)

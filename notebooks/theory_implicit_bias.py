@@ -7,10 +7,8 @@
 # %% [markdown]
 # # Implicit bias: nuclear norm, hypentropy, depth
 #
-# **Statement.** Section 5.1 argues that learning $M$ and $W'$ together regularises implicitly, and cites
-# matrix
-# factorisation (minimum nuclear norm) and deep factorisation (low rank). Where can this be seen, and how
-# strong
+# **Statement.** Section 5.1 argues that learning $M$ and $W'$ together regularises implicitly, and cites matrix
+# factorisation (minimum nuclear norm) and deep factorisation (low rank). Where can this be seen, and how strong
 # is it?
 
 # %% tags=["parameters"]
@@ -33,24 +31,17 @@ settings = Settings(quick=profile == "demo")
 # %% [markdown]
 # ## In the paper's own setting the bias cannot be seen
 #
-# **Claim.** From $M_0=sI$, $W'_0=0$ the factorised flow in linear regression ends at $W_*=(X^T)^+Y^T$ for
-# every $s$.
-# *Proof.* $\dot M=W'\sum r_iX_i^T$ and $\dot W'=MX\sum(\cdot)$ keep the columns of $W'$, and the rows and
-# columns
-# of $M-sI$, in the range of $X$ (they start there). So $\Pi W=\Pi M^TW'=s\,\Pi W'=0$ throughout, and
-# $C=-s^2I$ gives
-# $M^TM\succeq s^2I$, so the loss decreases exponentially. The limit is a least-squares solution in the range
-# of
-# $X$; there is only one. $\square$
+# **Claim.** From $M_0=sI$, $W'_0=0$ the factorised flow in linear regression ends at $W_*=(X^T)^+Y^T$ for every
+# $s$. *Proof.* $\dot M=W'\sum r_iX_i^T$ and $\dot W'=MX\sum(\cdot)$ keep the columns of $W'$, and the rows and
+# columns of $M-sI$, in the range of $X$ (they start there). So $\Pi W=\Pi M^TW'=s\,\Pi W'=0$ throughout, and
+# $C=-s^2I$ gives $M^TM\succeq s^2I$, so the loss decreases exponentially. The limit is a least-squares solution
+# in the range of $X$; there is only one. $\square$
 #
-# **Claim.** $W_*$ minimises *every* unitarily invariant norm among the solutions. *Proof.* Any other solution
-# is
+# **Claim.** $W_*$ minimises *every* unitarily invariant norm among the solutions. *Proof.* Any other solution is
 # $W_*+\Pi A$, and $(W_*+\Pi A)^T(W_*+\Pi A)=W_*^TW_*+A^T\Pi A\succeq W_*^TW_*$; by Weyl's inequality every
-# singular
-# value is at least that of $W_*$. $\square$
+# singular value is at least that of $W_*$. $\square$
 #
-# So in multi-output regression, minimum nuclear norm and minimum Frobenius norm are the same point, and a
-# bias
+# So in multi-output regression, minimum nuclear norm and minimum Frobenius norm are the same point, and a bias
 # towards one cannot be told from the other. We must go to sensing and completion.
 #
 # ## Diagonal M: the potential is known
@@ -93,40 +84,39 @@ right.legend(fontsize=8)
 show(figure)
 
 # %% [markdown]
-# The general bound on the excess is $O(1/\log(1/\alpha))$ (dashed, constant arbitrary): very slow. Each line
-# is one
-# problem. Once the minimiser is unique and strictly complementary the excess falls faster, as a small power
-# of
-# $\alpha$. Nothing more is claimed.
+# The general bound on the excess is $O(1/\log(1/\alpha))$ (dashed, constant arbitrary): very slow. Each line is
+# one problem. The excess falls faster, as a power of $\alpha$: $2(1-\rho)$, with $\rho$ the largest inactive
+# $|x_j^T\nu|$ of the dual solution $\nu$, where that is unique (claim 8).
 #
-# ## Sensing and completion: the conjecture of Gunasekar et al.
+# ## Sensing: the commuting case
 #
-# Commuting measurements reduce to the case above on the spectrum (claim 9). For generic ones it is a
-# conjecture
-# that the limit $s\to0$ has minimum nuclear norm; Li, Luo and Lyu (2021) show that it cannot be true in
-# general.
-# We measure the gap and gate nothing on it.
+# Commuting measurements reduce to the case above on the spectrum (claim 9): the nuclear norm tends to its minimum, but
+# not monotonically, as one problem shows. For generic measurements it is a conjecture that the limit $s\to0$ has
+# minimum nuclear norm. It is false: see the notebook on the conjecture.
 
 # %%
-scales = (1.0, 0.1, 0.01)
-gaps = bias.nuclear_gaps(Settings(quick=True), scales)
+grid = np.geomspace(10, 1e-6, 40)
 figure, axes = panels(2)
-for axis, (name, rows) in zip(axes, gaps.items()):
-    axis.loglog(scales, np.maximum(np.abs(rows), 1e-9), "o-", alpha=0.7)
+for seed in range(900, 906):
+    axes[0].loglog(grid, limits.spectral_gaps(seed, tuple(grid)), alpha=0.7)
+axes[0].set(title="Commuting sensing: six problems", ylim=(1e-6, 2))
+axes[1].semilogx(grid, limits.spectral_gaps(limits.RISING_SEED, tuple(grid)), "k-")
+sensing, _, spectra = limits.commuting_sensing(np.random.default_rng(limits.RISING_SEED))
+for scale in (1.0, 0.3, 0.1):
+    norm, _ = limits.commuting_limit(limits.RISING_SEED, scale)
+    axes[1].semilogx(scale, norm / convex.minimum_l1(spectra, sensing.y)[1] - 1, "o", color="#D55E00")
+axes[1].set(title=f"Seed {limits.RISING_SEED}: it rises first (circles: flows)", xlim=(1e-3, 10))
+for axis in axes:
     axis.invert_xaxis()
-    axis.set(
-        xlabel="size s of the initialisation",
-        ylabel="relative gap to the minimum nuclear norm",
-        title=f"{name}: one line a seed ({rows.shape[1]} seeds)",
-    )
+    axis.set(xlabel="size s of the initialisation", ylabel="relative gap to the minimum nuclear norm")
 show(figure)
 
 # %% [markdown]
 # ## Depth
 #
 # For $W=F_1\cdots F_N$ with balanced factors, $\dot\sigma_r=-N(\sigma_r^2)^{1-1/N}\langle\nabla
-# L,u_rv_r^T\rangle$:
-# small singular values stay small the longer, the deeper the product. Completion of a 24x24 matrix of rank 2:
+# L,u_rv_r^T\rangle$: small singular values stay small the longer, the deeper the product. Completion of a 24x24
+# matrix of rank 2:
 
 # %%
 runs = bias.depth_runs([1100 + k for k in range(3 if settings.quick else 6)])
@@ -147,10 +137,9 @@ right.legend()
 show(figure)
 
 # %% [markdown]
-# Rank and error fall with depth in the median (at depth 4 a few seeds end at a wrong matrix of low rank), but
-# the nuclear norm of the deeper nets is that of the target, not smaller: the convex minimum of the nuclear
-# norm is lower and recovers worse (claim 12). A norm does not capture what depth does. Singular values over
-# time, depth 2 and 3, from the same small start:
+# Rank and error fall from $N=1$ to 2 to 3, paired by problem; from 3 to 4 nothing can be claimed (claim 11). The
+# nuclear norm of three factors lies *above* that of two although they recover better (claim 12): a norm does not
+# capture what depth does. Singular values over time, depth 2 and 3, from the same small start:
 
 # %%
 single, target = random_completion(12, 2, 90, [3])
@@ -160,7 +149,7 @@ for axis, depth in zip(axes, (2, 3)):
     times, spectra, clock = [], [], 0.0
     for until in np.linspace(0.02, 1.5 if depth == 2 else 6.0, 40):
         end = adaptive_flow(single, flow, stop_loss=0.0, horizon=until - clock, rtol=1e-4, atol=1e-8)
-        flow.initial, clock = end.states, until
+        flow, clock = flow.started(end.states), until
         times.append(until)
         spectra.append(observables.singular_values(end.weights)[0])
     axis.semilogy(times, np.maximum(spectra, 1e-6))

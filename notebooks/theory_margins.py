@@ -7,10 +7,8 @@
 # %% [markdown]
 # # Margins
 #
-# **Statement.** On separable data the loss has no minimum; gradient flow runs to infinity in some direction.
-# The
-# paper quotes that for deep linear networks this is the direction of maximum margin (Ji and Telgarsky;
-# Gunasekar
+# **Statement.** On separable data the loss has no minimum; gradient flow runs to infinity in some direction. The
+# paper quotes that for deep linear networks this is the direction of maximum margin (Ji and Telgarsky; Gunasekar
 # et al. 2018). Which margin depends on the structure of $M$.
 
 # %% tags=["parameters"]
@@ -35,13 +33,10 @@ from theory.figures import panels, show, show_ledger
 #    p_i\propto e^{-y_iw^Tx_i}. $$
 #
 # Its path is the same, but $\lVert\theta\rVert^2$ grows exponentially in $\tau$ where it grew like $\log t$:
-# margins that would
-# need time $e^{1000}$ are reached. $L$ itself underflows, so everything is computed from $\log L$. Limit
-# directions
-# satisfy the optimality conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$. For unconstrained
-# $M$,
-# $\min\lVert w'\rVert^2+\lVert M\rVert_F^2=2\lVert w\rVert_2$: maximum $\ell_2$ margin. For diagonal $M$,
-# $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin.
+# margins that would need time $e^{1000}$ are reached. $L$ itself underflows, so everything is computed from $\log
+# L$. Limit directions satisfy the optimality conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$.
+# For unconstrained $M$, $\min\lVert w'\rVert^2+\lVert M\rVert_F^2=2\lVert w\rVert_2$: maximum $\ell_2$ margin.
+# For diagonal $M$, $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin.
 #
 # ## Experiment
 
@@ -49,7 +44,7 @@ from theory.figures import panels, show, show_ledger
 # The first seed whose l1 and l2 directions are at least 10 degrees apart.
 rng = np.random.default_rng(margins.distinct_seeds(1)[0])
 problem = margins.separable_data(rng)
-free, diagonal = margins.small_starts(rng, problem.shape[0])
+free, diagonal = margins.small_starts(problem, rng)
 paths = {
     "unconstrained M": margins.margin_path(problem, free),
     "diagonal M": margins.margin_path(problem, diagonal),
@@ -68,14 +63,13 @@ show(figure)
 # %% [markdown]
 # ## A picture in the plane
 #
-# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal
-# directions.
+# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal directions.
 
 # %%
 seed = margins.distinct_seeds(1, n=2, samples=9)[0]
 flat = margins.separable_data(np.random.default_rng(seed), n=2, count=9)
 best = {norm: convex.maximum_margin(flat.signed, norm)[0] for norm in ("l2", "l1")}
-free, diagonal = margins.small_starts(np.random.default_rng(3), 2)
+free, diagonal = margins.small_starts(flat, np.random.default_rng(3))
 figure, (left, right) = panels(2, 4.2, 3.8)
 signs = flat.labels > 0
 left.plot(*flat.X[:, signs], "o", color="#0072B2", label="+1")
@@ -102,7 +96,29 @@ right.legend(fontsize=8)
 show(figure)
 
 # %% [markdown]
+# ## Alignment
+#
+# What tells the factorised flow from $w'$ alone, which would reach the same direction, is that the factors align: $M$
+# loses all its singular values but one, whose direction is that of $w'$. The imbalance $w'w'^T-MM^T$ stays constant
+# while $\sigma_1$ grows with the margin, $\sigma_1^2\approx\lVert w\rVert\propto\log(1/L)$, so
+# $\sigma_2/\sigma_1\propto\log(1/L)^{-1/2}$.
+
+# %%
+free, _ = margins.small_starts(problem, np.random.default_rng(3))
+path = margins.margin_path(problem, free)
+spread, off = margins.alignment(free, path.states)
+late = path.levels <= -1
+figure, (left, right) = panels(2)
+left.loglog(-path.levels[late], spread[late], "o-", label=r"$\sigma_2/\sigma_1$ of M")
+left.loglog(-path.levels[late], spread[-1] * np.sqrt(path.levels[-1] / path.levels[late]), "k--", label="slope -1/2")
+right.loglog(-path.levels[late], np.maximum(off[late], 1e-16), "s-", color="#D55E00")
+left.set(xlabel=r"$\log(1/L)$", ylabel="ratio", title="M becomes rank one")
+right.set(xlabel=r"$\log(1/L)$", ylabel=r"$1-|\langle u_1,w'\rangle|/\Vert w'\Vert$", title="and points along w'")
+left.legend()
+show(figure)
+
+# %% [markdown]
 # ## Verdict
 
 # %%
-show_ledger([15], profile, out, results)
+show_ledger([15, 22], profile, out, results)

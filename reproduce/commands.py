@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reproduce import fingerprints, notebooks, plan, progress, tables
+from reproduce import fingerprints, notebooks, plan, progress, tables, theory
 from reproduce.executors import LocalExecutor, Report
 from reproduce.runs import Run, declared_id
 from reproduce.store import Store, differences
@@ -355,5 +355,6 @@ COMMANDS = {
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
+    "theory": Command("the claims of section 5 and the theory's notebooks", theory.declare, theory.run),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }

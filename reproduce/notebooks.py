@@ -38,11 +38,11 @@ KERNEL = "python3"
 
 
 def names(tables: tuple[int, ...]) -> list[str]:
-    """Notebooks to execute: those of the chosen tables; with all tables, also those that belong to none."""
+    """Notebooks to execute: those of the chosen tables; with all tables, also those of none but the theory's."""
     if not SOURCES.is_dir():
         raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
     if set(tables) == set(plan.tables()):
-        return [path.stem for path in sorted(SOURCES.glob("*.py"))]
+        return [path.stem for path in sorted(SOURCES.glob("*.py")) if not path.stem.startswith("theory_")]
     return [f"table{number}" for number in sorted(tables)]
 
 
@@ -65,8 +65,7 @@ def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
         files = sorted((store.folder / "tables").glob(f"{name}*.csv"))
         parts.append(_text_hash(files))
     else:
-        packages = ("nsl", "theory") if name.startswith("theory") else ("nsl",)
-        parts += [_text_hash(sorted((ROOT / package).rglob("*.py"))) for package in packages]
+        parts.append(_text_hash(sorted((ROOT / "nsl").rglob("*.py"))))
     return digest(parts)
 
 

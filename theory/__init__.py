@@ -1,5 +1,4 @@
-"""Gradient flows of a factorised weight, their closed forms, and a ledger of checked claims (paper, section
-5).
+"""Gradient flows of a factorised weight, their closed forms, and a ledger of checked claims (paper, section 5).
 
 Your own problem, both flows of equation (6), their invariants and their limit:
 
@@ -16,8 +15,12 @@ True True ["W'W'^T - M M^T"]
 >>> print(max(nsl.invariants().values()) < 1e-9, nsl.limit().shape)    # drift of the conserved quantity
 True (4, 2)
 
-`python -m theory --help` runs the ledger, the notebooks and the speed comparison. Names are imported on first
-use, so that `import theory` itself stays light.
+A loss of your own is a subclass of `Problem` (`shape`, `loss`, `descent`), a factorisation of your own one of
+`Parametrisation` (`weight`, `velocity`, `weight_velocity`, and `invariants` where there are any), and a claim of your
+own a function under the decorator `claim`, checked by `check` and printed by `ledger_text` in the ledger's format.
+
+`python -m theory --help` runs the ledger and the speed comparison. Names are imported on first use, so that
+`import theory` itself stays light.
 """
 
 from __future__ import annotations
@@ -27,44 +30,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theory.batched import adaptive_flow as adaptive_flow
-    from theory.flows import (
-        DiagonalSimilarity as DiagonalSimilarity,
-    )
-    from theory.flows import (
-        Factorised as Factorised,
-    )
-    from theory.flows import (
-        Product as Product,
-    )
-    from theory.flows import (
-        Standard as Standard,
-    )
-    from theory.flows import (
-        Tied as Tied,
-    )
-    from theory.integrators import FlowError as FlowError
-    from theory.integrators import Trajectory as Trajectory
-    from theory.integrators import gradient_descent as gradient_descent
-    from theory.integrators import implicit_midpoint as implicit_midpoint
+    from theory.claims.ledger import Finding as Finding
+    from theory.claims.ledger import Settings as Settings
+    from theory.claims.ledger import check as check
+    from theory.claims.ledger import claim as claim
+    from theory.claims.ledger import ledger_text as ledger_text
+    from theory.claims.ledger import verdict_of as verdict_of
+    from theory.flows import DiagonalSimilarity as DiagonalSimilarity
+    from theory.flows import Factorised as Factorised
+    from theory.flows import Parametrisation as Parametrisation
+    from theory.flows import Product as Product
+    from theory.flows import Standard as Standard
+    from theory.flows import Tied as Tied
     from theory.integrators import integrate as integrate
-    from theory.problems import (
-        LinearRegression as LinearRegression,
-    )
-    from theory.problems import (
-        MatrixCompletion as MatrixCompletion,
-    )
-    from theory.problems import (
-        MatrixSensing as MatrixSensing,
-    )
-    from theory.problems import (
-        SeparableClassification as SeparableClassification,
-    )
+    from theory.problems import LinearRegression as LinearRegression
+    from theory.problems import MatrixCompletion as MatrixCompletion
+    from theory.problems import MatrixSensing as MatrixSensing
+    from theory.problems import Problem as Problem
+    from theory.problems import SeparableClassification as SeparableClassification
+    from theory.steps import gradient_descent as gradient_descent
+    from theory.steps import implicit_midpoint as implicit_midpoint
+    from theory.trajectory import FlowError as FlowError
+    from theory.trajectory import Trajectory as Trajectory
 
 _HOME = {
-    "problems": ("LinearRegression", "MatrixCompletion", "MatrixSensing", "SeparableClassification"),
-    "flows": ("DiagonalSimilarity", "Factorised", "Product", "Standard", "Tied"),
-    "integrators": ("FlowError", "Trajectory", "gradient_descent", "implicit_midpoint", "integrate"),
+    "problems": ("LinearRegression", "MatrixCompletion", "MatrixSensing", "Problem", "SeparableClassification"),
+    "flows": ("DiagonalSimilarity", "Factorised", "Parametrisation", "Product", "Standard", "Tied"),
+    "integrators": ("integrate",),
+    "steps": ("gradient_descent", "implicit_midpoint"),
+    "trajectory": ("FlowError", "Trajectory"),
     "batched": ("adaptive_flow",),
+    "claims.ledger": ("Finding", "Settings", "check", "claim", "ledger_text", "verdict_of"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)

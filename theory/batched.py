@@ -1,5 +1,4 @@
-"""Many flows at once: an adaptive Dormand-Prince integrator in which every member of the batch has its own
-step.
+"""Many flows at once: an adaptive Dormand-Prince integrator in which every member of the batch has its own step.
 
 `theory.integrators` shares one step between the members and aims at machine precision. For the statistical
 claims (completion over many seeds) what counts is a faithful path at moderate tolerance, with escapes from
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from theory.arrays import Array
 from theory.flows import Parametrisation
-from theory.integrators import FlowError
-from theory.problems import Array, MatrixCompletion, MatrixSensing, Problem
+from theory.problems import Problem
+from theory.trajectory import FlowError
 
 _A = (
     (1 / 5,),
@@ -30,9 +30,7 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 @dataclass
 class BatchEnd:
-    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each member met the criterion
-    [B].
-    """
+    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each member met the criterion [B]."""
 
     states: Array
     weights: Array
@@ -40,18 +38,6 @@ class BatchEnd:
     times: Array
     converged: np.ndarray
     evaluations: int
-
-
-def select(problem: Problem, members: np.ndarray) -> Problem:
-    """The problem restricted to some members of its batch (itself, if its data are shared)."""
-    if isinstance(problem, MatrixCompletion) and problem.positions.ndim == 2:
-        part = object.__new__(MatrixCompletion)
-        part.shape, part.scale = problem.shape, problem.scale
-        part.positions, part.values = problem.positions[members], problem.values[members]
-        return part
-    if isinstance(problem, MatrixSensing) and problem.y.ndim == 2:
-        return MatrixSensing(problem.A[members], problem.y[members])
-    return problem
 
 
 def adaptive_flow(
@@ -64,8 +50,8 @@ def adaptive_flow(
     atol: float = 1e-7,
     max_steps: int = 20_000,
 ) -> BatchEnd:
-    """Follow B gradient flows until each one's loss is below `stop_loss`, its time beyond `horizon`, or
-    `max_steps`.
+    """Follow B gradient flows until each one's loss is below `stop_loss`, its time beyond `horizon`,
+    or for `max_steps`.
 
     Args:
         parametrisation: its initial state is [B, D].
@@ -81,7 +67,7 @@ def adaptive_flow(
     active = np.arange(count)
     converged = np.zeros(count, dtype=bool)
     evaluations = 0
-    part, y = select(problem, active), states.copy()
+    part, y = problem.members(active), states.copy()
 
     def velocity(state: Array) -> Array:
         return parametrisation.velocity(state, part.descent(parametrisation.weight(state)))
@@ -118,7 +104,7 @@ def adaptive_flow(
             active, y, first = active[~stop], y[~stop], first[~stop]
             if len(active) == 0:
                 break
-            part = select(problem, active)
+            part = problem.members(active)
     states[active] = y
     weights = parametrisation.weight(states)
     return BatchEnd(states, weights, problem.loss(weights), times, converged, evaluations)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import qr
 
-from theory.problems import Array, LinearRegression
+from theory.arrays import Array
+from theory.problems import LinearRegression
 
 
 def standard_flow(problem: LinearRegression, W0: Array, times: Array) -> Array:
@@ -20,17 +21,15 @@ def standard_flow(problem: LinearRegression, W0: Array, times: Array) -> Array:
 
 
 def standard_limit(problem: LinearRegression, W0: Array) -> Array:
-    """`Pi W0 + (X^T)^+ Y^T` [n, m]: what the start has off the range of X stays; the rest is least
-    squares.
-    """
+    """`Pi W0 + (X^T)^+ Y^T` [n, m]: what the start has off the range of X stays; the rest is least squares."""
     return problem.null_projector @ W0 + problem.minimum_norm_solution
 
 
 def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
     """`(M^T M, W'^T W')` of a lambda-balanced pair as functions of `weight` [..., n, m] alone.
 
-    `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}`, `W'^T W' = lam/2 + (lam^2/4 + W^T W)^{1/2}`. For lam > 0 the
-    second holds for m = n only (for m > n it lacks a projector off W's kernel).
+    `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}` and `W'^T W' = P [lam/2 + (lam^2/4 + W^T W)^{1/2}] P`, where P projects
+    on the row space of W if m > n (W' has no more than n rows), and is the identity otherwise.
     """
     n, m = weight.shape[-2:]
     # From W's own SVD: the root of W W^T would lose half of the digits where W is singular.
@@ -42,7 +41,11 @@ def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
         padded[..., : values.shape[-1]] = values
         return (basis * (np.sqrt(lam**2 / 4 + padded**2) + shift)[..., None, :]) @ basis.swapaxes(-1, -2)
 
-    return gram(u, n, -lam / 2), gram(v, m, lam / 2)
+    right = gram(v, m, lam / 2)
+    if m > n:
+        rows = v[..., :n] @ v[..., :n].swapaxes(-1, -2)
+        right = rows @ right @ rows
+    return gram(u, n, -lam / 2), right
 
 
 def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Array, lam: float, times: Array) -> Array:
@@ -84,17 +87,13 @@ def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Arr
 
 
 def saxe_mode(target: float, start: float, times: Array) -> Array:
-    """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe
-    et al.).
-    """
+    """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe et al.)."""
     growth = np.exp(-2 * target * np.asarray(times))
     return target / (1 + (target / start - 1) * growth)
 
 
 def depth_modes_rate(values: Array, slopes: Array, depth: int) -> Array:
-    """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad
-    v.
-    """
+    """`d sigma_r/dt = -N (sigma_r^2)^{1 - 1/N} <grad L, u_r v_r^T>` (Arora et al. 2019), `slopes` = -u^T grad v."""
     return depth * (values**2) ** (1 - 1 / depth) * slopes
 
 

@@ -6,10 +6,26 @@ only.
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.optimize import linprog, minimize
 
-from theory.problems import Array, MatrixSensing
+from theory.arrays import Array
+from theory.problems import MatrixSensing
+
+
+def _solve(program: Any, tolerance: float) -> None:
+    """Solve with Clarabel to `tolerance`, or to the finest of 10 and 100 times that which it reaches."""
+    for looser in (1, 10, 100):
+        names = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "inaccurate" is what the status says, and is tried again
+            program.solve(solver="CLARABEL", **dict.fromkeys(names, looser * tolerance))
+        if program.status != "optimal_inaccurate":
+            return
 
 
 def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8) -> tuple[Array, float]:
@@ -27,10 +43,57 @@ def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, toleranc
     flat = A.transpose(0, 2, 1).reshape(len(A), -1)  # cvxpy's vec is column by column
     goal = cp.trace(W) if positive else cp.normNuc(W)
     program = cp.Problem(cp.Minimize(goal), [flat @ cp.vec(W, order="F") == y])
-    program.solve(solver=cp.CLARABEL, tol_gap_abs=tolerance, tol_gap_rel=tolerance, tol_feas=tolerance)
+    _solve(program, tolerance)
     if W.value is None:
         raise ValueError(f"no matrix satisfies the {len(y)} measurements ({program.status}).")
     return np.asarray(W.value), float(program.value)
+
+
+def least_group_norm(A: Array, y: Array, *, tolerance: float = 1e-8) -> tuple[Array, float]:
+    """The matrix of least `sum_a ||row a||_2` with `<A_i, W> = y_i` (A [N, n, m], y [N]), and that sum."""
+    import cvxpy as cp
+
+    W = cp.Variable(A.shape[1:])
+    flat = A.transpose(0, 2, 1).reshape(len(A), -1)
+    program = cp.Problem(cp.Minimize(cp.sum(cp.norm(W, 2, axis=1))), [flat @ cp.vec(W, order="F") == y])
+    _solve(program, tolerance)
+    if W.value is None:
+        raise ValueError(f"no matrix satisfies the {len(y)} measurements ({program.status}).")
+    return np.asarray(W.value), float(program.value)
+
+
+def penalised_gap(X: Array, Y: Array, weight: float, norm: str, W: Array) -> tuple[float, float]:
+    """Duality gap of W in `min 1/2 ||Y - W^T X||^2 + weight * norm(W)`, over the objective, and the objective.
+
+    The residual R, scaled so that `X R^T` lies in the dual norm's ball of size `weight`, gives the lower bound
+    `<R, Y> - 1/2 ||R||^2`: a certificate that needs no solver.
+
+    Args:
+        X: [n, N]. Y: [m, N]. norm: "nuclear" or "rows" (group lasso over the rows of W [n, m]).
+    """
+    residual = Y - W.T @ X
+    slope = X @ residual.T
+    if norm == "nuclear":
+        size, dual = float(np.linalg.norm(W, "nuc")), float(np.linalg.norm(slope, 2))
+    elif norm == "rows":
+        size, dual = float(np.linalg.norm(W, axis=1).sum()), float(np.linalg.norm(slope, axis=1).max())
+    else:
+        raise ValueError(f'norm must be "nuclear" or "rows", got {norm!r}.')
+    objective = 0.5 * float(np.sum(residual**2)) + weight * size
+    scaled = residual * min(1.0, weight / max(dual, 1e-300))
+    bound = float(np.sum(scaled * Y)) - 0.5 * float(np.sum(scaled**2))
+    return (objective - bound) / objective, objective
+
+
+def penalised_minimum(X: Array, Y: Array, weight: float, norm: str) -> float:
+    """Minimum of `1/2 ||Y - W^T X||^2 + weight * norm(W)` by cvxpy; arguments as `penalised_gap`."""
+    import cvxpy as cp
+
+    W = cp.Variable((X.shape[0], Y.shape[0]))
+    size = cp.normNuc(W) if norm == "nuclear" else cp.sum(cp.norm(W, 2, axis=1))
+    program = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(Y - W.T @ X) + weight * size))
+    program.solve(solver=cp.CLARABEL)
+    return float(program.value)
 
 
 def completion_as_sensing(shape: tuple[int, int], positions: Array, values: Array) -> MatrixSensing:
@@ -41,9 +104,7 @@ def completion_as_sensing(shape: tuple[int, int], positions: Array, values: Arra
 
 
 def minimum_l1(X: Array, y: Array) -> tuple[Array, float]:
-    """beta [n] of least l1 norm with `X^T beta = y` (X [n, N], y [N]), and that norm, by linear
-    programming.
-    """
+    """beta [n] of least l1 norm with `X^T beta = y` (X [n, N], y [N]), and that norm, by linear programming."""
     n = X.shape[0]
     found = linprog(np.ones(2 * n), A_eq=np.concatenate([X.T, -X.T], axis=1), b_eq=y, bounds=(0, None))
     if found.status != 0:
@@ -58,42 +119,59 @@ def hypentropy(beta: Array, alpha: float) -> Array:
 
 
 def minimum_hypentropy(X: Array, y: Array, alpha: float) -> Array:
-    """beta [n] that minimises `q_alpha` subject to `X^T beta = y`, by damped Newton on the dual.
+    """beta [n] that minimises `q_alpha` subject to `X^T beta = y`.
 
-    The gradient of q_alpha is `arcsinh(beta / (2 alpha^2))`, so the minimiser is `beta = 2 alpha^2 sinh(X
-    nu)` with nu [N] minimising the convex `2 alpha^2 sum cosh(X nu) - y^T nu`.
+    Raises:
+        ValueError: the samples are linearly dependent, or Newton's method does not converge.
+    """
+    # For tiny alpha, start from the minimiser for 10 alpha.
+    nearby = None if alpha >= 0.1 else minimum_hypentropy(X, y, 10 * alpha)
+    return bregman_projection(X, y, np.full(X.shape[0], 4 * alpha**2), np.zeros(X.shape[0]), nearby=nearby)
 
+
+def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby: Array | None = None) -> Array:
+    """beta [n] with `X^T beta = y` nearest to `start` [n] in the Bregman divergence of the hypentropy of sizes |c|.
+
+    The potential's gradient is `arcsinh(2 beta_j / |c_j|)`, so `beta = |c|/2 sinh(z_0 + X nu)` with z_0 the gradient
+    at `start` and nu [N] minimising the convex `sum |c|/2 cosh(z_0 + X nu) - y^T nu`: damped Newton on the dual.
+
+    Args:
+        size: |c| [n], positive. nearby: a beta to start from (default: the fit nearest to `start` in l2).
     Raises:
         ValueError: the samples are linearly dependent, or Newton's method does not converge.
     """
     if np.linalg.matrix_rank(X) < X.shape[1]:
         raise ValueError(f"X {X.shape} has linearly dependent samples; drop the redundant ones.")
-    scale = 2 * alpha**2
-    # Start from the dual point nearest to that of the minimum l2-norm solution.
-    nu = np.linalg.lstsq(X, np.arcsinh(np.linalg.pinv(X.T) @ y / scale), rcond=None)[0]
-    tail = float(np.linalg.norm(y))
+    scale = size / 2
+    origin = np.arcsinh(start / scale)
+    if nearby is None:
+        nearby = start + np.linalg.pinv(X.T) @ (y - X.T @ start)
+    nu = np.linalg.lstsq(X, np.arcsinh(nearby / scale) - origin, rcond=None)[0]
+    tail = max(1.0, float(np.linalg.norm(y)))
 
     def value(candidate: Array) -> float:
         with np.errstate(over="ignore"):
-            return float(scale * np.sum(np.cosh(X @ candidate)) - y @ candidate)
+            return float(scale @ np.cosh(origin + X @ candidate) - y @ candidate)
 
     for _ in range(500):
-        z = X @ nu
-        residual = scale * (X.T @ np.sinh(z)) - y
-        if np.linalg.norm(residual) < 1e-14 * max(1.0, tail):
+        z = origin + X @ nu
+        residual = X.T @ (scale * np.sinh(z)) - y
+        if np.linalg.norm(residual) < 1e-14 * tail:
             break
-        hessian = scale * (X.T * np.cosh(z)) @ X
-        move = -np.linalg.solve(hessian, residual)
+        # The Hessian is A^T A; of its condition number, A has the root only. Large rows first keep QR stable.
+        root = np.sqrt(scale * np.cosh(z))[:, None] * X
+        factor = np.linalg.qr(root[np.argsort(-np.linalg.norm(root, axis=1))], mode="r")
+        move = -solve_triangular(factor, solve_triangular(factor, residual, trans="T"))
         length, here, slope = 1.0, value(nu), float(residual @ move)
         while length > 1e-12 and not value(nu + length * move) <= here + 1e-4 * length * slope + 1e-15 * abs(here):
             length /= 2
         nu = nu + length * move
         if np.linalg.norm(length * move) < 1e-15 * (1 + np.linalg.norm(nu)):
             break
-    z = X @ nu
-    if np.linalg.norm(scale * (X.T @ np.sinh(z)) - y) > 1e-9 * max(1.0, tail):
-        raise ValueError(f"the hypentropy program did not converge for alpha = {alpha:g}.")
-    return scale * np.sinh(z)
+    beta = scale * np.sinh(origin + X @ nu)
+    if np.linalg.norm(X.T @ beta - y) > 1e-9 * tail:
+        raise ValueError(f"the hypentropy program did not converge for sizes from {np.min(size):g}.")
+    return beta
 
 
 def is_separable(signed: Array) -> bool:
@@ -107,8 +185,12 @@ def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:
 
     Args:
         signed: `y_i x_i` as columns, [n, N].
+    Raises:
+        ValueError: the norm is unknown, or no hyperplane through the origin separates the data.
     """
     n, count = signed.shape
+    if not is_separable(signed):
+        raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
     if norm == "l1":
         # maximise gamma subject to signed^T (p - q) >= gamma, sum(p + q) <= 1
         cost = np.append(np.zeros(2 * n), -1.0)

@@ -1,5 +1,4 @@
-"""Dynamical systems of section 5.2: the dynamic neural unit, and residual NSL layers as Euler steps of an
-ODE.
+"""Dynamical systems of section 5.2: the dynamic neural unit, and residual NSL layers as Euler steps of an ODE.
 
 torch and `nsl` are imported where layers are built, so that this module stays light.
 """
@@ -14,7 +13,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-from theory.problems import Array
+from theory.arrays import Array
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +37,7 @@ class DynamicNeuralUnit:
         return -self.decay * np.asarray(state) + np.tanh(self.weight * np.asarray(state) + drive)
 
     def equilibria(self, drive: float) -> list[tuple[float, bool]]:
-        """All equilibria, lowest first, each with whether it is stable (negative derivative of the
-        velocity).
-        """
+        """All equilibria, lowest first, each with whether it is stable (negative derivative of the velocity)."""
         grid = np.linspace(-1.1 / self.decay, 1.1 / self.decay, 4001)
         values = self.velocity(grid, drive)
         found = []
@@ -121,9 +118,7 @@ def dynamic_residual_layer(kernel: Array, predictor: torch.nn.Module, step: floa
 
 
 def convolution_matrix(kernel: Array, size: int) -> Array:
-    """The matrix [size^2, size^2] of a 3x3 convolution (`kernel` [9]) of a size x size map with zero
-    padding.
-    """
+    """The matrix [size^2, size^2] of a 3x3 convolution (`kernel` [9]) of a size x size map with zero padding."""
     matrix = np.zeros((size * size, size * size))
     for row in range(size):
         for column in range(size):

@@ -1,6 +1,4 @@
-"""What the theory notebooks share: a plotting style that colour-blind readers can use, and the ledger's
-rows.
-"""
+"""What the theory notebooks share: a plotting style that colour-blind readers can use, and the ledger's rows."""
 
 from __future__ import annotations
 

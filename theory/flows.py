@@ -1,5 +1,4 @@
-"""Parametrisations of the effective weight `W` and the gradient flow each of them induces (paper, equation
-(6)).
+"""Parametrisations of the effective weight `W` and the gradient flow that each induces (paper, equation (6)).
 
 With `S = -grad L(W)`, gradient flow on the parameters `theta` of `W(theta)` is `theta' = (dW/dtheta)^* S`.
 A state is one flat float64 vector [..., D] of all parameters; leading axes are batch axes.
@@ -7,17 +6,17 @@ A state is one flat float64 vector [..., D] of all parameters; leading axes are 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.problems import Array, as_float
-
-
-def _t(matrix: Array) -> Array:
-    return matrix.swapaxes(-1, -2)
+from theory.arrays import Array, as_float
+from theory.arrays import transpose as _t
 
 
 class Parametrisation(ABC):
@@ -27,14 +26,29 @@ class Parametrisation(ABC):
         block_shapes: the shape of every parameter block, in the order in which they lie in the state.
         shape: (n, m) of W.
         initial: the initial state [..., D].
+        degree: the number of blocks that are multiplied to make W, so that W is homogeneous of this degree.
     """
 
     block_names: tuple[str, ...]
+    degree: int = 2
 
     def __init__(self, blocks: list[Array], shape: tuple[int, int]) -> None:
         self.block_shapes = tuple(block.shape[-2:] for block in blocks)
         self.shape = shape
         self.initial = self.pack(*blocks)
+
+    def started(self, state: ArrayLike) -> Self:
+        """The same parametrisation from another initial state [..., D]; this object is not changed.
+
+        Raises:
+            ValueError: the state has another number of parameters.
+        """
+        start = as_float("state", state, 1)
+        if start.shape[-1] != self.initial.shape[-1]:
+            raise ValueError(f"state must have {self.initial.shape[-1]} entries, got shape {start.shape}.")
+        twin = copy.copy(self)
+        twin.initial = start
+        return twin
 
     @staticmethod
     def pack(*blocks: Array) -> Array:
@@ -64,6 +78,10 @@ class Parametrisation(ABC):
     def weight_velocity(self, state: Array, descent: Array) -> Array:
         """dW/dt [..., n, m]: the right-hand side of the flow of W, written in the parameters."""
 
+    def penalty(self, state: Array) -> Array:
+        """What the objective adds to the loss, [...]: zero but for weight decay."""
+        return np.zeros(state.shape[:-1])
+
     def invariants(self, state: Array) -> dict[str, Array]:
         """Quantities which every gradient flow of this parametrisation conserves, whatever the loss."""
         return {}
@@ -73,6 +91,7 @@ class Standard(Parametrisation):
     """`W` itself: dW/dt = S. `W0` [..., n, m]."""
 
     block_names = ("W",)
+    degree = 1
 
     def __init__(self, W0: ArrayLike) -> None:
         start = as_float("W0", W0, 2)
@@ -143,6 +162,11 @@ class DiagonalSimilarity(Parametrisation):
         kernel, mask = as_float("W_prime0", W_prime0, 2), as_float("mu0", mu0, 1)
         if mask.shape[-1] != kernel.shape[-2]:
             raise ValueError(f"mu0 must have {kernel.shape[-2]} entries, one a row of W_prime0, got {mask.shape}.")
+        if mask.shape[:-1] != kernel.shape[:-2]:
+            raise ValueError(
+                f"mu0 {mask.shape} must be the diagonal of M alone, with the batch axes of W_prime0 {kernel.shape}; "
+                "of a matrix M, give np.diagonal(M)."
+            )
         super().__init__([kernel, mask[..., None]], kernel.shape[-2:])
 
     def weight(self, state: Array) -> Array:
@@ -201,12 +225,8 @@ class Product(Parametrisation):
             if left.shape[-1] != right.shape[-2]:
                 raise ValueError(f"factors[{j}] {left.shape} and factors[{j + 1}] {right.shape} cannot be multiplied.")
         self.block_names = tuple(f"F{j + 1}" for j in range(len(checked)))
+        self.degree = len(checked)
         super().__init__(checked, (checked[0].shape[-2], checked[-1].shape[-1]))
-
-    @property
-    def depth(self) -> int:
-        """The number of factors N."""
-        return len(self.block_shapes)
 
     def weight(self, state: Array) -> Array:
         blocks = self.blocks(state)
@@ -251,10 +271,39 @@ class Product(Parametrisation):
         }
 
 
-def balanced_factors(weight: ArrayLike, depth: int) -> list[Array]:
-    """`depth` factors [n, n] whose product is `weight` [n, n] and for which `F_j^T F_j = F_{j+1}
-    F_{j+1}^T`.
+class Decayed(Parametrisation):
+    """Another parametrisation with l2 weight decay: the objective is `L + 1/2 sum_j rates_j ||block_j||^2`.
+
+    Args:
+        inner: the parametrisation. rates: decay of each of its blocks, at least 0.
     """
+
+    def __init__(self, inner: Parametrisation, rates: Sequence[float]) -> None:
+        if len(rates) != len(inner.block_shapes) or min(rates) < 0:
+            raise ValueError(f"rates must be {len(inner.block_shapes)} numbers of at least 0, got {list(rates)}.")
+        self.inner, self.rates = inner, tuple(float(rate) for rate in rates)
+        self.block_names, self.degree = inner.block_names, inner.degree
+        self.block_shapes, self.shape, self.initial = inner.block_shapes, inner.shape, inner.initial
+        sizes = [rows * columns for rows, columns in self.block_shapes]
+        self._decay = np.repeat(self.rates, sizes)
+
+    def weight(self, state: Array) -> Array:
+        return self.inner.weight(state)
+
+    def velocity(self, state: Array, descent: Array) -> Array:
+        return self.inner.velocity(state, descent) - self._decay * state
+
+    def weight_velocity(self, state: Array, descent: Array) -> Array:
+        # W is linear in every factor; a tied factor counts twice.
+        times = self.degree / len(self.rates)
+        return self.inner.weight_velocity(state, descent) - sum(self.rates) * times * self.weight(state)
+
+    def penalty(self, state: Array) -> Array:
+        return 0.5 * np.sum(self._decay * state**2, axis=-1)
+
+
+def balanced_factors(weight: ArrayLike, depth: int) -> list[Array]:
+    """`depth` factors [n, n] whose product is `weight` [n, n], with `F_j^T F_j = F_{j+1} F_{j+1}^T`."""
     matrix = as_float("weight", weight, 2)
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}.")

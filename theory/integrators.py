@@ -1,130 +1,59 @@
-"""Integrators: adaptive solvers for the flow, a structure-preserving step, and gradient descent as people run
-it.
+"""Adaptive solvers that follow a gradient flow to rounding error, and the test for having reached its limit.
 
-Which solver `integrate(method="auto")` takes is decided anew for each time segment, from the spectral radius
-rho of the flow's Jacobian at the segment's start (power iteration) and the segment's length dt. An explicit
-method is held back by stability to steps of about 6 / rho, whatever the accuracy asked for, so it needs about
-`2 rho dt`
-evaluations of the flow:
+Which solver `integrate(method="auto")` takes is decided anew for each time segment, from the spectral radius rho of
+the flow's Jacobian at the segment's start (power iteration) and the segment's length dt. An explicit method is held
+back by stability to steps of about 6 / rho, whatever the accuracy asked for, so it needs about `2 rho dt` evaluations:
 
 * up to `EXPLICIT_BUDGET` evaluations: DOP853 (explicit, order 8, the most accurate);
 * beyond, with at most `RADAU_LIMIT` unknowns: Radau (implicit, order 5, dense Newton systems);
 * beyond, with at most `LSODA_LIMIT` unknowns: LSODA (switches between Adams and BDF);
 * beyond: DOP853 all the same, since an implicit step would cost more than the explicit ones it saves.
+
+Every tolerance is relative to the problem (its own velocities, gradients and weights), so that data in other units
+give the same path in other units.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
+from scipy.integrate import DOP853, LSODA, RK45, OdeSolver, Radau
+from scipy.optimize import minimize
 
-from theory import observables
+from theory.arrays import Array, as_float
 from theory.flows import Parametrisation
-from theory.problems import Array, Problem
+from theory.problems import Problem
+from theory.steps import check_shapes, velocity_of
+from theory.trajectory import FlowError, Trajectory
 
 EXPLICIT_BUDGET = 40_000
+IMPLICIT_STEPS = 1000
+#: So many segments, each twice as long, at rest on a plateau end a flow without convergence.
+PATIENCE = 8
 RADAU_LIMIT = 120
 LSODA_LIMIT = 400
-METHODS = ("auto", "DOP853", "LSODA", "Radau", "RK45")
+SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau": Radau, "RK45": RK45}
+METHODS = ("auto", *SOLVERS)
+#: A limit's gradient in W, relative to the largest on the path (and to that at W = 0).
+SMALL_GRADIENT = 1e-6
+#: Velocity that rounding of the state alone may cause, in units of the spectral radius times the state.
+ROUNDING = 64 * np.finfo(float).eps
 
 
-class FlowError(ValueError):
-    """A flow or an iteration left the range of floating point, or did not reach its limit."""
+def spectral_radius(
+    velocity: Callable[[Array], Array], state: Array, rate: Array, *, scale: float = 1e-3, iterations: int = 12
+) -> float:
+    """Largest |eigenvalue| of the flow's (symmetric) Jacobian at `state` [D], by power iteration on differences.
 
-
-@dataclass
-class Trajectory:
-    """A path of the flow (or the iterates of an algorithm).
-
-    Attributes:
-        times: [T] time (for iterations: step size times step number).
-        states: [T, ..., D] parameters.
-        dissipated: [T] the integral of `||d(state)/dt||^2` up to each time, summed over the batch; equal to
-            the loss lost so far for an exact gradient flow. NaN for discrete iterations.
-        converged: whether the convergence criterion was met.
-        methods: the solver used in each time segment.
-        evaluations: number of evaluations of the flow.
-    """
-
-    problem: Problem
-    parametrisation: Parametrisation
-    times: Array
-    states: Array
-    dissipated: Array
-    converged: bool
-    methods: list[str] = field(default_factory=list)
-    evaluations: int = 0
-
-    @cached_property
-    def weights(self) -> Array:
-        """Effective weights [T, ..., n, m]."""
-        return self.parametrisation.weight(self.states)
-
-    @cached_property
-    def losses(self) -> Array:
-        """[T, ...]."""
-        return self.problem.loss(self.weights)
-
-    @cached_property
-    def gradient_norms(self) -> Array:
-        """Frobenius norm of grad L(W), [T, ...]."""
-        return observables.frobenius_norm(self.problem.descent(self.weights))
-
-    @cached_property
-    def singular_values(self) -> Array:
-        """[T, ..., min(n, m)]."""
-        return observables.singular_values(self.weights)
-
-    @property
-    def nuclear_norms(self) -> Array:
-        """[T, ...]."""
-        return self.singular_values.sum(axis=-1)
-
-    @property
-    def frobenius_norms(self) -> Array:
-        """[T, ...]."""
-        return observables.frobenius_norm(self.weights)
-
-    def schatten(self, p: float) -> Array:
-        """`sum_r sigma_r^p` (no root), what a balanced product of depth 2/p pays for W, [T, ...]."""
-        return np.sum(self.singular_values**p, axis=-1)
-
-    @property
-    def effective_ranks(self) -> Array:
-        """[T, ...]."""
-        return observables.effective_rank(self.weights)
-
-    def invariants(self) -> dict[str, float]:
-        """Largest absolute drift along the path of each conserved quantity, by name."""
-        found = self.parametrisation.invariants(self.states)
-        return {name: float(np.max(np.abs(value - value[:1]))) for name, value in found.items()}
-
-    def limit(self, *, strict: bool = True) -> Array:
-        """The effective weight at the end, [..., n, m].
-
-        Raises:
-            FlowError: `strict` and the path has not converged.
-        """
-        if strict and not self.converged:
-            raise FlowError(
-                f"the path has not converged at time {self.times[-1]:.3g} (gradient norm "
-                f"{np.max(self.gradient_norms[-1]):.2e}); integrate longer, or ask for limit(strict=False)."
-            )
-        return self.weights[-1]
-
-
-def spectral_radius(velocity: Any, state: Array, rate: Array, iterations: int = 12) -> float:
-    """Largest |eigenvalue| of the flow's (symmetric) Jacobian at `state` [D], by power iteration on
-    differences.
+    Args:
+        rate: the velocity at `state`. scale: size of a state that counts as large, for states near zero.
     """
     direction = np.random.default_rng(0).standard_normal(state.shape)
     radius = 0.0
-    size = max(float(np.linalg.norm(state)), 1e-3)
+    size = max(float(np.linalg.norm(state)), scale)
     for _ in range(iterations):
         length = float(np.linalg.norm(direction))
         if length == 0 or not np.isfinite(length):
@@ -144,32 +73,189 @@ def choose_method(radius: float, duration: float, unknowns: int) -> str:
     return "LSODA" if unknowns <= LSODA_LIMIT else "DOP853"
 
 
-def _check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
-    if tuple(parametrisation.shape) != tuple(problem.shape):
-        raise ValueError(
-            f"the problem needs an effective weight of shape {tuple(problem.shape)}, the parametrisation "
-            "gives "
-            f"{tuple(parametrisation.shape)}."
-        )
+def curvature(problem: Problem, weight: Array) -> float:
+    """Largest curvature of the loss in W at `weight` [..., n, m]."""
+    length = float(np.linalg.norm(weight)) or 1.0
+    return spectral_radius(problem.descent, weight, problem.descent(weight), scale=length, iterations=8)
 
 
-def _solve(
-    right_side: Any,
-    span: tuple[float, float],
-    start: Array,
-    method: str,
-    rtol: float,
-    atol: float,
-    events: list[Any],
-) -> Any:
-    found = solve_ivp(right_side, span, start, method=method, rtol=rtol, atol=atol, events=events or None)
-    if found.status < 0 or not np.all(np.isfinite(found.y)):
-        raise FlowError(
-            f"the flow could not be continued beyond time {span[0]:.3g} ({method}): it became infinite or "
-            "too stiff; "
-            "start from a smaller initialisation or stop earlier."
-        )
-    return found
+def weight_scale(problem: Problem, weight: Array) -> float:
+    """How far W [..., n, m] is from where the gradient would vanish, in norm: ||S|| over the curvature in W."""
+    size = float(np.linalg.norm(problem.descent(weight)))
+    if size == 0:
+        return 0.0
+    bent = curvature(problem, weight)
+    return size / bent if bent > 0 else float(np.linalg.norm(weight)) or 1.0
+
+
+def leads_down(problem: Problem, parametrisation: Parametrisation, state: Array) -> bool:
+    """Whether the objective can be lowered from the neighbourhood of `state` [D]: a plateau, not a minimum.
+
+    Minimises (L-BFGS) from a point displaced by 10 % of the problem's own scale. First and second derivatives at
+    `state` would not do: at the origin of a deep product both vanish.
+    """
+    scale = weight_scale(problem, parametrisation.weight(state)) ** (1 / parametrisation.degree)
+    size = 0.1 * max(scale, float(np.max(np.abs(state))))
+    velocity = velocity_of(problem, parametrisation)
+
+    def objective(trial: Array) -> tuple[float, Array]:
+        loss = float(problem.loss(parametrisation.weight(trial))) + float(parametrisation.penalty(trial))
+        return loss, -velocity(trial)
+
+    here = objective(state)[0]
+    start = state + size * np.random.default_rng(0).standard_normal(state.shape) / np.sqrt(len(state))
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 0, "gtol": 0})
+    return float(found.fun) < here - 1e-6 * abs(here)
+
+
+@dataclass
+class _Run:
+    """One integration: the flow with its dissipation as last unknown, and the scales its tolerances refer to."""
+
+    problem: Problem
+    parametrisation: Parametrisation
+    shape: tuple[int, ...]
+    stop_gradient: float
+    stop_loss: float
+    rtol: float
+    atol: float
+    evaluations: int = 0
+    smallest: float = 1e-3
+    radius: float = 0.0
+    curvature: float = 0.0
+    fastest: Array = field(default_factory=lambda: np.zeros(1))
+    steepest: Array = field(default_factory=lambda: np.zeros(1))
+
+    def velocity(self, flat: Array) -> Array:
+        self.evaluations += 1
+        state = flat.reshape(self.shape)
+        descent = self.problem.descent(self.parametrisation.weight(state))
+        return self.parametrisation.velocity(state, descent).reshape(-1)
+
+    def right_side(self, _: float, extended: Array) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rate = self.velocity(extended[:-1])
+            return np.append(rate, rate @ rate)
+
+    def jacobian(self, _: float, extended: Array) -> Array:
+        """Derivative of `right_side` by central differences, for the implicit solvers, [D + 1, D + 1].
+
+        Their own differences would take ever larger steps in the last unknown, on which nothing depends.
+        """
+        states = extended[:-1].reshape(-1, self.shape[-1])
+        size = self.shape[-1]
+        whole = np.zeros((len(extended), len(extended)))
+        for member, state in enumerate(states):
+            part = self.problem.members(np.array([member])) if len(states) > 1 else self.problem
+            velocity = velocity_of(part, self.parametrisation)
+            step = 1e-6 * max(float(np.max(np.abs(state))), 1e-200)
+            shifts = step * np.eye(size)
+            place = slice(member * size, (member + 1) * size)
+            whole[place, place] = ((velocity(state + shifts) - velocity(state - shifts)) / (2 * step)).T
+        self.evaluations += 2 * size
+        whole[-1, :-1] = 2 * self.velocity(extended[:-1]) @ whole[:-1, :-1]
+        return whole
+
+    def speeds(self, flat: Array) -> Array:
+        """Largest velocity of each member, [members]."""
+        return np.max(np.abs(self.velocity(flat).reshape(-1, self.shape[-1])), axis=1)
+
+    def slopes(self, flat: Array) -> Array:
+        """||grad L(W)|| of each member, [members]."""
+        descent = self.problem.descent(self.parametrisation.weight(flat.reshape(self.shape)))
+        return np.linalg.norm(descent.reshape(-1, descent.shape[-2] * descent.shape[-1]), axis=1)
+
+    def look(self, flat: Array) -> None:
+        """Take the scales of this state into account: stiffness, curvature in W, velocity and gradient."""
+        self.radius = spectral_radius(self.velocity, flat, self.velocity(flat), scale=self.smallest)
+        weight = self.parametrisation.weight(flat.reshape(self.shape))
+        self.curvature = curvature(self.problem, weight)
+        self.fastest = np.maximum(self.fastest, self.speeds(flat))
+        self.steepest = np.maximum(self.steepest, self.slopes(flat))
+
+    def floors(self, flat: Array) -> Array:
+        """Velocity below which each member counts as at rest, [members].
+
+        Rounding of W moves S by the curvature times as much, and the velocity by what such an S would cause.
+        """
+        state = flat.reshape(self.shape)
+        weight = self.parametrisation.weight(state)
+        size = np.max(np.abs(weight), axis=(-1, -2), keepdims=True)
+        noise = ROUNDING * self.curvature * size * np.random.default_rng(0).choice([-1.0, 1.0], weight.shape)
+        velocity = self.parametrisation.velocity
+        caused = velocity(state, noise) - velocity(state, np.zeros_like(noise))
+        rounding = np.max(np.abs(caused.reshape(-1, self.shape[-1])), axis=1)
+        return np.maximum(self.stop_gradient * self.fastest, rounding) + 1e-300
+
+    def at_rest(self, flat: Array, floors: Array) -> bool:
+        """Whether every member is at rest and its gradient in W small."""
+        return bool(np.all(self.speeds(flat) <= floors) and np.all(self.slopes(flat) <= self.gentle))
+
+    @property
+    def gentle(self) -> Array:
+        """Gradient in W that counts as small, [members]."""
+        return SMALL_GRADIENT * self.steepest + 1e-300
+
+    def objective(self, flat: Array) -> float:
+        """Loss and penalty, summed over the members."""
+        state = flat.reshape(self.shape)
+        loss = self.problem.loss(self.parametrisation.weight(state))
+        return float(np.sum(loss) + np.sum(self.parametrisation.penalty(state)))
+
+    def fitted(self, flat: Array) -> bool:
+        """Whether the summed loss is below `stop_loss`."""
+        if self.stop_loss <= 0:
+            return False
+        return float(np.sum(self.problem.loss(self.parametrisation.weight(flat.reshape(self.shape))))) <= self.stop_loss
+
+    def ended(self, flat: Array) -> tuple[bool, bool]:
+        """(whether the path ends here, whether in a limit), asked where no event has occurred."""
+        if self.fitted(flat):
+            return True, True
+        floors = self.floors(flat)
+        speeds = self.speeds(flat)
+        if not self.problem.attained or np.any(speeds > floors):
+            return bool(np.all(speeds == 0)), False
+        steep = np.flatnonzero(self.slopes(flat) > self.gentle)
+        states = flat.reshape(-1, self.shape[-1])
+        for member in steep:
+            part = self.problem.members(np.array([member])) if len(states) > 1 else self.problem
+            alone = _Single(part)
+            if leads_down(alone, self.parametrisation, states[member]):
+                # At rest on a plateau: go on, unless nothing can move it.
+                return bool(speeds[member] <= 1e-14 * floors[member] or speeds[member] == 0), False
+        return True, True
+
+
+class _Single(Problem):
+    """One member of a batch as a problem without batch axes."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.shape = problem, problem.shape
+
+    def loss(self, weight: Array) -> Array:
+        return np.asarray(np.sum(self.problem.loss(weight)))
+
+    def descent(self, weight: Array) -> Array:
+        return self.problem.descent(weight).reshape(weight.shape)
+
+
+def _checked_times(times: ArrayLike) -> Array:
+    grid = as_float("times", times, 1)
+    if grid.ndim != 1 or len(grid) < 2 or grid[0] != 0 or np.any(np.diff(grid) <= 0):
+        raise ValueError("times must be a list of at least two increasing numbers that starts with 0.")
+    return grid
+
+
+def _check_numbers(method: str, horizon: float | None, **positive: float) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    if horizon is not None and not 0 < horizon < np.inf:
+        raise ValueError(f"horizon must be a positive, finite time, got {horizon}.")
+    for name, value in positive.items():
+        lowest = name in ("stop_gradient", "stop_loss", "atol")
+        if not (value >= 0 if lowest else value > 0):
+            raise ValueError(f"{name} must be {'at least 0' if lowest else 'above 0'}, got {value}.")
 
 
 def integrate(
@@ -177,7 +263,7 @@ def integrate(
     parametrisation: Parametrisation,
     *,
     times: ArrayLike | None = None,
-    horizon: float = 1e12,
+    horizon: float | None = None,
     method: str = "auto",
     rtol: float = 1e-13,
     atol: float = 1e-15,
@@ -187,205 +273,121 @@ def integrate(
 ) -> Trajectory:
     """Gradient flow of `problem` in the given parametrisation, from its initial state.
 
-    Without `times` the flow runs until every parameter's velocity is below `stop_gradient` (in units of
-    max(1, rho), rho the Jacobian's spectral radius, since rounding in the state moves the velocity by rho
-    times as much) or the summed loss below `stop_loss`, or until `horizon`; at most `samples`
-    of the solver's steps are kept of each time segment, whose length doubles.
+    Without `times` the flow runs until it is at rest in a limit, until the summed loss is below `stop_loss`, or until
+    `horizon`. At rest means: every parameter's velocity below `stop_gradient` times the largest on the path (or what
+    rounding causes), and the gradient in W below 1e-6 of its largest, or no direction that leads down. On a plateau
+    (near the origin of a product, say) the flow goes on; where it cannot move at all, it ends without convergence.
 
     Args:
         times: the exact times [T] to report, increasing, from 0; no convergence test then.
+        horizon: default 1e12, in units of 1/rho where the flow is slower than that.
         method: one of METHODS; "auto" follows the rule at the top of this module.
+        atol: error of the state per step, in units of min(1, scale of W).
+        samples: at most so many of the solver's steps are kept of each time segment, whose length doubles.
     Raises:
-        ValueError: shapes disagree, unknown method, times not increasing.
+        ValueError: shapes disagree, unknown method, times not finite and increasing, horizon not positive.
         FlowError: the solver failed or the flow became infinite.
     """
-    _check_shapes(problem, parametrisation)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
+    check_shapes(problem, parametrisation)
+    _check_numbers(
+        method, horizon, rtol=rtol, atol=atol, stop_gradient=stop_gradient, stop_loss=stop_loss, samples=samples
+    )
+    grid = None if times is None else _checked_times(times)
     start = parametrisation.initial
     batch = np.broadcast_shapes(start.shape[:-1], problem.loss(parametrisation.weight(start)).shape)
     start = np.broadcast_to(start, (*batch, start.shape[-1]))
-    shape, unknowns = start.shape, start.size
-    count = [0]
+    atol *= min(1.0, weight_scale(problem, parametrisation.weight(start)) or 1.0)
+    run = _Run(problem, parametrisation, start.shape, stop_gradient, stop_loss, rtol, atol)
+    flat = start.reshape(-1)
+    length = max(weight_scale(problem, parametrisation.weight(start)), float(np.max(np.abs(start)))) or 1.0
+    run.smallest = 1e-3 * min(1.0, length)
+    run.look(flat)
+    run.steepest = np.maximum(run.steepest, run.slopes(np.zeros_like(flat)))
+    if grid is not None:
+        return _reported(run, flat, grid, method)
+    end = horizon or 1e12 * max(1.0, 1 / max(run.radius, 1e-200))
+    return _to_rest(run, flat, end, method, samples)
 
-    def velocity(flat: Array) -> Array:
-        count[0] += 1
-        state = flat.reshape(shape)
-        return parametrisation.velocity(state, problem.descent(parametrisation.weight(state))).reshape(-1)
 
-    def right_side(_: float, extended: Array) -> Array:
-        # The last unknown accumulates the dissipation ||d(state)/dt||^2.
-        with np.errstate(over="ignore", invalid="ignore"):
-            rate = velocity(extended[:-1])
-            return np.append(rate, rate @ rate)
+def _advance(
+    run: _Run, span: tuple[float, float], extended: Array, method: str, rest: bool
+) -> tuple[list[float], list[Array], str, bool]:
+    """Times and states of the solver's steps within `span`, which solver it was, and whether a limit was reached.
 
-    extended = np.append(start.reshape(-1), 0.0)
-    radius = spectral_radius(velocity, extended[:-1], velocity(extended[:-1]))
-    grid = None if times is None else np.asarray(times, dtype=float)
-    if grid is not None and (grid.ndim != 1 or len(grid) < 2 or grid[0] != 0 or np.any(np.diff(grid) <= 0)):
-        raise ValueError("times must be a list of at least two increasing numbers that starts with 0.")
-    end = horizon if grid is None else float(grid[-1])
-    now, duration, reached = 0.0, min(end, 4 / max(radius, 4 / end)), 0
-    kept_times, kept = [np.zeros(1)], [extended[None]]
-    methods: list[str] = []
-    converged = False
-    while now < end and not converged:
-        if grid is None:
-            until = min(end, now + duration)
-        else:
-            reached += 1
-            until = float(grid[reached])
-        used = choose_method(radius, until - now, unknowns) if method == "auto" else method
-        floor = stop_gradient * max(1.0, radius)
+    With "auto", a solver that turns out to need far more work than foreseen ends before the end of the span: an
+    explicit one, since the flow became stiffer on the way; an implicit one, since the error it is asked for lies in
+    the rounding of its linear systems (long plateaus), whereupon the run's tolerances are relaxed, down to 1e-9.
+    Only ends of the solver's own steps count: its interpolants are less exact.
+    """
+    used = choose_method(run.radius, span[1] - span[0], len(extended) - 1) if method == "auto" else method
+    floors = run.floors(extended[:-1])
+    jacobian = {"jac": run.jacobian} if used in ("LSODA", "Radau") else {}
+    solver = SOLVERS[used](run.right_side, span[0], extended, span[1], rtol=run.rtol, atol=run.atol, **jacobian)
+    evaluations = run.evaluations + (4 * EXPLICIT_BUDGET if method == "auto" and used == "DOP853" else np.inf)
+    steps = IMPLICIT_STEPS if method == "auto" and used != "DOP853" and run.rtol < 1e-9 else np.inf
+    times: list[float] = []
+    states: list[Array] = []
+    start_objective = run.objective(extended[:-1]) if run.problem.attained else np.inf
+    while solver.status == "running" and run.evaluations < evaluations:
+        if len(times) >= steps:
+            run.rtol, run.atol = 30 * run.rtol, 30 * run.atol
+            break
+        solver.step()
+        if solver.status == "failed" or not np.all(np.isfinite(solver.y)):
+            raise FlowError(
+                f"the flow could not be continued beyond time {solver.t_old or span[0]:.3g} ({used}): it became "
+                "infinite or too stiff; start from a smaller initialisation or stop earlier."
+            )
+        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > 10 * start_objective + 1e-12:
+            raise FlowError(
+                f"the loss grows along the path (time {solver.t:.3g}): the parametrisation's velocity does not descend."
+            )
+        times.append(float(solver.t))
+        states.append(solver.y.copy())
+        flat = states[-1][:-1]
+        if rest and (run.fitted(flat) or (run.problem.attained and run.at_rest(flat, floors))):
+            return times, states, used, True
+    return times, states, used, False
 
-        def slow(_: float, y: Array, floor: float = floor) -> float:
-            return float(np.log(max(np.max(np.abs(velocity(y[:-1]))), 1e-300) / floor))
 
-        def fitted(_: float, y: Array) -> float:
-            total = float(np.sum(problem.loss(parametrisation.weight(y[:-1].reshape(shape)))))
-            return float(np.log(max(total, 1e-300) / stop_loss))
+def _reported(run: _Run, flat: Array, grid: Array, method: str) -> Trajectory:
+    """The states at the times of `grid`."""
+    extended, now, methods = np.append(flat, 0.0), 0.0, []
+    kept = [extended]
+    for until in grid[1:]:
+        while now < until:
+            times, states, used, _ = _advance(run, (now, float(until)), extended, method, False)
+            now, extended = times[-1], states[-1]
+            methods.append(used)
+            run.radius = spectral_radius(run.velocity, extended[:-1], run.velocity(extended[:-1]))
+        kept.append(extended)
+    return _trajectory(run, grid, np.stack(kept), False, methods)
 
-        events: list[Any] = [] if grid is not None else [slow]
-        if grid is None and stop_loss > 0:
-            events.append(fitted)
-        for event in events:
-            event.terminal, event.direction = True, -1
-        found = _solve(right_side, (now, until), extended, used, rtol, atol, events)
+
+def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> Trajectory:
+    """Segments of doubling length until the flow is at rest."""
+    extended = np.append(flat, 0.0)
+    now, duration = 0.0, min(end, 4 / max(run.radius, 4 / end))
+    kept_times, kept, methods = [0.0], [extended], []
+    stopped, converged = run.ended(flat)
+    resting = 0
+    while now < end and not stopped and resting < PATIENCE:
+        span = (now, min(end, now + duration))
+        times, states, used, stopped = _advance(run, span, extended, method, True)
         methods.append(used)
-        # Only ends of the solver's own steps are kept: its interpolant between them is less exact.
-        t, y = found.t[1:], found.y.T[1:]
-        if found.status == 1:
-            # The last point is interpolated; step to it from the one before.
-            again = _solve(right_side, (found.t[-2], found.t[-1]), found.y[:, -2], used, rtol, atol, [])
-            y[-1] = again.y[:, -1]
-            converged = True
-        if grid is not None:
-            pick = np.array([len(t) - 1])
-        else:
-            pick = np.unique(np.linspace(0, len(t) - 1, min(samples, len(t))).round().astype(int))
-        kept_times.append(t[pick])
-        kept.append(y[pick])
-        now, extended = float(t[-1]), y[-1]
-        if not converged and now < end:
-            rate = velocity(extended[:-1])
-            if grid is None or (len(methods) % 8 == 0):
-                radius = spectral_radius(velocity, extended[:-1], rate)
-            duration = max(duration * 2, 4 / max(radius, 4 / end))
-            if grid is None and np.max(np.abs(rate)) < stop_gradient * max(1.0, radius):
-                converged = True
-    path = np.concatenate(kept)
-    return Trajectory(
-        problem,
-        parametrisation,
-        np.concatenate(kept_times),
-        path[:, :-1].reshape(-1, *shape),
-        path[:, -1],
-        converged,
-        methods,
-        count[0],
-    )
+        for k in np.unique(np.linspace(0, len(times) - 1, min(samples, len(times))).round().astype(int)):
+            kept_times.append(times[k])
+            kept.append(states[k])
+        now, extended = times[-1], states[-1]
+        converged = stopped
+        if not stopped:
+            run.look(extended[:-1])
+            duration = max(duration * 2, 4 / max(run.radius, 4 / end))
+            stopped, converged = run.ended(extended[:-1])
+            resting = resting + 1 if np.all(run.speeds(extended[:-1]) <= run.floors(extended[:-1])) else 0
+    return _trajectory(run, np.array(kept_times), np.stack(kept), converged, methods)
 
 
-def _discrete(
-    problem: Problem,
-    parametrisation: Parametrisation,
-    states: list[Array],
-    step: float,
-    every: int,
-    last: int,
-) -> Trajectory:
-    ticks = [*range(0, last, every), last]
-    times = step * np.array(ticks[: len(states)], dtype=float)
-    return Trajectory(problem, parametrisation, times, np.stack(states), np.full(len(states), np.nan), False)
-
-
-def gradient_descent(
-    problem: Problem,
-    parametrisation: Parametrisation,
-    *,
-    step: float,
-    steps: int,
-    momentum: float = 0.0,
-    every: int = 1,
-) -> Trajectory:
-    """Gradient descent with a finite step (and heavy-ball momentum), what is run in practice: forward Euler.
-
-    Raises:
-        ValueError: step, steps or momentum out of range.
-        FlowError: the iteration diverges.
-    """
-    _check_shapes(problem, parametrisation)
-    if not step > 0 or steps < 1 or not 0 <= momentum < 1 or every < 1:
-        raise ValueError(
-            f"step must be > 0, steps and every >= 1 and momentum in [0, 1); got step={step}, steps={steps}, "
-            f"momentum={momentum}, every={every}."
-        )
-    state = np.array(parametrisation.initial)
-    memory = np.zeros_like(state)
-    states = [state.copy()]
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(1, steps + 1):
-            rate = parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
-            memory = momentum * memory + rate
-            state = state + step * memory
-            if not np.all(np.abs(state) < 1e150):
-                raise FlowError(f"gradient descent diverges at step {k} with step size {step:g}; use a smaller step.")
-            if k % every == 0 or k == steps:
-                states.append(state)
-    return _discrete(problem, parametrisation, states, step, every, steps)
-
-
-def runge_kutta(problem: Problem, parametrisation: Parametrisation, *, step: float, steps: int) -> Array:
-    """The state [..., D] after `steps` classical fourth-order Runge-Kutta steps."""
-
-    def velocity(state: Array) -> Array:
-        return parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
-
-    state = parametrisation.initial
-    for _ in range(steps):
-        a = velocity(state)
-        b = velocity(state + step / 2 * a)
-        c = velocity(state + step / 2 * b)
-        state = state + step / 6 * (a + 2 * b + 2 * c + velocity(state + step * c))
-    return state
-
-
-def implicit_midpoint(
-    problem: Problem, parametrisation: Parametrisation, *, step: float, steps: int, every: int = 1
-) -> Trajectory:
-    """Implicit midpoint rule, which conserves every quadratic invariant of the flow to rounding.
-
-    Each step's equation `y+ = y + h f((y + y+) / 2)` is solved by fixed-point iteration down to rounding.
-
-    Raises:
-        FlowError: the fixed-point iteration does not contract (the step is too large).
-    """
-    _check_shapes(problem, parametrisation)
-    if not step > 0 or steps < 1 or every < 1:
-        raise ValueError(f"step must be > 0 and steps, every >= 1, got step={step}, steps={steps}, every={every}.")
-
-    def velocity(state: Array) -> Array:
-        return parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
-
-    state = np.array(parametrisation.initial)
-    states = [state]
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(1, steps + 1):
-            middle = state + step / 2 * velocity(state)
-            change = before = np.inf
-            for _ in range(200):
-                renewed = state + step / 2 * velocity(middle)
-                change = float(np.max(np.abs(renewed - middle)))
-                middle = renewed
-                # Rounding level: the change no longer falls.
-                if change == 0 or (change >= before and change < 1e-13 * (1 + np.max(np.abs(state)))):
-                    break
-                before = change
-            else:
-                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
-            if not np.all(np.isfinite(middle)):
-                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
-            state = 2 * middle - state
-            if k % every == 0 or k == steps:
-                states.append(state)
-    return _discrete(problem, parametrisation, states, step, every, steps)
+def _trajectory(run: _Run, times: Array, path: Array, converged: bool, methods: list[str]) -> Trajectory:
+    states = path[:, :-1].reshape(-1, *run.shape)
+    return Trajectory(run.problem, run.parametrisation, times, states, path[:, -1], converged, methods, run.evaluations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from theory.problems import Array
+from theory.arrays import Array
 
 
 def singular_values(weight: Array) -> Array:

@@ -9,27 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.floating[Any]]
-
-
-def as_float(name: str, value: ArrayLike, ndim: int) -> Array:
-    """`value` as a float64 array with at least `ndim` axes; ValueError names `name` if it is not finite."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of real numbers: {error}.") from None
-    if array.ndim < ndim:
-        raise ValueError(f"{name} must have at least {ndim} axes, got shape {array.shape}.")
-    if array.size == 0:
-        raise ValueError(f"{name} is empty (shape {array.shape}); give at least one number.")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name} holds NaN or infinite entries; remove or replace them.")
-    return array
+from theory.arrays import Array, as_float, as_indices
 
 
 class Problem(ABC):
@@ -38,6 +23,9 @@ class Problem(ABC):
     shape: tuple[int, int]
     """(n, m): input and output dimension of `W`."""
 
+    attained: bool = True
+    """Whether the loss has a minimiser; without one, no flow has a finite limit."""
+
     @abstractmethod
     def loss(self, weight: Array) -> Array:
         """`L(W)` for `weight` [..., n, m]; returns [...]."""
@@ -45,6 +33,10 @@ class Problem(ABC):
     @abstractmethod
     def descent(self, weight: Array) -> Array:
         """`S = -grad L(W)` for `weight` [..., n, m]; same shape."""
+
+    def members(self, chosen: np.ndarray) -> Problem:
+        """The problem restricted to some members of its batch; itself, where all members share the data."""
+        return self
 
 
 class LinearRegression(Problem):
@@ -59,14 +51,18 @@ class LinearRegression(Problem):
 
     def __init__(self, X: ArrayLike, Y: ArrayLike) -> None:
         self.X = as_float("X", X, 2)
-        targets = np.asarray(Y, dtype=np.float64)
-        self.Y = as_float("Y", targets[None, :] if targets.ndim == 1 else targets, 2)
+        targets = as_float("Y", Y, 1)
+        self.Y = targets[None, :] if targets.ndim == 1 else targets
         if self.X.shape[-1] != self.Y.shape[-1]:
             raise ValueError(
                 f"X has {self.X.shape[-1]} samples and Y has {self.Y.shape[-1]}: both hold one sample a "
                 f"column (X [n, N], Y [m, N]), got shapes {self.X.shape} and {self.Y.shape}."
             )
         self.shape = (self.X.shape[-2], self.Y.shape[-2])
+
+    def members(self, chosen: np.ndarray) -> LinearRegression:
+        parts = (data[chosen] if data.ndim > 2 else data for data in (self.X, self.Y))
+        return LinearRegression(*parts)
 
     def residual(self, weight: Array) -> Array:
         """`r = Y - W^T X`, [..., m, N]."""
@@ -88,9 +84,7 @@ class LinearRegression(Problem):
 
     @cached_property
     def minimum_norm_solution(self) -> Array:
-        """`(X^T)^+ Y^T` [n, m], the least-squares solution of least norm (of every unitarily invariant
-        norm).
-        """
+        """`(X^T)^+ Y^T` [n, m], the least-squares solution that minimises every unitarily invariant norm."""
         return np.linalg.pinv(self.X.swapaxes(-1, -2)) @ self.Y.swapaxes(-1, -2)
 
     @property
@@ -135,6 +129,11 @@ class MatrixSensing(Problem):
         self.shape = (self.A.shape[-2], self.A.shape[-1])
         self._rows = self.A.reshape(*self.A.shape[:-2], -1)
 
+    def members(self, chosen: np.ndarray) -> MatrixSensing:
+        return MatrixSensing(
+            self.A[chosen] if self.A.ndim > 3 else self.A, self.y[chosen] if self.y.ndim > 1 else self.y
+        )
+
     def loss(self, weight: Array) -> Array:
         return 0.5 * np.sum(self._residual(weight) ** 2, axis=-1)
 
@@ -170,7 +169,7 @@ class MatrixCompletion(Problem):
     ) -> None:
         self.shape = (int(shape[0]), int(shape[1]))
         self.values = as_float("values", values, 1)
-        row, column = np.asarray(rows, dtype=np.int64), np.asarray(columns, dtype=np.int64)
+        row, column = as_indices("rows", rows), as_indices("columns", columns)
         if not row.shape == column.shape == self.values.shape:
             raise ValueError(
                 f"rows, columns and values must have one shape, got {row.shape}, {column.shape} and "
@@ -183,6 +182,22 @@ class MatrixCompletion(Problem):
         if np.any(ordered[..., 1:] == ordered[..., :-1]):
             raise ValueError("a position is observed twice; give every observed entry once.")
         self.scale = 2.0 / self.values.shape[-1] if mean else 1.0
+
+    def _with(self, positions: np.ndarray, values: Array) -> Self:
+        part = object.__new__(type(self))
+        part.shape, part.scale, part.positions, part.values = self.shape, self.scale, positions, values
+        return part
+
+    def scaled(self, factor: float) -> Self:
+        """The same positions with all observed entries times `factor`."""
+        return self._with(self.positions, self.values * factor)
+
+    def members(self, chosen: np.ndarray) -> Self:
+        return self._with(self.positions[chosen], self.values[chosen]) if self.positions.ndim == 2 else self
+
+    def single(self, member: int) -> Self:
+        """One problem of the batch, without batch axes."""
+        return self._with(self.positions[member], self.values[member])
 
     def residual(self, weight: Array) -> Array:
         """Observed minus predicted entries, [..., N]."""
@@ -214,6 +229,8 @@ class SeparableClassification(Problem):
     Raises:
         ValueError: labels are not +-1, shapes differ, or no hyperplane through the origin separates the data.
     """
+
+    attained = False
 
     def __init__(self, X: ArrayLike, labels: ArrayLike, loss: str = "exponential") -> None:
         self.X = as_float("X", X, 2)
@@ -265,6 +282,8 @@ class RescaledByLoss(Problem):
 
     The path is the same, but margins that take time `e^T` to reach are reached in time `T`.
     """
+
+    attained = False
 
     def __init__(self, problem: SeparableClassification) -> None:
         self.problem = problem

@@ -68,7 +68,8 @@ def test_a_tables_notebook_is_due_when_its_records_change_and_only_then(tmp_path
 
 def test_choosing_tables_leaves_out_all_other_notebooks() -> None:
     every = notebooks.names(plan.tables())
-    assert {"table1", "table2", "table3", "table4", "table6", "figures", "theory_flows"} <= set(every)
+    assert {"table1", "table2", "table3", "table4", "table6", "figures"} <= set(every)
+    assert not any(name.startswith("theory") for name in every)
     assert notebooks.names((5, 2)) == ["table2", "table5"]
 
 

@@ -10,7 +10,7 @@ from theory.chebyshev import CompletionFlow, chebyshev_flow
 from theory.claims import bias, margins
 from theory.flows import Factorised
 from theory.integrators import integrate
-from theory.problems import MatrixCompletion, random_completion
+from theory.problems import random_completion
 
 
 def test_batched_flow_agrees_with_the_exact_integrator():
@@ -36,7 +36,7 @@ def test_members_of_a_batch_do_not_influence_each_other():
 @pytest.mark.parametrize("depth", [2, 3])
 def test_completion_flow_computes_the_velocity_of_the_product(depth):
     problem, _ = random_completion(6, 2, 20, [3], mean=True)
-    single = MatrixCompletion((6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True)
+    single = problem.single(0)
     product = bias.gaussian_product(6, depth, 0.5, [3])
     state = product.initial[0]
     out = np.empty_like(state)
@@ -48,7 +48,7 @@ def test_completion_flow_computes_the_velocity_of_the_product(depth):
 
 def test_chebyshev_flow_stays_on_the_flow():
     problem, _ = random_completion(6, 1, 20, [5], mean=True)
-    single = MatrixCompletion((6, 6), problem.positions[0] // 6, problem.positions[0] % 6, problem.values[0], mean=True)
+    single = problem.single(0)
     product = bias.gaussian_product(6, 2, 0.1, [5])
     flow = CompletionFlow(single, 2)
     end = chebyshev_flow(flow, product.initial[0], stop_loss=1e-6, rtol=1e-5, atol=1e-7)
@@ -68,7 +68,7 @@ def test_bench_starts_both_sides_from_the_same_small_factors():
 def test_margins_approach_the_maximum_of_the_norm_that_the_structure_chooses():
     rng = np.random.default_rng(21)
     problem = margins.separable_data(rng, n=3, count=8)
-    free, diagonal = margins.small_starts(rng, 3)
+    free, diagonal = margins.small_starts(problem, rng)
     levels = (-10.0, -300.0)
     assert margins.margin_path(problem, free, levels).l2[-1] > 0.98
     ours = margins.margin_path(problem, diagonal, levels)

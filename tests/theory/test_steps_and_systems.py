@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import dynamics
-from theory.claims import bias, discrete, equations, systems
-from theory.flows import Tied
-from theory.integrators import implicit_midpoint, integrate
+from theory.claims import discrete, equations, systems
+from theory.steps import implicit_midpoint
 
 seeds = st.integers(0, 10**6)
 
@@ -72,12 +71,3 @@ def test_layers_have_the_stated_order_in_their_input(seed):
     assert third < 1e-12 < 1e-4 < second
     second, third, _ = systems.order_in_input(layers["SphereNet predictor"], seed)
     assert min(second, third) > 1e-4
-
-
-def test_the_free_entry_grows_as_positive_semidefiniteness_demands():
-    root = np.array([[0.6, 0.1], [0.0, 0.4]])
-    times = np.concatenate([[0.0], np.geomspace(0.1, 1e3, 9)])
-    path = integrate(bias.razin_cohen(), Tied(root), times=times, method="LSODA", rtol=1e-8, atol=1e-12)
-    corner = np.abs(path.weights[:, 0, 0])
-    assert np.all(corner >= bias.positive_corner_bound(path.losses))
-    assert corner[-1] > 10

@@ -1,12 +1,23 @@
-"""The claims ledger: every theoretical statement of section 5 and of the results it cites, one small function
-each.
-"""
+"""The claims ledger: every theoretical statement of section 5, of the results it cites and of NSL's own."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-_CHAPTERS = ("equations", "limits", "bias", "margins", "discrete", "systems", "practice")
+_CHAPTERS = (
+    "equations",
+    "limits",
+    "bias",
+    "margins",
+    "discrete",
+    "systems",
+    "practice",
+    "blocks",
+    "predictor",
+    "start",
+    "training",
+    "filters",
+)
 
 
 def load() -> None:

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HOLDS, FAILS, CONJECTURE = "holds", "fails", "conjecture: measured, not gated"
+import numpy as np
+
+from theory.claims import mutants
+
+HOLDS, FAILS, MEASURED = "holds", "fails", "measured, not gated"
+#: Numbers from here on are given to claims that are entered without one.
+OWN_NUMBERS = 100
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Finding:
     """What a claim's check returns.
 
     Attributes:
-        verdict: HOLDS, FAILS, CONJECTURE or "holds only under ...".
+        verdict: HOLDS, FAILS, MEASURED, "holds only under ..." or "refuted ...".
         measured: figures by name, rounded to three significant digits when written.
         experiment: what was run, with sizes and the number of seeds.
         note: anything a reader must know to read the figures.
@@ -50,6 +56,7 @@ class Claim:
         number, id: position in the ledger and short name.
         statement: the claim in words. source: who makes it. threshold: what counts as holding.
         check: the experiment.
+        mutants: names of the wrong dynamics (`theory.claims.mutants`) under which the gate must fail.
     """
 
     number: int
@@ -58,18 +65,21 @@ class Claim:
     source: str
     threshold: str
     check: Callable[[Settings], Finding]
+    mutants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with its finding. `seconds` is printed and kept out of the files, which two runs must agree
-    on.
+    """A claim with its finding and the fate of its mutants: "killed", or the verdict that survived.
+
+    `seconds` is printed and kept out of the files, which two runs must agree on.
     """
 
     claim: Claim
     finding: Finding
     quick: bool
     seconds: float = field(compare=False)
+    mutants: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -81,6 +91,7 @@ class Verdict:
             "measured": {name: round_to(value) for name, value in self.finding.measured.items()},
             "threshold": self.claim.threshold,
             "verdict": self.finding.verdict,
+            "mutants": self.mutants,
             "note": self.finding.note,
             "profile": "quick" if self.quick else "full",
         }
@@ -90,17 +101,35 @@ _REGISTRY: dict[str, Claim] = {}
 
 
 def claim(
-    number: int, id: str, *, statement: str, source: str, threshold: str
+    number: int | None = None, id: str = "", *, statement: str, source: str, threshold: str, mutants: Iterable[str] = ()
 ) -> Callable[[Callable[[Settings], Finding]], Callable[[Settings], Finding]]:
-    """Decorator: enter the function as the check of a claim."""
+    """Decorator: enter the function as the check of a claim.
+
+    Args:
+        number: place in the ledger; None: the next free one from 100 on. id: default the function's name.
+        mutants: names of `theory.claims.mutants.MUTANTS` under which the check must not give the same verdict.
+    Raises:
+        ValueError: the number or the id is taken, or a mutant is unknown.
+    """
 
     def enter(check: Callable[[Settings], Finding]) -> Callable[[Settings], Finding]:
-        if id in _REGISTRY or any(number == known.number for known in _REGISTRY.values()):
-            raise ValueError(f"claim {number} ({id}) is entered twice.")
-        _REGISTRY[id] = Claim(number, id, statement, source, threshold, check)
+        name = id or check.__name__.replace("_", "-")
+        taken = {known.number for known in _REGISTRY.values()}
+        place = number if number is not None else max([OWN_NUMBERS - 1, *taken]) + 1
+        if name in _REGISTRY or place in taken:
+            raise ValueError(f"claim {place} ({name}) is entered twice.")
+        unknown = [mutant for mutant in mutants if mutant not in mutants_known()]
+        if unknown:
+            raise ValueError(f"claim {name}: no mutant is called {unknown[0]!r}; known: {', '.join(mutants_known())}.")
+        _REGISTRY[name] = Claim(place, name, statement, source, threshold, check, tuple(mutants))
         return check
 
     return enter
+
+
+def mutants_known() -> list[str]:
+    """Names of all mutants."""
+    return list(mutants.MUTANTS)
 
 
 def registered() -> list[Claim]:
@@ -123,19 +152,35 @@ def find(name: str) -> Claim:
     raise ValueError(f"there is no claim {name!r}; known: {', '.join(f'{c.number}={c.id}' for c in registered())}.")
 
 
-def run(known: Claim, *, quick: bool = False) -> Verdict:
-    """Check one claim."""
+def run(known: Claim, *, quick: bool = False, mutate: bool = True) -> Verdict:
+    """Check one claim and (with `mutate`) that it fails under each of its mutants, which run in the quick profile."""
     start = time.perf_counter()
     finding = known.check(Settings(quick))
-    return Verdict(known, finding, quick, time.perf_counter() - start)
+    fates = {name: fate(known, name) for name in known.mutants} if mutate else {}
+    return Verdict(known, finding, quick, time.perf_counter() - start, fates)
 
 
-def run_group(numbers: tuple[int, ...], quick: bool) -> list[tuple[int, Finding, float]]:
-    """Check several claims in one process (they may share their runs); (number, finding, seconds) each."""
+def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
+    """Check the claim with this id or number, one of your own for example."""
+    return run(find(name), quick=quick, mutate=mutate)
+
+
+def fate(known: Claim, mutant: str) -> str:
+    """ "killed" if the claim's check fails (or cannot be run) under the mutant, else "survived"."""
+    with mutants.applied(mutant):
+        try:
+            finding = known.check(Settings(quick=True))
+        except (ValueError, np.linalg.LinAlgError, FloatingPointError):
+            return "killed"
+    return "killed" if finding.verdict == FAILS else "survived"
+
+
+def run_group(numbers: tuple[int, ...], quick: bool) -> list[tuple[int, Finding, dict[str, str], float]]:
+    """Check several claims in one process (they may share their runs); (number, finding, mutants, seconds) each."""
     found = []
     for number in numbers:
         verdict = run(find(str(number)), quick=quick)
-        found.append((number, verdict.finding, verdict.seconds))
+        found.append((number, verdict.finding, verdict.mutants, verdict.seconds))
     return found
 
 
@@ -192,9 +237,42 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
     write_atomically(Path(out) / "claims.md", markdown(rows))
 
 
+def _killed(row: dict[str, Any]) -> str:
+    fates = row.get("mutants", {})
+    survivors = [name for name, fate in fates.items() if fate != "killed"]
+    text = f"{len(fates) - len(survivors)} of {len(fates)}" if fates else "-"
+    return text + (f" (survived: {', '.join(survivors)})" if survivors else "")
+
+
+def mutant_table(rows: list[dict[str, Any]]) -> str:
+    """Which wrong dynamics each claim was run under, and whether its gate failed as it must."""
+    used = [name for name in mutants.MUTANTS if any(name in row.get("mutants", {}) for row in rows)]
+    lines = [
+        "## Mutants",
+        "",
+        "Each gate is run again with the code under test made wrong on purpose; a gate that still passes measures "
+        "nothing of what it speaks of.",
+        "",
+        *(f"- **{name}**: {mutants.MUTANTS[name].text}" for name in used),
+        "",
+        "| # | " + " | ".join(used) + " |",
+        "|---|" + "---|" * len(used),
+    ]
+    for row in rows:
+        if row.get("mutants"):
+            cells = (row["mutants"].get(name, "") for name in used)
+            lines.append(f"| {row['number']} {row['id']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def ledger_text(*verdicts: Verdict) -> str:
+    """Verdicts in the ledger's format, as Markdown."""
+    return markdown([verdict.as_dict() for verdict in verdicts])
+
+
 def markdown(rows: list[dict[str, Any]], *, details: bool = True) -> str:
     """The ledger as a readable table, followed (with `details`) by a paragraph a claim."""
-    lines = ["| # | claim | verdict | measured | threshold |", "|---|---|---|---|---|"]
+    lines = ["| # | claim | verdict | measured | threshold | mutants killed |", "|---|---|---|---|---|---|"]
     for row in rows:
         figures = "; ".join(f"{name} {value:.3g}" for name, value in row["measured"].items())
         cells = (
@@ -203,12 +281,14 @@ def markdown(rows: list[dict[str, Any]], *, details: bool = True) -> str:
             f"**{row['verdict']}**",
             figures,
             row["threshold"],
+            _killed(row),
         )
         number, *rest = (cell.replace("|", "\\|") for cell in cells)
         lines.append("| " + " | ".join([number, *rest]) + " |")
     text = "\n".join(lines) + "\n"
     if not details:
         return text
+    text += "\n" + mutant_table(rows)
     notes = [
         f"**{row['number']}. {row['id']}** ({row['profile']} profile). Source: {row['source']}. "
         f"Experiment: {row['experiment']}" + (f" Note: {row['note']}" if row["note"] else "")

@@ -5,43 +5,49 @@ from __future__ import annotations
 import numpy as np
 
 from theory import closed_forms, convex, observables
+from theory.arrays import Array
 from theory.chebyshev import follow
 from theory.claims.equations import random_regression
-from theory.claims.ledger import FAILS, Finding, Settings, claim, verdict_of
+from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Standard
 from theory.integrators import integrate
-from theory.problems import Array, LinearRegression, MatrixSensing, random_completion
+from theory.problems import LinearRegression, MatrixSensing, random_completion
 
 SCALES = (10.0, 1.0, 0.1, 0.01)
 
 
 def regression_limits(problem: LinearRegression, W0: Array, scales: tuple[float, ...] = SCALES) -> dict[str, float]:
-    """Distances of the flows' limits from `Pi W0 + (X^T)^+ Y^T` (standard) and `(X^T)^+ Y^T` (factorised)."""
+    """Distances of the flows' limits from `Pi W0 + (X^T)^+ Y^T` (standard) and `(X^T)^+ Y^T` (factorised).
+
+    Also how far M^T M ends from what balancedness (lambda = -s^2) makes of the limit, relative to max(1, s^2).
+    """
     n, m = problem.shape
     plain = integrate(problem, Standard(W0), stop_gradient=1e-13)
     found = {"standard": float(np.max(np.abs(plain.limit() - closed_forms.standard_limit(problem, W0))))}
-    gaps = []
+    gaps, grams = [], []
     for scale in scales:
-        path = integrate(problem, Factorised(np.zeros((n, m)), scale * np.eye(n)), stop_gradient=1e-13)
+        pair = Factorised(np.zeros((n, m)), scale * np.eye(n))
+        path = integrate(problem, pair, stop_gradient=1e-13)
         gaps.append(float(np.max(np.abs(path.limit() - problem.minimum_norm_solution))))
-    found["factorised"] = max(gaps)
-    return found
+        similarity = pair.blocks(path.states[-1])[1]
+        stated = closed_forms.balanced_grams(problem.minimum_norm_solution, -(scale**2))[0]
+        grams.append(float(np.max(np.abs(similarity.T @ similarity - stated))) / max(1.0, scale**2))
+    return {**found, "factorised": max(gaps), "M^T M": max(grams)}
 
 
 @claim(
     7,
     "regression-limits",
-    statement="In regression the standard flow ends at Pi W_0 + (X^T)^+ Y^T, and the factorised flow from "
-    "M_0 = s I, "
-    "W'_0 = 0 at the minimum-norm point (X^T)^+ Y^T for every s. With several outputs that point minimises "
-    "every "
-    "unitarily invariant norm, so a bias towards small nuclear norm cannot be seen in the paper's own "
-    "setting.",
+    statement="In regression the standard flow ends at Pi W_0 + (X^T)^+ Y^T, and the factorised flow from M_0 = s I, "
+    "W'_0 = 0 at the minimum-norm point W_* = (X^T)^+ Y^T for every s, with M^T M = s^2/2 + (s^4/4 + W_* W_*^T)^(1/2). "
+    "With several outputs W_* minimises every unitarily invariant norm, so a bias towards small nuclear norm cannot be "
+    "seen in the paper's own setting.",
     source="paper, section 5.1 (setting); proof in the notebook on implicit bias",
-    threshold="distance < 1e-9 for s = 10, 1, 0.1, 0.01; nuclear-norm program within 1e-5 of the same point",
+    threshold="distances < 1e-9 for s = 10, 1, 0.1, 0.01; nuclear-norm program within 1e-5 of the same point",
+    mutants=("frozen M", "wrong order", "preconditioned"),
 )
 def regression_limit_points(settings: Settings) -> Finding:
-    seeds = settings.seeds(4, 2)
+    seeds = settings.seeds(4, 1)
     rows, programs = [], []
     for seed in seeds:
         rng = np.random.default_rng(700 + seed)
@@ -51,23 +57,23 @@ def regression_limit_points(settings: Settings) -> Finding:
         A = np.einsum("ai,bj->ijab", problem.X, np.eye(3)).reshape(-1, 6, 3)
         least, _ = convex.minimum_nuclear_norm(A, problem.Y.T.reshape(-1))
         programs.append(float(np.max(np.abs(least - problem.minimum_norm_solution))))
-    standard, ours = max(r["standard"] for r in rows), max(r["factorised"] for r in rows)
+    standard, ours, gram = (max(r[name] for r in rows) for name in ("standard", "factorised", "M^T M"))
     return Finding(
-        verdict_of(standard < 1e-9, ours < 1e-9, max(programs) < 1e-5),
+        verdict_of(standard < 1e-9, ours < 1e-9, gram < 1e-9, max(programs) < 1e-5),
         {
             "standard flow (max)": standard,
             "factorised flow, every s (max)": ours,
+            "M^T M at the limit (max)": gram,
             "least nuclear norm to least Frobenius norm (max)": max(programs),
         },
         f"{len(seeds)} Gaussian regressions (6 inputs, 4 samples, 3 outputs); limits by integration to rest; "
         "nuclear-norm program by cvxpy with Clarabel.",
+        "The limit alone is that of W' with M frozen, too; M^T M tells the two apart.",
     )
 
 
 def sparse_regression(rng: np.random.Generator, n: int = 10, samples: int = 5, active: int = 2) -> LinearRegression:
-    """One output, X [n, samples] Gaussian, targets from an `active`-sparse beta with entries of size 0.5 to
-    1.5.
-    """
+    """One output, X [n, samples] Gaussian, targets from an `active`-sparse beta with entries of size 0.5 to 1.5."""
     beta = np.zeros(n)
     where = rng.choice(n, active, replace=False)
     beta[where] = rng.choice([-1, 1], active) * rng.uniform(0.5, 1.5, active)
@@ -76,9 +82,7 @@ def sparse_regression(rng: np.random.Generator, n: int = 10, samples: int = 5, a
 
 
 def diagonal_flow(problem: LinearRegression, kernel0: Array, mask0: Array) -> tuple[float, float, Array]:
-    """KKT residual of the limit, how far arcsinh(2 beta/|c|) leaves the range of X on the path, and the
-    limit.
-    """
+    """KKT residual of the limit, how far arcsinh(2 beta/|c|) leaves the range of X on the path, and the limit."""
     path = integrate(problem, DiagonalSimilarity(kernel0[:, None], mask0), stop_gradient=1e-13)
     beta = path.weights[..., 0]
     size = np.abs(kernel0**2 - mask0**2)
@@ -88,20 +92,35 @@ def diagonal_flow(problem: LinearRegression, kernel0: Array, mask0: Array) -> tu
     return float(np.max(np.abs(off))), float(np.max(np.abs(moved))), beta[-1]
 
 
+def excess_exponents(problem: LinearRegression, alphas: tuple[float, float] = (1e-6, 1e-8)) -> tuple[float, float, int]:
+    """Exponent in alpha of the excess of the l1 norm, measured and by formula, and the number of active entries.
+
+    With the dual solution nu of the l1 program, an inactive entry is of size alpha^(2 - 2 |x_j^T nu|), so the largest
+    inactive |x_j^T nu| = rho gives the exponent 2 (1 - rho), if nu is unique: if as many entries are active as there
+    are samples. (With fewer active entries nu is not determined by the program.)
+    """
+    y = problem.Y[0]
+    least, norm = convex.minimum_l1(problem.X, y)
+    active = np.abs(least) > 1e-9 * norm
+    excess = [np.abs(convex.minimum_hypentropy(problem.X, y, a)).sum() / norm - 1 for a in alphas]
+    measured = np.log(excess[0] / excess[1]) / np.log(alphas[0] / alphas[1])
+    dual = np.linalg.lstsq(problem.X[active], np.sign(least[active]), rcond=None)[0]
+    rho = np.max(np.abs(problem.X[~active] @ dual))
+    return float(measured), float(2 * (1 - rho)), int(active.sum())
+
+
 @claim(
     8,
     "diagonal-hypentropy",
-    statement="With diagonal M and one output, arcsinh(2 beta/|c|) - arcsinh(2 beta_0/|c|) stays in the "
-    "range of X, "
+    statement="With diagonal M and one output, arcsinh(2 beta/|c|) - arcsinh(2 beta_0/|c|) stays in the range of X, "
     "c = w'^2 - mu^2; from w'_0 = 0, mu_0 = s the limit minimises the hypentropy q_alpha with alpha = s/2.",
     source="Woodworth et al. 2020, theorem 1, carried over to (w', mu)",
-    threshold="range and KKT residuals < 1e-8 for s = 10, 1, 0.1, 0.01",
+    threshold="range and KKT residuals and the distance to the dual solution < 1e-8 for s = 10, 1, 0.1, 0.01",
+    mutants=("frozen M", "preconditioned"),
 )
 def diagonal_hypentropy(settings: Settings) -> Finding:
-    seeds = settings.seeds(2, 1)
-    kkt, path, program, general = [], [], [], []
-    curve = np.zeros(5)
-    alphas = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
+    seeds = settings.seeds(4, 1)
+    kkt, path, program = [], [], []
     for seed in seeds:
         rng = np.random.default_rng(800 + seed)
         problem = sparse_regression(rng)
@@ -110,33 +129,34 @@ def diagonal_hypentropy(settings: Settings) -> Finding:
             off, moved, limit = diagonal_flow(problem, np.zeros(n), np.full(n, scale))
             kkt.append(off)
             path.append(moved)
-            exact = convex.minimum_hypentropy(problem.X, y, scale / 2)
-            program.append(float(np.max(np.abs(exact - limit))))
-        general.append(diagonal_flow(problem, 0.3 * rng.standard_normal(n), rng.uniform(0.5, 1.0, n))[1])
-        least = convex.minimum_l1(problem.X, y)[1]
-        norms = [np.abs(convex.minimum_hypentropy(problem.X, y, a)).sum() for a in alphas]
-        curve += (np.array(norms) / least - 1) / len(seeds)
+            program.append(float(np.max(np.abs(convex.minimum_hypentropy(problem.X, y, scale / 2) - limit))))
+        path.append(diagonal_flow(problem, 0.3 * rng.standard_normal(n), rng.uniform(0.5, 1.0, n))[1])
+    sparse = [excess_exponents(sparse_regression(np.random.default_rng(800 + k))) for k in settings.seeds(20, 5)]
+    generic = []
+    for seed in settings.seeds(20, 5):
+        rng = np.random.default_rng(850 + seed)
+        generic.append(excess_exponents(LinearRegression(rng.standard_normal((10, 5)), rng.standard_normal((1, 5)))))
     figures = {
         "KKT (max)": max(kkt),
-        "range of X along the path (max)": max(path + general),
+        "range of X along the path (max)": max(path),
         "distance to the dual Newton solution (max)": max(program),
+        "sparse targets: problems with a unique dual solution": sum(row[2] == 5 for row in sparse),
+        "sparse targets: exponent of the l1 excess (median)": float(np.median([row[0] for row in sparse])),
+        "generic targets: problems with a unique dual solution": sum(row[2] == 5 for row in generic),
+        "generic targets: exponent (median)": float(np.median([row[0] for row in generic])),
+        "generic targets: exponent minus 2 (1 - rho) (median size)": float(
+            np.median([abs(row[0] - row[1]) for row in generic if row[2] == 5])
+        ),
     }
-    figures.update({f"l1 excess at alpha = {a:g}": float(e) for a, e in zip(alphas, curve)})
-    figures.update(
-        {f"l1 excess times log(1/alpha) at {a:g}": float(e * np.log(1 / a)) for a, e in zip(alphas[3:], curve[3:])}
-    )
-    figures["exponent of the l1 excess in alpha, last two"] = float(np.log(curve[-2] / curve[-1]) / np.log(100))
     return Finding(
-        verdict_of(max(kkt) < 1e-8, max(path + general) < 1e-8),
+        verdict_of(max(kkt) < 1e-8, max(path) < 1e-8, max(program) < 1e-8),
         figures,
-        f"{len(seeds)} sparse regressions (10 inputs, 5 samples, 2 active), s = 10, 1, 0.1, 0.01; the range "
-        "property also from a Gaussian w'_0. Mean relative excess of the l1 norm over its minimum from the "
-        "dual "
-        "program.",
-        "1/log(1/alpha) is the general upper bound for the excess of the l1 norm. In these problems the "
-        "excess falls "
-        "faster, like a small power of alpha (the l1 minimiser is unique and strictly complementary). Not "
-        "gated.",
+        f"{len(seeds)} sparse regressions (10 inputs, 5 samples, 2 active), s = 10, 1, 0.1, 0.01; the range property "
+        f"also from a Gaussian w'_0. Excess of the l1 norm over its minimum by the dual program between alpha = 1e-6 "
+        f"and 1e-8, {len(sparse)} problems with 2-sparse and {len(generic)} with Gaussian targets.",
+        "1/log(1/alpha) is the general upper bound for the excess; it falls as a power of alpha here. Where as many "
+        "entries are active as there are samples, the dual solution is unique and the power is 2 (1 - rho); targets "
+        "from two active entries leave it undetermined, so that the formula does not apply. Not gated.",
     )
 
 
@@ -150,117 +170,141 @@ def commuting_sensing(rng: np.random.Generator, n: int = 6, samples: int = 3) ->
     return MatrixSensing(A, target @ spectra), basis, spectra
 
 
+#: A problem of `commuting_sensing` whose nuclear norm rises between s = 1 and s = 0.3.
+RISING_SEED = 1295
+
+
+def commuting_limit(seed: int, scale: float) -> tuple[float, float]:
+    """Nuclear norm of the flow's limit from M_0 = s I, and its distance to the hypentropy minimiser's matrix."""
+    problem, basis, spectra = commuting_sensing(np.random.default_rng(seed))
+    n = problem.shape[0]
+    start = Factorised(np.zeros((n, n)), scale * np.eye(n))
+    limit = integrate(problem, start, stop_gradient=1e-13, stop_loss=1e-24).limit()
+    exact = convex.minimum_hypentropy(spectra, problem.y, scale / 2)
+    return float(observables.nuclear_norm(limit)), float(np.max(np.abs(basis.T @ limit @ basis - np.diag(exact))))
+
+
+def spectral_gaps(seed: int, scales: tuple[float, ...]) -> Array:
+    """Relative gap of the limit's nuclear norm to its minimum, one a scale, from the dual program alone."""
+    problem, _, spectra = commuting_sensing(np.random.default_rng(seed))
+    least = convex.minimum_l1(spectra, problem.y)[1]
+    norms = [np.abs(convex.minimum_hypentropy(spectra, problem.y, s / 2)).sum() for s in scales]
+    return np.array(norms) / least - 1
+
+
 @claim(
     9,
     "commuting-sensing",
-    statement="For commuting sensing matrices the spectrum of W obeys claim 8, and the nuclear norm of the "
-    "limit "
-    "falls monotonically to its minimum with the size s of the initialisation.",
-    source="Gunasekar et al. 2017, theorem 1 (commuting case)",
-    threshold="spectrum within 1e-8 of the hypentropy minimiser; nuclear-norm gap decreasing in s, every seed",
+    statement="For commuting sensing matrices the spectrum of W obeys claim 8, so that its nuclear norm tends to the "
+    "minimum as the size s of the initialisation vanishes; on the way it need not fall monotonically.",
+    source="Gunasekar et al. 2017, theorem 1 (commuting case, positive semidefinite W), carried over to W = M^T W'",
+    threshold="spectrum within 1e-8 of the hypentropy minimiser; in every problem the gap to the minimum falls from "
+    "s = 0.01 to 1e-4 to 1e-8, there below 2 %; in one problem the nuclear norm of the flow's limit rises between "
+    "s = 1 and s = 0.3",
+    mutants=("frozen M", "preconditioned"),
 )
 def commuting_matrices(settings: Settings) -> Finding:
-    seeds = settings.seeds(2, 1)
     scales = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
-    gaps, errors, programs = [], [], []
-    for seed in seeds:
-        problem, basis, spectra = commuting_sensing(np.random.default_rng(900 + seed))
-        n = problem.shape[0]
+    errors, programs = [], []
+    for seed in settings.seeds(2, 1):
+        problem, _, spectra = commuting_sensing(np.random.default_rng(900 + seed))
         least = convex.minimum_l1(spectra, problem.y)[1]
         programs.append(abs(convex.minimum_nuclear_norm(problem.A, problem.y)[1] - least))
-        row = []
-        for scale in scales:
-            start = Factorised(np.zeros((n, n)), scale * np.eye(n))
-            limit = integrate(problem, start, stop_gradient=1e-13, stop_loss=1e-24).limit()
-            exact = convex.minimum_hypentropy(spectra, problem.y, scale / 2)
-            errors.append(float(np.max(np.abs(basis.T @ limit @ basis - np.diag(exact)))))
-            row.append(float(observables.nuclear_norm(limit)) / least - 1)
-        gaps.append(row)
-    mean = np.mean(gaps, axis=0)
+        errors += [commuting_limit(900 + seed, scale)[1] for scale in scales[::2]]
+    rising = [commuting_limit(RISING_SEED, scale) for scale in (1.0, 0.3, 0.1)]
+    errors += [error for _, error in rising]
+    norms = [norm for norm, _ in rising]
+    many = [900 + k for k in settings.seeds(400, 20)]
+    gaps = np.array([spectral_gaps(seed, (*scales, 1e-4, 1e-8)) for seed in many])
+    rises = np.max(np.diff(gaps[:, : len(scales)], axis=1), axis=1)
     figures = {
         "spectrum to hypentropy minimiser (max)": max(errors),
         "nuclear-norm program to l1 program (max)": max(programs),
+        "median gap at s = 1": float(np.median(gaps[:, 2])),
+        "median gap at s = 0.01": float(np.median(gaps[:, 6])),
+        "largest gap at s = 0.01": float(np.max(gaps[:, 6])),
+        "largest gap at s = 1e-4": float(np.max(gaps[:, 7])),
+        "largest gap at s = 1e-8": float(np.max(gaps[:, 8])),
+        "problems whose nuclear norm rises somewhere": int(np.sum(rises > 1e-9)),
+        "largest rise": float(np.max(rises)),
+        **{f"seed {RISING_SEED}, flow: nuclear norm at s = {s:g}": n for s, n in zip((1.0, 0.3, 0.1), norms)},
     }
-    figures.update({f"nuclear-norm gap at s = {s:g}": float(g) for s, g in zip(scales, mean)})
-    falls = bool(np.all(np.diff(np.array(gaps), axis=1) < 0))
     return Finding(
-        verdict_of(falls, max(errors) < 1e-8, max(programs) < 1e-6),
+        verdict_of(
+            max(errors) < 1e-8,
+            max(programs) < 1e-6,
+            bool(np.all(np.diff(gaps[:, 6:], axis=1) < 1e-12)) and np.max(gaps[:, 8]) < 2e-2,
+            norms[1] > norms[0] + 1e-4,
+        ),
         figures,
-        f"{len(seeds)} problems of 3 measurements of a 6x6 rank-1 matrix; M_0 = s I, W'_0 = 0; mean relative gaps.",
+        f"3 measurements of a 6x6 rank-1 matrix, M_0 = s I, W'_0 = 0: flows of {1 + len(settings.seeds(2, 1))} "
+        f"problems, s from 10 to 0.01; limits of {len(many)} problems by the dual program.",
+        "Two problems, as an earlier edition of this ledger had, do not show the rise.",
     )
 
 
 def kernel_regime_distance(problem: LinearRegression, scale: float) -> float:
-    """l2 distance between the DNS limit from (w', mu) = (0, scale) and the minimum l2-norm solution."""
+    """l2 distance between the DNS limit from (w', mu) = (0, scale) and the minimum l2-norm solution, by the program."""
     exact = convex.minimum_hypentropy(problem.X, problem.Y[0], scale / 2)
     return float(np.linalg.norm(exact - problem.minimum_norm_solution[:, 0]))
+
+
+def _rank_ratios(seeds: list[int], size: int = 12, rank: int = 1, observed: int = 60) -> dict[str, float]:
+    """Median effective rank of completions from M_0 = s I, W'_0 = 0 over that of the zero-filled matrix."""
+    ratios = {}
+    for name, factor in (("unit Frobenius norm", 1 / size), ("unit entries", 1.0)):
+        problems = random_completion(size, rank, observed, seeds)[0].scaled(factor)
+        plain = np.zeros((len(seeds), size * size))
+        np.put_along_axis(plain, problems.positions, problems.values, axis=1)
+        filled = observables.effective_rank(plain.reshape(-1, size, size))
+        for scale in (1.0, 0.01):
+            start = np.broadcast_to(scale * np.eye(size), (len(seeds), size, size))
+            pair = Factorised(np.zeros_like(start), start)
+            end = follow(problems, pair, stop_loss=1e-7 * factor**2, rtol=1e-5, atol=1e-8)
+            ratio = float(np.median(observables.effective_rank(end.weights) / filled))
+            ratios[f"rank ratio, target of {name}, s = {scale:g}"] = ratio
+    return ratios
 
 
 @claim(
     14,
     "large-initialisation",
-    statement="A large initialisation has no bias (kernel regime): DNS at s = 10 meets the minimum l2-norm "
-    "solution, "
-    "and completion at s = 1 shows no rank reduction.",
+    statement="A large initialisation has no bias beyond minimum l2 (kernel regime), where large means s^2 far above "
+    "the solution: the DNS limit leaves the minimum l2-norm solution at order s^-4, and completion of a target of unit "
+    "norm at s = 1 shows no rank reduction, at s = 0.01 it does.",
     source="Chizat, Oyallon and Bach 2019; Woodworth et al. 2020",
-    threshold="DNS: distance < 1e-9; completion: effective rank within 5 % of that of the minimum Frobenius solution",
+    threshold="DNS: flow within 1e-9 of the dual program's distance, order in 1/s of 4 +- 0.1 from s = 10 to 30; "
+    "completion: effective rank within 5 % of that of the minimum Frobenius solution at s = 1, below half at s = 0.01",
+    mutants=("frozen M",),
 )
 def large_initialisation(settings: Settings) -> Finding:
-    seeds = settings.seeds(5, 3)
-    distances = []
-    scales = (10.0, 100.0, 1000.0)
-    small: list[float] = []
-    simulated: list[float] = []
+    seeds = settings.seeds(5, 2)
+    near: list[float] = []
+    far: list[float] = []
+    gaps = []
     for seed in seeds:
         problem = sparse_regression(np.random.default_rng(1400 + seed))
-        distances.append([kernel_regime_distance(problem, s) for s in scales])
-        faint = LinearRegression(problem.X, problem.Y * 1e-3)
-        start = DiagonalSimilarity(np.zeros((10, 1)), np.full(10, 10.0))
-        for data, row in ((problem, simulated), (faint, small)):
-            limit = integrate(data, start, stop_gradient=1e-13).limit()
-            row.append(float(np.linalg.norm(limit - data.minimum_norm_solution)))
-    at_ten, at_hundred, at_thousand = np.max(distances, axis=0)
-    slope = float(np.log10(at_ten / at_hundred))
-    size, rank, observed = 12, 1, 60
-    ranks: dict[str, float] = {}
-    for name, factor in (("unit Frobenius norm", 1 / size), ("unit entries", 1.0)):
-        problems, _targets = random_completion(size, rank, observed, seeds)
-        problems.values *= factor
-        plain = np.zeros((len(seeds), size * size))
-        np.put_along_axis(plain, problems.positions, problems.values, axis=1)
-        filled = observables.effective_rank(plain.reshape(-1, size, size))
-        for scale in (1.0, 0.01):
-            start0 = np.broadcast_to(scale * np.eye(size), (len(seeds), size, size))
-            end = follow(
-                problems,
-                Factorised(np.zeros_like(start0), start0),
-                stop_loss=1e-7 * factor**2,
-                rtol=1e-5,
-                atol=1e-8,
-            )
-            ratio = float(np.median(observables.effective_rank(end.weights) / filled))
-            ranks[f"rank ratio, target of {name}, s = {scale:g}"] = ratio
-    lazy = abs(ranks["rank ratio, target of unit Frobenius norm, s = 1"] - 1) < 0.05
-    if at_ten < 1e-9 and lazy and abs(ranks["rank ratio, target of unit entries, s = 1"] - 1) < 0.05:
-        verdict = "holds"
-    elif max(small) < 1e-9 and lazy:
-        verdict = "holds only under s^2 far above the solution (targets of size 1e-3 for 1e-9 at s = 10)"
-    else:
-        verdict = FAILS
+        for scale, row in ((10.0, near), (30.0, far)):
+            start = DiagonalSimilarity(np.zeros((10, 1)), np.full(10, scale))
+            limit = integrate(problem, start, stop_gradient=1e-13).limit()
+            row.append(float(np.linalg.norm(limit - problem.minimum_norm_solution)))
+            gaps.append(abs(row[-1] - kernel_regime_distance(problem, scale)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        orders = np.log(np.array(near) / np.array(far)) / np.log(3)
+    ranks = _rank_ratios(seeds)
+    lazy = ranks["rank ratio, target of unit Frobenius norm, s = 1"]
+    rich = ranks["rank ratio, target of unit Frobenius norm, s = 0.01"]
+    order = float(orders[np.argmax(np.abs(orders - 4))])
     return Finding(
-        verdict,
+        verdict_of(max(gaps) < 1e-9, abs(order - 4) < 0.1, abs(lazy - 1) < 0.05, rich < 0.5),
         {
-            "DNS s = 10, targets of size 1: distance (max)": max(simulated),
-            "the same from the dual program": float(at_ten),
-            "s = 100": float(at_hundred),
-            "s = 1000": float(at_thousand),
-            "order in 1/s": slope,
-            "DNS s = 10, targets of size 1e-3: distance (max)": max(small),
+            "DNS s = 10, targets of size 1: distance (max)": max(near),
+            "DNS s = 30: distance (max)": max(far),
+            "flow to dual program (max)": max(gaps),
+            "order in 1/s (worst)": order,
             **ranks,
         },
-        f"{len(seeds)} sparse regressions (10 inputs, 5 samples); {len(seeds)} completions of 12x12 rank 1 "
-        "from 60 "
-        "entries, M_0 = s I, W'_0 = 0; rank ratio = median effective rank over that of the zero-filled "
-        "matrix.",
-        "Large is relative: the DNS distance is of order |beta|^3 / s^4, so 1e-9 at s = 10 needs small targets.",
+        f"{len(seeds)} sparse regressions (10 inputs, 5 samples); {len(seeds)} completions of 12x12 rank 1 from 60 "
+        "entries, M_0 = s I, W'_0 = 0; rank ratio = median effective rank over that of the zero-filled matrix.",
+        "At s = 1 a target with entries of size one is not small against s^2, and its completion loses rank.",
     )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from theory import convex
+from theory.arrays import Array
 from theory.batched import adaptive_flow
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Parametrisation
-from theory.problems import Array, RescaledByLoss, SeparableClassification
+from theory.problems import RescaledByLoss, SeparableClassification
 
 LEVELS = (0.0, -1.0, -3.0, -10.0, -30.0, -100.0, -300.0, -1000.0)
 
@@ -51,14 +52,13 @@ def distinct_seeds(count: int, n: int = 4, samples: int = 12, first: int = 1500)
 
 @dataclass(frozen=True)
 class MarginPath:
-    """Normalised margins over their maxima, at each level of log L: `l2` and `l1` [levels], and
-    directions.
-    """
+    """Normalised margins over their maxima, `l2` and `l1` [levels], at each level of log L; directions; states."""
 
     levels: Array
     l2: Array
     l1: Array
     directions: Array
+    states: Array
 
 
 def margin_path(
@@ -68,14 +68,15 @@ def margin_path(
     best = {norm: convex.maximum_margin(problem.signed, norm)[1] for norm in ("l2", "l1")}
     rescaled = RescaledByLoss(problem)
     state = np.atleast_2d(parametrisation.initial)
-    found, reached = [], []
+    found, reached, states = [], [], []
     start = float(rescaled.loss(parametrisation.weight(state))[0])
     for level in (level for level in levels if level < start):
-        parametrisation.initial = state
-        end = adaptive_flow(rescaled, parametrisation, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
+        begun = parametrisation.started(state)
+        end = adaptive_flow(rescaled, begun, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
         state = end.states
         found.append(end.weights[0, :, 0])
         reached.append(float(end.losses[0]))
+        states.append(state[0])
     directions = np.array(found)
     smallest = np.min(directions @ problem.signed, axis=1)
     return MarginPath(
@@ -83,56 +84,111 @@ def margin_path(
         smallest / np.linalg.norm(directions, axis=1) / best["l2"],
         smallest / np.abs(directions).sum(axis=1) / best["l1"],
         directions,
+        np.array(states),
     )
 
 
-def small_starts(rng: np.random.Generator, n: int) -> tuple[Factorised, DiagonalSimilarity]:
-    """A small start for the unconstrained and for the diagonal similarity: W' Gaussian of size 0.05, M = 0.2
-    I.
+def alignment(pair: Factorised, states: Array) -> tuple[Array, Array]:
+    """sigma_2 / sigma_1 of M and 1 - |<u_1, w'>| / |w'|, u_1 M's first left singular vector, of states [T, D]."""
+    kernel, similarity = pair.blocks(states)
+    u, values, _ = np.linalg.svd(similarity)
+    unit = kernel[..., 0] / np.linalg.norm(kernel[..., 0], axis=-1, keepdims=True)
+    overlap = np.abs(np.einsum("ta,ta->t", u[..., 0], unit))
+    return values[:, 1] / values[:, 0], 1 - overlap
+
+
+def small_starts(problem: SeparableClassification, rng: np.random.Generator) -> tuple[Factorised, DiagonalSimilarity]:
+    """A small start for the unconstrained and for the diagonal similarity: W' Gaussian of size 0.05, M = 0.2 I.
+
+    The sign of W' is such that the loss is below that of W = 0, as Ji and Telgarsky's theorem asks.
     """
+    n = problem.shape[0]
     kernel = 0.05 * rng.standard_normal((n, 1))
+    if problem.log_loss(0.2 * kernel) >= problem.log_loss(np.zeros((n, 1))):
+        kernel = -kernel
     return Factorised(kernel, 0.2 * np.eye(n)), DiagonalSimilarity(kernel, np.full(n, 0.2))
+
+
+def _free_paths(seeds: list[int]) -> list[tuple[Factorised, MarginPath]]:
+    paths = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        problem = separable_data(rng)
+        free, _ = small_starts(problem, rng)
+        paths.append((free, margin_path(problem, free)))
+    return paths
 
 
 @claim(
     15,
     "margins",
-    statement="On separable data the unconstrained factorised flow converges to the direction of maximum l2 "
-    "margin, the "
-    "diagonal one towards maximum l1 margin.",
+    statement="On separable data the unconstrained factorised flow converges to the direction of maximum l2 margin, "
+    "its factors align with each other, and the diagonal one goes towards maximum l1 margin.",
     source="Ji and Telgarsky 2019; Gunasekar, Lee, Soudry and Srebro 2018; quoted in the paper, section 5.1",
-    threshold="unconstrained: l2 margin ratio >= 0.99 at log L = -1000; diagonal: l1 ratio >= 0.95 there, rising from "
-    "log L = -30 on, and above the l1 ratio of the unconstrained flow, every seed",
+    threshold="at log L = -1000: unconstrained l2 margin ratio >= 0.99 and sigma_2/sigma_1 of M < 0.01; diagonal l1 "
+    "ratio >= 0.95, rising from log L = -30 on, and above the l1 ratio of the unconstrained flow; every seed",
+    mutants=("frozen M",),
 )
 def margins(settings: Settings) -> Finding:
-    seeds = distinct_seeds(len(settings.seeds(4, 2)))
-    l2, l1, other, early, logistic = [], [], [], [], []
-    rising: list[bool] = []
+    seeds = distinct_seeds(len(settings.seeds(6, 2)))
+    l1, early, logistic, rising = [], [], [], []
+    free_paths = _free_paths(seeds)
     for seed in seeds:
         rng = np.random.default_rng(seed)
         problem = separable_data(rng)
-        free, diagonal = small_starts(rng, problem.shape[0])
-        ours, masked = margin_path(problem, free), margin_path(problem, diagonal)
-        l2.append(ours.l2[-1])
-        other.append(ours.l1[-1])
+        masked = margin_path(problem, small_starts(problem, rng)[1])
         l1.append(masked.l1[-1])
         early.append(masked.l1[1])
         rising.append(bool(np.all(np.diff(masked.l1[masked.levels <= -30]) > 0)))
         softer = SeparableClassification(problem.X, problem.labels, "logistic")
-        logistic.append(margin_path(softer, small_starts(rng, problem.shape[0])[0], (-100.0, -1000.0)).l2[-1])
+        logistic.append(margin_path(softer, small_starts(softer, rng)[0], (-100.0, -1000.0)).l2[-1])
+    l2, other = ([getattr(path, name)[-1] for _, path in free_paths] for name in ("l2", "l1"))
+    spread = [alignment(free, path.states)[0][-1] for free, path in free_paths]
+    above = all(a > b for a, b in zip(l1, other))
     return Finding(
-        verdict_of(min(l2) >= 0.99, min(l1) >= 0.95, all(rising), all(a > b for a, b in zip(l1, other))),
+        verdict_of(min(l2) >= 0.99, max(spread) < 0.01, min(l1) >= 0.95, all(rising), above),
         {
             "unconstrained: l2 ratio (min)": min(l2),
+            "unconstrained: sigma_2/sigma_1 of M (max)": max(spread),
             "unconstrained, logistic loss: l2 ratio (min)": min(logistic),
             "unconstrained: l1 ratio (max)": max(other),
             "diagonal: l1 ratio (min)": min(l1),
             "diagonal: l1 ratio at log L = -1 (min)": min(early),
         },
-        f"{len(seeds)} separable problems (4 inputs, 12 samples; l1 and l2 directions 10 degrees apart); flow with "
-        "time rescaled by 1/L down to "
-        "log L = -1000; "
-        "maximum margins by linear and quadratic programs.",
-        "The diagonal flow is slow: coordinates outside the limit's support decay only like a power of log(1/L), and "
-        "early on its ratio may fall for a while.",
+        f"{len(seeds)} separable problems (4 inputs, 12 samples; l1 and l2 directions 10 degrees apart), starts whose "
+        "loss is below that of W = 0; flow with time rescaled by 1/L down to log L = -1000; maximum margins by linear "
+        "and quadratic programs.",
+        "The l2 ratio alone is that of w' with M frozen, too; alignment is not. The diagonal flow is slow: coordinates "
+        "outside the limit's support decay only like a power of log(1/L), and early on its ratio may fall.",
+    )
+
+
+@claim(
+    22,
+    "alignment",
+    statement="On separable data M aligns with w' and loses all its singular values but one: sigma_2/sigma_1 of M "
+    "falls like |log L|^(-1/2), since sigma_1 grows with the margin and the rest stays.",
+    source="Ji and Telgarsky 2019 (alignment of layers); the rate is ours",
+    threshold="at log L = -1000: sigma_2/sigma_1 < 0.01 and 1 - |<u_1, w'>| / |w'| < 1e-8; slope in log |log L| from "
+    "-30 on -0.5 +- 0.05; every seed",
+    mutants=("frozen M", "preconditioned"),
+)
+def factors_align(settings: Settings) -> Finding:
+    seeds = distinct_seeds(len(settings.seeds(6, 2)))
+    ratios, misses, slopes = [], [], []
+    for free, path in _free_paths(seeds):
+        spread, off = alignment(free, path.states)
+        late = path.levels <= -30
+        ratios.append(float(spread[-1]))
+        misses.append(float(off[-1]))
+        slopes.append(float(np.polyfit(np.log(-path.levels[late]), np.log(spread[late]), 1)[0]))
+    worst = max(slopes, key=lambda slope: abs(slope + 0.5))
+    return Finding(
+        verdict_of(max(ratios) < 0.01, max(misses) < 1e-8, abs(worst + 0.5) < 0.05),
+        {
+            "sigma_2/sigma_1 at log L = -1000 (max)": max(ratios),
+            "1 - |<u_1, w'>| / |w'| (max)": max(misses),
+            "slope of sigma_2/sigma_1 (worst)": worst,
+        },
+        f"{len(seeds)} problems and starts of claim 15.",
     )

@@ -9,15 +9,14 @@ from scipy.linalg import expm
 
 from theory import dynamics
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.steps import runge_kutta
 
 if TYPE_CHECKING:
     import torch
 
 
 def residual_identity(seed: int, step: float = 0.3, size: int = 8) -> float:
-    """Largest error of the `nsl` layer with W + step M against x + step conv(x, M^T q), relative to the
-    map.
-    """
+    """Largest error of the `nsl` layer with W + step M against x + step conv(x, M^T q), relative to the map."""
     import torch
 
     rng = np.random.default_rng(seed)
@@ -56,12 +55,7 @@ def refinement_errors(seed: int, depths: list[int], size: int = 6) -> tuple[list
         def velocity(x: torch.Tensor) -> torch.Tensor:
             return unit(x) - x
 
-        x, h = image, 1 / 256
-        for _ in range(256):
-            a = velocity(x)
-            b = velocity(x + h / 2 * a)
-            c = velocity(x + h / 2 * b)
-            x = x + h / 6 * (a + 2 * b + 2 * c + velocity(x + h * c))
+        x = runge_kutta(velocity, image, step=1 / 256, steps=256)
     outputs = dynamics.refine(lambda h: dynamics.dynamic_residual_layer(kernel, predictor, h), image, depths, 1.0)
     return static, [float((out - x).abs().max()) for out in outputs]
 
@@ -97,15 +91,13 @@ def memory() -> dict[str, float]:
 @claim(
     17,
     "residual-layer",
-    statement="With W^T W = Diag(0,..,1,..,0), W^T (W + M) X = x + W^T M X: an NSL layer is a residual "
-    "layer, one forward "
-    "Euler step of an ODE. Unlike a dynamic neural unit, which has a state and may have several equilibria, "
-    "a dynamic "
-    "NSN has none.",
+    statement="With W^T W = Diag(0,..,1,..,0), W^T (W + M) X = x + W^T M X: an NSL layer is a residual layer, one "
+    "forward Euler step of an ODE. Unlike a dynamic neural unit, which has a state and may have several "
+    "equilibria, a dynamic NSN has none.",
     source="paper, section 5.2",
-    threshold="layer identity < 1e-12; refined depth converges with order 1 +- 0.1 (static and dynamic); "
-    "DNU equilibria "
-    "met by simulation to 1e-6; dynamic NSN's answers equal to the bit",
+    threshold="layer identity < 1e-12; refined depth converges with order 1 +- 0.1 (static and dynamic); DNU "
+    "equilibria met by simulation to 1e-6; dynamic NSN's answers equal to the bit",
+    mutants=("transposed M",),
 )
 def residual_is_euler(settings: Settings) -> Finding:
     seeds, depths = settings.seeds(3, 1), [32, 64, 128]
@@ -140,8 +132,7 @@ def residual_is_euler(settings: Settings) -> Finding:
             "dynamic NSN: gap between two histories": kept["NSN"],
         },
         f"{len(seeds)} random 3x3 kernels q of unit norm and similarities on nsl layers (float64); 32, 64, "
-        "128 layers; "
-        "DNU with a = 1, f = g = tanh.",
+        "128 layers; DNU with a = 1, f = g = tanh.",
         "W^T W = Diag(0,..,1,..,0) with W the size of M means W = q e_c^T with |q| = 1: the layer's kernel is q.",
     )
 
@@ -162,9 +153,7 @@ def order_in_input(layer: torch.nn.Module, seed: int, channels: int = 2, size: i
 
 
 def layers_by_order(seed: int) -> dict[str, torch.nn.Module]:
-    """A static layer, a dynamic one with a linear predictor, and one with the SphereNet predictor, in
-    float64.
-    """
+    """A static layer, a dynamic one with a linear predictor, and one with the SphereNet predictor, in float64."""
     import torch
 
     import nsl
@@ -196,11 +185,11 @@ def layers_by_order(seed: int) -> dict[str, torch.nn.Module]:
 @claim(
     18,
     "order-in-the-input",
-    statement="A one-layer dynamic NSN with a linear predictor is exactly quadratic in its input, a static "
-    "one exactly "
-    "linear, and one with a SphereNet predictor neither.",
+    statement="A one-layer dynamic NSN with a linear predictor is exactly quadratic in its input, a static one "
+    "exactly linear, and one with a SphereNet predictor neither.",
     source="paper, section 6",
     threshold="third differences < 1e-12 (linear predictor), second < 1e-12 (static); SphereNet: both > 1e-4",
+    mutants=("constant predictor",),
 )
 def order_of_layers(settings: Settings) -> Finding:
     seeds = settings.seeds(5, 2)

@@ -1,0 +1,73 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent
+# ---
+
+# %% [markdown]
+# # The conjecture, refuted on a laptop
+#
+# **Statement.** Gunasekar et al. (2017) conjecture that gradient flow on a factorised matrix, from a vanishing
+# initialisation, tends to the fit of minimum nuclear norm. The paper quotes it in section 5.1. Li, Luo and Lyu (2021)
+# refute it. Two random 6x6 completions do so as well, in seconds.
+
+# %% tags=["parameters"]
+profile = "demo"  # "demo": fewer seeds
+results = "results"
+out = None  # folder of the ledger; None: results/theory
+
+# %%
+from theory.claims import bias
+from theory.claims.ledger import Settings
+from theory.figures import panels, show, show_ledger
+
+settings = Settings(quick=profile == "demo")
+
+# %% [markdown]
+# ## Small is not small enough
+#
+# Down to $s=10^{-2}$ the gap to the convex minimum looks like one that vanishes. Below, in some problems it grows: the
+# flow goes to a matrix of lower rank, the target, whose nuclear norm is larger.
+
+# %%
+scales = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+seeds = [1000 + k for k in range(4 if settings.quick else 10)]
+gaps = bias.nuclear_gaps(seeds, scales)["completion"]
+known = bias.counterexample_path((*scales, 1e-7))
+figure, (left, middle, right) = panels(3, 3.8)
+for axis, values, label in (
+    (left, gaps.gap, "relative gap to the minimum nuclear norm"),
+    (middle, gaps.distance, "distance to the target of rank 1"),
+):
+    for column, seed in enumerate(seeds):
+        told = seed in bias.REFUTING_SEEDS
+        style, colour = ("o-", "#D55E00") if told else ("-", "#56B4E9")
+        axis.semilogx(scales, values[:, column], style, color=colour, markersize=4)
+    axis.set(xlabel="size s of the initialisation", ylabel=label)
+left.set_title(f"6x6 completion, {len(seeds)} seeds")
+right.semilogx((*scales, 1e-7), known.gap, "o-", label="gap to the minimum trace")
+right.semilogx((*scales, 1e-7), known.distance, "s--", label="distance to the fit of rank 1")
+right.set(xlabel="size s of the initialisation", title="Li, Luo and Lyu, R = 3")
+right.legend(fontsize=8)
+for axis in (left, middle, right):
+    axis.invert_xaxis()
+show(figure)
+
+# %% [markdown]
+# Is it the integrator? LSODA, another method at other tolerances, gives the same nuclear norm:
+
+# %%
+for seed in bias.REFUTING_SEEDS:
+    least = bias.least_nuclear_norms(bias.completions([seed])[0])[0]
+    ours, other = gaps.gap[3, seeds.index(seed)], bias.checked_by_lsoda(seed, 1e-4) / least - 1
+    print(f"seed {seed}, s = 1e-4: gap {other:.4f} by LSODA, {ours:.4f} by Runge-Kutta-Chebyshev")
+
+# %% [markdown]
+# ## The counterexample of Li, Luo and Lyu
+#
+# Observe $W_{13}=1$, $W_{14}=W_{23}=R$ of a symmetric 4x4 matrix. $vv^T$ with $v=(1,R,1,R)$ fits with rank one and
+# trace $2+2R^2$; a matrix of rank two fits with trace $4R$. For $R>1$ the second is smaller, and a vanishing start goes
+# to the first: rank, not norm, is what it prefers. The approach is slow, so that even $s=10^{-7}$ is not at the end.
+
+# %%
+show_ledger([9, 10, 13], profile, out, results)

@@ -1,0 +1,91 @@
+"""``python -m reproduce theory``: the claims of section 5 into the ledger, then the theory's notebooks.
+
+The package ``theory`` knows nothing of this one; what executes notebooks lives here. Their one committed copy is
+``results/theory/notebooks``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from reproduce import notebooks
+from reproduce.files import digest
+
+ROOT = notebooks.ROOT
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("--quick", action="store_true", help="fewer seeds (said so in the output)")
+    parser.add_argument("--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)")
+    parser.add_argument("--only", choices=("claims", "notebooks"), default=None, help="one of the two (default: both)")
+
+
+def sources() -> dict[str, Path]:
+    """The theory's notebooks by name.
+
+    Raises:
+        FileNotFoundError: this is no checkout of the repository.
+    """
+    found = {path.stem: path for path in sorted(notebooks.SOURCES.glob("theory_*.py"))}
+    if not found:
+        raise FileNotFoundError(f"{notebooks.SOURCES} holds no theory_*.py; run this in a checkout of the repository.")
+    return found
+
+
+def inputs_hash(path: Path, out: Path, quick: bool) -> str:
+    """Hash of everything an executed theory notebook depends on: its source, the packages and the ledger."""
+    packages = [file for package in ("nsl", "theory") for file in sorted((ROOT / package).rglob("*.py"))]
+    ledger = [file for file in (out / "claims.json",) if file.exists()]
+    texts: list[Any] = [file.read_text(encoding="utf-8") for file in (path, *packages, *ledger)]
+    return digest([path.stem, "quick" if quick else "full", *texts])
+
+
+def execute(*, quick: bool, out: Path, jobs: int) -> list[str]:
+    """Execute the theory's notebooks that are out of date; returns one sentence a failure."""
+    folder = out.resolve()
+    # Kernels run in the repository's root; a path relative to it names no one's home folder.
+    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    parameters = {"profile": "demo" if quick else "full", "out": str(shown)}
+    due = {}
+    for name, path in sources().items():
+        mark = inputs_hash(path, out, quick)
+        if notebooks.stamp(out / "notebooks" / f"{name}.ipynb") != mark:
+            due[name] = (path, mark)
+    print(f"theory: {len(sources()) - len(due)} of {len(sources())} notebooks are up to date.", flush=True)
+    failures: list[str] = []
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting: dict[Future[float], str] = {
+            pool.submit(notebooks.execute, path, out / "notebooks" / f"{name}.ipynb", parameters, mark): name
+            for name, (path, mark) in due.items()
+        }
+        for future in as_completed(waiting):
+            try:
+                print(f"notebook {waiting[future]}: {future.result():.0f} s", flush=True)
+            except Exception as error:  # papermill wraps whatever a cell raised
+                lines = [line for line in str(error).splitlines() if line.strip()]
+                failures.append(f"Notebook {waiting[future]} failed: {lines[-1].strip() if lines else error!r}")
+                print(failures[-1], file=sys.stderr, flush=True)
+    return failures
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the claims, then execute the notebooks."""
+    # Sets the number of threads of the worker processes before they load numpy.
+    from theory.__main__ import claims
+
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}.")
+    if arguments.only != "notebooks":
+        claims([], quick=arguments.quick, out=arguments.out, jobs=arguments.jobs)
+    if arguments.only != "claims":
+        failures = execute(quick=arguments.quick, out=arguments.out, jobs=arguments.jobs)
+        if failures:
+            raise ValueError(" ".join(failures))
+    return 0

@@ -1,0 +1,241 @@
+"""Claims 24, 25, 28 and 29: weight decay, a learning rate of its own for M, momentum, noise and large steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.integrate import solve_ivp
+
+from theory import convex
+from theory.arrays import Array
+from theory.claims.equations import random_factorised, random_regression
+from theory.claims.ledger import MEASURED, Finding, Settings, claim, verdict_of
+from theory.flows import Decayed, DiagonalSimilarity, Factorised, Parametrisation
+from theory.integrators import integrate
+from theory.problems import LinearRegression
+from theory.steps import gradient_descent
+
+
+def decayed_gap(problem: LinearRegression, start: Parametrisation, decay: float, norm: str) -> tuple[float, float]:
+    """Of the decayed flow's limit: duality gap of L + decay * norm(W), and difference to cvxpy's minimum, relative."""
+    flow = Decayed(start, (decay, decay))
+    limit = integrate(problem, flow, rtol=1e-10, atol=1e-12, stop_gradient=1e-11).limit()
+    gap, objective = convex.penalised_gap(problem.X, problem.Y, decay, norm, limit)
+    return gap, abs(objective / convex.penalised_minimum(problem.X, problem.Y, decay, norm) - 1)
+
+
+def one_sided_decay(problem: LinearRegression, start: Factorised, decay: float) -> tuple[float, float, float]:
+    """Decay on W' alone: slope in time of the distance to least squares, that distance at the end, and |M| there."""
+    times = np.concatenate([[0.0], np.geomspace(1e2, 1e7, 11)])
+    path = integrate(problem, Decayed(start, (decay, 0.0)), times=times, rtol=1e-9, atol=1e-12)
+    exact = problem.minimum_norm_solution
+    distance = np.linalg.norm(path.weights[1:] - exact, axis=(-1, -2)) / np.linalg.norm(exact)
+    slope = np.polyfit(np.log(times[4:]), np.log(distance[3:]), 1)[0]
+    return float(slope), float(distance[-1]), float(np.linalg.norm(start.blocks(path.states[-1])[1]))
+
+
+@claim(
+    24,
+    "weight-decay",
+    statement="Equal weight decay lambda on M and W' is lambda times the nuclear norm of W (UNS), and a group lasso "
+    "over its rows (DNS); decay on W' alone, as this package trains, leaves nothing on W: M grows and the penalty "
+    "vanishes, like t^(-1/2).",
+    source="Srebro, Rennie and Jaakkola 2004 (variational form of the nuclear norm), carried over; the rest ours",
+    threshold="duality gap of the limit < 1e-8 of the objective, cvxpy's minimum within 1e-6, every seed; decay on W' "
+    "alone: slope of the distance to least squares in log t -0.5 +- 0.05",
+    mutants=("frozen M", "doubled rate"),
+)
+def weight_decay(settings: Settings) -> Finding:
+    seeds, decay = settings.seeds(3, 1), 0.5
+    nuclear, rows, slopes, distances, sizes = [], [], [], [], []
+    for seed in seeds:
+        rng = np.random.default_rng(2400 + seed)
+        problem = random_regression(rng, 4, 8, 3)
+        nuclear.append(decayed_gap(problem, random_factorised(rng, 4, 3, 0.5), decay, "nuclear"))
+        mask = DiagonalSimilarity(rng.standard_normal((4, 3)), np.ones(4))
+        rows.append(decayed_gap(problem, mask, decay, "rows"))
+        slope, distance, size = one_sided_decay(problem, random_factorised(rng, 4, 3, 0.5), decay)
+        slopes.append(slope)
+        distances.append(distance)
+        sizes.append(size)
+    worst = max(slopes, key=lambda slope: abs(slope + 0.5))
+    both = nuclear + rows
+    return Finding(
+        verdict_of(max(r[0] for r in both) < 1e-8, max(r[1] for r in both) < 1e-6, abs(worst + 0.5) < 0.05),
+        {
+            "UNS: duality gap (max)": max(r[0] for r in nuclear),
+            "DNS: duality gap (max)": max(r[0] for r in rows),
+            "difference to cvxpy (max)": max(r[1] for r in both),
+            "decay on W' alone: slope of the distance (worst)": worst,
+            "decay on W' alone: distance to least squares at t = 1e7 (max)": max(distances),
+            "decay on W' alone: |M| at t = 1e7 (min)": min(sizes),
+        },
+        f"{len(seeds)} Gaussian regressions (4 inputs, 8 samples, 3 outputs), lambda = {decay:g}; decay on W' alone to "
+        "t = 1e7.",
+        "The limits hold for the flow; a training of finite length keeps part of the penalty.",
+    )
+
+
+class Rated(Factorised):
+    """`Factorised` with M learned at `rate` times the rate of W'."""
+
+    def __init__(self, W_prime0: Array, M0: Array, rate: float) -> None:
+        super().__init__(W_prime0, M0)
+        self.rate = rate
+
+    def velocity(self, state: Array, descent: Array) -> Array:
+        kernel, similarity = self.blocks(state)
+        return self.pack(similarity @ descent, self.rate * kernel @ descent.swapaxes(-1, -2))
+
+
+def clock(rate: float) -> float:
+    """How much faster the equivalent plain flow runs."""
+    return float(np.sqrt(rate))
+
+
+@claim(
+    25,
+    "rate-of-similarity",
+    statement="M learned at gamma times the rate of W' is the plain flow from gamma^(1/4) W'_0 and gamma^(-1/4) M_0, "
+    "run sqrt(gamma) times as fast: a rate of its own for M is another start, no other dynamics.",
+    source="ours",
+    threshold="largest difference of the two paths of W < 1e-9, gamma = 0.1, 3 and 100",
+    mutants=("wrong order", "frozen M", "doubled rate", "forgotten clock"),
+)
+def rate_of_similarity(settings: Settings) -> Finding:
+    seeds, rates = settings.seeds(4, 1), (0.1, 3.0, 100.0)
+    gaps: dict[str, float] = {}
+    for rate in rates:
+        worst = 0.0
+        for seed in seeds:
+            rng = np.random.default_rng(2500 + seed)
+            problem = random_regression(rng, 4, 3, 2)
+            kernel, similarity = 0.5 * rng.standard_normal((4, 2)), 0.5 * rng.standard_normal((4, 4))
+            times = np.linspace(0, 3, 7)
+            rated = integrate(problem, Rated(kernel, similarity, rate), times=times)
+            plain = Factorised(rate**0.25 * kernel, rate**-0.25 * similarity)
+            path = integrate(problem, plain, times=clock(rate) * times)
+            worst = max(worst, float(np.max(np.abs(rated.weights - path.weights))))
+        gaps[f"gamma = {rate:g} (max)"] = worst
+    return Finding(
+        verdict_of(max(gaps.values()) < 1e-9),
+        gaps,
+        f"{len(seeds)} Gaussian regressions (4 inputs, 3 samples, 2 outputs), W' and M Gaussian of size 0.5, "
+        "7 times up to 3.",
+    )
+
+
+def heavy_ball_residual(problem: LinearRegression, pair: Factorised, friction: float, time: float) -> float:
+    """Residual along heavy-ball dynamics of `C'' + mu C' = 2 (V V^T - U U^T)`, integrated over time."""
+    size = pair.initial.size
+
+    def blocks(flat: Array) -> tuple[Array, Array]:
+        kernel, similarity = pair.blocks(flat)
+        return kernel, similarity
+
+    def source(speed: Array) -> Array:
+        kernel, similarity = blocks(speed)
+        return 2 * (kernel @ kernel.T - similarity @ similarity.T)
+
+    def right_side(_: float, y: Array) -> Array:
+        state, speed = y[:size], y[size : 2 * size]
+        force = pair.velocity(state, problem.descent(pair.weight(state)))
+        return np.concatenate([speed, force - friction * speed, source(speed).reshape(-1)])
+
+    n = pair.shape[0]
+    start = np.concatenate([pair.initial, np.zeros(size), np.zeros(n * n)])
+    found = solve_ivp(right_side, (0, time), start, method="DOP853", rtol=1e-12, atol=1e-13)
+
+    def imbalance(y: Array) -> tuple[Array, Array]:
+        """C and its time derivative."""
+        (kernel, similarity), (dk, ds) = blocks(y[:size]), blocks(y[size : 2 * size])
+        change = dk @ kernel.T + kernel @ dk.T - ds @ similarity.T - similarity @ ds.T
+        return kernel @ kernel.T - similarity @ similarity.T, change
+
+    (before, slow), (after, fast) = imbalance(found.y[:, 0]), imbalance(found.y[:, -1])
+    integral = found.y[2 * size :, -1].reshape(n, n)
+    return float(np.max(np.abs(fast - slow + friction * (after - before) - integral)))
+
+
+@claim(
+    28,
+    "heavy-ball",
+    statement="Under heavy-ball dynamics theta'' + mu theta' = -grad L the balance is no longer conserved: C = W'W'^T "
+    "- M M^T obeys C'' + mu C' = 2 (V V^T - U U^T), V and U the velocities of W' and M.",
+    source="direct computation",
+    threshold="residual of the equation, integrated over time, < 1e-9",
+    mutants=("wrong order", "frozen M", "preconditioned"),
+)
+def heavy_ball(settings: Settings) -> Finding:
+    residuals = []
+    for seed in settings.seeds(4, 1):
+        rng = np.random.default_rng(2800 + seed)
+        problem, pair = random_regression(rng, 4, 3, 2), random_factorised(rng, 4, 2, 0.5)
+        residuals += [heavy_ball_residual(problem, pair, friction, 4.0) for friction in (0.1, 1.0)]
+    return Finding(
+        verdict_of(max(residuals) < 1e-9),
+        {"residual (max)": max(residuals)},
+        f"{len(residuals) // 2} Gaussian regressions (4 inputs, 3 samples, 2 outputs), mu = 0.1 and 1, from rest to "
+        "time 4.",
+    )
+
+
+def noisy_descent(
+    problem: LinearRegression, pair: Factorised, *, step: float, steps: int, noise: float, seed: int
+) -> tuple[float, float]:
+    """||C|| and ||W'||^2 + ||M||^2 after gradient descent with fresh Gaussian noise on the targets at every step."""
+    rng = np.random.default_rng(seed)
+    state = pair.initial
+    for _ in range(steps):
+        descent = problem.descent(pair.weight(state))
+        descent = descent + noise * problem.X @ rng.standard_normal(problem.Y.shape).T
+        state = state + step * pair.velocity(state, descent)
+    return float(np.linalg.norm(next(iter(pair.invariants(state).values())))), float(state @ state)
+
+
+def _ratios(seeds: list[int], measure: Callable[[LinearRegression, Factorised, int], float]) -> float:
+    found = []
+    for seed in seeds:
+        rng = np.random.default_rng(2900 + seed)
+        problem = random_regression(rng, 4, 8, 3).whitened()
+        found.append(measure(problem, random_factorised(rng, 4, 3, 0.7), seed))
+    return float(np.median(found))
+
+
+@claim(
+    29,
+    "noise-and-large-steps",
+    statement="Beyond the flow: what do noise on the labels and large steps do to the balance that the flow conserves?",
+    source="ours; compare Blanc et al. 2020 (label noise) and Wang et al. 2022 (large steps)",
+    threshold="none: ||C|| and ||W'||^2 + ||M||^2 at the end over the start",
+)
+def noise_and_large_steps(settings: Settings) -> Finding:
+    seeds, steps = settings.seeds(6, 2), 2000 if settings.quick else 10_000
+    figures: dict[str, float] = {}
+    for noise in (0.0, 0.3, 1.0):
+
+        def balance(problem: LinearRegression, pair: Factorised, seed: int, noise: float = noise) -> float:
+            start = float(np.linalg.norm(next(iter(pair.invariants(pair.initial).values()))))
+            return noisy_descent(problem, pair, step=0.02, steps=steps, noise=noise, seed=seed)[0] / start
+
+        def size(problem: LinearRegression, pair: Factorised, seed: int, noise: float = noise) -> float:
+            end = noisy_descent(problem, pair, step=0.02, steps=steps, noise=noise, seed=seed)[1]
+            return end / float(pair.initial @ pair.initial)
+
+        figures[f"label noise {noise:g}: ||C|| over its start (median)"] = _ratios(seeds, balance)
+        figures[f"label noise {noise:g}: ||W'||^2 + ||M||^2 over its start (median)"] = _ratios(seeds, size)
+    for step in (0.01, 0.05, 0.1):
+
+        def drift(problem: LinearRegression, pair: Factorised, seed: int, step: float = step) -> float:
+            start = float(np.linalg.norm(next(iter(pair.invariants(pair.initial).values()))))
+            path = gradient_descent(problem, pair, step=step, steps=int(100 / step), every=int(100 / step))
+            return float(np.linalg.norm(next(iter(pair.invariants(path.states[-1]).values())))) / start
+
+        figures[f"step {step:g}: ||C|| over its start (median)"] = _ratios(seeds, drift)
+    return Finding(
+        MEASURED,
+        figures,
+        f"{len(seeds)} whitened regressions (4 inputs, 3 outputs), W' and M of size 0.7; {steps} steps of 0.02 "
+        "with label noise, time 100 with large steps.",
+    )

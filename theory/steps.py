@@ -1,0 +1,137 @@
+"""Finite steps: gradient descent as people run it, Runge-Kutta, and a step that conserves quadratic invariants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from theory.arrays import Array
+from theory.flows import Parametrisation
+from theory.problems import Problem
+from theory.trajectory import FlowError, Trajectory
+
+#: A numpy array or a torch tensor.
+T = TypeVar("T", bound=Any)
+
+
+def velocity_of(problem: Problem, parametrisation: Parametrisation) -> Callable[[Array], Array]:
+    """d(state)/dt [..., D] of the gradient flow as a function of the state alone."""
+
+    def velocity(state: Array) -> Array:
+        return parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
+
+    return velocity
+
+
+def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
+    """Raises ValueError where the parametrisation's W has not the problem's shape."""
+    if tuple(parametrisation.shape) != tuple(problem.shape):
+        raise ValueError(
+            f"the problem needs an effective weight of shape {tuple(problem.shape)}, the parametrisation gives "
+            f"{tuple(parametrisation.shape)}."
+        )
+
+
+def _discrete(
+    problem: Problem,
+    parametrisation: Parametrisation,
+    states: list[Array],
+    step: float,
+    every: int,
+    last: int,
+) -> Trajectory:
+    ticks = [*range(0, last, every), last]
+    times = step * np.array(ticks[: len(states)], dtype=float)
+    return Trajectory(problem, parametrisation, times, np.stack(states), np.full(len(states), np.nan), False)
+
+
+def gradient_descent(
+    problem: Problem,
+    parametrisation: Parametrisation,
+    *,
+    step: float,
+    steps: int,
+    momentum: float = 0.0,
+    every: int = 1,
+) -> Trajectory:
+    """Gradient descent with a finite step (and heavy-ball momentum), what is run in practice: forward Euler.
+
+    Args:
+        every: keep each `every`-th state (and the last).
+    Raises:
+        ValueError: step, steps or momentum out of range.
+        FlowError: the iteration diverges.
+    """
+    check_shapes(problem, parametrisation)
+    if not step > 0 or steps < 1 or not 0 <= momentum < 1 or every < 1:
+        raise ValueError(
+            f"step must be > 0, steps and every >= 1 and momentum in [0, 1); got step={step}, steps={steps}, "
+            f"momentum={momentum}, every={every}."
+        )
+    state = np.array(parametrisation.initial)
+    memory = np.zeros_like(state)
+    states = [state.copy()]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(1, steps + 1):
+            rate = parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
+            memory = momentum * memory + rate
+            state = state + step * memory
+            if not np.all(np.abs(state) < 1e150):
+                raise FlowError(f"gradient descent diverges at step {k} with step size {step:g}; use a smaller step.")
+            if k % every == 0 or k == steps:
+                states.append(state)
+    return _discrete(problem, parametrisation, states, step, every, steps)
+
+
+def runge_kutta(velocity: Callable[[T], T], state: T, *, step: float, steps: int) -> T:
+    """`state` after `steps` classical fourth-order Runge-Kutta steps of an autonomous equation.
+
+    Args:
+        velocity: d(state)/dt of numpy arrays or torch tensors of any shape. step: may be negative.
+    """
+    for _ in range(steps):
+        a = velocity(state)
+        b = velocity(state + step / 2 * a)
+        c = velocity(state + step / 2 * b)
+        state = state + step / 6 * (a + 2 * b + 2 * c + velocity(state + step * c))
+    return state
+
+
+def implicit_midpoint(
+    problem: Problem, parametrisation: Parametrisation, *, step: float, steps: int, every: int = 1
+) -> Trajectory:
+    """Implicit midpoint rule, which conserves every quadratic invariant of the flow to rounding.
+
+    Each step's equation `y+ = y + h f((y + y+) / 2)` is solved by fixed-point iteration down to rounding.
+
+    Raises:
+        FlowError: the fixed-point iteration does not contract (the step is too large).
+    """
+    check_shapes(problem, parametrisation)
+    if not step > 0 or steps < 1 or every < 1:
+        raise ValueError(f"step must be > 0 and steps, every >= 1, got step={step}, steps={steps}, every={every}.")
+    velocity = velocity_of(problem, parametrisation)
+    state = np.array(parametrisation.initial)
+    states = [state]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(1, steps + 1):
+            middle = state + step / 2 * velocity(state)
+            change = before = np.inf
+            for _ in range(200):
+                renewed = state + step / 2 * velocity(middle)
+                change = float(np.max(np.abs(renewed - middle)))
+                middle = renewed
+                # Rounding level: the change no longer falls.
+                if change == 0 or (change >= before and change < 1e-13 * (1 + np.max(np.abs(state)))):
+                    break
+                before = change
+            else:
+                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
+            if not np.all(np.isfinite(middle)):
+                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
+            state = 2 * middle - state
+            if k % every == 0 or k == steps:
+                states.append(state)
+    return _discrete(problem, parametrisation, states, step, every, steps)
