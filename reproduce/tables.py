@@ -310,7 +310,7 @@ def summary(profile: plan.Profile, store: Store) -> str:
         table = make_table(item, profile, store)
         parts.append(f"## Table {item}: {table.experiment.title}")
         if not any(row.records for row in table.rows):
-            parts.append("Not run.")
+            parts += ["Not run.", *_recipe_choice(profile, store, item)]
             continue
         parts += [scope_sentence(table), markdown_errors(table), markdown_claims(table)]
         parts += _recipe_choice(profile, store, item)
@@ -323,6 +323,8 @@ def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str
     if not trials:
         return ["Nothing of this recipe was chosen by trials in this profile."]
     on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
+    if not any(row["chosen"] for row in trials):
+        return [f"The recipe is provisional: {len(trials)} candidates are to be tried on {on}, none has been."]
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
     words = f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:"
     return [words, as_markdown(head, trials)]
