@@ -2,6 +2,7 @@
 
 PROFILE ?= demo
 TABLES  ?=
+SLOTS   ?=
 SEEDS   ?=
 DATA    ?=
 JOBS    ?=
@@ -15,7 +16,8 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 # Only what was given is passed on; the profile knows the rest.
-OPTIONS := --profile "$(PROFILE)" $(if $(TABLES),--tables "$(TABLES)") $(if $(SEEDS),--seeds "$(SEEDS)") \
+OPTIONS := --profile "$(PROFILE)" $(if $(TABLES),--tables "$(TABLES)") $(if $(SLOTS),--slots "$(SLOTS)") \
+           $(if $(SEEDS),--seeds "$(SEEDS)") \
            $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)") \
            $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
 
@@ -34,6 +36,7 @@ help:
 	@echo "make clean       remove the demo's results and caches; results/cpu, results/paper and .venv stay"
 	@echo
 	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4,6 SEEDS=number   JOBS=number"
+	@echo "           SLOTS=cifar10: of the tables' data sets only these"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
 	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"
 	@echo "           REHEARSE=1: two steps of every run at full size, with noise for absent data, without records"
