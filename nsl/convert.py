@@ -29,8 +29,6 @@ _STATIC: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv3d: NSConv3d,
     nn.ConvTranspose2d: NSConvTranspose2d,
 }
-#: What a layer with a similarity has in common with the plain one.
-_BACKBONE = ("weight", "bias", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
 #: Usual names of a classifier, tried in this order by `freeze_backbone`.
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "linear")
 
@@ -48,8 +46,16 @@ def _replace(model: nn.Module, build: Callable[[str, nn.Module], nn.Module | Non
         The model (another object when it is itself replaced) and the number of replaced modules.
     """
     made: dict[int, nn.Module] = {}
+    # What is inside of a layer with a similarity, its predictor, belongs to that layer.
+    inside = {
+        id(part)
+        for layer in model.modules()
+        if isinstance(layer, Similar)
+        for part in layer.modules()
+        if part is not layer
+    }
     for name, module in list(model.named_modules()):
-        if id(module) not in made:
+        if id(module) not in made and id(module) not in inside:
             new = build(name, module)
             if new is not None:
                 made[id(module)] = new
@@ -199,6 +205,16 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
     return linear[-1].parameters()
 
 
+def _of_similarity(name: str) -> bool:
+    """Whether a layer's parameter belongs to its similarity, by its name in the layer: what a similarity, a shape or a
+    predictor owns, also where pruning or a parametrisation keeps it under another name ("similarity_orig",
+    "parametrizations.similarity.original"). Kernels and biases, under whatever name, are the backbone."""
+    first, *rest = name.split(".")
+    if first == "parametrizations":
+        first = rest[0]
+    return first == "predictor" or first.startswith(("similarity", "shape"))
+
+
 def freeze_backbone(
     model: nn.Module, classifier: str | nn.Module | None = None, train_classifier: bool = True
 ) -> list[str]:
@@ -222,8 +238,7 @@ def freeze_backbone(
     keep: set[int] = set()
     for module in model.modules():
         if isinstance(module, Similar | NSRNNCell | NSGRUCell):
-            own = {id(getattr(module, name, None)) for name in _BACKBONE}
-            keep |= {id(parameter) for parameter in module.parameters()} - own
+            keep |= {id(parameter) for name, parameter in module.named_parameters() if _of_similarity(name)}
     if not keep:
         raise ValueError("freeze_backbone found no similarity to train: convert the model first (nsl.convert)")
     if train_classifier:

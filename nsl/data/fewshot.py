@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,18 @@ class ImageSet:
         images: uint8 [N, 3, H, W].
         labels: int64 [N], values 0 .. len(class_names) - 1.
         class_names: one name a class, in label order.
+
+    Raises:
+        DataError: images or labels of another type or shape, a label out of range, or a class name given twice.
     """
 
     name: str
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.images, self.labels, self.class_names)
 
     @property
     def num_classes(self) -> int:
@@ -48,6 +55,24 @@ class ImageSet:
     @property
     def image_size(self) -> int:
         return int(self.images.shape[-1])
+
+
+def _check(name: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise `DataError` unless these are labelled images of these classes."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+        raise DataError(f"{name}: images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(f"{name}: labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if low < 0 or high >= len(class_names):
+        wrong = low if low < 0 else high
+        raise DataError(
+            f"{name}: label {wrong} is outside 0 to {len(class_names) - 1}, the labels of the {len(class_names)} class "
+            "names; number the classes from 0."
+        )
+    twice = next((item for item, count in Counter(class_names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{name}: class name {twice!r} is given twice; give every class a name of its own.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +113,10 @@ def split_classes(
         split: class names by part: "base", "validation" and "novel". Classes in no part are left out.
 
     Raises:
-        DataError: a part is missing, a class is unknown, in two parts, or without images.
+        DataError: a part is missing, a class is unknown, in two parts, named twice or without images, or a label is
+            outside 0 .. len(class_names) - 1.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
-        raise DataError(f"{name}: images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"{name}: labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
+    _check(name, images, labels, class_names)
     if set(split) != set(PARTS):
         raise DataError(f"{name}: the split must have the parts {', '.join(PARTS)}, got {', '.join(sorted(split))}.")
     number = {class_name: label for label, class_name in enumerate(class_names)}

@@ -245,3 +245,30 @@ def test_even_kernels_become_dynamic_with_equal_outputs_train_and_export() -> No
     assert losses[-1] < losses[0]
     exported = torch.export.export(model.eval(), (images,)).module()
     torch.testing.assert_close(exported(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_converting_twice_leaves_the_predictors_alone() -> None:
+    model = nsl.create_model("cnn9", 10, width=4)
+    model = nsl.convert(model, kind="dynamic")
+    count = sum(isinstance(module, nsl.DynamicNSConv2d) for module in model.modules())
+    with pytest.raises(ValueError, match="found no layer"):
+        nsl.convert(model, kind="dynamic")
+    assert sum(isinstance(module, nsl.DynamicNSConv2d) for module in model.modules()) == count
+
+
+@pytest.mark.parametrize("how", ["prune", "weight_norm", "parametrisation"])
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_a_kernel_that_is_pruned_or_reparametrised_is_frozen_too(kind: str, how: str) -> None:
+    from torch.nn.utils import parametrizations, prune
+
+    model = nn.Sequential(nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), kind=kind), nn.Flatten(), nn.Linear(16, 2))
+    layer = model[0][0]
+    if how == "prune":
+        prune.l1_unstructured(layer, "weight", 0.5)
+    elif how == "weight_norm":
+        torch.nn.utils.weight_norm(layer)
+    else:
+        parametrizations.weight_norm(layer)
+    left = nsl.freeze_backbone(model)
+    assert all(name.startswith(("0.0.similarity", "0.0.predictor", "2.")) for name in left), left
+    assert any("similarity" in name or "predictor" in name for name in left)

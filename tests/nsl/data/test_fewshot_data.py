@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nsl.data import DataError, load_fewshot, split_classes
+from nsl.data import DataError, ImageSet, load_fewshot, split_classes
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
 
@@ -121,3 +121,22 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"x\.jpg cannot be read as an image"):
         _read_image(path, 4)
+
+
+@pytest.mark.parametrize(("shift", "wrong"), [(1, 6), (-2, -2)])
+def test_labels_outside_the_class_names_are_refused_and_not_shifted(shift: int, wrong: int) -> None:
+    images, labels = torch.zeros(12, 3, 4, 4, dtype=torch.uint8), torch.arange(12) % 6 + shift
+    names = [f"c{i}" for i in range(6)]
+    split = {"base": names[:2], "validation": names[2:4], "novel": names[4:]}
+    with pytest.raises(DataError, match=f"label {wrong} is outside 0 to 5"):
+        split_classes("mine", images, labels, names, split)
+    with pytest.raises(DataError, match=f"label {wrong} is outside 0 to 5"):
+        ImageSet("mine", images, labels, tuple(names))
+
+
+def test_a_class_name_given_twice_is_refused() -> None:
+    images, labels = torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.arange(6)
+    names = ["a", "b", "c", "a", "e", "f"]
+    split = {"base": ["a", "b"], "validation": ["c"], "novel": ["e", "f"]}
+    with pytest.raises(DataError, match="class name 'a' is given twice"):
+        split_classes("mine", images, labels, names, split)
