@@ -157,11 +157,12 @@ def _unfolded(
         for j in range(0, dilation[1] * kw, dilation[1])
     ]
     patches = torch.stack(slices, 2).flatten(3)
+    places = out[0] * out[1]  # not -1, which an empty batch leaves open
     if similarity.dim() == 4:
-        patches = patches * similarity.reshape(batch, 1, taps, -1)
+        patches = patches * similarity.reshape(batch, 1, taps, places)
     else:
-        patches = torch.einsum("bklp,bclp->bckp", similarity.reshape(batch, taps, taps, -1), patches)
-    columns = patches.reshape(batch, groups, channels // groups * taps, -1)
+        patches = torch.einsum("bklp,bclp->bckp", similarity.reshape(batch, taps, taps, places), patches)
+    columns = patches.reshape(batch, groups, channels // groups * taps, places)
     rows = weight.reshape(1, groups, filters // groups, -1)
     return (rows @ columns).reshape(batch, filters, *out)
 

@@ -20,6 +20,12 @@ def _patch_norm(channels: int, taps: int, places: int, outputs: int) -> int:
     return channels * places + taps * outputs
 
 
+def _plain(layer: nn.modules.conv._ConvNd, input: Tensor, output: Tensor) -> int:
+    """Of any number of dimensions: every weight once at every output position, of a transposed one at every input's."""
+    places = input if layer.transposed else output
+    return layer.weight.numel() * prod(places.shape[2:])
+
+
 def _convolution(layer: nn.Conv2d, input: Tensor, output: Tensor) -> int:
     """Filters x taps x channels of a group at every output position."""
     per_image = prod(output.shape[-2:])
@@ -77,6 +83,8 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(count(_convolution)))
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            hooks.append(module.register_forward_hook(count(_plain)))
         elif isinstance(module, nn.Linear):
             hooks.append(module.register_forward_hook(count(linear)))
         elif isinstance(module, ReleasePredictor):

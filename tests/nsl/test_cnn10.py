@@ -103,3 +103,11 @@ def test_the_networks_of_table_5_cost_what_readme_and_notebook_say() -> None:
     dynamic = nsl.count_multiply_adds(nsl.create_model("nsn10_dynamic_diagonal", 1000), 224)
     assert 3.5e9 < cnn < 3.7e9
     assert 1.2 < dynamic / cnn < 1.5
+
+
+def test_multiply_adds_of_convolutions_of_one_and_three_dimensions_and_transposed_ones_are_counted() -> None:
+    one = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(2), nn.Conv1d(2, 5, 3))
+    assert nsl.count_multiply_adds(one, 4) == 3 * 2 * 16 + 2 * 5 * 3 * 14
+    three = nn.Sequential(nn.Unflatten(1, (3, 1)), nsl.NSConv3d(3, 4, (1, 2, 2)))
+    assert nsl.count_multiply_adds(three, 4) == 3 * 4 * 4 * 9
+    assert nsl.count_multiply_adds(nn.ConvTranspose2d(3, 6, 2, stride=2), 4) == 3 * 6 * 4 * 16

@@ -121,3 +121,13 @@ def test_layers_can_be_called_with_other_parameters_and_mapped_over_them(name: s
     mapped_gradients = torch.func.vmap(torch.func.grad(loss))(stacked)
     for key, gradient in torch.func.grad(loss)(sets[1]).items():
         torch.testing.assert_close(mapped_gradients[key][1], gradient, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape) in LAYERS.items() if len(shape) > 2])
+def test_an_empty_batch_gives_an_empty_batch(name: str) -> None:
+    layer, x = made(name)
+    layer.eval()
+    empty = torch.zeros(0, *x.shape[1:])
+    output = layer(empty)
+    assert output.shape == (0, *layer(x).shape[1:])
+    output.sum().backward()
