@@ -5,6 +5,7 @@ Static: `NSConv1d`, `NSConv2d`, `NSConv3d`, `NSConvTranspose2d`. Dynamic: `Dynam
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -324,6 +325,9 @@ class DynamicNSConv2d(Similar, nn.Conv2d):
             self.predictor = predictor
         elif predictor in PREDICTORS:
             options = dict(predictor_options or {})
+            known = list(inspect.signature(PREDICTORS[predictor]).parameters)[6:]  # beyond what the layer gives itself
+            if unknown := sorted(set(options) - set(known)):
+                raise ValueError(f"predictor {predictor!r} has no option {unknown[0]!r}, it takes {known}")
             if isinstance(self.structure, Unconstrained) and predictor != "cnn":
                 # The release's choices for UNS.
                 options = {"hidden": 128} | ({"batch_norm": False} if predictor == "release" else {}) | options

@@ -29,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsl import compiled
+from nsl.definition import gradients_by_definition
 from nsl.kernels import operators
 from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
-from nsl.patches import Patches, chunk_bounds
+from nsl.patches import Patches, chunk_bounds, output_size, wide_type
 
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
 # the faster, 3.4 against 8.8 ms at 8 channels, 16x16, batch 32 on one core; 144 against 109 ms at 32x32, batch 128.
@@ -40,20 +41,6 @@ _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def output_size(
-    size: tuple[int, int],
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[int, int]:
-    """Height and width of a convolution's output map, as `torch.nn.Conv2d` defines them."""
-    height, width = (
-        (size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-    )
-    return height, width
 
 
 def neural_similarity_conv2d(
@@ -205,13 +192,12 @@ def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None,
     """The three gradients as differentiable functions of everything they depend on, by way of the definition."""
     input, weight, similarity = ctx.saved_tensors
     stride, padding, dilation = ctx.geometry
-    # Views, nodes of their own in the graph: the similarity is predicted from the input, and gradients by way of the
-    # saved tensors themselves would count that path twice.
-    input, weight, similarity = (tensor.view_as(tensor) for tensor in (input, weight, similarity))
-    wanted = [tensor for tensor, needed in zip((input, weight, similarity), ctx.needs_input_grad) if needed]
-    output = _unfolded(input, weight, similarity, stride, padding, dilation, 1)
-    found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
-    return tuple(next(found) if needed else None for needed in ctx.needs_input_grad[:3])
+
+    def definition(input: Tensor, weight: Tensor, similarity: Tensor) -> Tensor:
+        return _unfolded(input, weight, similarity, stride, padding, dilation, 1)
+
+    tensors = (input, weight, similarity)
+    return gradients_by_definition(definition, tensors, ctx.needs_input_grad[:3], [gradient])
 
 
 class _SimilarityConv(torch.autograd.Function):
@@ -274,7 +260,7 @@ class _SimilarityConv(torch.autograd.Function):
         else:
             dx, dm = torch.empty_like(x), torch.empty_like(m)
             # The chunks' weight gradients are added up in at least float32.
-            wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+            wide = wide_type(x)
             dw = x.new_zeros(taps * channels, filters, dtype=wide)
             n, chunks = chunk_bounds(batch, ho * wo * taps * channels * x.element_size(), x.device)
             buffer = x.new_empty(n, ho, wo, taps, channels)

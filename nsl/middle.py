@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl import compiled
+from nsl.definition import gradients_by_definition
 from nsl.functional import _pair
 from nsl.kernels import maps
 from nsl.kernels.paths import path
-from nsl.patches import Windows, chunk_bounds, inverse_norm_slopes, scale_positions
+from nsl.patches import Windows, chunk_bounds, inverse_norm_slopes, inverse_window_norm, scale_positions, wide_type
 from nsl.spherical import EPSILON, SphereConv2d
 
 
@@ -110,7 +111,7 @@ def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
 
 
 def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:
-    wide = _wide(z)
+    wide = wide_type(z)
     if scale is not None:
         scale = scale.to(wide)
     gamma = beta = mean = variance = None
@@ -132,7 +133,7 @@ def _moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of t, [h] each, float64."""
     count = z.numel() // z.shape[1]
     rows, scales = _rows(z), _positions(scale)
-    shift = rows[0].to(_wide(z))
+    shift = rows[0].to(wide_type(z))
     if scales is not None:
         shift = shift * scales[0]
     sums = torch.empty(2, z.shape[1], dtype=torch.float64)
@@ -151,11 +152,6 @@ def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) ->
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
     norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var.dtype), norm.momentum)
-
-
-def _wide(z: Tensor) -> torch.dtype:
-    """Type of the kernels' sums and coefficients."""
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -181,7 +177,7 @@ def _line(
     epsilon: float,
 ) -> tuple[Tensor, Tensor]:
     """a and b [h] of u = a t + b."""
-    wide = _wide(z)
+    wide = wide_type(z)
     if gamma is None or beta is None or mean is None or variance is None:
         return torch.ones(z.shape[1], dtype=wide), torch.zeros(z.shape[1], dtype=wide)
     slope = gamma.double() * (variance.double() + epsilon).rsqrt()
@@ -225,7 +221,7 @@ class _Middle(torch.autograd.Function):
         ctx.geometry = second.stride, second.padding, second.dilation, second.groups
         line = _line(z, gamma, beta, mean, variance, epsilon)
         sphere = isinstance(second, SphereConv2d)
-        energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=_wide(z)) if sphere else None
+        energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=wide_type(z)) if sphere else None
         parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line, energy)]
         output = parts[0] if len(parts) == 1 else torch.cat(parts)
         ctx.windows = inverse = None
@@ -296,18 +292,22 @@ class _Middle(torch.autograd.Function):
 
 def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The gradients as differentiable functions of everything they depend on, by way of the definition."""
-    z, scale, gamma, beta, weight, mean, variance, _, inverse = ctx.saved_tensors
-    t = z if scale is None else z * scale.to(z.dtype)
-    if gamma is not None:
-        means, variances = (None, None) if ctx.training else (mean, variance)
-        t = F.batch_norm(t, means, variances, gamma, beta, training=ctx.training, eps=ctx.epsilon)
-    hidden = F.relu(t)
-    output = F.conv2d(hidden, weight, None, *ctx.geometry)
-    if inverse is not None:
-        energy = (hidden * hidden).sum(1, keepdim=True, dtype=inverse.dtype)
-        window = F.conv2d(energy, energy.new_ones(1, 1, *weight.shape[2:]), None, *ctx.geometry[:3])
-        output = output * (window + EPSILON).rsqrt().to(output.dtype)
-    needed = ctx.needs_input_grad[:5]
-    wanted = [tensor for tensor, need in zip((z, scale, gamma, beta, weight), needed) if need]
-    found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
-    return tuple(next(found) if need else None for need in needed)
+    *tensors, mean, variance, _, inverse = ctx.saved_tensors
+    stride, padding, dilation, _ = ctx.geometry
+
+    def definition(
+        z: Tensor, scale: Tensor | None, gamma: Tensor | None, beta: Tensor | None, weight: Tensor
+    ) -> Tensor:
+        t = z if scale is None else z * scale.to(z.dtype)
+        if gamma is not None:
+            means, variances = (None, None) if ctx.training else (mean, variance)
+            t = F.batch_norm(t, means, variances, gamma, beta, training=ctx.training, eps=ctx.epsilon)
+        hidden = F.relu(t)
+        output = F.conv2d(hidden, weight, None, *ctx.geometry)
+        if inverse is None:
+            return output
+        kernel = (weight.shape[2], weight.shape[3])
+        factor = inverse_window_norm(hidden, kernel, stride, padding, dilation, EPSILON)
+        return output * factor.to(output.dtype)
+
+    return gradients_by_definition(definition, tensors, ctx.needs_input_grad[:5], [gradient])

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nsl import compiled
+from nsl.definition import gradients_by_definition
 from nsl.kernels.paths import path
 
 # Bytes of the reused buffer of one chunk. Measured on 2 cores with 1 MiB of L2 each and 32 MiB of L3: half and double
@@ -38,6 +39,25 @@ def chunk_bounds(
     if threads < n < batch:
         n -= n % threads
     return n, [(start, min(start + n, batch)) for start in range(0, batch, n)]
+
+
+def output_size(
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """Height and width of a convolution's output map, as `torch.nn.Conv2d` defines them."""
+    height, width = (
+        (size[i] + 2 * padding[i] - dilation[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    return height, width
+
+
+def wide_type(x: Tensor) -> torch.dtype:
+    """Type of sums over x: at least float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 class Patches:
@@ -170,8 +190,11 @@ class _Scale(torch.autograd.Function):
 
 def channel_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Sum of the channels' squares, [B, C, H, W] to [B, 1, H, W], added up in `dtype`."""
-    if path(x) == "native":
-        return _Energy.apply(x, dtype)
+    return _Energy.apply(x, dtype) if path(x) == "native" else _plain_energy(x, dtype)
+
+
+def _plain_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`channel_energy` in plain tensor operations."""
     wide = x.to(dtype)  # squared in `dtype` too: a square rounded to bfloat16 has 8 bits
     return (wide * wide).sum(1, keepdim=True)
 
@@ -205,10 +228,7 @@ class Windows:
         dilation: tuple[int, int],
     ) -> None:
         self.size, self.pairs = size, (kernel, stride, padding, dilation)
-        height, width = (
-            (size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-        )
-        self.out = height, width
+        self.out = output_size(size, kernel, stride, padding, dilation)
 
     def _geometry(self, images: int) -> compiled.Geometry:
         pairs = [side for pair in self.pairs for side in pair]
@@ -251,8 +271,7 @@ class ProductAndNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kernel = (weight.shape[2], weight.shape[3])
         ctx.windows = Windows((x.shape[2], x.shape[3]), kernel, stride, padding, dilation)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        inverse = ctx.windows.sums(_row_energy(x, wide)).add_(epsilon).rsqrt_()
+        inverse = ctx.windows.sums(_row_energy(x, wide_type(x))).add_(epsilon).rsqrt_()
         ctx.geometry, ctx.epsilon = (stride, padding, dilation), epsilon
         ctx.save_for_backward(x, weight, inverse)
         return F.conv2d(x, weight, None, *ctx.geometry), inverse
@@ -261,14 +280,17 @@ class ProductAndNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
         needed, rest = ctx.needs_input_grad[:2], (None,) * 4
+        stride, padding, dilation = ctx.geometry
         if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-            stride, padding, dilation = ctx.geometry
-            outputs = product_and_norm(x, weight, stride, padding, dilation, ctx.epsilon)
-            wanted = [tensor for tensor, need in zip((x, weight), needed) if need]
-            found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
-            return (*(next(found) if need else None for need in needed), *rest)
+
+            def definition(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+                kernel = (weight.shape[2], weight.shape[3])
+                inverse = inverse_window_norm(x, kernel, stride, padding, dilation, ctx.epsilon)
+                return F.conv2d(x, weight, None, stride, padding, dilation), inverse
+
+            return (*gradients_by_definition(definition, (x, weight), needed, gradients), *rest)
         dx, dweight, _ = torch.ops.aten.convolution_backward(
-            gradients[0], x, weight, None, *ctx.geometry, False, [0, 0], 1, [*needed, False]
+            gradients[0], x, weight, None, stride, padding, dilation, False, [0, 0], 1, [*needed, False]
         )
         if dx is not None:
             slopes = ctx.windows.spread(inverse_norm_slopes(gradients[1], inverse))
@@ -281,26 +303,26 @@ class ProductAndNorm(torch.autograd.Function):
         return (dx, dweight, *rest)
 
 
-def product_and_norm(
+def inverse_window_norm(
     x: Tensor,
-    weight: Tensor,
+    kernel: tuple[int, int],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
     epsilon: float,
-) -> tuple[Tensor, Tensor]:
-    """The definition of `ProductAndNorm` in differentiable tensor operations."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    energy = (x * x).sum(1, keepdim=True, dtype=wide)
-    window = F.conv2d(energy, energy.new_ones(1, 1, *weight.shape[2:]), None, stride, padding, dilation)
-    return F.conv2d(x, weight, None, stride, padding, dilation), (window + epsilon).rsqrt()
+) -> Tensor:
+    """(sum of a patch's squares + epsilon)^(-1/2), [B, C, H, W] to [B, 1, Ho, Wo], in differentiable tensor operations:
+    the definition of what the compiled kernels do."""
+    energy = _plain_energy(x, wide_type(x))
+    window = F.conv2d(energy, energy.new_ones(1, 1, *kernel), None, stride, padding, dilation)
+    return (window + epsilon).rsqrt()
 
 
 def _row_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`channel_energy` without a gradient."""
     rows = x.permute(0, 2, 3, 1)
-    if not rows.is_contiguous() or dtype != (torch.float64 if x.dtype == torch.float64 else torch.float32):
-        return (x * x).sum(1, keepdim=True, dtype=dtype)
+    if not rows.is_contiguous() or dtype != wide_type(x):
+        return _plain_energy(x, dtype)
     energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype)
     shape = compiled.Rows(energy.numel(), x.shape[1], torch.get_num_threads())
     compiled.call("row_energy", shape, rows, energy)

@@ -41,6 +41,11 @@ def _he_normal(convolution: nn.Conv2d, scale: float) -> None:
         convolution.weight.mul_(scale)
 
 
+def _check_hidden(hidden: int) -> None:
+    if hidden < 1:
+        raise ValueError(f"predictor: hidden must be at least 1, got {hidden}")
+
+
 def _geometry(
     stride: int | tuple[int, int], padding: int | tuple[int, int], dilation: int | tuple[int, int]
 ) -> Geometry:
@@ -124,6 +129,7 @@ class SharedKernels(nn.Module):
         release: bool = False,
     ) -> None:
         super().__init__()
+        _check_hidden(hidden)
         kernel = _pair(kernel_size)
         kind = nn.Conv2d if release else SphereConv2d
         options: dict[str, Any] = {} if release else {"operator": operator}
@@ -197,6 +203,7 @@ class SpherePredictor(nn.Module):
         batch_norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
+        _check_hidden(hidden)
         kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
         self.relu_output = relu_output
         self.adaptation = adaptation
@@ -261,6 +268,7 @@ class ReleasePredictor(nn.Module):
         batch_norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
+        _check_hidden(hidden)
         kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
         self.full = full
         self.adaptation: nn.Module | None = None
@@ -340,6 +348,7 @@ class CNNPredictor(nn.Module):
         super().__init__()
         if head not in CNN_HEADS:
             raise ValueError(f"head must be one of {list(CNN_HEADS)}, got {head!r}")
+        _check_hidden(hidden)
         kernel = _pair(kernel_size)
         self.head = head
         self.pads = _uneven_padding(kernel)

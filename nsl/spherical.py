@@ -21,7 +21,7 @@ from nsl.functional import _pair, output_size
 from nsl.kernels import maps
 from nsl.kernels.operators import taps
 from nsl.kernels.paths import path
-from nsl.patches import ProductAndNorm, channel_energy, scale_positions
+from nsl.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
@@ -89,7 +89,7 @@ def patch_norm(
         [B, groups, Ho, Wo].
     """
     kernel = _pair(kernel_size)
-    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    dtype = wide_type(input)
     batch, channels, height, width = input.shape
     device = input.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():

@@ -291,7 +291,11 @@ def parse_tables(text: str | None) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise ValueError(f"TABLES={text!r} is not understood; write numbers such as 1, 1-4 or 1,3.")
-        numbers.extend(range(int(first), int(last or first) + 1))
+        start, stop = int(first), int(last or first)
+        if stop < start:
+            raise ValueError(f"TABLES={text!r} runs backwards at {part}; write the smaller number first.")
+        experiment(stop)  # refuses a number far beyond the declared ones before a list of them is made
+        numbers.extend(range(start, stop + 1))
     for number in numbers:
         experiment(number)
     return tuple(dict.fromkeys(numbers))

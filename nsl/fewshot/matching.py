@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cosine, full_precision, one_hot
-from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
+from nsl.fewshot.meta import Tasks
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
@@ -108,22 +108,7 @@ class MatchingNet(FewShotMethod):
         return -(self.logits(support[:, order], targets, query) * wanted).sum(-1).mean()
 
     def train(self, base: ImageSet, place: Place) -> History:
-        assert self.moments is not None
-        settings = self.settings
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
-        self.network.train()
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            identity=self.training_identity(base),
-            device=self.device,
-            place=place,
-        )
-        return {"meta": history}
+        return self.train_on_episodes(self.loss, base, place)
 
     def adapt(self, support: Tensor, labels: Tensor) -> None:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)

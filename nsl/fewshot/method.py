@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from nsl.data.augment import normalise
 from nsl.data.fewshot import ImageSet
+from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
 from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 
@@ -89,6 +91,32 @@ class FewShotMethod(ABC):
     @abstractmethod
     def train(self, base: ImageSet, place: Place) -> History:
         """The trainings of this method."""
+
+    def train_on_episodes(
+        self, loss: Callable[[Tasks], Tensor], base: ImageSet, place: Place, fetch: Fetch | None = None
+    ) -> History:
+        """Train the network on episodes of the base classes by `settings.meta`, for the methods that do only this.
+
+        Args:
+            loss: mean over the tasks of a meta-batch.
+            base, place: what `train` was given.
+            fetch: what makes items of places in the set; None: its images, augmented and normalised.
+        """
+        assert self.moments is not None
+        meta = self.settings.meta
+        self.network.train()
+        history = meta_train(
+            self.network,
+            loss,
+            base,
+            fetch or image_fetcher(base, self.moments, meta.augment, self.device),
+            meta,
+            seed=self.settings.seed,
+            identity=self.training_identity(base),
+            device=self.device,
+            place=place,
+        )
+        return {"meta": history}
 
     def training_identity(self, base: ImageSet) -> dict[str, Any]:
         """Everything that determines what `train` makes of the base classes; the device aside."""

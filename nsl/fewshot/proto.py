@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
-from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
+from nsl.fewshot.meta import Tasks
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, create_backbone
@@ -45,22 +45,7 @@ class ProtoNet(FewShotMethod):
         return cross_entropy(logits, one_hot(tasks.query_labels, way, logits.dtype))
 
     def train(self, base: ImageSet, place: Place) -> History:
-        assert self.moments is not None
-        settings = self.settings
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
-        self.network.train()
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            identity=self.training_identity(base),
-            device=self.device,
-            place=place,
-        )
-        return {"meta": history}
+        return self.train_on_episodes(self.loss, base, place)
 
     def adapt(self, support: Tensor, labels: Tensor) -> None:
         self._centres = class_means(support, labels, self.settings.way)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cross_entropy, full_precision, one_hot
-from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
+from nsl.fewshot.meta import Tasks
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
@@ -113,22 +113,7 @@ class RelationNet(FewShotMethod):
         return cross_entropy(scores, targets)
 
     def train(self, base: ImageSet, place: Place) -> History:
-        assert self.moments is not None
-        settings = self.settings
-        fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
-        self.network.train()
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            identity=self.training_identity(base),
-            device=self.device,
-            place=place,
-        )
-        return {"meta": history}
+        return self.train_on_episodes(self.loss, base, place)
 
     def adapt(self, support: Tensor, labels: Tensor) -> None:
         self._classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
-from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
+from nsl.fewshot.meta import Fetch, Tasks, image_fetcher
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Film, ResNet12, create_backbone
@@ -171,19 +171,7 @@ class TADAM(FewShotMethod):
         self.network.auxiliary = nn.Linear(features, base.num_classes).to(self.device)
         fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
         self._base = fetch, base.labels
-        self.network.train()
-        history = meta_train(
-            self.network,
-            self.loss,
-            base,
-            fetch,
-            settings.meta,
-            seed=settings.seed,
-            identity=self.training_identity(base),
-            device=self.device,
-            place=place,
-        )
-        return {"meta": history}
+        return self.train_on_episodes(self.loss, base, place, fetch)
 
     @torch.no_grad()
     def adapt(self, support: Tensor, labels: Tensor) -> None:

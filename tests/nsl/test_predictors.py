@@ -153,6 +153,15 @@ def test_shared_kernels_serve_only_the_predictor_and_the_layers_they_are_made_fo
         nsl.SharedKernels(4, 4, 2)
 
 
+@pytest.mark.parametrize("predictor", ["sphere", "cnn", "release"])
+def test_wrong_options_of_a_predictor_are_named(predictor: str) -> None:
+    with pytest.raises(ValueError, match=f"predictor '{predictor}' has no option 'hiden', it takes .*'hidden'"):
+        nsl.DynamicNSConv2d(3, 4, 3, predictor=predictor, predictor_options={"hiden": 3})
+    for hidden in (0, -1):
+        with pytest.raises(ValueError, match="hidden must be at least 1"):
+            nsl.DynamicNSConv2d(3, 4, 3, predictor=predictor, predictor_options={"hidden": hidden})
+
+
 def test_a_hook_on_a_convolution_of_the_predictor_is_called() -> None:
     predictor = nsl.SpherePredictor(3, 9, 3, padding=1)
     seen: list[str] = []

@@ -80,6 +80,12 @@ def test_tables_that_do_not_exist_are_refused(text: str, word: str) -> None:
         plan.parse_tables(text)
 
 
+@pytest.mark.parametrize(("text", "words"), [("3-1", "runs backwards at 3-1"), ("1-300000000", "table 300000000")])
+def test_ranges_that_run_backwards_or_far_beyond_the_tables_are_refused(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        plan.parse_tables(text)
+
+
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"PROFILE='nope' is unknown; choose one of: demo, cpu, paper\."):
         plan.profile("nope")
