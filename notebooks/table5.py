@@ -30,7 +30,7 @@ report.scope()
 # $$ f_M(W, X) = \sum_c W_c^\top M_s(X)\, X_c , \qquad
 #    M_s(X) = \operatorname{diag}\bigl(g_\theta(X)\bigr) + I , $$
 #
-# where $g_\theta$ is a small SphereNet of two 3x3 convolutions. The network is
+# where $g_\theta$ is a SphereNet of two 3x3 convolutions, whose outputs lie in $[-1, 1]$. The network is
 #
 # | root | stage 1 | stage 2 | stage 3 | |
 # |---|---|---|---|---|
@@ -41,11 +41,6 @@ report.scope()
 # for the dynamic network and 9.71M for CNN++ (`nsl/models/cnn10.py`).
 #
 # The **top-5 error** counts an image as wrong when its class is not among the five likeliest ones.
-#
-# In the demo, the dynamic network hardly gets beyond chance. Its SphereNets end in batch norm, so that
-# after a few steps $M$ is the identity plus a mask of mean 0 and variance 1: noise as large as the signal,
-# in each of nine layers, which takes far more than 250 iterations to become useful. In the `cpu` profile,
-# with ten times as many, it learns. The learning rate was chosen on the baseline alone.
 
 # %% [markdown]
 # ## What the layers learned

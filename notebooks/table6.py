@@ -81,8 +81,9 @@ report.steps()
 # %% [markdown]
 # ## Paper and ours
 #
-# The interval is over test episodes, as in the paper: it says how well the accuracy of one trained network is
-# known, not how much another training would change it.
+# With fewer than three trainings the interval is over test episodes, as in the paper: it says how well the accuracy of
+# these networks is known, not how much another training would change it. From three on it is over trainings; the table
+# names the unit.
 
 # %%
 report.accuracies()
@@ -91,7 +92,7 @@ report.accuracies()
 report.accuracy_chart()
 
 # %% [markdown]
-# ## What dynamic NSN's lead consists of
+# ## What sets dynamic NSN apart from ProtoNet
 #
 # Dynamic NSN differs from ProtoNet in three things at once: its classifier is retrained for every task, its
 # predictors make it larger, and its similarity depends on the input. Two rows that the paper does not have set the
@@ -104,8 +105,8 @@ report.controls()
 # %% [markdown]
 # ## Verdict
 #
-# Differences are accuracies of the first method minus the second's over the same episodes. The rule is written
-# down in `reproduce/statistics.py`; it asks for three trainings.
+# Differences are accuracies of the first method minus the second's, over the same episodes or, from three trainings on,
+# the same seeds. The rule is written down in `reproduce/statistics.py`.
 
 # %%
 report.claims()

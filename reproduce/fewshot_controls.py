@@ -1,4 +1,4 @@
-"""What of dynamic NSN's lead over ProtoNet is the predicted similarity's: controls with its classifier and its size.
+"""What of dynamic NSN's difference to ProtoNet is the predicted similarity's: controls of its classifier and size.
 
 Dynamic NSN differs from ProtoNet in three things at once: a classifier that is retrained for every task, more than
 three times as many parameters, and the predicted similarity. A plain CNN-4 with the same classifier sets the first

@@ -4,8 +4,8 @@
 
 Appendix A, which gives the widths, is not in our copy of the paper. The form is that of the authors' other ImageNet
 networks of ten layers (Liu et al., Deep Hyperspherical Learning, NeurIPS 2017). With w = 32, 1000 classes and the
-release's predictor of 64 hidden maps, the dynamic network has 9,606,562 parameters; the paper says 9.61M. This
-agreement is why the widths are taken to be the paper's.
+release's predictor of 64 hidden maps, the dynamic network has 9,606,562 parameters, with the bounded one 9,605,248; the
+paper says 9.61M. This agreement is why the widths are taken to be the paper's.
 
 The root takes large images down before the first stage: from 128 pixels on a 7x7 convolution with stride 2 and a 3x3
 maximum pooling with stride 2, from 48 on a 3x3 convolution with stride 2, below that a 3x3 convolution with stride 1.
