@@ -34,8 +34,8 @@ import copy
 import torch
 
 import nsl
-from reproduce import adaptation
-from reproduce.report import text
+from reproduce.show.report import text
+from reproduce.studies import adaptation
 
 pretrained = adaptation.pretrained()
 digits = adaptation.digits()

@@ -21,8 +21,8 @@ from torch import nn
 import nsl
 import nsl.data
 from nsl.data.augment import normalise
-from reproduce import figures
-from reproduce.report import show
+from reproduce.show import figures
+from reproduce.show.report import show
 
 torch.set_num_threads(1)
 digits = nsl.data.load("digits", image_size=16)

@@ -32,8 +32,8 @@ results = "results"
 # loss is no longer finite, or far beyond chance, is stopped and said to have diverged.
 
 # %%
-from reproduce import heads
-from reproduce.report import show, text
+from reproduce.show.report import show, text
+from reproduce.studies import predictor_outputs as heads
 
 outcomes = [heads.run(label) for label in heads.PREDICTORS]
 

@@ -45,8 +45,8 @@ results = "results"
 # recipe. One seed, so the errors below are an illustration and not a ranking.
 
 # %%
-from reproduce import structures
-from reproduce.report import show, text
+from reproduce.show.report import show, text
+from reproduce.studies import structures
 
 outcomes = [structures.run(label) for label in structures.STRUCTURES]
 

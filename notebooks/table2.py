@@ -16,7 +16,7 @@ profile = "demo"
 results = "results"
 
 # %%
-from reproduce.report import Report
+from reproduce.show.report import Report
 
 report = Report(2, profile, results)
 report.scope()
@@ -34,7 +34,7 @@ report.scope()
 # while forward and backward passes use $D$ alone (section 3.5). The paper gives neither $\alpha$ nor the initial
 # $D_r$ nor $\eta$; here $\alpha$ is 0.9 and $D_r$ starts at 1, so that training starts with the full kernel. The
 # step is a plain one, without momentum or decay; $\eta$ in multiples of the learning rate is declared in
-# `reproduce/experiments/table2.toml`. A short training may end with every tap still there: see below.
+# `reproduce/declare/experiments/table2.toml`. A short training may end with every tap still there: see below.
 
 # %% [markdown]
 # ## What the layers learned
@@ -75,7 +75,7 @@ report.error_chart()
 # ## Verdict
 #
 # Differences are the first method's error minus the second's, over runs with the same seed. The rule is
-# written down in `reproduce/statistics.py`.
+# written down in `reproduce/show/statistics.py`.
 
 # %%
 report.claims()

@@ -16,7 +16,7 @@ profile = "demo"
 results = "results"
 
 # %%
-from reproduce.report import Report
+from reproduce.show.report import Report
 
 report = Report(3, profile, results)
 report.scope()
@@ -67,7 +67,7 @@ report.error_chart()
 #
 # Differences are the first method's error minus the second's, over runs with the same seed; the claim on
 # parameters is about the fraction of the predictors' parameters that sharing saves. The rule is written
-# down in `reproduce/statistics.py`.
+# down in `reproduce/show/statistics.py`.
 
 # %%
 report.claims()

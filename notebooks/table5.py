@@ -17,7 +17,7 @@ profile = "demo"
 results = "results"
 
 # %%
-from reproduce.report import Report
+from reproduce.show.report import Report
 
 report = Report(5, profile, results)
 report.scope()
@@ -75,7 +75,7 @@ report.error_chart()
 # ## Verdict
 #
 # Differences are the first method's error minus the second's, over runs with the same seed. The rule is
-# written down in `reproduce/statistics.py`.
+# written down in `reproduce/show/statistics.py`.
 
 # %%
 report.claims()

@@ -17,7 +17,7 @@ profile = "demo"
 results = "results"
 
 # %%
-from reproduce.fewshot_report import FewShotReport
+from reproduce.show.fewshot_report import FewShotReport
 
 report = FewShotReport(6, profile, results)
 report.scope()
@@ -106,7 +106,7 @@ report.controls()
 # ## Verdict
 #
 # Differences are accuracies of the first method minus the second's, over the same episodes or, from three trainings on,
-# the same seeds. The rule is written down in `reproduce/statistics.py`.
+# the same seeds. The rule is written down in `reproduce/show/statistics.py`.
 
 # %%
 report.claims()

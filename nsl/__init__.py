@@ -6,16 +6,17 @@
     model = nsl.convert(your_model, kind="static", similarity="unconstrained")
 """
 
-from nsl.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
-from nsl.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
 from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
-from nsl.functional import neural_similarity_conv2d
-from nsl.linear import DynamicNSLinear, LinearPredictor, NSLinear
-from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
-from nsl.predictor import CNNPredictor, ReleasePredictor, SharedKernels, SpherePredictor
-from nsl.recurrent import NSGRUCell, NSRNNCell
-from nsl.shift import ShiftConv2d
-from nsl.similarity import (
+from nsl.kernels.convolution import neural_similarity_conv2d
+from nsl.layers.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
+from nsl.layers.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.layers.linear import DynamicNSLinear, LinearPredictor, NSLinear
+from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SharedKernels, SpherePredictor
+from nsl.layers.recurrent import NSGRUCell, NSRNNCell
+from nsl.layers.shift import ShiftConv2d
+from nsl.layers.spherical import SphereConv2d, angular, patch_norm
+from nsl.layers.static import similarity_penalty
+from nsl.layers.structures import (
     L1,
     PSD,
     STRUCTURES,
@@ -30,8 +31,7 @@ from nsl.similarity import (
     Symmetric,
     Unconstrained,
 )
-from nsl.spherical import SphereConv2d, angular, patch_norm
-from nsl.static import similarity_penalty
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
 
 __version__ = "0.1.0"
 

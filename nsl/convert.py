@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from nsl.conv import CONV_ARGUMENTS, DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
-from nsl.linear import DynamicNSLinear, NSLinear
-from nsl.predictor import CNNPredictor, ReleasePredictor, SpherePredictor
-from nsl.recurrent import NSGRUCell, NSRNNCell
-from nsl.similarity import Structure
-from nsl.static import Similar, Static
+from nsl.layers.conv import CONV_ARGUMENTS, DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.layers.linear import DynamicNSLinear, NSLinear
+from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
+from nsl.layers.recurrent import NSGRUCell, NSRNNCell
+from nsl.layers.static import Similar, Static
+from nsl.layers.structures import Structure
 
 Where = Callable[[str, nn.Module], bool]
 """(qualified name, module) to whether it is converted."""

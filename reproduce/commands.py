@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reproduce import fingerprints, notebooks, plan, progress, tables, theory
-from reproduce.executors import LocalExecutor, Report
-from reproduce.runs import Run, declared_id
-from reproduce.store import Store, differences
-from reproduce.worker import DEFAULT_BACKEND, load_backend
+from reproduce import theory
+from reproduce.declare import plan
+from reproduce.declare.runs import Run, declared_id
+from reproduce.run import fingerprints, progress
+from reproduce.run.executors import LocalExecutor, Report
+from reproduce.run.store import Store, differences
+from reproduce.run.worker import DEFAULT_BACKEND, load_backend
+from reproduce.show import notebooks, tables
 
 RESULTS = Path("results")
 
@@ -118,7 +121,7 @@ def _executor(arguments: argparse.Namespace, now: Session, count: int) -> Execut
         if arguments.cluster:
             raise ValueError(f"CLUSTER={arguments.cluster} belongs to EXECUTOR=slurm; leave it out or choose that.")
         return LocalExecutor(now.store, min(now.jobs, count), threads, now.backend, now.data)
-    from reproduce.cluster import CLUSTERS, ClusterExecutor
+    from reproduce.run.cluster import CLUSTERS, ClusterExecutor
 
     if arguments.executor not in CLUSTERS:
         known = ", ".join(["local", *CLUSTERS])
@@ -193,7 +196,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
             options = ", ".join(f"{key}={value}" for key, value in run.model.items() if key != "name")
             print(f"{run.name}: {run.model['name']}({options}), {run.images:,} images")
     else:
-        from reproduce import costs
+        from reproduce.run import costs
 
         for line in costs.lines(costs.estimate(now.profile, now.tables, now.seeds, now.jobs), now.profile, now.jobs):
             print(line)
@@ -203,7 +206,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
 
 def rehearse(arguments: argparse.Namespace) -> int:
     """Two steps of every run at full size, without records."""
-    from reproduce import rehearsal
+    from reproduce.run import rehearsal
 
     now = session(arguments)
     problems = rehearsal.rehearse(now.runs, now.data)
@@ -274,8 +277,8 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
 
 def select(arguments: argparse.Namespace) -> int:
     """Execute the missing trials of a table's recipes and say which recipe they choose."""
-    from reproduce import selection
-    from reproduce.tables import as_markdown
+    from reproduce.run import selection
+    from reproduce.show.tables import as_markdown
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)
@@ -283,7 +286,7 @@ def select(arguments: argparse.Namespace) -> int:
     if not runs:
         raise ValueError(
             f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
-            f"[{now.profile.name}.select.NAME] to reproduce/experiments/profiles.toml."
+            f"[{now.profile.name}.select.NAME] to reproduce/declare/experiments/profiles.toml."
         )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
@@ -300,7 +303,7 @@ def _declare_select(parser: argparse.ArgumentParser) -> None:
 
 def migrate(arguments: argparse.Namespace) -> int:
     """Carry the records of an earlier schema along."""
-    from reproduce.migration import migrate as carry
+    from reproduce.run.migration import migrate as carry
 
     if not (arguments.folder / "runs").is_dir():
         raise FileNotFoundError(f"{arguments.folder} has no runs/; name a folder such as results/cpu.")
@@ -329,7 +332,7 @@ def _declare_bench(parser: argparse.ArgumentParser) -> None:
 
 def picture(arguments: argparse.Namespace) -> int:
     """Draw the README's picture from stored records."""
-    from reproduce.report import draw_picture
+    from reproduce.show.report import draw_picture
 
     now = session(arguments)
     print(f"Drawn: {draw_picture(now.profile, now.store, arguments.output)}")

@@ -11,10 +11,10 @@ import multiprocessing
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
-from reproduce import notebooks
-from reproduce.files import digest
+from reproduce.run.files import digest
+from reproduce.show import notebooks
+from reproduce.show.closure import closure_texts
 
 ROOT = notebooks.ROOT
 
@@ -40,11 +40,9 @@ def sources() -> dict[str, Path]:
 
 
 def inputs_hash(path: Path, out: Path, quick: bool) -> str:
-    """Hash of everything an executed theory notebook depends on: its source, the packages and the ledger."""
-    packages = [file for package in ("nsl", "theory") for file in sorted((ROOT / package).rglob("*.py"))]
-    ledger = [file for file in (out / "claims.json",) if file.exists()]
-    texts: list[Any] = [file.read_text(encoding="utf-8") for file in (path, *packages, *ledger)]
-    return digest([path.stem, "quick" if quick else "full", *texts])
+    """Hash of everything an executed theory notebook depends on: its source, the files it imports and the ledger."""
+    ledger = [file.read_text(encoding="utf-8") for file in (out / "claims.json",) if file.exists()]
+    return digest([path.stem, "quick" if quick else "full", closure_texts(path), ledger])
 
 
 def execute(*, quick: bool, out: Path, jobs: int) -> list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import feature_scale
 from nsl.fewshot.inner import Rates
@@ -29,6 +28,7 @@ from nsl.fewshot.maml import GradientMeta
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
 
 #: Images over which mean and scale of the pretrained features are measured.

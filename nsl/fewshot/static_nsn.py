@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from nsl.conv import NSConv2d
 from nsl.fewshot.finetune import GradientAdaptation
 from nsl.fewshot.settings import Settings
+from nsl.layers.conv import NSConv2d
 
 
 class StaticNSN(GradientAdaptation):

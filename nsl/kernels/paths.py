@@ -1,6 +1,6 @@
 """Which way a tensor takes: the C++ kernels of the CPU, the Triton kernels of the GPU, or PyTorch's own operations.
 
-    "native"   CPU; float32, float64, bfloat16; needs a C++ compiler (`nsl.compiled`)
+    "native"   CPU; float32, float64, bfloat16; needs a C++ compiler (`nsl.kernels.compiled`)
     "triton"   CUDA from compute capability 8.0; float32, bfloat16, float16; needs Triton, which PyTorch for CUDA brings
     "plain"    everything else: other types, `torch.func`, `torch.export`, other devices. The definition.
 
@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nsl import compiled
+from nsl.kernels import compiled
 from nsl.kernels.precision import float32_products
 
 Path = Literal["native", "triton", "plain"]

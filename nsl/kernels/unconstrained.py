@@ -1,4 +1,4 @@
-"""Triton kernels of the unconstrained similarity (UNS). Letters as in `nsl.functional`, everything channels last:
+"""Triton kernels of the unconstrained similarity (UNS). Letters as in `nsl.kernels.convolution`, all channels last:
 
 x [B, H, W, C], m [B, Ho, Wo, K, K], w [K, C, F], y and dy [B, Ho, Wo, F].
 

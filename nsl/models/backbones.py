@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.conv import DynamicNSConv2d, NSConv2d
+from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.models.cnn import BATCH_NORM_MOMENTUM, Convolution, _he_initialise
 
 #: Batch norm's epsilon here: PyTorch's own, which the few-shot literature's code uses.

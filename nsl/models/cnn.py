@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.conv import DynamicNSConv2d, NSConv2d
-from nsl.predictor import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
-from nsl.similarity import Block, make_structure
-from nsl.static import SHAPE_RATE
+from nsl.layers.conv import DynamicNSConv2d, NSConv2d
+from nsl.layers.predictors import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
+from nsl.layers.static import SHAPE_RATE
+from nsl.layers.structures import Block, make_structure
 
 VARIANTS = ("paper", "release")
 #: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.

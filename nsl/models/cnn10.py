@@ -19,9 +19,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nsl.conv import DynamicNSConv2d
+from nsl.layers.conv import DynamicNSConv2d
+from nsl.layers.predictors import BATCH_NORM_EPSILON
 from nsl.models.cnn import BATCH_NORM_MOMENTUM, VARIANTS, ConvBlock, Convolution, default_predictor
-from nsl.predictor import BATCH_NORM_EPSILON
 
 #: Convolutions a stage, of CNN-10 and of the deeper CNN-10++.
 DEPTHS, DEEPER = (3, 3, 3), (4, 4, 3)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.conv import DynamicNSConv2d
-from nsl.predictor import ReleasePredictor
-from nsl.similarity import Diagonal
-from nsl.spherical import SphereConv2d
+from nsl.layers.conv import DynamicNSConv2d
+from nsl.layers.predictors import ReleasePredictor
+from nsl.layers.spherical import SphereConv2d
+from nsl.layers.structures import Diagonal
 
 
 def _patch_norm(channels: int, taps: int, places: int, outputs: int) -> int:
-    """Squares and their sum over channels, then a window of ones: `nsl.spherical.patch_norm`."""
+    """Squares and their sum over channels, then a window of ones: `nsl.layers.spherical.patch_norm`."""
     return channels * places + taps * outputs
 
 

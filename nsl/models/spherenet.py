@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nsl.attention import GlobalSimilarity, SphereBlock, sphere_maps
-from nsl.spherical import OPERATORS
+from nsl.layers.attention import GlobalSimilarity, SphereBlock, sphere_maps
+from nsl.layers.spherical import OPERATORS
 
 
 class SphereNet(nn.Module):

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.conv import NSConv2d
 from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_crop, window_flip
 from nsl.data.dataset import Dataset
-from nsl.static import Similar, has_penalty, similarity_penalty
+from nsl.layers.conv import NSConv2d
+from nsl.layers.static import Similar, has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.distributed import add_up, local_device, own_range, share_buffers, world
 from nsl.training.schedule import Recipe

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.conv import DynamicNSConv2d, NSConv2d
 from nsl.data.augment import centre_crop, normalise
 from nsl.data.dataset import Dataset
+from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 
 SAMPLE = 64
 

@@ -77,8 +77,8 @@ def check(geometry: tuple[Any, ...], block: int, dtype: Any, device: str, seed: 
     """The largest relative error of y, dx, dw and dm, and whether a second run is equal bit for bit."""
     import torch
 
-    from nsl.functional import output_size
     from nsl.kernels import operators
+    from nsl.kernels.convolution import output_size
 
     batch, height, width, channels, filters, *window = geometry
     (kh, kw), stride, padding, dilation = window
@@ -147,7 +147,7 @@ def _cases(channels: int, size: int, kind: str) -> dict[str, Callable[[], Any]]:
     import torch
     import torch.nn.functional as F
 
-    from nsl.functional import neural_similarity_conv2d
+    from nsl.kernels.convolution import neural_similarity_conv2d
 
     dtype = getattr(torch, kind)
     draw = torch.Generator("cuda").manual_seed(0)

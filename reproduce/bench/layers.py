@@ -65,7 +65,7 @@ def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Cal
     import torch
     import torch.nn.functional as F
 
-    from nsl.functional import _unfolded, neural_similarity_conv2d
+    from nsl.kernels.convolution import _unfolded, neural_similarity_conv2d
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)

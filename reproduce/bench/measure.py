@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from reproduce.bench.card import Unavailable, card
-from reproduce.files import write_text
+from reproduce.run.files import write_text
 
 
 @dataclass(frozen=True)

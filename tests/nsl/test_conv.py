@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import nsl
-import nsl.functional as functional
-from nsl import compiled, patches
+import nsl.kernels.convolution as functional
+from nsl.kernels import compiled, patches
 from tests.nsl.configurations import Geometry, random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 
@@ -27,7 +27,7 @@ def _even_small_calls_take_the_chunked_path(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(params=["compiled", "eager"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both versions of `nsl.patches`, whatever this machine would choose."""
+    """Both versions of `nsl.kernels.patches`, whatever this machine would choose."""
     if request.param == "eager":
         monkeypatch.setattr(compiled, "library", lambda: None)
     elif compiled.library() is None:

@@ -12,10 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nsl
-from nsl import compiled
-from nsl.kernels import paths, tiles
+from nsl.kernels import compiled, paths, tiles
+from nsl.kernels.patches import chunk_bounds
 from nsl.kernels.precision import float32_products, set_float32_products
-from nsl.patches import chunk_bounds
 
 #: Kernels that an operator launches, where it is not one: zeros and sums of parts count too.
 LAUNCHES = {
@@ -105,7 +104,7 @@ class HostTensors(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", sorted(set(nsl.STRUCTURES) - {"full", "l1"}))
 def test_a_similarity_is_assembled_without_a_tensor_of_the_host(name: str) -> None:
-    structure = nsl.similarity.make_structure(name)
+    structure = nsl.layers.structures.make_structure(name)
     block = nsl.Block((3, 3))
     free = torch.empty(2, structure.degrees_of_freedom(block), device="meta")
     with HostTensors() as seen:
@@ -185,5 +184,5 @@ def test_a_module_of_a_kind_that_is_not_fused_still_computes_on_the_gpus_path() 
     second = nsl.SphereConv2d(4, 5, 3, padding=1, bias=True)
     with FakeTensorMode(allow_non_fake_inputs=True), paths.only("triton"):
         z = torch.empty(2, 4, 6, 6)
-        output = nsl.middle.middle(z, torch.empty(2, 1, 6, 6), nn.Identity(), second)
+        output = nsl.kernels.predictor_middle.middle(z, torch.empty(2, 1, 6, 6), nn.Identity(), second)
     assert output.shape == (2, 5, 6, 6)

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import nsl.functional as functional
-from nsl import compiled, patches
-from nsl.kernels import paths
-from nsl.patches import channel_energy, scale_positions
+import nsl.kernels.convolution as functional
+from nsl.kernels import compiled, patches, paths
+from nsl.kernels.patches import channel_energy, scale_positions
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nsl import compiled, patches
-from nsl import middle as module
-from nsl.predictor import CNNPredictor, ReleasePredictor, SpherePredictor
-from nsl.spherical import SphereConv2d
+from nsl.kernels import compiled, patches
+from nsl.kernels import predictor_middle as module
+from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
+from nsl.layers.spherical import SphereConv2d
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here: nothing is fused")
 

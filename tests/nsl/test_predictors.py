@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import nsl
-from nsl import middle
-from nsl.similarity import Block, make_structure
+from nsl.kernels import predictor_middle as middle
+from nsl.layers.structures import Block, make_structure
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -104,7 +104,7 @@ def test_fused_and_module_by_module_agree_in_outputs_and_gradients(
     slope = torch.randn_like(found)
     gradients = torch.autograd.grad(found, inputs, slope)
     monkeypatch.setattr(middle, "_fits", lambda *_: False)
-    monkeypatch.setattr("nsl.spherical.path", lambda _: "plain")
+    monkeypatch.setattr("nsl.layers.spherical.path", lambda _: "plain")
     wanted = predictor(images)
     for one, other in zip((found, *gradients), (wanted, *torch.autograd.grad(wanted, inputs, slope))):
         assert (one - other).abs().max() <= 1e-12 * max(1.0, other.abs().max().item())

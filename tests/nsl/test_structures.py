@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nsl
-import nsl.similarity as similarity_module
-from nsl.similarity import Block
+import nsl.layers.structures as similarity_module
+from nsl.layers.structures import Block
 from tests.nsl.configurations import random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 

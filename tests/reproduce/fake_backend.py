@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from reproduce.files import write_text
-from reproduce.runs import Run
-from reproduce.worker import Outcome
+from reproduce.declare.runs import Run
+from reproduce.run.files import write_text
+from reproduce.run.worker import Outcome
 
 
 class FakeBackend:

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce import fingerprints, plan
-from reproduce.plan import Profile
-from reproduce.runs import Run, run_id
-from reproduce.store import SCHEMA, Store
+from reproduce.declare import plan
+from reproduce.declare.plan import Profile
+from reproduce.declare.runs import Run, run_id
+from reproduce.run import fingerprints
+from reproduce.run.store import SCHEMA, Store
 
 ROOT = Path(__file__).parents[2]
 #: Methods of Table 1, the table that tests run.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduce.worker import NslBackend
+from reproduce.run.worker import NslBackend
 
 
 class EagerBackend(NslBackend):

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan, rows
-from reproduce.attempts import Attempts
-from reproduce.migration import migrate
-from reproduce.runs import Run, declared_id, run_id
-from reproduce.store import RecordError, Store, checksum
+from reproduce.declare import plan
+from reproduce.declare.runs import Run, declared_id, run_id
+from reproduce.run.attempts import Attempts
+from reproduce.run.migration import migrate
+from reproduce.run.store import RecordError, Store, checksum
+from reproduce.show import rows
 from tests.reproduce.helpers import EXECUTION, MARK, arguments, call, fill, put_record, write_profile
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import claims, plan, sizes
-from reproduce.claims import KINDS, Case, judge
-from reproduce.metrics import METRICS, Replicates, gains, replicates
-from reproduce.rows import Row, make_table
-from reproduce.statistics import Direction, Scope, Verdict
-from reproduce.store import Store
+from reproduce.declare import plan, sizes
+from reproduce.run.store import Store
+from reproduce.show import claims
+from reproduce.show.claims import KINDS, Case, judge
+from reproduce.show.metrics import METRICS, Replicates, gains, replicates
+from reproduce.show.rows import Row, make_table
+from reproduce.show.statistics import Direction, Scope, Verdict
 from tests.reproduce.helpers import fill, put_record
 
 

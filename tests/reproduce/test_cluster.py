@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.cluster import ClusterExecutor, RunJob, read_parameters
-from reproduce.plan import planned_runs, profile
-from reproduce.store import Store, differences
+from reproduce.declare.plan import planned_runs, profile
+from reproduce.run.cluster import ClusterExecutor, RunJob, read_parameters
+from reproduce.run.store import Store, differences
 from tests.reproduce.fake_backend import FakeBackend
 from tests.reproduce.helpers import FAKE, TABLE_1_TWICE, arguments, call, write_profile
 from tests.reproduce.test_execution import wait_for

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
 from reproduce.__main__ import main
-from reproduce.store import Store
+from reproduce.declare import plan
+from reproduce.run.store import Store
 from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, write_profile
 
 
@@ -89,7 +89,7 @@ def test_status_counts_and_predicts_from_measured_runs(tmp_path: Path, capsys: p
 
 
 def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> None:
-    from reproduce.progress import Costs
+    from reproduce.run.progress import Costs
     from tests.reproduce.helpers import put_record
 
     profile = plan.profile("tiny", write_profile(tmp_path))
@@ -114,7 +114,7 @@ def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_changed_data_file_is_read_again(tmp_path: Path) -> None:
-    from reproduce import fingerprints
+    from reproduce.run import fingerprints
 
     read = []
     data = tmp_path / "data"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import costs, plan
 from reproduce.__main__ import main
-from reproduce.runs import Run
-from reproduce.shapes import shape
+from reproduce.declare import plan
+from reproduce.declare.runs import Run
+from reproduce.declare.shapes import shape
+from reproduce.run import costs
 from tests.reproduce.helpers import write_profile
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
-from reproduce.store import Store, differences
+from reproduce.declare import plan
+from reproduce.run.store import Store, differences
 from tests.reproduce.helpers import TABLE_1, TABLE_1_TWICE, arguments, call, start, write_profile
 
 

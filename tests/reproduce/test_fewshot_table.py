@@ -12,16 +12,18 @@ import pytest
 from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
-from reproduce import fewshot_controls, fewshot_tables, fingerprints, plan, rows
-from reproduce.claims import Judged
-from reproduce.fewshot import measured_classes, on_validation
-from reproduce.fewshot_report import FewShotReport
-from reproduce.rows import make_table
-from reproduce.runs import FEWSHOT, Run, run_id
-from reproduce.statistics import Direction, Verdict
-from reproduce.store import Store, differences
-from reproduce.tables import markdown_claims, write_tables
-from reproduce.worker import NslBackend, execute
+from reproduce.declare import plan
+from reproduce.declare.runs import FEWSHOT, Run, run_id
+from reproduce.run import fingerprints
+from reproduce.run.store import Store, differences
+from reproduce.run.worker import NslBackend, execute
+from reproduce.show import fewshot_controls, fewshot_tables, rows
+from reproduce.show.claims import Judged
+from reproduce.show.fewshot_report import FewShotReport
+from reproduce.show.rows import make_table
+from reproduce.show.statistics import Direction, Verdict
+from reproduce.show.tables import markdown_claims, write_tables
+from reproduce.tasks.few_shot import measured_classes, on_validation
 from tests.reproduce.helpers import MARK, put_record
 
 SLOT = "mini_imagenet"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
-from reproduce.runs import declared_id
+from reproduce.declare import plan
+from reproduce.declare.runs import declared_id
 
 GOLDEN = Path(__file__).with_name("golden_identities.json")
 

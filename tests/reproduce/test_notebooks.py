@@ -9,8 +9,11 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from reproduce import notebooks, plan
-from reproduce.store import Store
+from reproduce import theory
+from reproduce.declare import plan
+from reproduce.run.store import Store
+from reproduce.show import notebooks
+from reproduce.show.closure import ROOT, closure
 from tests.reproduce.helpers import fill
 
 SOURCES = sorted(notebooks.SOURCES.glob("*.py"))
@@ -78,3 +81,32 @@ def test_damaged_output_counts_as_absent(tmp_path: Path) -> None:
     assert notebooks.stamp(path) is None
     path.write_text("{", encoding="utf-8")
     assert notebooks.stamp(path) is None
+
+
+def reached(name: str) -> set[str]:
+    """Files of the repository whose change makes a notebook stale."""
+    return {str(path.relative_to(ROOT)) for path in closure(ROOT / "notebooks" / f"{name}.py")}
+
+
+def test_a_study_makes_its_own_notebook_stale_and_no_table() -> None:
+    study = "reproduce/studies/structures.py"
+    assert [path.stem for path in SOURCES if study in reached(path.stem)] == ["structures"]
+
+
+def test_the_verdict_rule_makes_every_table_stale_and_no_notebook_of_the_theory() -> None:
+    rule = "reproduce/show/statistics.py"
+    assert all(rule in reached(f"table{number}") for number in plan.tables())
+    assert not any(rule in reached(path.stem) for path in SOURCES if path.stem.startswith("theory"))
+
+
+def test_what_a_package_lends_lazily_and_the_kernels_source_are_reached() -> None:
+    assert {"theory/flows.py", "theory/integrators.py"} <= reached("theory_flows")
+    assert "theory/batched.py" not in reached("theory_flows")
+    assert "nsl/kernels/kernels.cpp" in reached("convert")
+
+
+def test_the_ledger_makes_the_theorys_notebooks_stale(tmp_path: Path) -> None:
+    path = notebooks.SOURCES / "theory_flows.py"
+    before = theory.inputs_hash(path, tmp_path, False)
+    (tmp_path / "claims.json").write_text("{}", encoding="utf-8")
+    assert theory.inputs_hash(path, tmp_path, False) != before

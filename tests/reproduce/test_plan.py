@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import commands, plan
-from reproduce.runs import CLASSIFICATION, FEWSHOT
+from reproduce import commands
+from reproduce.declare import plan
+from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
 
 PROFILES = ("demo", "cpu", "paper")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
-from reproduce.runs import Run, run_id
-from reproduce.store import RecordError, Store, differences, essence
+from reproduce.declare import plan
+from reproduce.declare.runs import Run, run_id
+from reproduce.run.store import RecordError, Store, differences, essence
 from tests.reproduce.helpers import EXECUTION, MARK, ROOT, put_record, write_profile
 
 
@@ -87,7 +87,7 @@ def test_a_claimed_run_cannot_be_claimed_again_until_it_is_released(tmp_path: Pa
 
 def test_a_killed_process_leaves_no_claim_behind(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from reproduce.store import Store\n"
+        "import sys, time; from pathlib import Path; from reproduce.run.store import Store\n"
         "with Store(Path(sys.argv[1]), 'tiny').claim('a', 'a') as mine:\n"
         "    print(mine, flush=True); time.sleep(60)\n"
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
-from reproduce.rehearsal import RehearsalBackend, noise, rehearse_alone, rehearse_run, shortened
-from reproduce.runs import CLASSIFICATION, FEWSHOT
-from reproduce.shapes import shape
+from reproduce.declare import plan
+from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
+from reproduce.declare.shapes import shape
+from reproduce.run.rehearsal import RehearsalBackend, noise, rehearse_alone, rehearse_run, shortened
 from tests.reproduce.helpers import call, write_profile
 from tests.reproduce.test_costs import run_of
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from IPython.display import Image, Markdown
 
-from reproduce import figures, plan
-from reproduce.report import Report, draw_picture, layer_name
-from reproduce.runs import CLASSIFICATION
-from reproduce.store import Store
+from reproduce.declare import plan
+from reproduce.declare.runs import CLASSIFICATION
+from reproduce.run.store import Store
+from reproduce.show import figures
+from reproduce.show.report import Report, draw_picture, layer_name
 from tests.reproduce.helpers import fill, put_record
 
 IDENTITY = [[float(row == column) for column in range(9)] for row in range(9)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reproduce import plan
-from reproduce.runs import CLASSIFICATION, FEWSHOT, Run, declared_id, model_config, run_id, training_images
+from reproduce.declare import plan
+from reproduce.declare.runs import CLASSIFICATION, FEWSHOT, Run, declared_id, model_config, run_id, training_images
 
 RUN = Run(
     label="a label",

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import fingerprints, plan, selection
-from reproduce.plan import Profile
-from reproduce.store import Store
+from reproduce.declare import plan
+from reproduce.declare.plan import Profile
+from reproduce.run import fingerprints, selection
+from reproduce.run.store import Store
 from tests.reproduce.helpers import MARK, arguments, call, put_record, write_profile
 
 _SELECT = """

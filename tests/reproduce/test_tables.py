@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reproduce import plan
-from reproduce.plan import Profile
-from reproduce.rows import make_table
-from reproduce.store import RecordError, Store
-from reproduce.tables import markdown_claims, write_tables
+from reproduce.declare import plan
+from reproduce.declare.plan import Profile
+from reproduce.run.store import RecordError, Store
+from reproduce.show.rows import make_table
+from reproduce.show.tables import markdown_claims, write_tables
 from tests.reproduce.helpers import MARK, fill, put_record, write_profile
 
 COLUMNS = (

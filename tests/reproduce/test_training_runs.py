@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.store import Store, differences
+from reproduce.run.store import Store, differences
 from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reproduce import plan
-from reproduce.claims import Case, Judged, judge
-from reproduce.metrics import METRICS
-from reproduce.rows import Row
-from reproduce.statistics import Direction, Scope, Verdict
+from reproduce.declare import plan
+from reproduce.show.claims import Case, Judged, judge
+from reproduce.show.metrics import METRICS
+from reproduce.show.rows import Row
+from reproduce.show.statistics import Direction, Scope, Verdict
 
 TABLES = 600
 PROFILE = plan.profile("paper")

@@ -1,0 +1,164 @@
+"""Global neural similarity: one similarity across all positions of a map (paper 6, appendix B; the release).
+
+The patch is the whole map, X [C, N] with N = H W positions, and M [N, N] is shared by all channels:
+
+    (M X)[c, p] = sum_q M[p, q] x[c, q]                  M learned: static
+    M(X)[p, q]  = softmax_q(key(x_q)^T query(x_p) s)     M predicted: self-attention
+
+With identity query, key and value maps and s = 1 / sqrt(C) the second is
+`torch.nn.functional.scaled_dot_product_attention`; the first, followed by a kernel that covers the whole map, is an
+`NSConv2d` with the unconstrained structure and kernel_size = (H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.layers.predictors import BATCH_NORM_EPSILON
+from nsl.layers.spherical import SphereConv2d
+
+
+class StaticGlobalSimilarity(nn.Module):
+    """Static: one learned M over the positions of a map of known size, the identity at the start.
+
+    Args:
+        size: height and width of the map.
+        device, dtype: of the parameter.
+
+    Parameters:
+        similarity [N, N], N = H W; rows are the output's positions p, columns the input's q.
+
+    Shapes: [B, C, H, W] to [B, C, H, W].
+
+    Raises:
+        ValueError: an input of another size.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        positions = self.size[0] * self.size[1]
+        self.similarity = nn.Parameter(torch.empty(positions, positions, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The identity."""
+        nn.init.eye_(self.similarity)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        if tuple(input.shape[-2:]) != self.size:
+            raise ValueError(f"input must be a map of {self.size}, got {tuple(input.shape[-2:])}")
+        return (input.flatten(-2) @ self.similarity.t()).view_as(input)
+
+
+class GlobalSimilarity(nn.Module):
+    """Dynamic: M(X) = gamma A(X) + I, A the self-attention of the positions; y = gamma value(x) A^T + x.
+
+    Args:
+        query, key, value: modules from [B, C, H, W] to [B, E, H, W], [B, E, H, W] and [B, C, H, W]; or None for
+            the identity. `sphere_maps` makes the release's.
+        scale: s of the softmax; None: 1 / sqrt(E).
+        residual: add the identity. Without it and without the factor gamma (gamma=None) this is plain attention.
+        gamma: start of the learned factor (release: 0, the layer starts as the identity); None: no factor.
+
+    Parameters:
+        gamma [] unless None; query.*, key.*, value.*
+
+    Shapes: [B, C, H, W] to [B, C, H, W].
+    """
+
+    def __init__(
+        self,
+        query: nn.Module | None = None,
+        key: nn.Module | None = None,
+        value: nn.Module | None = None,
+        scale: float | None = None,
+        residual: bool = True,
+        gamma: float | None = 0.0,
+    ) -> None:
+        super().__init__()
+        self.query, self.key, self.value = query or nn.Identity(), key or nn.Identity(), value or nn.Identity()
+        self.scale, self.residual, self.start = scale, residual, gamma
+        if gamma is None:
+            self.register_parameter("gamma", None)
+        else:
+            self.gamma = nn.Parameter(torch.tensor(float(gamma)))
+
+    def reset_parameters(self) -> None:
+        """Gamma to its start; the maps reset themselves."""
+        if self.gamma is not None and self.start is not None:
+            nn.init.constant_(self.gamma, self.start)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, residual={self.residual}"
+
+    def predict_similarity(self, input: Tensor) -> Tensor:
+        """A(X) [B, N, N], rows output positions; every row sums to one."""
+        query, key = self.query(input).flatten(2), self.key(input).flatten(2)
+        scale = 1 / math.sqrt(query.shape[1]) if self.scale is None else self.scale
+        return torch.softmax(query.transpose(1, 2) @ key * scale, -1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
+        # Never forms the N x N matrices of all images where a fused kernel exists.
+        attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
+        output = attended.transpose(1, 2).reshape(input.shape)
+        if self.gamma is not None:
+            output = self.gamma * output
+        return output + input if self.residual else output
+
+
+def sphere_maps(channels: int, reduction: int = 8) -> dict[str, Any]:
+    """The release's query (cosine SphereConv 1x1, ReLU), key and value maps: keyword arguments of `GlobalSimilarity`.
+
+    Args:
+        channels: C.
+        reduction: query and key have C / reduction channels, at least one.
+    """
+    narrow = max(1, channels // reduction)
+    return {
+        "query": nn.Sequential(SphereConv2d(channels, narrow, 1), nn.ReLU()),
+        "key": SphereConv2d(channels, narrow, 1),
+        "value": SphereConv2d(channels, channels, 1),
+    }
+
+
+def orthogonality_penalty(model: nn.Module, coefficient: float = 2e-4) -> Tensor:
+    """coefficient / 2 * sum over SphereConv layers of ||W^T W - I||^2, W [C K, F] with one kernel a column (release).
+
+    Returns:
+        A scalar for the loss; zero where there is no such layer.
+    """
+    total = torch.zeros(())
+    for module in model.modules():
+        if isinstance(module, SphereConv2d):
+            kernels = module.weight.flatten(1)
+            gram = kernels @ kernels.t()
+            eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+            total = total.to(gram) + coefficient / 2 * (gram - eye).square().sum()
+    return total
+
+
+class SphereBlock(nn.Sequential):
+    """SphereConv, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, operator: str = "cosine") -> None:
+        super().__init__()
+        self.conv = SphereConv2d(in_channels, out_channels, 3, padding=1, operator=operator)
+        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPSILON)
+        self.relu = nn.ReLU(inplace=True)

@@ -1,0 +1,385 @@
+"""Predictors of the dynamic similarity: M(X) = predictor(X) + I (paper 3.3, equation 3, Table 1 and Table 3).
+
+A predictor is any module that maps the layer's input [B, C, H, W] to raw numbers [B, D, Ho, Wo], D being the
+structure's degrees of freedom and Ho x Wo the layer's output map; the layer adds the identity. Three are built in:
+
+* `SpherePredictor`, "sphere", the paper's (3.3.1) and the default: two hyperspherical convolutions, so that every
+  number is the cosine of an angle (or another operator of it) and lies in [-1, 1] whatever the weights are;
+* `CNNPredictor`, "cnn": plain convolutions, which need a bounded or normalised last step to train (Table 1);
+* `ReleasePredictor`, "release": what the authors' code has in this place; its numbers are not bounded.
+
+Disjoint (the default): every layer owns its predictor. Shared: `SharedKernels` holds the two convolutions for
+all layers and an adaptation network brings each layer's channels to their width (paper 3.3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nsl.kernels.convolution import _pair
+from nsl.kernels.predictor_middle import middle
+from nsl.layers.spherical import SphereConv2d, inverse_patch_norm
+
+#: Batch norm of the release: eps 1e-3.
+BATCH_NORM_EPSILON = 1e-3
+#: The release scales the He initialisation of the two predictor layers, so that training starts near M = I.
+FIRST_INIT_SCALE, SECOND_INIT_SCALE = 0.1, 1e-3
+#: More weights than this in the last convolution are refused: 1 GiB in float32.
+LARGEST_CONVOLUTION = 1 << 28
+
+CNN_HEADS = ("batchnorm", "sigmoid", "tanh", "none")
+Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Stride, padding and dilation, (vertical, horizontal) each."""
+
+
+def _he_normal(convolution: nn.Conv2d, scale: float) -> None:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
+    with torch.no_grad():
+        convolution.weight.mul_(scale)
+
+
+def _check_hidden(hidden: int) -> None:
+    if hidden < 1:
+        raise ValueError(f"predictor: hidden must be at least 1, got {hidden}")
+
+
+def _geometry(
+    stride: int | tuple[int, int], padding: int | tuple[int, int], dilation: int | tuple[int, int]
+) -> Geometry:
+    return _pair(stride), _pair(padding), _pair(dilation)
+
+
+def _uneven_padding(kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Left, right, top and bottom zeros that keep a map's size under an even kernel: one more after it than before.
+    None for odd kernels, whose convolution pads by itself."""
+    if kernel[0] % 2 and kernel[1] % 2:
+        return None
+    (height, width), before = kernel, ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
+    return before[1], width - 1 - before[1], before[0], height - 1 - before[0]
+
+
+def _second(
+    kind: type[nn.Conv2d], hidden: int, degrees_of_freedom: int, kernel: tuple[int, int], **options: Any
+) -> nn.Conv2d:
+    """The second convolution, of stride 1; the map keeps its size.
+
+    Raises:
+        ValueError: its weights alone would take more than 1 GiB.
+    """
+    weights = degrees_of_freedom * hidden * kernel[0] * kernel[1]
+    if weights > LARGEST_CONVOLUTION:
+        raise ValueError(
+            f"predicting {degrees_of_freedom} numbers a position from {hidden} maps with a {kernel[0]}x{kernel[1]} "
+            f"kernel takes {weights * 4 / 2**30:.1f} GiB of float32 weights; choose a diagonal similarity or fewer "
+            "hidden maps, or leave this layer as it is"
+        )
+    padding = (0, 0) if _uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
+    return kind(hidden, degrees_of_freedom, kernel, padding=padding, bias=False, **options)
+
+
+def adaptation_network(
+    in_channels: int,
+    width: int,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    batch_norm_momentum: float = 0.1,
+) -> nn.Sequential:
+    """What brings a layer's channels to the width of shared kernels: convolution, batch norm, ReLU (paper 3.3.2).
+
+    Args:
+        in_channels, kernel_size, stride, padding, dilation: of the layer.
+        width: of the shared kernels.
+        batch_norm_momentum: of the running averages.
+
+    Shapes: [B, in_channels, H, W] to [B, width, Ho, Wo].
+    """
+    convolution = nn.Conv2d(
+        in_channels, width, _pair(kernel_size), *_geometry(stride, padding, dilation), bias=False
+    )
+    _he_normal(convolution, 1.0)
+    norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
+    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
+
+
+class SharedKernels(nn.Module):
+    """The two convolutions that all layers of equal kernel size share (paper Table 3, "shared").
+
+    Args:
+        in_channels: common width that the adaptation networks produce.
+        degrees_of_freedom: D of the structure.
+        kernel_size: of the layers.
+        hidden: channels between the two convolutions.
+        operator: of the hyperspherical convolutions, see `nsl.SphereConv2d`.
+        release: plain convolutions for `ReleasePredictor`. Its batch norms are not shared: the layers' statistics
+            differ, and running averages mixed over layers would be those of no layer at test time.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        degrees_of_freedom: int,
+        kernel_size: int | tuple[int, int],
+        hidden: int = 64,
+        operator: str = "cosine",
+        release: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_hidden(hidden)
+        kernel = _pair(kernel_size)
+        kind = nn.Conv2d if release else SphereConv2d
+        options: dict[str, Any] = {} if release else {"operator": operator}
+        if _uneven_padding(kernel):
+            raise ValueError(f"shared predictors need an odd kernel_size, got {kernel}; give each layer its own")
+        # The adaptation network has the layer's geometry; from there on the map keeps its size.
+        self.first = kind(in_channels, hidden, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=False, **options)
+        self.second = _second(kind, hidden, degrees_of_freedom, kernel, **options)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        _he_normal(self.first, FIRST_INIT_SCALE)
+        _he_normal(self.second, SECOND_INIT_SCALE)
+
+    def check(self, degrees_of_freedom: int, kernel: tuple[int, int], kind: type[nn.Conv2d]) -> None:
+        """Raise ValueError unless these kernels serve such a layer."""
+        if self.second.out_channels != degrees_of_freedom or _pair(self.second.kernel_size) != kernel:
+            raise ValueError(
+                f"shared predictor has {self.second.out_channels} outputs and kernels of {self.second.kernel_size}, "
+                f"this layer's similarity needs {degrees_of_freedom} and {kernel}: share only among layers of equal "
+                "kernel size and structure"
+            )
+        if type(self.first) is not kind:
+            raise ValueError(
+                f"shared kernels of {type(self.first).__name__} do not belong to this predictor; make them with "
+                f"release={kind is nn.Conv2d}"
+            )
+
+
+class SpherePredictor(nn.Module):
+    """SphereNet: hyperspherical convolution, ReLU, hyperspherical convolution (paper 3.3.1).
+
+    Every product is divided by the norms of kernel and patch, then goes through an operator of the angle; nothing
+    follows the last one. So each output lies in [-1, 1] ([0, 1] with `relu_output`) whatever the weights are, and
+    M = I + output is "bounded and well behaved".
+
+    Args:
+        in_channels: C of the layer.
+        degrees_of_freedom: D of the structure (9 for a 3x3 diagonal, 81 for a 3x3 unconstrained similarity).
+        kernel_size, stride, padding, dilation: of the layer; the first convolution has the same geometry, so
+            that the prediction lands on the layer's output map.
+        hidden: channels between the two convolutions; the paper gives no number, the release has 64 (diagonal) and
+            128 (unconstrained).
+        operator: of both convolutions, see `nsl.SphereConv2d`.
+        relu_output: ReLU after the last convolution too: outputs in [0, 1].
+        shared: kernels shared by several layers; an adaptation network then comes first.
+        adaptation: an adaptation network that several layers share (of one map size, say); None: one of this layer's
+            own. With `shared` only.
+        batch_norm_momentum: of the adaptation network's running averages.
+
+    Shapes: [B, C, H, W] to [B, D, Ho, Wo].
+
+    Raises:
+        ValueError: the shared kernels do not fit, an adaptation network without shared kernels, or a prediction so
+            large that its last convolution would take more than 1 GiB.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        degrees_of_freedom: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        hidden: int = 64,
+        operator: str = "cosine",
+        relu_output: bool = False,
+        shared: SharedKernels | None = None,
+        adaptation: nn.Module | None = None,
+        batch_norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_hidden(hidden)
+        kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
+        self.relu_output = relu_output
+        self.adaptation = adaptation
+        self.pads = _uneven_padding(kernel)
+        if shared is not None:
+            shared.check(degrees_of_freedom, kernel, SphereConv2d)
+            if adaptation is None:
+                width = shared.first.in_channels
+                self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
+            self.first, self.second = shared.first, shared.second
+            return
+        if adaptation is not None:
+            raise ValueError("predictor: an adaptation network belongs to shared kernels; give shared=... too")
+        self.first = SphereConv2d(in_channels, hidden, kernel, *geometry, bias=False, operator=operator)
+        self.second = _second(SphereConv2d, hidden, degrees_of_freedom, kernel, operator=operator)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation scaled by 0.1 and 1e-3 (release). A kernel's length does not matter but for the epsilon
+        under its norm, beside which the second kernels are small: training starts near M = I."""
+        _he_normal(self.first, FIRST_INIT_SCALE)
+        _he_normal(self.second, SECOND_INIT_SCALE)
+
+    def extra_repr(self) -> str:
+        return "relu_output=True" if self.relu_output else ""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
+        if self.adaptation is not None:
+            input = self.adaptation(input)
+        assert isinstance(self.first, SphereConv2d)
+        hidden, scale = self.first.unscaled(input)
+        raw = middle(hidden, scale, nn.Identity(), self.second, self.pads)
+        return raw.relu() if self.relu_output else raw
+
+
+class ReleasePredictor(nn.Module):
+    """The release's SphereNet: convolution / patch norm, (BN,) ReLU, convolution(, BN). Its outputs are not bounded.
+
+    Args:
+        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, shared: as in `SpherePredictor`.
+        hidden: channels between the two convolutions. Release: 64 (diagonal), 128 (unconstrained).
+        batch_norm: release: True for the diagonal, False for the unconstrained structure.
+        full: divide both layers by patch norm and kernel norm (release's best model, "full SphereNet").
+        batch_norm_momentum: of all running averages.
+
+    Shapes: [B, C, H, W] to [B, D, Ho, Wo].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        degrees_of_freedom: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        hidden: int = 64,
+        batch_norm: bool = True,
+        full: bool = False,
+        shared: SharedKernels | None = None,
+        batch_norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_hidden(hidden)
+        kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
+        self.full = full
+        self.adaptation: nn.Module | None = None
+        self.pads = _uneven_padding(kernel)
+        if shared is not None:
+            if full:
+                raise ValueError("predictor: full=True and shared=... cannot be combined; predictor='sphere' shares")
+            shared.check(degrees_of_freedom, kernel, nn.Conv2d)
+            width = shared.first.in_channels
+            self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
+            self.first, self.second = shared.first, shared.second
+        else:
+            kind = SphereConv2d if full else nn.Conv2d
+            self.first = kind(in_channels, hidden, kernel, *geometry, bias=False)
+            self.second = _second(kind, self.first.out_channels, degrees_of_freedom, kernel)
+        self.first_norm: nn.Module = nn.Identity()
+        self.second_norm: nn.Module = nn.Identity()
+        if batch_norm:
+            self.first_norm = nn.BatchNorm2d(
+                self.first.out_channels, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
+            )
+            self.second_norm = nn.BatchNorm2d(
+                degrees_of_freedom, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
+            )
+        if shared is None:
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation scaled by 0.1 and 1e-3 (release)."""
+        _he_normal(self.first, FIRST_INIT_SCALE)
+        _he_normal(self.second, SECOND_INIT_SCALE)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
+        if self.adaptation is not None:
+            input = self.adaptation(input)
+        first = self.first
+        if isinstance(first, SphereConv2d):
+            hidden, scale = first.unscaled(input)
+        else:
+            hidden = first(input)
+            scale = inverse_patch_norm(
+                input,
+                _pair(first.kernel_size),
+                _pair(first.stride),
+                _pair(first.padding),  # type: ignore[arg-type]
+                _pair(first.dilation),
+            )
+        return self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads))
+
+
+class CNNPredictor(nn.Module):
+    """Plain convolutions: convolution, BN, ReLU, convolution, head (paper Table 1, row "CNN").
+
+    Args:
+        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as for `SpherePredictor`.
+        head: last step: "batchnorm" (default), "sigmoid" (minus one half, so that zero means M = I), "tanh",
+            or "none": the trivial application, which the paper says diverges; batch norm is then absent from
+            the whole predictor.
+        batch_norm_momentum: of the running averages.
+
+    Shapes: [B, C, H, W] to [B, D, Ho, Wo].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        degrees_of_freedom: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        hidden: int = 64,
+        head: str = "batchnorm",
+        batch_norm_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if head not in CNN_HEADS:
+            raise ValueError(f"head must be one of {list(CNN_HEADS)}, got {head!r}")
+        _check_hidden(hidden)
+        kernel = _pair(kernel_size)
+        self.head = head
+        self.pads = _uneven_padding(kernel)
+        self.first = nn.Conv2d(in_channels, hidden, kernel, *_geometry(stride, padding, dilation), bias=False)
+        self.second = _second(nn.Conv2d, hidden, degrees_of_freedom, kernel)
+        self.first_norm: nn.Module = nn.Identity()
+        self.second_norm: nn.Module = nn.Identity()
+        if head != "none":
+            self.first_norm = nn.BatchNorm2d(hidden, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
+        if head == "batchnorm":
+            self.second_norm = nn.BatchNorm2d(
+                degrees_of_freedom, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
+            )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The same initialisation as SphereNet's, so that the two differ in the normalisation only."""
+        _he_normal(self.first, FIRST_INIT_SCALE)
+        _he_normal(self.second, SECOND_INIT_SCALE)
+
+    def extra_repr(self) -> str:
+        return f"head={self.head!r}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
+        raw = self.second_norm(middle(self.first(input), None, self.first_norm, self.second, self.pads))
+        if self.head == "sigmoid":
+            return torch.sigmoid(raw) - 0.5
+        if self.head == "tanh":
+            return torch.tanh(raw)
+        return raw
+
+
+PREDICTORS = {"sphere": SpherePredictor, "cnn": CNNPredictor, "release": ReleasePredictor}

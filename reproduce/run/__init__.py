@@ -1,0 +1,1 @@
+"""How runs are executed and kept: workers, executors, the cluster, records, fingerprints of data, costs."""

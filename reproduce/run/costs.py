@@ -1,0 +1,309 @@
+"""What tables cost before they are paid for: images, multiply-adds, hours here and on an H100, disk.
+
+The unit is a *pass*: one image once forward through the run's network. A training step counts three passes an image
+(forward, and backward for inputs and for weights). Seconds here are passes times the seconds of a pass, which
+:func:`calibrate` measures on the very networks in about ten seconds; seconds on an H100 are multiply-adds over a stated
+share of a stated peak, an assumption and no measurement.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+from typing import Any
+
+from reproduce.declare import plan
+from reproduce.declare.runs import FEWSHOT, Run
+from reproduce.declare.shapes import Shape, shape
+from reproduce.run.files import canonical_json
+from reproduce.run.progress import duration
+
+#: Of a training step, forward and backward.
+STEP_PASSES = 3
+#: Seconds that the calibration may take, processes' start aside.
+CALIBRATION_SECONDS = 10.0
+#: Dense tensor-core peak of an H100 SXM in floating-point operations a second (NVIDIA's data sheet): convolutions in
+#: float32 run as TF32 in PyTorch's defaults.
+H100_PEAK = {"float32": 494.7e12, "bfloat16": 989.4e12}
+#: The share of it that small convolutions and elementwise work are assumed to reach.
+H100_UTILISATION = 0.10
+#: Bytes of a run's record, from those that are stored.
+RECORD_BYTES = 150_000
+#: Before the calibration has said anything: multiply-adds a second, to choose its batches.
+_GUESS = 20e9
+#: The fields of a run's model that its network depends on.
+_NETWORK_FIELDS = ("name", "backbone", "width", "predictor", "predictor_options", "sharing", "learn_shape", "variant")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run's work: training ``images``, ``passes``, multiply-adds of a pass and parameters of its network."""
+
+    images: int
+    passes: int
+    pass_cost: int
+    parameters: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the whole run."""
+        return self.passes * self.pass_cost
+
+
+def _fewshot_option(run: Run, name: str, default: Any) -> Any:
+    """An option of a few-shot method: the run's, else the method's own default."""
+    from nsl.fewshot import METHODS
+
+    if name in run.model:
+        return run.model[name]
+    parameter = inspect.signature(METHODS[run.model["name"]]).parameters.get(name)
+    return default if parameter is None else parameter.default
+
+
+def network(run: Run, sizes: Shape) -> Any:
+    """The run's network (of a few-shot method its backbone with a classifier), randomly initialised."""
+    import nsl
+    from nsl.models.backbones import BackboneClassifier, create_backbone
+
+    if run.task != FEWSHOT:
+        options = {key: value for key, value in run.model.items() if key != "name"}
+        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
+    kind = "dynamic" if "dynamic" in run.model["name"] else "none"
+    options = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
+    backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
+    return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
+
+
+def passes(run: Run, sizes: Shape) -> int:
+    """Passes of training and evaluation; of few-shot methods without what costs little beside the backbone."""
+    recipe = run.recipe
+    if run.task != FEWSHOT:
+        return STEP_PASSES * run.images + int(recipe["evaluations"]) * sizes.test
+    from nsl.fewshot import METHODS, FewShotMethod
+    from nsl.fewshot.finetune import GradientAdaptation
+    from nsl.fewshot.leo import LEO
+    from nsl.fewshot.maml import GradientMeta
+
+    method, episodes = METHODS[run.model["name"]], recipe["episodes"]
+    by_gradient = issubclass(method, GradientAdaptation | GradientMeta)
+    total = 0
+    if part := recipe.get("pretrain"):
+        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+    if part := recipe.get("meta"):
+        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+        support, query = way * int(part["shot"]), way * int(part["query"])
+        if issubclass(method, GradientMeta):
+            # A step of second order is differentiated once more.
+            first = _fewshot_option(run, "first_order", False) or _fewshot_option(run, "first_order_until", 0.0)
+            inner = int(_fewshot_option(run, "train_steps", 5)) * (2 - float(first))
+            total += round(STEP_PASSES * tasks * (support * inner + query))
+        elif issubclass(method, LEO):
+            total += sizes.train  # its episodes are of features, which are computed once
+        else:
+            total += STEP_PASSES * tasks * (support + query)
+    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+    steps = int(_fewshot_option(run, "steps", 0) or 0)
+    embeds = method.embed is not FewShotMethod.embed and not by_gradient
+    total += sizes.test if embeds else 0
+    for shot in episodes["shots"]:
+        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+        if by_gradient:
+            total += count * (STEP_PASSES * steps * way * int(shot) + query)
+        elif not embeds:
+            total += count * (way * int(shot) + query)
+    if by_gradient:
+        support = way * int(episodes["shot"])
+        for number in episodes["step_counts"]:
+            total += int(episodes["step_episodes"]) * (STEP_PASSES * int(number) * support + query)
+    return total
+
+
+def work(run: Run) -> Work:
+    """What a run does."""
+    import nsl
+
+    sizes = shape(run.dataset)
+    built = network(run, sizes)
+    cost = nsl.count_multiply_adds(built, sizes.image_size)
+    return Work(run.images, passes(run, sizes), cost, nsl.count_parameters(built))
+
+
+def network_key(run: Run) -> str:
+    """Runs with equal keys cost the same a pass."""
+    sizes = shape(run.dataset)
+    parts = [{k: v for k, v in run.model.items() if k in _NETWORK_FIELDS}, sizes.image_size, _precision(run)]
+    return canonical_json([run.task, *parts])
+
+
+def _precision(run: Run) -> str:
+    recipe = run.recipe.get("pretrain") or run.recipe.get("meta") or run.recipe
+    return str(recipe.get("precision", "float32"))
+
+
+def _batch(run: Run) -> int:
+    if "batch_size" in run.recipe:
+        return int(run.recipe["batch_size"])
+    if part := run.recipe.get("pretrain"):
+        return int(part["batch_size"])
+    part = run.recipe["meta"]
+    return int(part["way"]) * (int(part["shot"]) + int(part["query"]))
+
+
+def pass_seconds(run: Run, threads: int, seconds: float) -> float:
+    """Seconds of one pass: training steps for about ``seconds``, over images and passes of a step.
+
+    The batch is the run's own, or smaller where one step of it would take longer. What is measured is the processor's
+    time, the median over steps: a machine that does other things at the moment is not taken for a slow one.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    import nsl
+
+    torch.set_num_threads(threads)
+    sizes = shape(run.dataset)
+    model = network(run, sizes).to(memory_format=torch.channels_last).train()
+    step_cost = STEP_PASSES * nsl.count_multiply_adds(model, sizes.image_size) / _GUESS
+    batch = max(2, min(_batch(run), int(seconds / step_cost)))
+    images = torch.randn(batch, 3, sizes.image_size, sizes.image_size).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(sizes.classes, (batch,))
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    timings: list[float] = []
+    started = time.perf_counter()
+    while len(timings) < 2 or time.perf_counter() - started < seconds:
+        mark = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=_precision(run) == "bfloat16"):
+            logits = model(images)
+        optimiser.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimiser.step()
+        timings.append((time.process_time() - mark) / threads)
+        if timings[0] > seconds:
+            break
+    # The first step also allocates; it counts only where it is the only one.
+    return median(timings[1:] or timings) / batch / STEP_PASSES
+
+
+def _measure(arguments: tuple[list[Run], int, float]) -> tuple[float, list[float]]:
+    """When the process was ready, and seconds of a pass of every run."""
+    runs, threads, seconds = arguments
+    import nsl  # noqa: F401
+    from reproduce.run.memory import keep_freed_memory
+
+    keep_freed_memory()
+    ready = time.time()
+    return ready, [pass_seconds(run, threads, seconds) for run in runs]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Seconds of a pass by :func:`network_key`, and seconds until a process is ready."""
+
+    passes: dict[str, float]
+    start: float
+
+
+def calibrate(runs: Iterable[Run], jobs: int, threads: int, seconds: float = CALIBRATION_SECONDS) -> Calibration:
+    """Measure in ``jobs`` processes at once, as the runs will execute."""
+    distinct = list({network_key(run): run for run in runs}.values())
+    share = seconds / max(1, len(distinct))
+    context = multiprocessing.get_context("spawn")
+    begun = time.time()
+    with context.Pool(jobs) as pool:
+        found = pool.map(_measure, [(distinct, threads, share)] * jobs, chunksize=1)
+    columns = zip(*(column for _, column in found))
+    measured = {network_key(run): fmean(column) for run, column in zip(distinct, columns)}
+    return Calibration(measured, max(ready for ready, _ in found) - begun)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A table's cost: number of runs, training images, multiply-adds, seconds here and on one H100."""
+
+    table: int
+    runs: int
+    images: int
+    multiply_adds: int
+    here: float
+    h100: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs by table, seconds of starting, and bytes of data, of checkpoints at a time and of records."""
+
+    costs: tuple[Cost, ...]
+    start: float
+    data: int
+    checkpoints: int
+    records: int
+
+
+def estimate(profile: plan.Profile, tables: tuple[int, ...], seeds: int, jobs: int) -> Estimate:
+    """The cost of the tables; a run that several of them share is paid for by the first."""
+    by_table: list[tuple[int, list[Run]]] = []
+    seen: set[str] = set()
+    for table in tables:
+        own = [run for run in plan.planned_runs(profile, (table,), seeds) if repr(run.declared("")) not in seen]
+        seen |= {repr(run.declared("")) for run in own}
+        by_table.append((table, own))
+    every = [run for _, own in by_table for run in own]
+    speed = calibrate(every, jobs, profile.threads)
+    works = {network_key(run) + canonical_json([run.recipe, run.dataset]): run for run in every}
+    counted = {key: work(run) for key, run in works.items()}
+
+    def of(run: Run) -> Work:
+        return counted[network_key(run) + canonical_json([run.recipe, run.dataset])]
+
+    costs = []
+    for table, own in by_table:
+        # A few long runs cannot be shared out evenly: never less than the longest one.
+        seconds = [of(run).passes * speed.passes[network_key(run)] for run in own]
+        here = max([sum(seconds) / jobs, *seconds]) if seconds else 0.0
+        h100 = sum(2 * of(run).multiply_adds / (H100_PEAK[_precision(run)] * H100_UTILISATION) for run in own)
+        images, total = sum(of(run).images for run in own), sum(of(run).multiply_adds for run in own)
+        costs.append(Cost(table, len(own), images, total, here, h100))
+    data = {canonical_json(run.dataset): shape(run.dataset).bytes for run in every}
+    # Weights and momentum of the runs that are executing.
+    checkpoints = sum(sorted((8 * of(run).parameters for run in every), reverse=True)[:jobs])
+    # The command itself and its workers import the libraries and load the data, one after the other.
+    return Estimate(tuple(costs), 2 * speed.start, sum(data.values()), checkpoints, RECORD_BYTES * len(every))
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def lines(found: Estimate, profile: plan.Profile, jobs: int) -> list[str]:
+    """The estimate as text."""
+    text = [f"{'table':>5} {'runs':>5} {'images':>15} {'multiply-adds':>14} {'here':>12} {'one H100':>12}"]
+    fields = ("runs", "images", "multiply_adds", "here", "h100")
+    total = Cost(0, *(sum(getattr(cost, name) for cost in found.costs) for name in fields))
+    total = replace(total, here=total.here + found.start)
+    for cost in (*found.costs, total):
+        name = "all" if cost is total else str(cost.table)
+        text.append(
+            f"{name:>5} {cost.runs:>5} {cost.images:>15,} {cost.multiply_adds:>14.2e} "
+            f"{duration(cost.here):>12} {duration(cost.h100):>12}"
+        )
+    text.append(
+        f"Here: {jobs} side by side with {profile.threads} threads each, from a calibration of about "
+        f"{CALIBRATION_SECONDS:.0f} s on these networks; training, evaluation and, in all, {found.start:.0f} s of "
+        "starting; not the notebooks."
+    )
+    text.append(
+        f"H100: {100 * H100_UTILISATION:.0f} % of its dense peak ({H100_PEAK['float32'] / 1e12:.0f} TFLOP/s in TF32, "
+        f"{H100_PEAK['bfloat16'] / 1e12:.0f} in bfloat16), an assumption; one run at a time."
+    )
+    text.append(
+        f"Disk: data {_size(found.data)}, checkpoints {_size(found.checkpoints)}, records {_size(found.records)}."
+    )
+    return text

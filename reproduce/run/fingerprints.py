@@ -1,0 +1,133 @@
+"""Which data a run sees, known without loading them again.
+
+A run's identity contains the data's fingerprint, and computing it means loading the data (and torch). It
+is kept in two places: ``<results>/<profile>/data.json`` says which data the profile's records were made
+from, and travels with the records, so that tables can be made where the data are not; a cache in the
+user's cache folder says which files with which sizes and dates had which fingerprint, so that an
+unchanged data folder is not read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from reproduce.run.files import canonical_json, digest, write_text
+
+#: Sets that are made or bundled, not read from the data folder; the packages that determine their contents.
+EMBEDDED = {
+    "digits": ("scikit-learn", "numpy", "torch"),
+    "glyphs": ("matplotlib", "pillow", "numpy", "torch"),
+    "glyphs_fs": ("matplotlib", "pillow", "numpy", "torch"),
+}
+
+#: Files of the data folder whose sizes and dates say whether the data may have changed.
+PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
+#: The same of sets whose files are so many that only their own runs look at them.
+_FOLDERS = {
+    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
+    "tiny_imagenet": ("tiny-imagenet-200", "."),
+    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
+}
+OWN_PATTERNS = {
+    name: tuple(f"{folder}/{part}" for folder in folders for part in ("*.txt", "train/**/*", "val/**/*"))
+    for name, folders in _FOLDERS.items()
+}
+
+Loader = Callable[[dict[str, Any], str | None], str]
+
+
+def default_root() -> Path:
+    """Where ``nsl.data.load`` looks for data when no folder is named."""
+    return Path(os.environ.get("NSL_DATA") or Path.home() / ".cache" / "nsl")
+
+
+def check_folder(data: str | None) -> None:
+    """Complain when a data folder is named, by DATA or NSL_DATA, that does not exist."""
+    named = data or os.environ.get("NSL_DATA")
+    if named and not Path(named).is_dir():
+        raise FileNotFoundError(
+            f"DATA={named} is not a folder; name the folder that holds the data, or leave DATA out to download them."
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
+    """A hash that changes whenever the contents of the data set may have changed."""
+    sources = Path(__file__).parents[2] / "nsl" / "data"
+    parts: list[Any] = [dataset, loader]
+    if dataset["name"] in EMBEDDED:
+        parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
+        parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
+    else:
+        root = Path(data) if data else default_root()
+        patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
+        found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
+    return digest(parts)
+
+
+def _cache_path() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "nsl" / "fingerprints.json"
+
+
+def _read_json(path: Path) -> dict[str, str]:
+    """A JSON object of strings; empty when the file is absent or unreadable, since it can be made again."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def dataset_key(dataset: dict[str, Any]) -> str:
+    """How ``data.json`` names a data set: its name and options as canonical JSON."""
+    return canonical_json(dataset)
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """Fingerprints by :func:`dataset_key` that the records of a profile (in ``folder``) were made with."""
+    return _read_json(folder / "data.json")
+
+
+def current(
+    folder: Path, datasets: list[dict[str, Any]], data: str | None, load: Loader, loader: str
+) -> dict[str, str]:
+    """Fingerprints of the data as they are now; ``load`` is called only for those that may have changed.
+
+    ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
+    written to ``data.json`` in ``folder``.
+    """
+    cache = _read_json(_cache_path())
+    found: dict[str, str] = {}
+    fresh = False
+    for dataset in datasets:
+        signature = _signature(dataset, data, loader)
+        if signature not in cache:
+            fingerprint = load(dataset, data)
+            # Loading may have downloaded files: what is remembered is how they are now.
+            cache[_signature(dataset, data, loader)] = fingerprint
+            fresh = True
+            found[dataset_key(dataset)] = fingerprint
+        else:
+            found[dataset_key(dataset)] = cache[signature]
+    if fresh:
+        # A cache folder that cannot be written costs time, not correctness.
+        with suppress(OSError):
+            write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
+    known = recorded(folder)
+    if known | found != known:
+        write_text(folder / "data.json", json.dumps(known | found, indent=1, sort_keys=True) + "\n")
+    return found

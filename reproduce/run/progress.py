@@ -1,0 +1,107 @@
+"""What is done, running and missing, and how long the rest will take, judged by the records' own timings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from reproduce.declare.runs import Run, declared_id, training_images
+from reproduce.run.files import canonical_json
+from reproduce.run.store import Store
+
+#: The model every other one's cost is compared with.
+_YARDSTICK = "cnn9"
+
+
+@dataclass(frozen=True)
+class State:
+    """One planned run and what has become of it: "done", "diverged", "running" or "missing"."""
+
+    run: Run
+    identity: str | None
+    state: str
+    predicted_seconds: float | None
+
+
+class Costs:
+    """Seconds a training image costs (evaluation included), by model and data set, measured from records."""
+
+    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+        measured: dict[tuple[str, str], list[float]] = {}
+        for record in records:
+            if record["status"] != "finished":
+                continue
+            config, result = record["config"], record["result"]
+            data = {key: value for key, value in config["dataset"].items() if key != "fingerprint"}
+            seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
+            measured.setdefault((canonical_json(config["model"]), canonical_json(data)), []).append(
+                seconds / max(1, training_images(config["recipe"]))
+            )
+        self._cost = {key: fmean(values) for key, values in measured.items()}
+
+    def predict(self, run: Run) -> float | None:
+        """Seconds the run will take: as measured on the same data, scaled from other data, or None."""
+        model, data = canonical_json(run.model), canonical_json(run.dataset)
+        if (model, data) in self._cost:
+            return self._cost[model, data] * run.images
+        width = {key: value for key, value in run.model.items() if key == "width"}
+        yardstick = canonical_json({"name": _YARDSTICK, **width})
+        here = self._cost.get((yardstick, data))
+        ratios = [
+            cost / self._cost[yardstick, other]
+            for (name, other), cost in self._cost.items()
+            if name == model and (yardstick, other) in self._cost
+        ]
+        return here * fmean(ratios) * run.images if here is not None and ratios else None
+
+
+def survey(runs: list[Run], marks: dict[str, str], key: Any, store: Store) -> list[State]:
+    """The state of every planned run; ``marks`` are data fingerprints by ``key(dataset)``."""
+    costs = Costs(store.records())
+    found = []
+    for run in runs:
+        mark = marks.get(key(run.dataset))
+        identity = None if mark is None else declared_id(run.declared(mark))
+        record = None if identity is None else store.find(identity)
+        if record is not None:
+            state = "diverged" if record["status"] == "diverged" else "done"
+            found.append(State(run, record["id"], state, 0.0))
+            continue
+        running = identity is not None and store.running(identity)
+        found.append(State(run, identity, "running" if running else "missing", costs.predict(run)))
+    return found
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text such as ``2 h 05 min``, ``12 min``, ``40 s``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def lines(states: list[State], jobs: int) -> list[str]:
+    """The survey as text."""
+    text = []
+    for state in states:
+        left = ""
+        if state.state in ("missing", "running"):
+            known = state.predicted_seconds is not None
+            left = f"  {duration(state.predicted_seconds or 0)}" if known else "  time unknown"
+        text.append(f"{state.state:>8}  {state.identity or '-' * 16}  {state.run.name}{left}")
+    counts = {name: sum(state.state == name for state in states) for name in ("done", "diverged")}
+    counts |= {name: sum(state.state == name for state in states) for name in ("running", "missing")}
+    text.append(", ".join(f"{count} {name}" for name, count in counts.items()))
+    remaining = [state for state in states if state.state in ("missing", "running")]
+    if remaining:
+        known_seconds = [s.predicted_seconds for s in remaining if s.predicted_seconds is not None]
+        unknown = len(remaining) - len(known_seconds)
+        total = duration(sum(known_seconds) / jobs)
+        if not known_seconds:
+            text.append("Remaining time unknown: no comparable run is stored yet.")
+        else:
+            more = f", plus {unknown} runs of unknown length" if unknown else ""
+            text.append(f"Remaining: about {total} with {jobs} side by side{more}.")
+    return text

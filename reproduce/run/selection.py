@@ -1,0 +1,215 @@
+"""How recipes are chosen: on held-out training images or validation classes, never on test data.
+
+A profile declares under ``select`` what is tried: candidates (or a grid) of values of the recipe, the methods that try
+them, the number of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of
+the trials. The candidate with the lowest mean error over those methods and seeds is the choice, the first one among
+equals. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by hand and
+compared with the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+from reproduce.declare import plan
+from reproduce.declare.runs import FEWSHOT, Run, declared_id
+from reproduce.run import fingerprints
+from reproduce.run.store import Store
+
+COLUMNS = (
+    "table",
+    "dataset",
+    "chosen_on",
+    "methods",
+    "seeds",
+    "budget",
+    "candidate",
+    "errors",
+    "mean",
+    "chosen",
+    "declared",
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of a grid: its values by dotted key, and its trials by method key."""
+
+    values: dict[str, Any]
+    trials: dict[str, list[Run]]
+
+    @property
+    def words(self) -> str:
+        """The values as text."""
+        return ", ".join(f"{key} {value}" for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a profile declares to be tried for one slot, or for one few-shot method.
+
+    ``chosen_on`` says which data the errors are of, ``budget`` how long the trials train; ``declared`` has the values
+    that the profile's recipe has.
+    """
+
+    table: int
+    slot: str
+    chosen_on: str
+    budget: str
+    candidates: tuple[Candidate, ...]
+    declared: dict[str, Any]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All trials."""
+        return [run for candidate in self.candidates for trials in candidate.trials.values() for run in trials]
+
+
+def choices(profile: plan.Profile, table: int) -> list[Choice]:
+    """What is tried for the recipes of a table; empty where the profile declares nothing."""
+    experiment = plan.experiment(table)
+    found = []
+    for key, declared in profile.select.items():
+        if declared["table"] == table:
+            slot = experiment.datasets[0] if experiment.task == FEWSHOT else declared.get("slot", key)
+            found.append(_choice(profile, experiment, slot, declared))
+    return found
+
+
+def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, declared: dict[str, Any]) -> Choice:
+    few_shot = experiment.task == FEWSHOT
+    candidates = []
+    for values in _points(declared):
+        trials = {
+            key: [
+                _trial(profile.run(experiment.method(key), slot, seed), declared, values)
+                for seed in range(int(declared["seeds"]))
+            ]
+            for key in declared["methods"]
+        }
+        candidates.append(Candidate(values, trials))
+    usual = profile.run(experiment.method(declared["methods"][0]), slot, 0)
+    own = {key: _get(usual, key) for key in candidates[0].values}
+    chosen_on = "validation classes" if few_shot else f"{declared['validation']} training images held out"
+    return Choice(experiment.table, slot, chosen_on, _budget(candidates[0]), tuple(candidates), own)
+
+
+def _points(declared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidates' values: as listed, or all combinations of a grid."""
+    if "candidates" in declared:
+        return [dict(values) for values in declared["candidates"]]
+    grid: dict[str, list[Any]] = declared["grid"]
+    return [dict(zip(grid, point)) for point in product(*grid.values())]
+
+
+def _budget(candidate: Candidate) -> str:
+    run = next(iter(candidate.trials.values()))[0]
+    return f"{run.images:,} images"
+
+
+def _trial(run: Run, declared: dict[str, Any], values: dict[str, Any]) -> Run:
+    """A run of the table as a trial: on other data, with other values."""
+    dataset = dict(run.dataset)
+    changes = {**declared.get("trial", {}), **values}
+    if run.task == FEWSHOT:
+        changes["episodes.split"] = "validation"
+    else:
+        dataset["validation"] = int(declared["validation"])
+    for key, value in changes.items():
+        run = _set(run, key, value)
+    words = ", ".join(f"{key} {value}" for key, value in values.items())
+    return replace(run, label=f"{run.label} ({words}; trial)", dataset=dataset)
+
+
+def _place(run: Run, key: str) -> tuple[dict[str, Any], list[str]]:
+    """Which of a run's dictionaries a dotted key is in: ``model.x``, else the recipe's ``x`` or ``part.x``."""
+    first, *rest = key.split(".")
+    return (run.model, rest) if first == "model" else (run.recipe, [first, *rest])
+
+
+def _get(run: Run, key: str) -> Any:
+    found, path = _place(run, key)
+    for name in path:
+        found = found.get(name, {}) if isinstance(found, dict) else {}
+    return found
+
+
+def _set(run: Run, key: str, value: Any) -> Run:
+    old, path = _place(run, key)
+    new = _with(old, path, value)
+    return replace(run, model=new) if old is run.model else replace(run, recipe=new)
+
+
+def _with(old: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    return {**old, name: _with(old.get(name, {}), rest, value) if rest else value}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its errors in percent by method, one a seed; None where a trial is missing or diverged."""
+
+    candidate: Candidate
+    errors: dict[str, list[float | None]]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over methods and seeds, the figure that decides; a diverged trial rules the candidate out."""
+        values = [error for errors in self.errors.values() for error in errors]
+        known = [error for error in values if error is not None]
+        return fmean(known) if known and len(known) == len(values) else None
+
+
+def tried(choice: Choice, store: Store) -> list[Tried]:
+    """The candidates with what the stored trials found."""
+    marks = fingerprints.recorded(store.folder)
+
+    def error(run: Run) -> float | None:
+        mark = marks.get(fingerprints.dataset_key(run.dataset))
+        record = None if mark is None else store.find(declared_id(run.declared(mark)))
+        found = None if record is None else record["result"]["test_error"]
+        return None if found is None else float(found)
+
+    return [
+        Tried(candidate, {key: [error(run) for run in runs] for key, runs in candidate.trials.items()})
+        for candidate in choice.candidates
+    ]
+
+
+def best(found: list[Tried]) -> Tried | None:
+    """The candidate of the lowest mean error; None while a trial is missing."""
+    known = [item for item in found if item.mean is not None]
+    return min(known, key=lambda item: item.mean or 0.0, default=None)
+
+
+def rows(profile: plan.Profile, store: Store, table: int) -> list[dict[str, str]]:
+    """The trials of a table as text, by column of ``COLUMNS``."""
+    from reproduce.show.rows import dataset_title
+
+    lines = []
+    for choice in choices(profile, table):
+        found = tried(choice, store)
+        chosen = best(found)
+        for item in found:
+            errors = "; ".join(
+                f"{key} {' '.join('–' if error is None else f'{error:.2f}' for error in values)}"
+                for key, values in item.errors.items()
+            )
+            values = (
+                str(table),
+                dataset_title(profile, choice.slot),
+                choice.chosen_on,
+                ", ".join(item.errors),
+                str(len(next(iter(item.errors.values())))),
+                choice.budget,
+                item.candidate.words,
+                errors,
+                "" if item.mean is None else f"{item.mean:.2f}",
+                "yes" if item is chosen else "",
+                "yes" if item.candidate.values == choice.declared else "",
+            )
+            lines.append(dict(zip(COLUMNS, values)))
+    return lines

@@ -1,0 +1,174 @@
+"""Executing one run: load the data, build the model, train, observe, store the record.
+
+Everything that trains is behind :class:`Backend`, so that the store and the scheduling can be tested with
+a fake; the real one imports ``nsl`` (and torch) only when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from reproduce.declare.runs import FEWSHOT, Run, declared_id, run_id
+from reproduce.run.attempts import Attempts, machine
+from reproduce.run.memory import keep_freed_memory
+from reproduce.run.store import SCHEMA, Store
+
+DEFAULT_BACKEND = "reproduce.run.worker:NslBackend"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a backend hands back: ``result`` as ``TrainResult.as_dict()`` has it, and what the record adds.
+
+    ``multiply_adds`` are those of one image through the network.
+    """
+
+    result: dict[str, Any]
+    parameters: int
+    observations: dict[str, Any]
+    multiply_adds: int | None = None
+
+
+class Backend(Protocol):
+    """What executes runs."""
+
+    def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
+        """The fingerprint of a data set, which is loaded for it."""
+        ...
+
+    def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
+        """Train, resuming from ``checkpoint`` when it exists."""
+        ...
+
+    def execution(self) -> dict[str, str]:
+        """How runs are executed here: what determines their numbers beside what is declared."""
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and hardware for the record's attempts."""
+        ...
+
+
+class NslBackend:
+    """Trains with ``nsl``; data sets stay loaded between runs."""
+
+    #: How much work a killed run can lose.
+    checkpoint_minutes = 5.0
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Any] = {}
+        keep_freed_memory()
+
+    def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
+        import nsl.data
+
+        key = repr((sorted(dataset.items()), data))
+        if key not in self._datasets:
+            options = {name: value for name, value in dataset.items() if name != "name"}
+            load = nsl.data.load_fewshot if dataset["name"] in nsl.data.FEWSHOT_NAMES else nsl.data.load
+            self._datasets[key] = load(dataset["name"], Path(data) if data else None, **options)
+        return self._datasets[key]
+
+    def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
+        return str(self._load(dataset, data).fingerprint)
+
+    def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
+        import torch
+
+        import nsl
+        from nsl.training import Recipe, observe, train
+
+        torch.set_num_threads(run.threads)
+        dataset = self._load(run.dataset, data)
+        if run.task == FEWSHOT:
+            from reproduce.tasks.few_shot import run_fewshot
+
+            return run_fewshot(run, dataset, checkpoint, self.checkpoint_minutes, progress)
+        options = {name: value for name, value in run.model.items() if name != "name"}
+        torch.manual_seed(run.seed)
+        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
+        recipe = Recipe(**run.recipe)
+        result = train(
+            model,
+            dataset,
+            recipe,
+            seed=run.seed,
+            checkpoint=checkpoint,
+            checkpoint_minutes=self.checkpoint_minutes,
+            progress=progress,
+            description=run.name,
+        )
+        observations = {} if result.diverged else observe(model, dataset)
+        multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
+        return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
+
+    def execution(self) -> dict[str, str]:
+        import torch
+
+        from nsl.kernels import paths
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"device": device, **paths.describe(device)}
+
+    def environment(self) -> dict[str, Any]:
+        import torch
+
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        capability = torch.backends.cpu.get_cpu_capability()
+        threads = torch.get_num_threads()
+        return {"torch": torch.__version__, "device": device, "vectors": capability, "threads": threads}
+
+
+def load_backend(path: str) -> Backend:
+    """The backend named ``module:Class``."""
+    module, _, name = path.partition(":")
+    backend: Backend = getattr(importlib.import_module(module), name)()
+    return backend
+
+
+def execute(
+    run: Run, fingerprint: str, store: Store, backend: Backend, data: str | None, progress: bool
+) -> dict[str, Any] | None:
+    """Execute a run and store its record; None when another process is executing it.
+
+    A run whose record exists is not executed again. The data are checked against ``fingerprint`` first.
+    """
+    execution = backend.execution()
+    config = run.config(fingerprint, execution)
+    identity, declared = run_id(config), declared_id(config)
+    with store.claim(declared, identity) as mine:
+        if not mine:
+            return None
+        existing = store.find(declared)
+        if existing is not None:
+            return existing
+        seen = backend.fingerprint(run.dataset, data)
+        if seen != fingerprint:
+            raise ValueError(
+                f"The data of {run.dataset['name']} changed while the runs were executing "
+                f"(fingerprint {seen}, planned {fingerprint}); start again."
+            )
+        attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
+        attempts.begin({**machine(), **backend.environment()})
+        outcome = backend.train(run, data, store.checkpoint(identity), progress)
+        if backend.execution() != execution:
+            raise ValueError(
+                f"{run.name} began on {execution} and ended on {backend.execution()}, so that its numbers belong to "
+                "neither; nothing was stored, start it again."
+            )
+        record = {
+            "schema": SCHEMA,
+            "id": identity,
+            "config": config,
+            "status": "diverged" if outcome.result.get("diverged") else "finished",
+            "result": outcome.result,
+            "parameters": outcome.parameters,
+            "multiply_adds": outcome.multiply_adds,
+            "observations": outcome.observations,
+            "attempts": attempts.end(),
+        }
+        store.write(record)
+        return store.read(identity)

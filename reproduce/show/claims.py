@@ -1,0 +1,351 @@
+"""Kinds of claims: what each asks of the records or the networks, and how a table's claims get their verdicts.
+
+A kind is one class with one interface (:class:`Kind`) in :data:`KINDS`; a new kind is a new class there. The rule is in
+``reproduce/show/statistics.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from reproduce.show.metrics import METRICS, Metric, gains
+from reproduce.show.statistics import (
+    EPISODE,
+    MINIMUM_SEEDS,
+    Direction,
+    Interval,
+    Scope,
+    Verdict,
+    decide_better,
+    decide_failures,
+    decide_share,
+    decide_similar,
+    difference_p,
+    holm_levels,
+    mean_interval,
+    too_few,
+)
+
+if TYPE_CHECKING:
+    from reproduce.declare.plan import Claim, Method, Profile
+
+
+class Side(Protocol):
+    """What a claim needs of a table's row."""
+
+    @property
+    def slot(self) -> str:
+        """Slot of the data set."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """How the data set is written."""
+        ...
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        ...
+
+    @property
+    def records(self) -> Mapping[int, Mapping[str, Any]]:
+        """The records by seed."""
+        ...
+
+    @property
+    def diverged(self) -> int:
+        """Number of runs that diverged."""
+        ...
+
+    def paper_by(self, metric: str) -> float | None:
+        """The paper's value of a metric."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim on one data set: the rows it is about, and the scope of their profile there."""
+
+    claim: Claim
+    profile: Profile
+    scope: Scope
+    better: Side
+    worse: Side
+    without: Side | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What the claim compares."""
+        return METRICS[self.claim.metric]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a case comes to before it is judged.
+
+    Attributes:
+        values: gains a replicate, of the kinds that are judged by an interval.
+        unit: what ``values`` are over, and the common seeds' gains ``by_seed``.
+        paper: the paper's gain in points, or its saving in percent; None where illegible.
+        verdict: of what is decided without an interval, or cannot be decided.
+    """
+
+    values: tuple[float, ...] = ()
+    unit: str = ""
+    by_seed: tuple[float, ...] = ()
+    paper: float | None = None
+    verdict: Verdict | None = None
+
+
+class Kind(ABC):
+    """One kind of claim.
+
+    Attributes:
+        name: as ``kind`` in a table's declaration.
+        ranks: whether it says that the first method is the better one, so that the method's row stands for it.
+    """
+
+    name: ClassVar[str]
+    ranks: ClassVar[bool] = False
+
+    def check(self, claim: Claim) -> str:
+        """What is wrong with a declaration, in a sentence; empty when nothing is."""
+        return ""
+
+    def quantity(self, claim: Claim) -> str:
+        """What the claim's difference is in."""
+        return f"points of {METRICS[claim.metric].title}, positive as claimed"
+
+    @abstractmethod
+    def evidence(self, case: Case) -> Evidence:
+        """What the records or networks say."""
+
+    def decide(self, case: Case, interval: Interval, paper: float | None) -> tuple[Direction, str]:
+        """Direction and reason from the interval, of the kinds that are judged by one."""
+        raise NotImplementedError(f"A claim {self.name!r} is not judged by an interval.")
+
+
+def _paper_gain(case: Case) -> float | None:
+    better, worse = (side.paper_by(case.claim.metric) for side in (case.better, case.worse))
+    return None if better is None or worse is None else case.metric.gain(better, worse)
+
+
+class _Comparison(Kind):
+    """What "better" and "similar" share: gains seed by seed, or episode by episode."""
+
+    def evidence(self, case: Case) -> Evidence:
+        paper = _paper_gain(case)
+        if not case.better.records or not case.worse.records:
+            return Evidence(paper=paper, verdict=Verdict(Direction.NOT_RUN))
+        found = gains(case.metric, case.better.records, case.worse.records)
+        by_seed = () if found is None else tuple(found.by_seed.values())
+        reason = ""
+        if case.better.diverged or case.worse.diverged:
+            reason = "a run diverged"
+        elif found is None or len(found.values) < MINIMUM_SEEDS:
+            reason = too_few(len(by_seed))
+        if found is not None and not reason:
+            return Evidence(found.values, found.unit, by_seed, paper)
+        mean = mean_interval(by_seed) if by_seed else None
+        shown = None if mean is None else Interval(mean.mean, None, None, mean.count)
+        verdict = Verdict(Direction.UNDECIDED, case.scope, shown, "", len(by_seed), by_seed, reason=reason)
+        return Evidence(by_seed=by_seed, paper=paper, verdict=verdict)
+
+
+class Better(_Comparison):
+    """The first method has the lower error or the higher accuracy."""
+
+    name = "better"
+    ranks = True
+
+    def decide(self, case: Case, interval: Interval, paper: float | None) -> tuple[Direction, str]:
+        return decide_better(interval, paper)
+
+
+class Similar(_Comparison):
+    """The two methods differ by less than the claim's margin."""
+
+    name = "similar"
+
+    def check(self, claim: Claim) -> str:
+        metric = METRICS[claim.metric]
+        if 0 < claim.margin <= metric.widest_margin:
+            return ""
+        return (
+            f"margin is {claim.margin:g}; a claim that two methods are similar in {metric.title} declares one above 0 "
+            f"and at most {metric.widest_margin:g} points."
+        )
+
+    def decide(self, case: Case, interval: Interval, paper: float | None) -> tuple[Direction, str]:
+        return decide_similar(interval, case.claim.margin)
+
+
+class FewerParameters(Kind):
+    """The first network has fewer parameters or multiply-adds, by a declared range of the fraction saved.
+
+    ``without`` names a method whose count is taken from both first, so that the claim is about what they add to it.
+    """
+
+    name = "fewer_parameters"
+
+    def check(self, claim: Claim) -> str:
+        from reproduce.declare.sizes import QUANTITIES
+
+        if claim.quantity not in QUANTITIES:
+            return f"quantity {claim.quantity!r} is unknown; use one of {', '.join(QUANTITIES)}."
+        if not 0 <= claim.saving[0] < claim.saving[1] <= 1:
+            return f"saving is {list(claim.saving)}; give the least and the largest fraction saved, from 0 to 1."
+        return ""
+
+    def quantity(self, claim: Claim) -> str:
+        from reproduce.declare.sizes import QUANTITIES
+
+        return f"% fewer {QUANTITIES[claim.quantity]}"
+
+    def evidence(self, case: Case) -> Evidence:
+        from reproduce.declare.sizes import QUANTITIES, count
+
+        claim = case.claim
+
+        def of(side: Side) -> int:
+            return count(case.profile.run(side.method, side.slot, 0), claim.quantity)
+
+        base = 0 if case.without is None else of(case.without)
+        less, more = of(case.better) - base, of(case.worse) - base
+        saving = 1 - less / more
+        direction = decide_share(saving, claim.saving)
+        observed = f"{100 * saving:.1f} % fewer {QUANTITIES[claim.quantity]}: {less:,} against {more:,}"
+        if case.without is not None:
+            observed += f", those of {case.without.method.label} not counted"
+        if claim.saving != (0.0, 1.0):
+            observed += f" (declared range: {100 * claim.saving[0]:g} to {100 * claim.saving[1]:g} %)"
+        paper = None
+        if claim.paper_counts:
+            paper = 100 * (1 - claim.paper_counts[0] / claim.paper_counts[1])
+        scope = replace(case.scope, budget=1.0)
+        interval = Interval(100 * saving, None, None, 1)
+        verdict = Verdict(direction, scope, interval, observed=observed, reason=claim.note)
+        return Evidence(paper=paper, verdict=verdict)
+
+
+class DoesNotConverge(Kind):
+    """The first method's runs diverge, or end above the claim's multiple of the second's error with the same seed."""
+
+    name = "does_not_converge"
+
+    def check(self, claim: Claim) -> str:
+        if claim.multiple > 1:
+            return ""
+        return f"multiple is {claim.multiple:g}; declare one above 1, of the second method's error."
+
+    def quantity(self, claim: Claim) -> str:
+        return "% of runs that fail"
+
+    def evidence(self, case: Case) -> Evidence:
+        metric, limit = case.metric, case.claim.multiple
+        if not case.better.records or not case.worse.records:
+            return Evidence(verdict=Verdict(Direction.NOT_RUN))
+        theirs = {seed: metric.error(value) for seed, value in metric.values(case.worse.records).items()}
+        ours = {seed: metric.error(value) for seed, value in metric.values(case.better.records).items()}
+        seeds = [seed for seed in case.better.records if seed in theirs]
+        diverged = [seed for seed in seeds if case.better.records[seed]["status"] == "diverged"]
+        above = [seed for seed in seeds if seed in ours and ours[seed] > limit * theirs[seed]]
+        failed = len(diverged) + len(above)
+        direction, reason = decide_failures(failed, len(seeds))
+        observed = (
+            f"{failed} of {len(seeds)} runs fail: {len(diverged)} diverged, {len(above)} above {limit:g} times the "
+            f"error of {case.worse.method.label}"
+        )
+        interval = Interval(100 * failed / len(seeds), None, None, len(seeds)) if seeds else None
+        verdict = Verdict(direction, case.scope, interval, "", len(seeds), observed=observed, reason=reason)
+        return Evidence(verdict=verdict)
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge())}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on one data set with its verdict; ``paper`` is in the unit of ``quantity``, positive as claimed."""
+
+    slot: str
+    dataset: str
+    claim: Claim
+    better: Method
+    worse: Method
+    quantity: str
+    paper: float | None
+    verdict: Verdict
+
+    @property
+    def difference(self) -> Interval | None:
+        """What was observed, in the unit of ``quantity``, with the ends of the interval that decided."""
+        return self.verdict.interval
+
+    def sentence(self) -> str:
+        """The verdict in a sentence."""
+        return self.verdict.sentence(self.claim.words)
+
+
+def pair(case: Case) -> Hashable:
+    """What a family counts once: two methods, in either order, on one data set and metric."""
+    return case.better.slot, case.claim.metric, frozenset((case.better.method.key, case.worse.method.key))
+
+
+def _handicap(case: Case, direction: Direction) -> str:
+    """Which method came off worse with a handicap."""
+    loser = {
+        Direction.AGREES: case.worse,
+        Direction.DISAGREES: case.better,
+        Direction.NO_EFFECT: case.better,
+    }.get(direction)
+    handicap = "" if loser is None else case.profile.handicap(loser.method)
+    if loser is None or not handicap or not KINDS[case.claim.kind].ranks:
+        return ""
+    return f"{loser.method.label} is handicapped: {handicap}"
+
+
+def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
+    """The verdicts on a table's claims, which are one family."""
+    found = [KINDS[case.claim.kind].evidence(case) for case in cases]
+    levels = holm_levels(
+        {pair(case): difference_p(item.values) for case, item in zip(cases, found) if item.verdict is None}
+    )
+    judged = []
+    for case, item in zip(cases, found):
+        kind = KINDS[case.claim.kind]
+        verdict = item.verdict
+        if verdict is None:
+            interval = mean_interval(item.values, levels[pair(case)])
+            direction, reason = kind.decide(case, interval, item.paper)
+            seeds = len(item.by_seed)
+            trainings = ""
+            if item.unit == EPISODE:
+                trainings = f"these trainings only, {'one' if seeds == 1 else seeds} a method"
+            scope = replace(case.scope, trainings=trainings)
+            handicap = _handicap(case, direction)
+            verdict = Verdict(
+                direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
+            )
+        quantity = kind.quantity(case.claim)
+        better = case.better
+        judged.append(
+            Judged(
+                better.slot, better.dataset, case.claim, better.method, case.worse.method, quantity, item.paper, verdict
+            )
+        )
+    return tuple(judged)
+
+
+def check(claim: Claim) -> str:
+    """What is wrong with a declared claim, in a sentence; empty when nothing is."""
+    if claim.kind not in KINDS:
+        return f"claim kind {claim.kind!r} is unknown; use one of {', '.join(KINDS)}."
+    if claim.metric not in METRICS:
+        return f"claim metric {claim.metric!r} is unknown; use one of {', '.join(METRICS)}."
+    problem = KINDS[claim.kind].check(claim)
+    return f"claim {claim.words!r}: {problem}" if problem else ""

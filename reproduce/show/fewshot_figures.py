@@ -1,0 +1,122 @@
+"""Drawing for Table 6: an episode, M before and after adaptation, accuracy against shots and inner steps."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from reproduce.show.figures import OKABE_ITO, new_figure
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+Points = Mapping[float, tuple[float, float | None]]
+"""Value of the x axis to mean accuracy and half its 95 % interval, percent."""
+
+
+def episode(png: str, classes: Sequence[str], support: int) -> Figure:
+    """A stored picture of an episode: one row a class, support images on the left, queries on the right."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(png))) as opened:
+        picture = np.asarray(opened.convert("RGB"))
+    figure = new_figure(7.0, 7.0 * picture.shape[0] / picture.shape[1] + 0.4)
+    axes = figure.add_subplot()
+    axes.imshow(picture, interpolation="nearest")
+    step = (picture.shape[0] + 1) / len(classes)
+    axes.set_yticks([step * (row + 0.5) for row in range(len(classes))], list(classes), fontsize=12)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.set_title(f"support: {support} labelled images a class; queries to the right of the gap", fontsize=10)
+    return figure
+
+
+def adaptation(layers: Sequence[tuple[str, Any, Any]]) -> Figure:
+    """M_s before adapting to a task, after, and the difference, layer by layer; kernel taps down, input taps across."""
+    figure = new_figure(2.1 * len(layers) + 1.2, 6.2)
+    grid = figure.subplots(3, len(layers), squeeze=False)
+    arrays = [(np.asarray(before, float), np.asarray(after, float)) for _, before, after in layers]
+    moved = max(float(np.abs(after - before).max()) for before, after in arrays) or 1.0
+    spread = max(1.0, max(float(np.abs(array).max()) for pair in arrays for array in pair))
+    image = change = None
+    for column, ((name, _, _), (before, after)) in enumerate(zip(layers, arrays)):
+        image = grid[0, column].imshow(before, cmap="RdBu", vmin=-spread, vmax=spread)
+        grid[1, column].imshow(after, cmap="RdBu", vmin=-spread, vmax=spread)
+        change = grid[2, column].imshow(after - before, cmap="RdBu", vmin=-moved, vmax=moved)
+        grid[0, column].set_title(name, fontsize=9)
+    for row, title in enumerate(("M before", "M after", "difference")):
+        grid[row, 0].set_ylabel(title)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    if image is not None and change is not None:
+        figure.colorbar(image, ax=list(grid[:2].flat), shrink=0.8)
+        figure.colorbar(change, ax=list(grid[2]), shrink=0.9)
+    return figure
+
+
+def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) -> Figure:
+    """Accuracy against a number, one line a method, bars for the 95 % intervals over episodes."""
+    figure = new_figure(7.5, 4.6)
+    axes = figure.add_subplot()
+    for i, (label, points) in enumerate(lines.items()):
+        x = sorted(points)
+        y = [points[value][0] for value in x]
+        bars = [points[value][1] or 0.0 for value in x]
+        style = "-" if i < len(OKABE_ITO) else "--"
+        axes.errorbar(
+            x,
+            y,
+            bars,
+            color=OKABE_ITO[i % len(OKABE_ITO)],
+            linestyle=style,
+            marker=_MARKERS[i % len(_MARKERS)],
+            markersize=4,
+            capsize=2,
+            linewidth=1.2,
+            label=label,
+        )
+    if logarithmic:
+        axes.set_xscale("log")
+    ticks = sorted({value for points in lines.values() for value in points})
+    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel("accuracy on novel classes, %")
+    axes.axhline(20, color="0.6", linewidth=0.8, linestyle=":")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, float | None]]) -> Figure:
+    """Our accuracy with its interval, the paper's value and another published one, one line a method.
+
+    ``rows`` holds (label, mean, half interval, the paper's value or None, the other published value or None).
+    """
+    figure = new_figure(7.5, 0.34 * len(rows) + 1.2)
+    axes = figure.add_subplot()
+    places = list(range(len(rows)))[::-1]
+    means, halves = [row[1] for row in rows], [row[2] for row in rows]
+    axes.errorbar(means, places, xerr=halves, fmt="o", color=OKABE_ITO[0], capsize=3, label="ours")
+    others = (
+        ("D", OKABE_ITO[1], "paper", [row[3] for row in rows]),
+        ("^", OKABE_ITO[2], "published", [row[4] for row in rows]),
+    )
+    for marker, colour, label, values in others:
+        known = [(value, place) for value, place in zip(values, places) if value is not None]
+        if known:
+            axes.plot([v for v, _ in known], [p for _, p in known], marker, color=colour, label=label, markersize=5)
+    axes.axvline(20, color="0.6", linewidth=0.8, linestyle=":")
+    axes.set_yticks(places, [row[0] for row in rows], fontsize=8)
+    axes.set_xlabel("accuracy, % (dotted: chance)")
+    axes.grid(alpha=0.3, axis="x")
+    axes.legend(fontsize=8)
+    return figure

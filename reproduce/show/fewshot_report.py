@@ -1,0 +1,85 @@
+"""What Table 6's notebook shows, read from records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reproduce.show import fewshot_controls, fewshot_figures, fewshot_tables
+from reproduce.show.report import Report, show, text
+from reproduce.show.rows import Row
+
+
+class FewShotReport(Report):
+    """The few-shot table of one profile; arguments as of :class:`reproduce.show.report.Report`."""
+
+    def _measured(self) -> list[Row]:
+        return [row for row in self.table.rows if fewshot_tables.finished(row)]
+
+    def scope(self) -> Any:
+        """What was run here."""
+        return text(f"**What was run here.** {fewshot_tables.scope_sentence(self.table)}")
+
+    def episode(self) -> Any:
+        """The first test episode, as stored by the finetuning baseline."""
+        found = self._observed("finetune").get("episode")
+        if not found:
+            return text("Not recorded.")
+        return show(fewshot_figures.episode(found["png"], found["classes"], found["support"]))
+
+    def adaptation(self, key: str) -> Any:
+        """M before and after adapting to the first test episode."""
+        layers = [
+            (f"layer {number + 1}", item["before"], item["after"])
+            for number, item in enumerate(self._observed(key).get("adaptation", []))
+        ]
+        return show(fewshot_figures.adaptation(layers)) if layers else text("Not recorded.")
+
+    def _observed(self, key: str) -> dict[str, Any]:
+        for row in self.table.rows:
+            if row.method.key == key:
+                for record in row.records.values():
+                    found: dict[str, Any] = record["observations"]
+                    return found
+        return {}
+
+    def _curves(self, key: str, xlabel: str, logarithmic: bool = False) -> Any:
+        lines = {}
+        for row in self._measured():
+            record = next(iter(fewshot_tables.finished(row).values()))
+            points = record["result"].get(key)
+            if points:
+                lines[row.method.label] = {float(x): (pair[0], pair[1]) for x, pair in points.items()}
+        return show(fewshot_figures.curves(lines, xlabel, logarithmic)) if lines else text("No run is stored yet.")
+
+    def shots(self) -> Any:
+        """Accuracy against the number of support images a class."""
+        return self._curves("shots", "support images a class at test time", logarithmic=True)
+
+    def steps(self) -> Any:
+        """Accuracy against the number of gradient steps at test time."""
+        return self._curves("steps", "gradient steps on the support set")
+
+    def controls(self) -> Any:
+        """What of dynamic NSN's lead is the predicted similarity's."""
+        slots = [slot for slot in self.table.experiment.datasets if slot in self.profile.slots]
+        found = [fewshot_controls.paragraph(self.table, slot) for slot in slots]
+        return text("\n\n".join(found) or "This profile has no few-shot data.")
+
+    def accuracies(self) -> Any:
+        """Paper against ours."""
+        return text(fewshot_tables.markdown_accuracies(self.table))
+
+    def accuracy_chart(self) -> Any:
+        """Ours with intervals; the paper's and other published values where the data are the same."""
+        rows = []
+        for row in self._measured():
+            measured = fewshot_tables.measured(row)
+            assert measured is not None
+            interval = measured.accuracy
+            half = 0.0 if interval.low is None else interval.mean - interval.low
+            shot = str(self.profile.fewshot["episodes"]["shot"])
+            name = str(self.profile.slots[row.slot]["name"])
+            published = row.method.published.get(name, {}).get(shot)
+            paper = row.paper if self.profile.same(row.slot)[0] else None
+            rows.append((row.method.label, interval.mean, half, paper, float(published[0]) if published else None))
+        return show(fewshot_figures.accuracy_chart(rows)) if rows else text("No run is stored yet.")

@@ -1,0 +1,312 @@
+"""The one rule by which a claim of the paper gets its verdict, and the words of a verdict.
+
+A verdict has a *direction*, what the runs say, and apart from it a *scope*, what they can speak about.
+
+Directions
+----------
+A claim about errors or accuracies compares two methods trained on the same data with the same recipe and the same
+seeds. Its evidence are *gains*: differences seed by seed, positive when the method that the paper calls better is
+better (``reproduce/show/metrics.py``). Their mean has one interval, which is printed and which alone decides.
+
+* "better":
+
+  - *agrees*: the interval lies above 0;
+  - *disagrees*: it lies below 0: the opposite of the claim;
+  - *no effect of the paper's size*: it holds 0 (or touches it) and ends below the paper's own difference of the two
+    methods in points, where that is legible and positive. The effect may be smaller than the paper's, or none;
+  - *undecided* otherwise.
+
+  An interval above 0 that ends below the paper's difference *agrees*, and the words say that the effect is smaller.
+* "similar", with a declared margin d (an equivalence test):
+
+  - *agrees*: the interval lies within (-d, d) and holds 0. An interval within the margin that excludes 0 shows a
+    difference, if a small one: *undecided*. So no pair of methods is at once better and similar;
+  - *disagrees*: it lies wholly outside of [-d, d];
+  - *undecided* otherwise.
+
+* "fewer parameters" (or multiply-adds): counted on the networks themselves, without any training, so always decided:
+  *agrees* when the saving lies in the declared range, else *disagrees*.
+* "does not converge", with a declared multiple: a run *fails* when it diverged or when its error is above that multiple
+  of the baseline's with the same seed. *agrees* when every run fails, *disagrees* when none does, else *undecided*.
+
+*undecided* are also: fewer than three common seeds (the observed values are shown, and no t interval is made of them),
+and a diverged run of either method of a "better" or "similar" claim: a diverged run has no error, and comparing only
+the runs that survived would favour the unstable method. *not run*: one of the two methods has no record.
+
+The unit of replication
+-----------------------
+Errors are replicated by seeds. Accuracies of few-shot learning (Table 6) are too, from three seeds on. With one or two
+trainings a method the replicates are the test episodes (averaged over the trainings, which share their episodes):
+the interval then speaks of these trainings only, and the scope says so.
+
+Several claims: Holm
+--------------------
+The *family* are all pairs of methods that a table compares by replicates (three or more), on all its data sets and
+metrics; a pair that several claims are about counts once. The whole table is the family, not one data set of it, since
+the promise is about the table: when no pair of a table differs, the chance that any of its "better" claims *agrees* or
+*disagrees* is at most 5 %, however the pairs depend on each other.
+
+Every pair is asked by its two-sided t test whether there is any difference. In Holm's step-down (Scandinavian Journal
+of Statistics 6, 1979) the m p values are sorted; the pair of rank r is tested at 5 % / (m - r + 1); the first that
+fails ends the procedure, and those after it stay at its level. A pair's interval is that of the level at which it was
+tested, 1 - 5 % / (m - r + 1), which is printed beside it. It excludes 0 exactly where Holm finds a difference, so
+interval and decision cannot disagree. The other directions are read from the same interval: the chance of a false *no
+effect of the paper's size*, or of a false *agrees* of a "similar" claim, is at most 2.5 % for each claim, since no
+interval is narrower than the plain one of 95 %.
+
+Assumption: gains are independent and normal over replicates.
+
+Scope
+-----
+Other data than the paper's, other widths, a training of less than half of the paper's images, few trainings: each is
+named beside the direction, and none makes a result undecided. The paper's difference in points is compared as it is,
+on whatever data. A claim won against a competitor that is known to be handicapped says so.
+
+A table's row has the direction of the "better" claims in which its method is the better one (of its other claims where
+it has none): *disagrees* or *no effect* when one of them is, then *undecided*, else *agrees*; the baseline's row is the
+*reference*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import fsum, sqrt
+
+#: Fewer paired seeds than this decide nothing, and have no t interval.
+MINIMUM_SEEDS = 3
+
+#: The chance that a table without any difference shows one.
+FAMILY_ALPHA = 0.05
+
+#: A smaller part of the paper's training images than this is named in the scope.
+FULL_BUDGET = 0.5
+
+SEED, EPISODE = "seed", "episode"
+
+
+class Direction(StrEnum):
+    """What the runs say about a claim."""
+
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    NO_EFFECT = "no effect of the paper's size"
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``count`` values with its t interval of ``level``; below three values there is only the mean."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a result can speak about; an empty phrase where it is as in the paper.
+
+    Attributes:
+        data: other data than the paper's, such as "digits for CIFAR-10".
+        width: other widths of the networks.
+        budget: training images as a fraction of the paper's.
+        trainings: that an interval speaks of these trainings only.
+    """
+
+    data: str = ""
+    width: str = ""
+    budget: float = 1.0
+    trainings: str = ""
+
+    def __str__(self) -> str:
+        budget = f"{100 * self.budget:.3g} % of the paper's training images" if self.budget < FULL_BUDGET else ""
+        return ", ".join(part for part in (self.data, self.width, budget, self.trainings) if part)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim's verdict; nothing but its methods puts one in words.
+
+    Attributes:
+        direction: what the runs say.
+        scope: what they can speak about.
+        interval: the one that decided, of gains in points (a counted claim: the percentage saved, without ends).
+        unit: what it is over, ``SEED`` or ``EPISODE``; empty where nothing is replicated.
+        seeds: common seeds of the two methods.
+        values: the gain of every seed, in the seeds' order.
+        observed: what was counted, in words, where that is no gain.
+        reason: why it is undecided, or what to know about it.
+        handicap: which method came off worse with a handicap, and with which.
+    """
+
+    direction: Direction
+    scope: Scope = Scope()
+    interval: Interval | None = None
+    unit: str = ""
+    seeds: int = 0
+    values: tuple[float, ...] = ()
+    observed: str = ""
+    reason: str = ""
+    handicap: str = ""
+
+    def note(self) -> str:
+        """What to know about the direction."""
+        return "; ".join(part for part in (self.reason, self.handicap) if part)
+
+    def short(self) -> str:
+        """The direction, and in brackets what to know about it: a table's cell."""
+        return f"{self.direction} ({self.note()})" if self.note() else str(self.direction)
+
+    def evidence(self) -> str:
+        """What was observed: a mean with its interval, or the values of the seeds, or what was counted."""
+        if self.observed:
+            return self.observed
+        if self.interval is None:
+            return ""
+        seeds = f"{self.seeds} seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        if self.interval.low is None or self.interval.high is None:
+            return f"{values_text(self.values)} points in {seeds}"
+        over = f"{self.interval.count} episodes" if self.unit == EPISODE else seeds
+        ends = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
+        return f"{self.interval.mean:.2f} points, {level_text(self.interval.level)} interval {ends} over {over}"
+
+    def sentence(self, claim: str) -> str:
+        """The verdict on ``claim`` (the claim's own words) as one sentence with evidence and scope."""
+        evidence, scope = self.evidence(), str(self.scope)
+        parts = [f"{claim.rstrip('.')}: {self.short()}"]
+        parts += [evidence] if evidence else []
+        parts += [f"scope: {scope}"] if scope and self.direction != Direction.NOT_RUN else []
+        return "; ".join(parts) + "."
+
+
+def level_text(level: float) -> str:
+    """A level as it is printed: 95 %, 99.17 %."""
+    return f"{100 * level:.4g} %"
+
+
+def values_text(values: Sequence[float]) -> str:
+    """Single values as they are printed."""
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, the same to the last bit in whatever order the values come."""
+    count = len(values)
+    mean = fsum(values) / count
+    return mean, sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Mean of ``values`` and its Student t interval, which below three values is none.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("The mean of no values was asked for; pass at least one.")
+    count = len(values)
+    if count < MINIMUM_SEEDS:
+        return Interval(fsum(values) / count, None, None, count, level)
+    from scipy.special import stdtrit
+
+    mean, error = _mean_and_error(values)
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
+    return Interval(mean, mean - half, mean + half, count, level)
+
+
+def difference_p(values: Sequence[float]) -> float:
+    """The p value of Student's two-sided test that ``values`` (three or more) have mean 0."""
+    from scipy.special import stdtr
+
+    mean, error = _mean_and_error(values)
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+
+
+def holm_levels(p_values: Mapping[Hashable, float], alpha: float = FAMILY_ALPHA) -> dict[Hashable, float]:
+    """The level of every test's interval: 1 minus the significance at which Holm's step-down tested it."""
+    levels: dict[Hashable, float] = {}
+    left, failed = len(p_values), False
+    significance = alpha
+    for key in sorted(p_values, key=lambda item: p_values[item]):
+        if not failed:
+            significance = alpha / left
+            failed = p_values[key] > significance
+        levels[key] = 1 - significance
+        left -= 1
+    return levels
+
+
+def decide_better(interval: Interval, paper: float | None) -> tuple[Direction, str]:
+    """Direction and reason of a "better" claim; ``paper`` is the paper's gain in points, None where illegible."""
+    low, high = interval.low, interval.high
+    assert low is not None
+    assert high is not None
+    if low > 0:
+        smaller = paper is not None and 0 < high < paper
+        return Direction.AGREES, "a smaller effect than the paper's" if smaller else ""
+    if high < 0:
+        return Direction.DISAGREES, ""
+    if paper is None:
+        return Direction.UNDECIDED, "the interval holds 0; the paper's difference is illegible"
+    if paper > 0 and high < paper:
+        return Direction.NO_EFFECT, ""
+    return Direction.UNDECIDED, "the interval holds 0" + (" and the paper's difference" if paper > 0 else "")
+
+
+def decide_similar(interval: Interval, margin: float) -> tuple[Direction, str]:
+    """Direction and reason of a "similar" claim with a margin in points."""
+    low, high = interval.low, interval.high
+    assert low is not None
+    assert high is not None
+    if -margin < low and high < margin:
+        if low <= 0 <= high:
+            return Direction.AGREES, ""
+        return Direction.UNDECIDED, f"a difference, within the margin of {margin:g} points"
+    if high < -margin or low > margin:
+        return Direction.DISAGREES, ""
+    return Direction.UNDECIDED, f"the interval is not within the margin of {margin:g} points"
+
+
+def decide_share(share: float, wanted: tuple[float, float]) -> Direction:
+    """Direction of a claim about a counted fraction: above the first and at most the second that is wanted."""
+    return Direction.AGREES if wanted[0] < share <= wanted[1] else Direction.DISAGREES
+
+
+def decide_failures(failed: int, runs: int) -> tuple[Direction, str]:
+    """Direction and reason of a claim that a method does not converge, of whose ``runs`` so many ``failed``."""
+    if runs < MINIMUM_SEEDS:
+        return Direction.UNDECIDED, too_few(runs)
+    if failed == runs:
+        return Direction.AGREES, ""
+    return (Direction.UNDECIDED, "some runs converge") if failed else (Direction.DISAGREES, "")
+
+
+def too_few(seeds: int) -> str:
+    """Why this many seeds decide nothing."""
+    return {0: "no common seed", 1: "one seed, three decide"}.get(seeds, f"{seeds} seeds, three decide")
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a table's row from those of its claims; without numbers, which belong to single claims."""
+    directions = [verdict.direction for verdict in verdicts]
+    if not verdicts or all(direction == Direction.NOT_RUN for direction in directions):
+        return Verdict(Direction.NOT_RUN)
+    for direction in (Direction.DISAGREES, Direction.NO_EFFECT, Direction.UNDECIDED, Direction.NOT_RUN):
+        if direction in directions:
+            found = verdicts[directions.index(direction)]
+            if direction == Direction.NOT_RUN:
+                return replace(found, direction=Direction.UNDECIDED, reason="a method compared with is not run")
+            break
+    else:
+        found = verdicts[0]
+    reason = found.reason if found.direction == Direction.UNDECIDED else ""
+    handicap = next((verdict.handicap for verdict in verdicts if verdict.handicap), "")
+    return Verdict(found.direction, found.scope, reason=reason, handicap=handicap)

@@ -1,0 +1,1 @@
+"""Experiments of single notebooks, beside the six tables."""

@@ -1,0 +1,82 @@
+"""The experiment on "can not converge if trivially applying CNN to the predictor" (paper 7.1), notebook size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import nsl
+import nsl.data
+from nsl.training import Recipe, train
+from reproduce.show import figures
+
+#: Label to the arguments of `nsl.create_model`.
+PREDICTORS: dict[str, dict[str, Any]] = {
+    "SphereNet": {"predictor": "sphere"},
+    "SphereNet, no identity": {"predictor": "sphere", "residual": False},
+    "release": {"predictor": "release"},
+    "CNN, batch-normalised": {"predictor": "cnn"},
+    "CNN, sigmoid": {"predictor": "cnn", "predictor_options": {"head": "sigmoid"}},
+    "CNN, tanh": {"predictor": "cnn", "predictor_options": {"head": "tanh"}},
+    "CNN, trivial": {"predictor": "cnn", "predictor_options": {"head": "none"}},
+}
+#: The demo's recipe with a shorter budget; the same for every predictor.
+RECIPE = Recipe(
+    iterations=150, batch_size=32, learning_rate=0.1, schedule="linear", warmup=0.1, classifier_rate=0.05,
+    augment="crop", evaluations=10,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one training ended.
+
+    Attributes:
+        label: of `PREDICTORS`.
+        losses: mean training loss of each tenth of the budget, until it diverged.
+        test_error: percent, None after a divergence.
+        divergence: in words, None where there was none.
+    """
+
+    label: str
+    losses: list[float]
+    test_error: float | None
+    divergence: str | None
+
+
+def run(label: str, seed: int = 0) -> Outcome:
+    """Train dynamic NSN-9 (diagonal, width 8) on the digits with one predictor."""
+    dataset = nsl.data.load("digits", image_size=16)
+    torch.manual_seed(seed)
+    model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=8, image_size=16, **PREDICTORS[label])
+    result = train(model, dataset, RECIPE, seed=seed, device="cpu", progress=False)
+    losses = [loss for point in result.curve if (loss := point["train_loss"]) is not None]
+    return Outcome(label, losses, result.test_error, result.divergence)
+
+
+def curves(outcomes: list[Outcome]) -> Any:
+    """Training loss against iterations."""
+    figure = figures.new_figure(6.4, 3.6)
+    ax = figure.subplots()
+    step = RECIPE.iterations / RECIPE.evaluations
+    for number, outcome in enumerate(outcomes):
+        places = [step * (i + 1) for i in range(len(outcome.losses))]
+        colour = figures.OKABE_ITO[number % len(figures.OKABE_ITO)]
+        ax.plot(places, outcome.losses, marker=".", color=colour, label=outcome.label)
+    ax.axhline(math.log(10), color="grey", linestyle=":", linewidth=1)
+    ax.set(xlabel="iterations", ylabel="training loss (nats)", ylim=(0, 4))
+    ax.annotate("chance", (0, math.log(10)), fontsize=7, va="bottom")
+    ax.legend(fontsize=7)
+    return figure
+
+
+def markdown(outcomes: list[Outcome]) -> str:
+    """The outcomes as a Markdown table."""
+    lines = ["| Predictor | Test error % | Training |", "|---|---|---|"]
+    for outcome in outcomes:
+        error = "–" if outcome.test_error is None else f"{outcome.test_error:.1f}"
+        lines.append(f"| {outcome.label} | {error} | {outcome.divergence or 'to the end'} |")
+    return "\n".join(lines)
