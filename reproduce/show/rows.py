@@ -157,6 +157,8 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     verdict = combine([judged.verdict for judged in chosen] if row.records else [])
     if reference and row.records:
         verdict = row.verdict
+    elif row.records and not own:
+        verdict = Verdict(Direction.NO_CLAIM)
     if row.diverged:
         counted = f"{row.diverged} of {len(row.records)} runs diverged"
         verdict = replace(verdict, reason=f"{verdict.reason}; {counted}" if verdict.reason else counted)

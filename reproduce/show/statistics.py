@@ -32,6 +32,7 @@ better (``reproduce/show/metrics.py``). Their mean has one interval, which is pr
 *undecided* are also: fewer than three common seeds (the observed values are shown, and no t interval is made of them),
 and a diverged run of either method of a "better" or "similar" claim: a diverged run has no error, and comparing only
 the runs that survived would favour the unstable method. *not run*: one of the two methods has no record.
+*no claim*: a row beyond the paper, which no claim is about.
 
 The unit of replication
 -----------------------
@@ -95,6 +96,7 @@ class Direction(StrEnum):
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
     REFERENCE = "reference"
+    NO_CLAIM = "no claim"
 
 
 @dataclass(frozen=True)

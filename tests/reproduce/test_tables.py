@@ -207,3 +207,10 @@ def test_table_5_has_top_5_errors_and_multiply_adds_beside_the_papers(paper: Pro
     assert [str(judged.verdict.direction) for judged in table.claims] == 5 * ["agrees"]
     papers = [judged.paper for judged in table.claims]
     assert papers == pytest.approx([1.50, 0.94, 1.07, 0.13, 1.03], abs=0.01)
+
+
+def test_a_row_beyond_the_paper_that_no_claim_is_about_says_so(paper: Profile, store: Store) -> None:
+    fill(store, paper, 1, {"cnn": [8.0], "dynamic_release": [9.0]})
+    verdicts = {row.method.key: row.verdict.direction for row in make_table(1, paper, store).rows}
+    assert verdicts["dynamic_release"] == "no claim"
+    assert verdicts["dynamic_no_identity"] == "not run"
