@@ -227,7 +227,7 @@ def make_tables(arguments: argparse.Namespace) -> int:
     made = tables.write_tables(now.tables, now.profile, now.store)
     for table in made:
         print(f"\nTable {table.experiment.table}: {table.experiment.title}. {tables.scope_sentence(table)}\n")
-        print(tables.markdown_errors(table))
+        print(tables.markdown_rows(table))
     return 0
 
 
@@ -278,7 +278,7 @@ def _declare_compare(parser: argparse.ArgumentParser) -> None:
 def select(arguments: argparse.Namespace) -> int:
     """Execute the missing trials of a table's recipes and say which recipe they choose."""
     from reproduce.run import selection
-    from reproduce.show.tables import as_markdown
+    from reproduce.show.cells import as_markdown
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)

@@ -15,6 +15,7 @@ from scipy.optimize import linprog, minimize
 
 from theory.arrays import Array
 from theory.problems import MatrixSensing
+from theory.separability import is_separable
 
 
 def _solve(program: Any, tolerance: float) -> None:
@@ -172,12 +173,6 @@ def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby:
     if np.linalg.norm(X.T @ beta - y) > 1e-9 * tail:
         raise ValueError(f"the hypentropy program did not converge for sizes from {np.min(size):g}.")
     return beta
-
-
-def is_separable(signed: Array) -> bool:
-    """Whether some w has `w^T x_i >= 1` for every column of `signed` [n, N]."""
-    found = linprog(np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None))
-    return bool(found.status == 0)
 
 
 def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:

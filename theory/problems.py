@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.arrays import Array, as_float, as_indices
+from theory.separability import is_separable
 
 
 class Problem(ABC):
@@ -244,8 +245,6 @@ class SeparableClassification(Problem):
         self.kind = loss
         self.signed = self.X * self.labels
         self.shape = (self.X.shape[0], 1)
-        from theory.convex import is_separable
-
         if not is_separable(self.signed):
             raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from reproduce.declare.runs import FEWSHOT, Run
+from reproduce.declare.shapes import Shape, shape
 from reproduce.run.files import canonical_json
 
 #: What can be counted, and how it is written.
@@ -30,13 +31,25 @@ def count(run: Run, quantity: str) -> int:
     return _counts(canonical_json([run.task, run.dataset, run.model]))[quantity]
 
 
+def network(run: Run, sizes: Shape) -> Any:
+    """The run's network (of a few-shot method its backbone with a classifier), randomly initialised."""
+    import nsl
+    from nsl.models.backbones import BackboneClassifier, create_backbone
+
+    if run.task != FEWSHOT:
+        options = {key: value for key, value in run.model.items() if key != "name"}
+        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
+    kind = "dynamic" if "dynamic" in run.model["name"] else "none"
+    options = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
+    backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
+    return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
+
+
 @cache
 def _counts(what: str) -> dict[str, int]:
     import torch
 
     import nsl
-    from reproduce.declare.shapes import shape
-    from reproduce.run.costs import network
 
     task, dataset, model = json.loads(what)
     run = Run(label="", dataset=dataset, model=model, recipe={}, seed=0, threads=1, task=task)

@@ -19,6 +19,7 @@ from typing import Any
 from reproduce.declare import plan
 from reproduce.declare.runs import FEWSHOT, Run
 from reproduce.declare.shapes import Shape, shape
+from reproduce.declare.sizes import network
 from reproduce.run.files import canonical_json
 from reproduce.run.progress import duration
 
@@ -62,20 +63,6 @@ def _fewshot_option(run: Run, name: str, default: Any) -> Any:
         return run.model[name]
     parameter = inspect.signature(METHODS[run.model["name"]]).parameters.get(name)
     return default if parameter is None else parameter.default
-
-
-def network(run: Run, sizes: Shape) -> Any:
-    """The run's network (of a few-shot method its backbone with a classifier), randomly initialised."""
-    import nsl
-    from nsl.models.backbones import BackboneClassifier, create_backbone
-
-    if run.task != FEWSHOT:
-        options = {key: value for key, value in run.model.items() if key != "name"}
-        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
-    kind = "dynamic" if "dynamic" in run.model["name"] else "none"
-    options = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
-    backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
-    return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
 
 
 def passes(run: Run, sizes: Shape) -> int:

@@ -7,29 +7,18 @@ a fake; the real one imports ``nsl`` (and torch) only when it is first used.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from reproduce.declare.runs import FEWSHOT, Run, declared_id, run_id
+from reproduce.declare.runs import Run, declared_id, run_id
 from reproduce.run.attempts import Attempts, machine
 from reproduce.run.memory import keep_freed_memory
 from reproduce.run.store import SCHEMA, Store
+from reproduce.tasks.outcome import Outcome
 
 DEFAULT_BACKEND = "reproduce.run.worker:NslBackend"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a backend hands back: ``result`` as ``TrainResult.as_dict()`` has it, and what the record adds.
-
-    ``multiply_adds`` are those of one image through the network.
-    """
-
-    result: dict[str, Any]
-    parameters: int
-    observations: dict[str, Any]
-    multiply_adds: int | None = None
 
 
 class Backend(Protocol):
@@ -50,6 +39,19 @@ class Backend(Protocol):
     def environment(self) -> dict[str, Any]:
         """Versions and hardware for the record's attempts."""
         ...
+
+
+def task_of(run: Run) -> Callable[[Run, Any, Path, float, bool], Outcome]:
+    """What trains a run: ``train`` of the file in ``reproduce/tasks`` that is named like the run's task.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    name = f"reproduce.tasks.{run.task.replace('-', '_')}"
+    if importlib.util.find_spec(name) is None:
+        raise ValueError(f"task {run.task!r} of {run.name} has no file in reproduce/tasks; write one with a train().")
+    train: Callable[[Run, Any, Path, float, bool], Outcome] = importlib.import_module(name).train
+    return train
 
 
 class NslBackend:
@@ -78,32 +80,9 @@ class NslBackend:
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
         import torch
 
-        import nsl
-        from nsl.training import Recipe, observe, train
-
         torch.set_num_threads(run.threads)
         dataset = self._load(run.dataset, data)
-        if run.task == FEWSHOT:
-            from reproduce.tasks.few_shot import run_fewshot
-
-            return run_fewshot(run, dataset, checkpoint, self.checkpoint_minutes, progress)
-        options = {name: value for name, value in run.model.items() if name != "name"}
-        torch.manual_seed(run.seed)
-        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
-        recipe = Recipe(**run.recipe)
-        result = train(
-            model,
-            dataset,
-            recipe,
-            seed=run.seed,
-            checkpoint=checkpoint,
-            checkpoint_minutes=self.checkpoint_minutes,
-            progress=progress,
-            description=run.name,
-        )
-        observations = {} if result.diverged else observe(model, dataset)
-        multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
-        return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
+        return task_of(run)(run, dataset, checkpoint, self.checkpoint_minutes, progress)
 
     def execution(self) -> dict[str, str]:
         import torch

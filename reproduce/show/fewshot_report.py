@@ -67,7 +67,7 @@ class FewShotReport(Report):
 
     def accuracies(self) -> Any:
         """Paper against ours."""
-        return text(fewshot_tables.markdown_accuracies(self.table))
+        return text(fewshot_tables.markdown(self.table))
 
     def accuracy_chart(self) -> Any:
         """Ours with intervals; the paper's and other published values where the data are the same."""

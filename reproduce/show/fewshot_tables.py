@@ -6,17 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproduce.declare import plan
+from reproduce.show.cells import as_csv, as_markdown, level_of, number
+from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows
 from reproduce.show.metrics import METRICS, episode_accuracies, replicates
 from reproduce.show.rows import Row, Table, dataset_title
 from reproduce.show.statistics import Interval, mean_interval
-from reproduce.show.tables import (
-    CLAIM_COLUMNS,
-    as_csv,
-    as_markdown,
-    claim_rows,
-    level_of,
-    number,
-)
 
 COLUMNS = (
     "table",
@@ -211,7 +205,7 @@ def _with(value: str, half: str) -> str:
     return f"{value} ± {half}" if value and half else value
 
 
-def markdown_accuracies(table: Table) -> str:
+def markdown(table: Table) -> str:
     """Paper against ours as a Markdown table."""
     rows = []
     for row, cells in zip(table.rows, table_rows(table)):

@@ -12,8 +12,10 @@ from reproduce.declare import plan
 from reproduce.run.files import write_bytes
 from reproduce.run.store import Store
 from reproduce.show import figures, predictor_rows
+from reproduce.show.cells import as_markdown
+from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.rows import Row, Table, dataset_title, make_table
-from reproduce.show.tables import as_markdown, markdown_claims, markdown_errors, scope_sentence
+from reproduce.show.tables import markdown_rows, scope_sentence
 
 
 def layer_name(path: str) -> str:
@@ -110,7 +112,7 @@ class Report:
 
     def errors(self) -> Any:
         """Paper against ours."""
-        return text(markdown_errors(self.table))
+        return text(markdown_rows(self.table))
 
     def claims(self) -> Any:
         """Every claim with its measured difference and verdict."""

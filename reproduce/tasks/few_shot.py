@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.declare.runs import FEWSHOT, Run
 from reproduce.run.attempts import code, machine
-from reproduce.run.worker import Outcome
+from reproduce.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def measured_classes(run: Run, data: FewShotData) -> ImageSet:
     return data.validation if split == VALIDATION else data.novel
 
 
-def run_fewshot(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
     """Fit and measure, on the novel classes or those that the recipe's episodes name (`measured_classes`).
 
     Classifiers of the base classes are shared by all runs of the store; the result lists the attempts at the one that

@@ -15,7 +15,7 @@ from typing import Any
 
 from reproduce.declare.runs import Run
 from reproduce.run.files import write_text
-from reproduce.run.worker import Outcome
+from reproduce.tasks.outcome import Outcome
 
 
 class FakeBackend:

@@ -18,11 +18,12 @@ from reproduce.run import fingerprints
 from reproduce.run.store import Store, differences
 from reproduce.run.worker import NslBackend, execute
 from reproduce.show import fewshot_controls, fewshot_tables, rows
+from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.claims import Judged
 from reproduce.show.fewshot_report import FewShotReport
 from reproduce.show.rows import make_table
 from reproduce.show.statistics import Direction, Verdict
-from reproduce.show.tables import markdown_claims, write_tables
+from reproduce.show.tables import write_tables
 from reproduce.tasks.few_shot import measured_classes, on_validation
 from tests.reproduce.helpers import MARK, put_record
 
@@ -257,10 +258,10 @@ def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) ->
     row = read(store.folder / "tables" / "table6.csv")["ProtoNet"]
     assert row["dataset"] == "CIFAR-FS (for Mini-ImageNet)"
     assert (row["published"], row["published_interval"]) == ("72.0", "0.6")
-    assert "72.0 ± 0.6" in fewshot_tables.markdown_accuracies(make_table(6, profile, store))
+    assert "72.0 ± 0.6" in fewshot_tables.markdown(make_table(6, profile, store))
     demo = make_table(6, plan.profile("demo"), Store(tmp_path, "demo"))
     assert all(row["published"] == "" for row in fewshot_tables.table_rows(demo))
-    assert "ResNet-12 (width 8, paper 64)" in fewshot_tables.markdown_accuracies(demo)
+    assert "ResNet-12 (width 8, paper 64)" in fewshot_tables.markdown(demo)
 
 
 def test_the_notebook_can_be_shown_from_incomplete_records(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from reproduce.declare import plan
 from reproduce.declare.plan import Profile
 from reproduce.run.store import RecordError, Store
+from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.rows import make_table
-from reproduce.show.tables import markdown_claims, write_tables
+from reproduce.show.tables import write_tables
 from tests.reproduce.helpers import MARK, fill, put_record, write_profile
 
 COLUMNS = (

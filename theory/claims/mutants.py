@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
-from theory import flows
+from theory import dynamics, flows
 from theory.arrays import Array, transpose
 
 #: (object, attribute, what to put in place of the original, which it is given).
@@ -100,22 +101,25 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 
-def _linear_head() -> list[Patch]:
-    from theory.claims import predictor
+def _chapter(name: str) -> Any:
+    """A chapter of claims, by its name: chapters import the ledger, and the ledger this file."""
+    return import_module(f"theory.claims.{name}")
 
+
+def _linear_head() -> list[Patch]:
+    predictor = _chapter("predictor")
     return [(predictor, "sphere_convolution", lambda _: predictor.convolution)]
 
 
 def _transposed_similarity() -> list[Patch]:
-    from theory import dynamics
-
     return [(dynamics, "residual_similarity", lambda original: lambda q, M, step: original(q, M.T, step))]
 
 
 def _constant_predictor() -> list[Patch]:
-    from theory.claims import systems
+    def constant(original: Callable[[int], dict[str, Any]]) -> Callable[[int], dict[str, Any]]:
+        return lambda seed: _with_constant_predictors(original(seed))
 
-    return [(systems, "layers_by_order", lambda original: lambda seed: _with_constant_predictors(original(seed)))]
+    return [(_chapter("systems"), "layers_by_order", constant)]
 
 
 def _with_constant_predictors(layers: dict[str, Any]) -> dict[str, Any]:
@@ -127,20 +131,16 @@ def _with_constant_predictors(layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _euler_steps() -> list[Patch]:
-    from theory.claims import discrete
-
     def euler(velocity: Callable[[Any], Any], state: Any, *, step: float, steps: int) -> Any:
         for _ in range(steps):
             state = state + step * velocity(state)
         return state
 
-    return [(discrete, "runge_kutta", lambda _: euler)]
+    return [(_chapter("discrete"), "runge_kutta", lambda _: euler)]
 
 
 def _transposed_tensors() -> list[Patch]:
     import torch
-
-    from theory.claims import filters
 
     def transposed(layer: Any) -> Any:
         def build(*arguments: Any, **options: Any) -> Any:
@@ -156,13 +156,11 @@ def _transposed_tensors() -> list[Patch]:
 
         return build
 
-    return [(filters.nsl, "NSConv2d", transposed)]
+    return [(_chapter("filters").nsl, "NSConv2d", transposed)]
 
 
 def _forgotten_clock() -> list[Patch]:
-    from theory.claims import training
-
-    return [(training, "clock", lambda _: lambda rate: 1.0)]
+    return [(_chapter("training"), "clock", lambda _: lambda rate: 1.0)]
 
 
 MUTANTS.update(
