@@ -36,6 +36,7 @@ import numpy as np
 
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, decode, open_packed, verify_packed
+from nsl.folders import expanded, home_cache
 
 FOLDERS = {
     "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
@@ -51,8 +52,16 @@ Labelled = list[tuple[Path, int]]
 
 
 def cache_root() -> Path:
-    """Where packed caches go: `packed` in the folder NSL_CACHE, else in ~/.cache/nsl."""
-    return Path(os.environ.get("NSL_CACHE") or "~/.cache/nsl").expanduser() / "packed"
+    """Where packed caches go: `packed` in the folder NSL_CACHE, else in ~/.cache/nsl.
+
+    Raises:
+        DataError: NSL_CACHE begins with a `~` and there is no home folder.
+    """
+    named = os.environ.get("NSL_CACHE")
+    try:
+        return (expanded(named) if named else home_cache() / "nsl") / "packed"
+    except ValueError as error:
+        raise DataError(f"NSL_CACHE={error}") from None
 
 
 def find(name: str, root: Path) -> Path:

@@ -1,8 +1,9 @@
 """Compiles `kernels.cpp` once a machine and calls it; where there is no compiler, `nsl.kernels.patches` does the work.
 
-The library is kept in `$XDG_CACHE_HOME/nsl` (default `~/.cache/nsl`) under a name made of the source, the
-compiler and the processor, so that a changed one of them compiles again. `NSL_COMPILE=0` switches it off, `CXX`
-names another compiler. It uses the threads of PyTorch (`torch.set_num_threads`), whose OpenMP library it shares.
+The library is kept in `$XDG_CACHE_HOME/nsl` (default `~/.cache/nsl`; where that cannot be written, the user's temporary
+folder) under a name made of the source, the compiler and the processor, so that a changed one of them compiles again.
+`NSL_COMPILE=0` switches it off, `CXX` names another compiler. It uses the threads of PyTorch
+(`torch.set_num_threads`), whose OpenMP library it shares.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from nsl.folders import home_cache, temporary_folder
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 # No -ffast-math: it would flush denormals to zero in the whole process.
@@ -79,14 +82,13 @@ def _processor() -> str:
 
 
 def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "nsl"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or home_cache()) / "nsl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="nsl-"))  # nowhere to keep it: compile once a process
+        return temporary_folder()
 
 
 @functools.cache

@@ -42,15 +42,26 @@ OWN_PATTERNS = {
 Loader = Callable[[dict[str, Any], str | None], str]
 
 
+def _home_cache() -> Path:
+    """``~/.cache``, or what ``nsl`` uses in its place; ``nsl``, and so torch, is loaded only where there is no home."""
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        from nsl.folders import home_cache
+
+        return home_cache()
+
+
 def default_root() -> Path:
     """Where ``nsl.data.load`` looks for data when no folder is named."""
-    return Path(os.environ.get("NSL_DATA") or Path.home() / ".cache" / "nsl")
+    named = os.environ.get("NSL_DATA")
+    return Path(os.path.expanduser(named)) if named else _home_cache() / "nsl"
 
 
 def check_folder(data: str | None) -> None:
     """Complain when a data folder is named, by DATA or NSL_DATA, that does not exist."""
     named = data or os.environ.get("NSL_DATA")
-    if named and not Path(named).is_dir():
+    if named and not Path(os.path.expanduser(named)).is_dir():
         raise FileNotFoundError(
             f"DATA={named} is not a folder; name the folder that holds the data, or leave DATA out to download them."
         )
@@ -71,7 +82,7 @@ def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
         parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
         parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
     else:
-        root = Path(data) if data else default_root()
+        root = Path(os.path.expanduser(data)) if data else default_root()
         patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
         found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
@@ -79,8 +90,7 @@ def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
 
 
 def _cache_path() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "nsl" / "fingerprints.json"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "nsl" / "fingerprints.json"
 
 
 def _read_json(path: Path) -> dict[str, str]:
