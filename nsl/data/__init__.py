@@ -10,7 +10,7 @@ from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, wi
 from nsl.data.dataset import DataError, Dataset, check_option, fingerprint, hold_out, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
-from nsl.folders import home_cache
+from nsl.data.root import data_root
 
 __all__ = [
     "FEWSHOT_NAMES",
@@ -48,28 +48,6 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "tiny_imagenet_25": ("image_size", *_COMMON),
 }
 NAMES = tuple(_OPTIONS)
-
-
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of the data: `root`, else the environment variable NSL_DATA, else `~/.cache/nsl`.
-
-    Without a home folder the last is one of the user's among the temporary files, see `nsl.folders`.
-
-    Raises:
-        DataError: the folder was named (by `root` or NSL_DATA) and does not exist.
-    """
-    named = [("the argument root", root), ("NSL_DATA", os.environ.get("NSL_DATA") or None)]
-    for source, value in named:
-        if value is not None:
-            # Not Path.expanduser: a `~` without a home folder stays, and is a folder that does not exist.
-            folder = Path(os.path.expanduser(value))
-            if not folder.is_dir():
-                raise DataError(
-                    f"The data folder {folder} (from {source}) does not exist; "
-                    f"name an existing folder, or none to use ~/.cache/nsl."
-                )
-            return folder
-    return home_cache() / "nsl"
 
 
 def load(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nsl.data.dataset import DataError, check_option, fingerprint
+from nsl.data.root import data_root
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
 #: Images a class of Mini-ImageNet, and their size (Vinyals et al., NeurIPS 2016).
@@ -163,8 +164,6 @@ def load_fewshot(
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
     """
-    from nsl.data import data_root
-
     if name not in _LOADERS:
         raise DataError(f"Unknown few-shot set {name!r}; known are {', '.join(_LOADERS)}.")
     load, known = _LOADERS[name]
