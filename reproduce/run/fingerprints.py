@@ -9,15 +9,21 @@ unchanged data folder is not read again.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from reproduce.run.files import canonical_json, digest, write_text
+from reproduce.run.store import read_record
+
+#: Key of ``data.json`` that holds the hash of the others.
+CHECKSUM = "checksum"
 
 #: Sets that are made or bundled, not read from the data folder; the packages that determine their contents.
 EMBEDDED = {
@@ -107,9 +113,58 @@ def dataset_key(dataset: dict[str, Any]) -> str:
     return canonical_json(dataset)
 
 
+def _kept(path: Path) -> dict[str, str]:
+    """What ``data.json`` says; nothing where it is absent or, which is said on stderr, damaged."""
+    if not path.exists():
+        return {}
+    try:
+        known = {str(key): str(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
+        intact = known.pop(CHECKSUM, None) in (None, digest(known))
+    except (OSError, ValueError, AttributeError):
+        known, intact = {}, False
+    if intact:
+        return known
+    print(f"{path} is damaged; what the data are is taken from the records beside it.", file=sys.stderr, flush=True)
+    return {}
+
+
+def _of_records(folder: Path) -> dict[str, set[str]]:
+    """Fingerprints that the stored records themselves name, by :func:`dataset_key`."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((folder / "runs").glob("*.json")):
+        dataset = dict(read_record(path)["config"]["dataset"])
+        fingerprint = str(dataset.pop("fingerprint", ""))
+        found.setdefault(dataset_key(dataset), set()).add(fingerprint)
+    return found
+
+
 def recorded(folder: Path) -> dict[str, str]:
-    """Fingerprints by :func:`dataset_key` that the records of a profile (in ``folder``) were made with."""
-    return _read_json(folder / "data.json")
+    """Fingerprints by :func:`dataset_key` that the records of a profile (in ``folder``) were made with.
+
+    ``data.json`` says so; what it lacks, or all where it is damaged, the records say themselves.
+
+    Raises:
+        ValueError: records of one data set name several fingerprints, and ``data.json`` does not choose.
+        RecordError: a record is damaged.
+    """
+    known = _kept(folder / "data.json")
+    for key, fingerprints in _of_records(folder).items():
+        if key not in known and len(fingerprints) > 1:
+            raise ValueError(
+                f"{folder / 'data.json'} does not say which data {key} are, and the records beside it were made with "
+                f"{' and '.join(sorted(fingerprints))}; run the profile again, or delete the records of other data."
+            )
+        known.setdefault(key, min(fingerprints))
+    return known
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Other commands wait: between reading and writing nothing may be added that would be lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "data.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def current(
@@ -137,7 +192,10 @@ def current(
         # A cache folder that cannot be written costs time, not correctness.
         with suppress(OSError):
             write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
-    known = recorded(folder)
-    if known | found != known:
-        write_text(folder / "data.json", json.dumps(known | found, indent=1, sort_keys=True) + "\n")
+    with _alone(folder / "locks"):
+        path = folder / "data.json"
+        known = _kept(path)
+        if known | found != known or not path.exists():
+            known |= found
+            write_text(path, json.dumps(known | {CHECKSUM: digest(known)}, indent=1, sort_keys=True) + "\n")
     return found

@@ -98,10 +98,10 @@ EXECUTION = {"device": "none", "kernels": "plain", "matmul": "highest"}
 
 
 def put_record(
-    store: Store, run: Run, error: float, *, status: str = "finished", parameters: int = 1000
+    store: Store, run: Run, error: float, *, status: str = "finished", parameters: int = 1000, mark: str = MARK
 ) -> dict[str, Any]:
-    """Store a record of ``run`` with the given test error, as if it had been trained on data ``MARK``."""
-    config = run.config(MARK, EXECUTION)
+    """Store a record of ``run`` with the given test error, as if it had been trained on data ``mark``."""
+    config = run.config(mark, EXECUTION)
     record = {
         "schema": SCHEMA,
         "id": run_id(config),

@@ -1,0 +1,68 @@
+"""``data.json`` can be lost or damaged without emptying a table."""
+
+from __future__ import annotations
+
+import json
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from reproduce.declare import plan
+from reproduce.run import fingerprints
+from reproduce.run.store import Store
+from reproduce.show.rows import make_table
+from tests.reproduce.helpers import MARK, fill, put_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Records of one row of Table 1."""
+    found = Store(tmp_path, "paper")
+    fill(found, plan.profile("paper"), 1, {"cnn": [8.0]})
+    return found
+
+
+def shown(store: Store) -> list[float | None]:
+    row = make_table(1, plan.profile("paper"), store).row("cifar10", "cnn")
+    return [record["result"]["test_error"] for record in row.records.values()]
+
+
+@pytest.mark.parametrize("content", [None, "", '{"a', "[]"])
+def test_tables_are_made_from_the_records_where_data_json_is_gone(store: Store, content: str | None) -> None:
+    path = store.folder / "data.json"
+    path.unlink() if content is None else path.write_text(content, encoding="utf-8")
+    assert shown(store) == [8.0]
+
+
+def test_a_changed_character_of_data_json_is_noticed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = plan.profile("paper").data["cifar10"]
+    fingerprints.current(store.folder, [dataset | {"extra": 1}], None, lambda *_: MARK, "a test")
+    path = store.folder / "data.json"
+    path.write_text(path.read_text(encoding="utf-8").replace(MARK, "e" + MARK[1:], 1), encoding="utf-8")
+    assert shown(store) == [8.0]
+    assert f"{path} is damaged" in capsys.readouterr().err
+
+
+def test_records_of_several_data_need_a_data_json_that_chooses(store: Store) -> None:
+    run = plan.profile("paper").run(plan.experiment(1).method("cnn"), "cifar10", 1)
+    put_record(store, run, 9.0, mark="f" * 16)
+    assert shown(store) == [8.0]
+    (store.folder / "data.json").unlink()
+    with pytest.raises(ValueError, match=r"does not say which data .* delete the records of other data"):
+        shown(store)
+
+
+def remember(folder: Path, number: int) -> None:
+    """Enter a data set of this number's."""
+    fingerprints.current(folder, [{"name": f"set{number}"}], None, lambda *_: MARK, "a test")
+
+
+def test_two_commands_that_write_data_json_at_once_lose_nothing(tmp_path: Path) -> None:
+    workers = [get_context("spawn").Process(target=remember, args=(tmp_path, number)) for number in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(fingerprints.recorded(tmp_path)) == 6
+    assert "checksum" in json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
