@@ -15,11 +15,18 @@ VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
+# What was given is text, whatever it holds: it is never expanded again, and reaches the commands by the environment.
+VARIABLES := PROFILE TABLES SLOTS SEEDS DATA JOBS EXECUTOR CLUSTER REHEARSE PYTHON
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
+
+UNKNOWN := $(foreach name,$(filter-out $(VARIABLES) MAKE%,$(.VARIABLES)),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+$(if $(strip $(UNKNOWN)),$(error there is no variable $(strip $(UNKNOWN)); known are $(VARIABLES)))
+
 # Only what was given is passed on; the profile knows the rest.
-OPTIONS := --profile "$(PROFILE)" $(if $(TABLES),--tables "$(TABLES)") $(if $(SLOTS),--slots "$(SLOTS)") \
-           $(if $(SEEDS),--seeds "$(SEEDS)") \
-           $(if $(DATA),--data "$(DATA)") $(if $(JOBS),--jobs "$(JOBS)") \
-           $(if $(EXECUTOR),--executor "$(EXECUTOR)") $(if $(CLUSTER),--cluster "$(CLUSTER)")
+OPTIONS := --profile "$$PROFILE" $${TABLES:+--tables "$$TABLES"} $${SLOTS:+--slots "$$SLOTS"} \
+           $${SEEDS:+--seeds "$$SEEDS"} $${DATA:+--data "$$DATA"} $${JOBS:+--jobs "$$JOBS"} \
+           $${EXECUTOR:+--executor "$$EXECUTOR"} $${CLUSTER:+--cluster "$$CLUSTER"}
 
 .DEFAULT_GOAL := help
 .PHONY: help env reproduce theory test lint bench status clean
@@ -35,28 +42,28 @@ help:
 	@echo "make env         build .venv (every other target does so when it is missing)"
 	@echo "make clean       remove the demo's results and caches; results/cpu, results/paper and .venv stay"
 	@echo
-	@echo "Variables: PROFILE=demo|cpu|paper (now: $(PROFILE))   TABLES=1-4,6 SEEDS=number   JOBS=number"
+	@echo "Variables: PROFILE=demo|cpu|paper (now: $$PROFILE)   TABLES=1-4,6 SEEDS=number   JOBS=number"
 	@echo "           SLOTS=cifar10: of the tables' data sets only these"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
 	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"
 	@echo "           REHEARSE=1: two steps of every run at full size, with noise for absent data, without records"
-	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $(PYTHON))"
+	@echo "           PYTHON=the Python 3.11 or newer that builds .venv (now: $$PYTHON)"
 
-TOO_OLD = $(PYTHON) is missing or older than Python 3.11; name a newer one: make env PYTHON=python3.12
+TOO_OLD = $$PYTHON is missing or older than Python 3.11; name a newer one: make env PYTHON=python3.12
 
 env: $(STAMP)
 
 # The stamp is a copy of pyproject.toml and is written last: an interrupted installation is done again, and a
 # checkout that only changes the file's date installs nothing.
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(TOO_OLD)" >&2; exit 2; }
-	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/bin/pip || "$$PYTHON" -m venv $(VENV)
 	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -e ".[reproduce,dev]"
 	@cp $< $@
 
 reproduce: $(STAMP)
-	@$(PY) -m reproduce $(if $(filter-out 0,$(REHEARSE)),rehearse,all) $(OPTIONS)
+	@$(PY) -m reproduce $$(case "$$REHEARSE" in ""|0) echo all;; *) echo rehearse;; esac) $(OPTIONS)
 
 theory: $(STAMP)
 	@$(PY) -m reproduce theory

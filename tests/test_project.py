@@ -71,3 +71,19 @@ def test_importing_nsl_imports_no_plotting_and_no_notebooks() -> None:
 @pytest.mark.parametrize("name", ["README.md", "DISCREPANCIES.md", "LICENSE", "CITATION.cff"])
 def test_the_documents_are_there(name: str) -> None:
     assert (ROOT / name).stat().st_size > 200
+
+
+@pytest.mark.parametrize("given", ["TABLE=1", "PROFLE=cpu", "VENV=elsewhere"])
+def test_make_refuses_a_variable_it_does_not_have(given: str) -> None:
+    done = subprocess.run(["make", "help", given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"there is no variable {given.split('=')[0]}; known are PROFILE" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["PROFILE", "TABLES", "DATA", "PYTHON"])
+def test_what_a_make_variable_holds_is_never_executed(variable: str, tmp_path: Path) -> None:
+    hit = tmp_path / "hit"
+    text = f'"$(shell touch {hit})`touch {hit}`$$(touch {hit})\''
+    done = subprocess.run(["make", "help", f"{variable}={text}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not hit.exists()
