@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import stat
 import tempfile
@@ -43,3 +44,10 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ValueError(f"{path} begins with a home folder that cannot be found; write the whole path.") from None
+
+
+def expand_paths(arguments: argparse.Namespace) -> None:
+    """Apply `expanded` to every path of a parsed command line; raises as that does."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            setattr(arguments, name, expanded(value))

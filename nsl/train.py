@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from nsl.data import NAMES, Dataset, load
+from nsl.folders import expand_paths
 from nsl.models.cost import count_multiply_adds
 from nsl.models.registry import count_parameters, create_model, list_models
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
@@ -202,6 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code: 0, 1 for a training that diverged, 2 for bad input."""
     chosen = parser().parse_args(arguments)
     try:
+        expand_paths(chosen)
         with joined(chosen.device) as (rank, _):
             if chosen.evaluate is not None:
                 run_evaluation(chosen)

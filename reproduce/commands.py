@@ -13,6 +13,7 @@ from reproduce.declare import plan
 from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
+from reproduce.run.files import path_argument
 from reproduce.run.store import Store, differences
 from reproduce.run.worker import DEFAULT_BACKEND, load_backend
 from reproduce.show import notebooks, tables
@@ -77,15 +78,22 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)")
     parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
-    parser.add_argument("--data", default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)")
+    parser.add_argument(
+        "--data", type=_data, default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)"
+    )
     parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: results)")
+    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
     parser.add_argument(
         "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
     )
-    parser.add_argument("--cluster", type=Path, default=None, help="TOML file of job parameters for slurm")
-    parser.add_argument("--profiles", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--cluster", type=path_argument, default=None, help="TOML file of job parameters for slurm")
+    parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
+
+
+def _data(text: str) -> str:
+    """The folder of the data; empty where none is named."""
+    return str(path_argument(text)) if text.strip() else ""
 
 
 def _count(text: str | None, default: int, name: str) -> int:
@@ -271,8 +279,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _declare_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, help="a profile's folder of results, such as results/demo")
-    parser.add_argument("second", type=Path, help="another")
+    parser.add_argument("first", type=path_argument, help="a profile's folder of results, such as results/demo")
+    parser.add_argument("second", type=path_argument, help="another")
 
 
 def select(arguments: argparse.Namespace) -> int:
@@ -313,7 +321,7 @@ def migrate(arguments: argparse.Namespace) -> int:
 
 
 def _declare_migrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="a profile's folder of results, such as results/cpu")
+    parser.add_argument("folder", type=path_argument, help="a profile's folder of results, such as results/cpu")
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -327,7 +335,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
 def _declare_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of results (default: results)")
+    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
 
 
 def picture(arguments: argparse.Namespace) -> int:
@@ -342,7 +350,7 @@ def picture(arguments: argparse.Namespace) -> int:
 def _declare_picture(parser: argparse.ArgumentParser) -> None:
     declare_common(parser)
     parser.add_argument(
-        "--output", type=Path, default=Path("notebooks/picture.png"), help="default: notebooks/picture.png"
+        "--output", type=path_argument, default=Path("notebooks/picture.png"), help="default: notebooks/picture.png"
     )
 
 

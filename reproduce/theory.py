@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from reproduce.run.files import digest
+from reproduce.run.files import digest, path_argument
 from reproduce.show import notebooks
 from reproduce.show.closure import closure_texts
 
@@ -22,7 +22,8 @@ ROOT = notebooks.ROOT
 def declare(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("--quick", action="store_true", help="fewer seeds (said so in the output)")
-    parser.add_argument("--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)")
+    default = Path("results/theory")
+    parser.add_argument("--out", type=path_argument, default=default, help="folder (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)")
     parser.add_argument("--only", choices=("claims", "notebooks"), default=None, help="one of the two (default: both)")
 

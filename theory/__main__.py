@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (2: wrong input, said in one line on stderr)."""
     options = _parser().parse_args(arguments)
+    options.out = Path(os.path.expanduser(options.out))
     try:
         if options.command == "bench":
             from theory.bench import run

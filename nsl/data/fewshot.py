@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nsl.data.dataset import DataError, check_option, fingerprint
+from nsl.data.files import annotated_files, is_image, text_of
 from nsl.data.root import data_root
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
@@ -269,25 +270,26 @@ def _listed(folder: Path, lists: Sequence[Path]) -> dict[str, list[Path]]:
     ranked: dict[str, list[Path]] = {}
     flat = [folder / "images", folder]
     for path in lists:
-        with path.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                try:
-                    name, wnid = row["filename"], row["label"]
-                except KeyError:
-                    raise DataError(f"{path} must have the columns filename and label.") from None
-                direct = next((base / name for base in flat if (base / name).is_file()), None)
-                if direct is None:
-                    if wnid not in ranked:
-                        ranked |= _class_folders(folder, [wnid])
-                    digits = re.fullmatch(r"n\d{8}(\d{8})\.\w+", name)
-                    rank = int(digits[1]) if digits else 0
-                    if not 1 <= rank <= len(ranked.get(wnid, [])):
-                        raise DataError(
-                            f"{path} names {name}, which is not among the {len(ranked.get(wnid, []))} images of "
-                            f"{wnid} under {folder}."
-                        )
-                    direct = ranked[wnid][rank - 1]
-                found.setdefault(wnid, []).append(direct)
+        rows = csv.DictReader(text_of(path).split("\n"))
+        for row in rows:
+            if not {"filename", "label"} <= set(row):
+                raise DataError(f"{path} must have the columns filename and label.")
+            name, wnid = row["filename"], row["label"]
+            if not name or not wnid:
+                raise DataError(f"{path}: line {rows.line_num} has no file name or no label.")
+            direct = next((base / name for base in flat if (base / name).is_file()), None)
+            if direct is None:
+                if wnid not in ranked:
+                    ranked |= _class_folders(folder, [wnid])
+                digits = re.fullmatch(r"n\d{8}(\d{8})\.\w+", name)
+                rank = int(digits[1]) if digits else 0
+                if not 1 <= rank <= len(ranked.get(wnid, [])):
+                    raise DataError(
+                        f"{path} names {name}, which is not among the {len(ranked.get(wnid, []))} images of "
+                        f"{wnid} under {folder}."
+                    )
+                direct = ranked[wnid][rank - 1]
+            found.setdefault(wnid, []).append(direct)
     return found
 
 
@@ -299,7 +301,7 @@ def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
         place = next((p for p in places if p.is_dir()), None)
         if place is not None:
             inner = place / "images" if (place / "images").is_dir() else place
-            files = [p for p in inner.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
+            files = [p for p in inner.iterdir() if is_image(p)]
             found[wnid] = sorted(files, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)][-1:], p.name))
     return found
 
@@ -319,8 +321,7 @@ def _load_tiny(
             f"tiny_imagenet_25_fs is not under {root}: expected tiny-imagenet-25/val/val_annotations.txt there."
         )
     files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
-    for line in notes.read_text(encoding="utf-8").splitlines():
-        name, wnid = line.split("\t")[:2]
+    for _, name, wnid in annotated_files(notes):
         if wnid in files:
             files[wnid].append(folder / "val" / "images" / name)
     split = {part: tuple(wnid for wnid in MINI_IMAGENET[part] if wnid in files) for part in PARTS}

@@ -35,8 +35,9 @@ from pathlib import Path
 import numpy as np
 
 from nsl.data.dataset import DataError, Dataset
+from nsl.data.files import annotated_files, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, decode, open_packed, verify_packed
-from nsl.folders import expanded, home_cache
+from nsl.folders import expand_paths, expanded, home_cache
 
 FOLDERS = {
     "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
@@ -45,7 +46,6 @@ FOLDERS = {
 }
 IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64, "tiny_imagenet_25": 64}
 _WNID = re.compile(r"n\d{8}")
-_SUFFIXES = (".jpeg", ".jpg", ".png")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 Labelled = list[tuple[Path, int]]
@@ -81,14 +81,11 @@ def find(name: str, root: Path) -> Path:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES]
+    return [path for path in sorted(folder.iterdir()) if is_image(path)]
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text ({error}); put back the official file.") from None
+    return text_of(path).split("\n")
 
 
 def _by_class(folder: Path, wnids: Sequence[str], inner: str = ".") -> Labelled:
@@ -120,8 +117,10 @@ def _ground_truth(path: Path, wnids: Sequence[str]) -> list[int]:
     numbers = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     order = {wnid: label for label, wnid in enumerate(wnids)}
     found = []
-    for line, text in enumerate(filter(str.strip, _lines(path)), start=1):
-        wnid = numbers.get(int(text)) if text.strip().isdigit() else None
+    for line, text in enumerate(_lines(path), start=1):
+        if not text.strip():
+            continue
+        wnid = numbers.get(int(text)) if text.strip().isdecimal() else None
         if wnid not in order:
             raise DataError(f"{path}: line {line} ({text.strip()[:20]!r}) names no class of train/.")
         found.append(order[wnid])
@@ -161,13 +160,10 @@ def _annotated_val(folder: Path, wnids: Sequence[str]) -> Labelled:
     path = folder / "val_annotations.txt"
     order = {wnid: label for label, wnid in enumerate(wnids)}
     found: Labelled = []
-    for number, line in enumerate(_lines(path), start=1):
-        fields = line.split("\t")
-        if not line.strip():
-            continue
-        if len(fields) < 2 or fields[1] not in order:
+    for number, image, wnid in annotated_files(path):
+        if wnid not in order:
             raise DataError(f"{path}: line {number} is not a file name, a tab and a class of wnids.txt.")
-        found.append((folder / "images" / fields[0], order[fields[1]]))
+        found.append((folder / "images" / image, order[wnid]))
     return found
 
 
@@ -316,6 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=None, help="decoding processes (default: one a core)")
     chosen = parser.parse_args(arguments)
     try:
+        expand_paths(chosen)
         wanted = chosen.image_size or IMAGE_SIZE[chosen.name]
         folder = find(chosen.name, chosen.root)
         cache = cache_folder(chosen.name, folder, wanted, (None, None))
@@ -330,7 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{chosen.name}: {found['decoded']:.0f} images/s from JPEGs, {found['packed']:.0f} from the cache, "
                 f"{found['ratio']:.1f} times as many (one thread)."
             )
-    except DataError as error:
+    except ValueError as error:
         parser.exit(2, f"error: {error}\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -50,3 +51,17 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
+
+
+def path_argument(text: str) -> Path:
+    """A path of the command line; a leading ``~`` is the home folder, also where the shell left it (``DATA=~/data``).
+
+    Raises:
+        argparse.ArgumentTypeError: there is no such home folder.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{text} begins with a home folder that cannot be found; write the whole path"
+        ) from None

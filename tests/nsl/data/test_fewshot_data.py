@@ -140,3 +140,47 @@ def test_a_class_name_given_twice_is_refused() -> None:
     split = {"base": ["a", "b"], "validation": ["c"], "novel": ["e", "f"]}
     with pytest.raises(DataError, match="class name 'a' is given twice"):
         split_classes("mine", images, labels, names, split)
+
+
+def test_lists_may_have_blank_lines_and_a_byte_order_mark_and_hidden_files_are_no_images(tmp_path: Path) -> None:
+    from nsl.data.fewshot import _listed
+
+    wnids = [MINI_IMAGENET[part][0] for part in PARTS]
+    folder = tmp_path / "tiny-imagenet-25"
+    (folder / "val" / "images").mkdir(parents=True)
+    for wnid in wnids:
+        (folder / "train" / wnid / "images").mkdir(parents=True)
+        for name in (f"train/{wnid}/images/{wnid}_1.JPEG", f"val/images/{wnid}.JPEG"):
+            place = folder / name
+            Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(place)
+            place.with_name(f"._{place.name}").write_bytes(b"\0\5\x16\7 resource fork")
+    lines = [f"{wnid}.JPEG\t{wnid}" for wnid in wnids]
+    (folder / "val" / "val_annotations.txt").write_text("\ufeff" + "\n\n".join(lines) + "\n\n", encoding="utf-8")
+    data = load_fewshot("tiny_imagenet_25_fs", tmp_path, image_size=4)
+    assert [len(part.images) for part in (data.base, data.validation, data.novel)] == [2, 2, 2]
+
+    (folder / "train.csv").write_text(f"\ufefffilename,label\n\n{wnids[0]}00000001.jpg,{wnids[0]}\n", encoding="utf-8")
+    (folder / wnids[0]).symlink_to(folder / "train" / wnids[0])
+    assert [path.name for path in _listed(folder, [folder / "train.csv"])[wnids[0]]] == [f"{wnids[0]}_1.JPEG"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"filename,label\nx.jpg\n", r"train\.csv: line 2 has no file name or no label"),
+        (b"filename,label\n\xff\xfe,\n", r"train\.csv cannot be read as text"),
+    ],
+)
+def test_a_bad_list_of_files_is_one_clear_sentence(tmp_path: Path, content: bytes, words: str) -> None:
+    from nsl.data.fewshot import _listed
+
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        _listed(tmp_path, [tmp_path / "train.csv"])
+
+
+def test_a_line_of_annotations_without_a_class_is_named(tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "val_annotations.txt").write_text("\nval_0.JPEG\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt: line 2 is not a file name, a tab and a class"):
+        load_fewshot("tiny_imagenet_25_fs", tmp_path)

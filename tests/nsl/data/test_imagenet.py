@@ -254,3 +254,15 @@ def test_decoding_in_processes_gives_the_same_cache(tmp_path: Path, monkeypatch:
         build_packed(tmp_path / str(workers), splits, ["a"], 8, "source", workers=workers)
         marks.add(open_packed("x", tmp_path / str(workers)).fingerprint)
     assert len(marks) == 1
+
+
+def test_hidden_files_are_no_images_and_lists_may_have_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    folder = tiny(tmp_path)
+    expected, _ = list_images("tiny_imagenet_25", folder)
+    for path in list(folder.glob("**/*.JPEG")):
+        path.with_name(f"._{path.name}").write_bytes(b"resource fork")
+    for path in (folder / "wnids.txt", folder / "val" / "val_annotations.txt"):
+        path.write_text("\ufeff" + path.read_text().replace("\n", "\n\n"), encoding="utf-8")
+    found, wnids = list_images("tiny_imagenet_25", folder)
+    assert tuple(wnids) == WNIDS
+    assert found == expected
