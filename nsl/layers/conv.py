@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.predictors import PREDICTORS
 from nsl.layers.shift import ShiftConv2d
-from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static
+from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, refuse_stale
 from nsl.layers.structures import L1, Block, Diagonal, Dilated, Shift, Structure, Unconstrained
 
 CONV_ARGUMENTS = (
@@ -42,13 +42,18 @@ class _StaticConv(Static):
 
     def forward(self, input: Tensor) -> Tensor:
         """As the plain convolution's."""
-        return self._conv_forward(input, self.effective_weight(), self.bias)  # type: ignore[operator]
+        return self._conv_forward(input, self._mixed_weight(), self.bias)  # type: ignore[operator]
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in CONV_ARGUMENTS} | {"bias": self.bias is not None}
 
     def fold(self) -> nn.Module:
-        """The plain layer with equal outputs: deployment costs nothing (paper 3.2)."""
+        """The plain layer with equal outputs: deployment costs nothing (paper 3.2).
+
+        Raises:
+            ValueError: a forward pre-hook computes one of the layer's tensors.
+        """
+        refuse_stale(self, "bias")
         plain = self._plain(**self._options(), device=self.weight.device, dtype=self.weight.dtype)
         return _filled(plain, self.effective_weight(), self.bias, self)
 
@@ -130,7 +135,11 @@ class NSConv2d(_StaticConv, nn.Conv2d):
         Returns:
             `torch.nn.Conv2d`; of fewer taps and the right dilation for the dilated structure; `nsl.ShiftConv2d`, shifts
             and one 1x1 convolution, for the shift structure (zero padding by numbers and one group).
+
+        Raises:
+            ValueError: a forward pre-hook computes one of the layer's tensors.
         """
+        refuse_stale(self, "bias")
         options = self._options()
         if isinstance(self.structure, Dilated):
             factor, sizes = self.structure.factor, _pair(self.kernel_size)
@@ -232,7 +241,7 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d):
         )
         return F.conv_transpose2d(
             input,
-            self.effective_weight(),
+            self._mixed_weight(),
             self.bias,
             self.stride,
             self.padding,  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.spherical import EPSILON
-from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static
+from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, refuse_stale
 from nsl.layers.structures import L1, Block, Structure
 
 
@@ -56,19 +56,24 @@ class NSLinear(Static, nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self._add_similarity(similarity, block, learn_shape, shape_threshold, shape_rate)
 
-    def effective_weight(self) -> Tensor:
+    def _mixed_weight(self) -> Tensor:
         """M^T W [out, in], the weight that the layer really uses."""
         if self.structure.is_mask:
             mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
             return self.weight * (mask if shape is None else mask * shape).repeat(self.block.channels)
-        return super().effective_weight()
+        return super()._mixed_weight()
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return F.linear(input, self.effective_weight(), self.bias)
+        return F.linear(input, self._mixed_weight(), self.bias)
 
     def fold(self) -> nn.Linear:
-        """A plain `torch.nn.Linear` with equal outputs."""
+        """A plain `torch.nn.Linear` with equal outputs.
+
+        Raises:
+            ValueError: a forward pre-hook computes one of the layer's tensors.
+        """
+        refuse_stale(self, "bias")
         plain = nn.Linear(
             self.in_features, self.out_features, self.bias is not None, self.weight.device, self.weight.dtype
         )

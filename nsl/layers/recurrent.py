@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.static import mix
+from nsl.layers.static import mix, refuse_stale
 from nsl.layers.structures import Block, Structure, make_structure
 
 
@@ -48,7 +48,16 @@ class _NSCell(nn.Module):
         return self.structure.assemble(getattr(self, f"similarity_{name}"), self.blocks[name])
 
     def effective_weight(self, name: str) -> Tensor:
-        """M^T W of the input map ("ih") or the recurrent one ("hh"), of the weight's shape."""
+        """M^T W of the input map ("ih") or the recurrent one ("hh"), of the weight's shape.
+
+        Raises:
+            ValueError: a forward pre-hook computes the weight or the similarity.
+        """
+        refuse_stale(self, f"weight_{name}", f"similarity_{name}")
+        return self._mixed_weight(name)
+
+    def _mixed_weight(self, name: str) -> Tensor:
+        """The effective weight in the forward pass, where pre-hooks have done their work."""
         weight, free = getattr(self, f"weight_{name}"), getattr(self, f"similarity_{name}")
         if self.structure.is_mask:
             return weight * self.structure.mask(free, self.blocks[name])
@@ -66,7 +75,12 @@ class _NSCell(nn.Module):
         return {"input_size": self.input_size, "hidden_size": self.hidden_size, "bias": self.bias}
 
     def fold(self) -> nn.RNNCellBase:
-        """The plain cell with equal outputs."""
+        """The plain cell with equal outputs.
+
+        Raises:
+            ValueError: a forward pre-hook computes one of the cell's tensors.
+        """
+        refuse_stale(self, "bias_ih", "bias_hh")
         plain = self._plain(**self._options(), device=self.weight_ih.device, dtype=self.weight_ih.dtype)
         with torch.no_grad():
             for name in ("ih", "hh"):
@@ -86,7 +100,7 @@ class _NSCell(nn.Module):
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
-        return self.effective_weight("ih"), self.effective_weight("hh"), *biases
+        return self._mixed_weight("ih"), self._mixed_weight("hh"), *biases
 
 
 class NSRNNCell(_NSCell, nn.RNNCell):

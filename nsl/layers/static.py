@@ -23,6 +23,23 @@ def mix(weight: Tensor, matrix: Tensor) -> Tensor:
     return (weight.reshape(weight.shape[0], -1, matrix.shape[0]) @ matrix).view_as(weight)
 
 
+def refuse_stale(layer: nn.Module, *names: str) -> None:
+    """Refuse to read, outside of the forward pass, a tensor that a forward pre-hook computes.
+
+    `torch.nn.utils.prune` and the old `weight_norm` and `spectral_norm` leave such a tensor as a plain attribute, which
+    is that of the last forward pass and not of the present parameters.
+
+    Raises:
+        ValueError: one of the named tensors is no parameter of the layer.
+    """
+    for name in names:
+        if layer.__dict__.get(name) is not None:
+            raise ValueError(
+                f"{name} of {type(layer).__name__} is computed by a forward pre-hook (pruning, the old weight_norm) "
+                "and may be out of date here: make it a parameter first (prune.remove, remove_weight_norm)"
+            )
+
+
 class Similar(nn.Module):
     """A layer whose similarity has a structure and, with `learn_shape`, a Boolean shape D of its own.
 
@@ -107,7 +124,16 @@ class Static(Similar):
         return shape.repeat(matrix.shape[-1] // self.taps).unsqueeze(1) * matrix
 
     def effective_weight(self) -> Tensor:
-        """M^T W, of weight's shape: the kernel that the layer really uses."""
+        """M^T W, of weight's shape: the kernel that the layer really uses.
+
+        Raises:
+            ValueError: a forward pre-hook computes the weight or the similarity (`refuse_stale`).
+        """
+        refuse_stale(self, "weight", "similarity", "shape")
+        return self._mixed_weight()
+
+    def _mixed_weight(self) -> Tensor:
+        """The effective weight in the forward pass, where pre-hooks have done their work."""
         if self.structure.is_mask:  # no matrix product needed
             mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
             return self.weight * (mask if shape is None else mask * shape).view(self.block.kernel_size)

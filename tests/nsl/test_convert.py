@@ -272,3 +272,48 @@ def test_a_kernel_that_is_pruned_or_reparametrised_is_frozen_too(kind: str, how:
     left = nsl.freeze_backbone(model)
     assert all(name.startswith(("0.0.similarity", "0.0.predictor", "2.")) for name in left), left
     assert any("similarity" in name or "predictor" in name for name in left)
+
+
+STATIC_LAYERS = {
+    "conv": (lambda: nsl.NSConv2d(3, 4, 3), "weight", (2, 3, 5, 5)),
+    "shift": (lambda: nsl.NSConv2d(3, 4, 3, similarity="shift"), "weight", (2, 3, 5, 5)),
+    "dilated": (lambda: nsl.NSConv2d(3, 4, 5, similarity="dilated"), "weight", (2, 3, 5, 5)),
+    "conv1d": (lambda: nsl.NSConv1d(3, 4, 3, similarity="unconstrained"), "weight", (2, 3, 5)),
+    "conv3d": (lambda: nsl.NSConv3d(3, 4, 2), "weight", (2, 3, 3, 3, 3)),
+    "transposed": (lambda: nsl.NSConvTranspose2d(3, 4, 3), "weight", (2, 3, 5, 5)),
+    "linear": (lambda: nsl.NSLinear(3, 4, similarity="unconstrained"), "weight", (2, 3)),
+    "rnn": (lambda: nsl.NSRNNCell(3, 4), "weight_hh", (2, 3)),
+    "gru": (lambda: nsl.NSGRUCell(3, 4, similarity="unconstrained"), "weight_ih", (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", STATIC_LAYERS)
+@pytest.mark.parametrize("how", ["prune", "weight_norm"])
+def test_a_weight_that_a_pre_hook_computes_is_not_folded_until_it_is_a_parameter(name: str, how: str) -> None:
+    from torch.nn.utils import prune
+
+    build, weight, shape = STATIC_LAYERS[name]
+    layer, x = build(), torch.randn(shape)
+    if how == "prune":
+        prune.l1_unstructured(layer, weight, 0.5)
+    else:
+        torch.nn.utils.weight_norm(layer, weight)
+    with torch.no_grad():
+        getattr(layer, f"{weight}_orig" if how == "prune" else f"{weight}_v").add_(1)
+    arguments = (weight.removeprefix("weight_"),) if "_" in weight else ()
+    for read in (layer.fold, lambda: layer.effective_weight(*arguments), lambda: nsl.fold(nn.Sequential(layer))):
+        with pytest.raises(ValueError, match=f"{weight} of .* is computed by a forward pre-hook"):
+            read()
+    expected = layer(x)  # the forward pass itself goes on
+    (prune.remove if how == "prune" else torch.nn.utils.remove_weight_norm)(layer, weight)
+    torch.testing.assert_close(layer.fold()(x), expected)
+
+
+def test_a_similarity_or_bias_that_a_pre_hook_computes_is_not_folded() -> None:
+    from torch.nn.utils import prune
+
+    for name in ("similarity", "bias"):
+        layer = nsl.NSConv2d(3, 4, 3)
+        prune.random_unstructured(layer, name, 0.5)
+        with pytest.raises(ValueError, match=f"{name} of NSConv2d is computed by a forward pre-hook"):
+            layer.fold()
