@@ -1,15 +1,25 @@
-"""Checkpoints: written atomically, loaded without running code, refused with one sentence when damaged."""
+"""Checkpoints: written atomically, loaded without running code, refused with one sentence when damaged.
+
+A file ends in the SHA-256 of what stands before: torch does not compare the check sums in its own archives, and one
+flipped bit would go on training as another network.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-FORMAT = 1
+#: Files of format 1, of earlier versions, have no check sum.
+FORMAT = 2
+
+#: Stands before the 64 hexadecimal digits at the end of a file.
+_MARK = b"\nnsl-sha256 "
+_TRAILER = len(_MARK) + 64
 
 
 class CheckpointError(ValueError):
@@ -21,10 +31,29 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        torch.save({"format": FORMAT, **state}, temporary)
+        stream = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, stream)
+        body = stream.getbuffer()
+        with temporary.open("wb") as file:
+            file.write(body)
+            file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _checked(content: bytes) -> Any:
+    """The state in a file's bytes.
+
+    Raises:
+        ValueError: the content is not what was written; `torch.load` raises others.
+    """
+    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
+    whole = trailer == _MARK + hashlib.sha256(body).hexdigest().encode()
+    state = torch.load(io.BytesIO(body if whole else content), map_location="cpu", weights_only=True)
+    if not whole and isinstance(state, dict) and state.get("format") == FORMAT:
+        raise ValueError("the check sum differs")
+    return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -34,10 +63,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: damaged, not a checkpoint, or of another format.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        state = _checked(path.read_bytes())
+    except Exception as error:  # a damaged stream of objects can raise anything
         raise CheckpointError(f"checkpoint {path} is damaged; delete it to start this run again") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") not in (1, FORMAT):
         raise CheckpointError(
             f"checkpoint {path} is not a training checkpoint of format {FORMAT}; delete it to start this run again"
         )

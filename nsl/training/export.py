@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
 from nsl.models.registry import count_parameters, create_model
@@ -30,6 +32,15 @@ def _library() -> Any:
     except ImportError:
         raise ExportError("Exported networks need safetensors, which is not installed; run `make env`.") from None
     return safetensors
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bytes of the tensors, and of what is said of them."""
+    total = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def save_model(
@@ -64,6 +75,7 @@ def save_model(
     # Contiguous copies: safetensors refuses tensors that share memory.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
+    metadata["checksum"] = _checksum(tensors, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -95,6 +107,9 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise ExportError(f"{path} is not a readable safetensors file ({error}); export the network again.") from None
     if metadata.get("format") != FORMAT:
         raise ExportError(f"{path} has no description of a network of this package; export it again.")
+    checksum = metadata.pop("checksum", None)  # files of earlier versions have none
+    if checksum is not None and checksum != _checksum(tensors, metadata):
+        raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
     about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
     wanted, data = about["model"], about["data"]
     random = torch.random.get_rng_state()

@@ -1,0 +1,69 @@
+"""A damaged checkpoint or export is named, never used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import nsl
+import nsl.data
+from nsl.training import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.export import ExportError, load_model, save_model
+
+STATE = {"model": {"weight": torch.arange(300.0)}, "iteration": 7}
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    """The content with one bit changed."""
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, STATE)
+    found = load_checkpoint(path)
+    assert found["iteration"] == 7
+    assert torch.equal(found["model"]["weight"], STATE["model"]["weight"])
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_no_flipped_bit_of_a_checkpoint_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(CheckpointError, match="is damaged; delete it"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.97, 0.99, 0.999])
+def test_no_truncated_checkpoint_is_used(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "run.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_without_check_sum_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    torch.save({"format": 1, **STATE}, path)
+    assert load_checkpoint(path)["iteration"] == 7
+
+
+def test_no_flipped_bit_of_an_export_is_used(tmp_path: Path) -> None:
+    path, options = tmp_path / "model.safetensors", {"width": 2}
+    dataset = nsl.data.load("digits")
+    model = nsl.create_model("cnn9", dataset.num_classes, image_size=dataset.image_size, **options)
+    save_model(path, model, "cnn9", options, dataset)
+    loaded, _ = load_model(path)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    whole = path.read_bytes()
+    for place in range(len(whole) // 2, len(whole), 401):
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(ExportError, match="does not match its check sum"):
+            load_model(path)
