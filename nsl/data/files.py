@@ -1,13 +1,24 @@
-"""Reading the files of a data set: lists as text, folders of images."""
+"""Reading the files of a data set: lists as text, folders of images, and the images."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nsl.data.dataset import DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
 #: Endings of image files, in lower case.
 SUFFIXES = (".jpeg", ".jpg", ".png")
+#: What an image file may hold, whatever its name: Pillow would start Ghostscript for an EPS.
+FORMATS = ("JPEG", "PNG")
+#: Pixels of an image, at most: what Pillow by itself begins to warn of. Decoding so many takes 0.3 GB and more.
+MAX_PIXELS = 89_000_000
 
 
 def text_of(path: Path) -> str:
@@ -44,3 +55,29 @@ def annotated_files(path: Path) -> list[tuple[int, str, str]]:
 def is_image(path: Path) -> bool:
     """Whether the name is that of an image; hidden files are none (macOS puts a `._x.JPEG` beside an `x.JPEG`)."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[Picture]:
+    """A JPEG or PNG, opened by Pillow and not decoded yet.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels.
+        OSError, ValueError, SyntaxError: the file cannot be read or is no such image (Pillow's own errors).
+    """
+    from PIL import Image
+
+    refusal = DataError(
+        f"{path} has more than {MAX_PIXELS // 10**6} million pixels, which images of data sets do not have; "
+        "put back the original file or a smaller image."
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            source = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise refusal from None
+    with source:
+        if source.width * source.height > MAX_PIXELS:
+            raise refusal
+        yield source

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset
+from nsl.data.files import opened_image
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -68,11 +69,12 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     size. Grey and CMYK images become RGB.
 
     Raises:
-        OSError, ValueError, SyntaxError: the file cannot be read or is no image (Pillow's own errors).
+        DataError: it has too many pixels.
+        OSError, ValueError, SyntaxError: the file cannot be read or is no JPEG or PNG (Pillow's own errors).
     """
     from PIL import Image
 
-    with Image.open(path) as source:
+    with opened_image(path) as source:
         # Never below twice the wanted size: the last step of the reduction stays the antialiased one.
         source.draft("RGB", (2 * size, 2 * size))
         image = source.convert("RGB")
