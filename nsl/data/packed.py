@@ -15,6 +15,7 @@ them are an error, because the folder is then something else than was meant.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -37,7 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset
-from nsl.data.files import opened_image
+from nsl.data.files import Decoded, decode_chunk
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -50,8 +51,6 @@ VERIFY_BYTES = 4 << 30
 
 _SQUARES = (np.arange(256) ** 2).astype(np.uint16)
 
-Decoded = tuple[NDArray[np.uint8], list[str | None]]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -59,46 +58,6 @@ class Split:
 
     paths: Sequence[Path]
     labels: Sequence[int]
-
-
-def decode(path: Path, size: int) -> NDArray[np.uint8]:
-    """One image file as uint8 [3, size, size].
-
-    The shorter side is brought to `size` (bilinear, antialiased) and the central square is cut out, as AlexNet's
-    authors did (Krizhevsky et al. 2012, section 2). JPEGs much larger than that are decoded at a fraction of their
-    size. Grey and CMYK images become RGB.
-
-    Raises:
-        DataError: it has too many pixels.
-        OSError, ValueError, SyntaxError: the file cannot be read or is no JPEG or PNG (Pillow's own errors).
-    """
-    from PIL import Image
-
-    with opened_image(path) as source:
-        # Never below twice the wanted size: the last step of the reduction stays the antialiased one.
-        source.draft("RGB", (2 * size, 2 * size))
-        image = source.convert("RGB")
-    width, height = image.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        left, top = (width - size / scale) / 2, (height - size / scale) / 2
-        box = (left, top, width - left, height - top)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
-
-
-def decode_chunk(paths: Sequence[Path], size: int) -> Decoded:
-    """Images uint8 [n, 3, size, size] (zeros where one failed), and for each None or the reason."""
-    images = np.zeros((len(paths), 3, size, size), np.uint8)
-    reasons: list[str | None] = []
-    for place, path in enumerate(paths):
-        try:
-            images[place] = decode(path, size)
-            reasons.append(None)
-        except Exception as error:
-            # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
-            reasons.append(" ".join(f"{type(error).__name__}: {error}".split()))
-    return images, reasons
 
 
 def _checksum(data: NDArray[np.uint8]) -> str:
@@ -118,6 +77,20 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _room_needed(folder: Path) -> Iterator[None]:
+    """A disk that is or becomes full is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"The disk of the packed cache {folder} is full ({error.strerror}); free some space and start again, which "
+            "goes on from here, or name a larger disk by the environment variable NSL_CACHE."
+        ) from None
 
 
 class _Builder:
@@ -153,11 +126,26 @@ class _Builder:
                 continue  # the line that was being written when the process was killed
         return found
 
+    def reserve(self) -> None:
+        """Make the file of pixels in its full size, its blocks taken: a write into a mapped hole kills on a full disk.
+
+        Raises:
+            OSError: the disk has not so much room; what was taken is given back.
+        """
+        size = self.count * self.image_bytes
+        with open(os.open(self.pixels, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as stream:
+            before = os.fstat(stream.fileno()).st_size
+            stream.truncate(min(before, size))
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    stream.truncate(min(before, size))
+                    raise
+                stream.truncate(size)  # a file system that reserves nothing
+
     def build(self, workers: int, bad_limit: float, say: Callable[[str], None]) -> dict[str, Any]:
         """Decode what is missing; returns the split's part of the index."""
-        if not self.pixels.exists() or self.pixels.stat().st_size != self.count * self.image_bytes:
-            with self.pixels.open("a") as stream:
-                stream.truncate(self.count * self.image_bytes)
         finished = self._finished()
         missing = [chunk for chunk in range(self.chunks) if chunk not in finished]
         if finished and missing:
@@ -280,7 +268,7 @@ def build_packed(
     Raises:
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
-    with _locked(folder):
+    with _room_needed(folder), _locked(folder):
         identity = {"format": FORMAT, "size": size, "source": source}
         if (index := _read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
             return
@@ -303,14 +291,16 @@ def build_packed(
         _write_json(begun, identity)
         cores = os.cpu_count() or 1
         made = {}
-        for name, split in splits.items():
-            builder = _Builder(folder, name, split, size)
+        builders = {name: _Builder(folder, name, split, size) for name, split in splits.items()}
+        for builder in builders.values():
+            builder.reserve()
+        for name, builder in builders.items():
             made[name] = builder.build(cores if workers is None else workers, bad_limit, say)
             for path, reason in made[name]["bad"].items():
                 say(f"{name}: left out {path} ({reason})")
         _write_json(folder / "index.json", {**identity, "classes": list(class_names), "splits": made})
-        for name, split in splits.items():
-            _Builder(folder, name, split, size).shorten(made[name]["images"])
+        for name, builder in builders.items():
+            builder.shorten(made[name]["images"])
         begun.unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image
 
 from nsl.data import DataError
 from nsl.data.fewshot import _read_image
-from nsl.data.packed import decode, decode_chunk
+from nsl.data.files import decode, decode_chunk
 
 _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 
