@@ -39,6 +39,7 @@ from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.files import Decoded, decode_chunk
+from nsl.data.packed_index import read_index, write_index, write_json
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -64,10 +65,15 @@ def _checksum(data: NDArray[np.uint8]) -> str:
     return hashlib.blake2b(np.ascontiguousarray(data).data, digest_size=16).hexdigest()
 
 
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _summary(data: NDArray[np.uint8]) -> dict[str, Any]:
+    """Checksums of the chunks of images [N, 3, S, S], and the sums of values and of squares a channel."""
+    sums, total, squares = [], np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for first in range(0, len(data), CHUNK):
+        part = data[first : first + CHUNK]
+        sums.append(_checksum(part))
+        total += part.sum((0, 2, 3), dtype=np.int64)
+        squares += _SQUARES[part].sum((0, 2, 3), dtype=np.int64)
+    return {"sums": sums, "total": total.tolist(), "squares": squares.tolist()}
 
 
 @contextmanager
@@ -212,22 +218,14 @@ class _Builder:
         for hole, source in zip(holes, sources):
             data[hole], labels[hole] = data[source], labels[source]
         data.flush()  # type: ignore[attr-defined]
-        sums, total, squares = [], np.zeros(3, np.int64), np.zeros(3, np.int64)
-        for first in range(0, good, CHUNK):
-            part = data[first : min(good, first + CHUNK)]
-            sums.append(_checksum(part))
-            total += part.sum((0, 2, 3), dtype=np.int64)
-            squares += _SQUARES[part].sum((0, 2, 3), dtype=np.int64)
         partial = self.labels.with_name(f"{self.labels.name}.{os.getpid()}.partial")
         with partial.open("wb") as stream:
             np.save(stream, labels[:good], allow_pickle=False)
         os.replace(partial, self.labels)
         return {
             "images": good,
-            "sums": sums,
+            **_summary(data[:good]),
             "labels": hashlib.blake2b(labels[:good].tobytes(), digest_size=16).hexdigest(),
-            "total": total.tolist(),
-            "squares": squares.tolist(),
             "bad": {str(self.split.paths[row]): text for row, text in sorted(bad.items())},
         }
 
@@ -270,7 +268,9 @@ def build_packed(
     """
     with _room_needed(folder), _locked(folder):
         identity = {"format": FORMAT, "size": size, "source": source}
-        if (index := _read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
+        if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
+            if "checksum" not in index:
+                _seal(folder, index)
             return
         begun = folder / "building.json"
         try:
@@ -288,7 +288,7 @@ def build_packed(
                 f"The packed cache {folder} needs {(needed - present) / 2**30:.1f} GiB more and its disk has "
                 f"{free / 2**30:.1f} free; name a larger disk by the environment variable NSL_CACHE."
             )
-        _write_json(begun, identity)
+        write_json(begun, identity)
         cores = os.cpu_count() or 1
         made = {}
         builders = {name: _Builder(folder, name, split, size) for name, split in splits.items()}
@@ -298,20 +298,20 @@ def build_packed(
             made[name] = builder.build(cores if workers is None else workers, bad_limit, say)
             for path, reason in made[name]["bad"].items():
                 say(f"{name}: left out {path} ({reason})")
-        _write_json(folder / "index.json", {**identity, "classes": list(class_names), "splits": made})
+        write_index(folder, {**identity, "classes": list(class_names), "splits": made})
         for name, builder in builders.items():
             builder.shorten(made[name]["images"])
         begun.unlink(missing_ok=True)
 
 
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise DataError(f"{folder / 'index.json'} is damaged; delete the folder to have it packed again.") from None
-    return found if isinstance(found, dict) else None
+def _seal(folder: Path, index: dict[str, Any]) -> None:
+    """Give the index of a cache from before there was a checksum its own, if it says what the pixels say."""
+    size = index["size"]
+    for name, entry in index["splits"].items():
+        data = np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(int(entry["images"]), 3, size, size))
+        if any(entry[key] != value for key, value in _summary(data).items()):
+            raise DataError(f"{folder}: index.json and {name}.u8 differ; delete the folder to have it packed again.")
+    write_index(folder, index)
 
 
 def _open_split(folder: Path, name: str, index: dict[str, Any], verify: bool | None) -> tuple[Tensor, Tensor]:
@@ -357,8 +357,8 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
     Raises:
         DataError: the cache is unfinished or damaged; the sentence names the file.
     """
-    index = _read_index(folder)
-    if index is None or index.get("format") != FORMAT:
+    index = read_index(folder)
+    if index is None or index.get("format") != FORMAT or "checksum" not in index:
         raise DataError(f"{folder} holds no finished packed cache; load the data set {name} to build it.")
     train_images, train_labels = _open_split(folder, "train", index, verify)
     test_images, test_labels = _open_split(folder, "test", index, verify)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -315,3 +316,34 @@ def test_a_file_system_that_reserves_nothing_is_packed_on_as_well(
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
     monkeypatch.setenv("NSL_CACHE", str(tmp_path / "other"))
     assert load("tiny_imagenet_25", tmp_path, image_size=8).fingerprint == expected
+
+
+def test_a_changed_number_in_the_index_is_detected_and_not_a_wrong_mean(tmp_path: Path, cache: Path) -> None:
+    tiny(tmp_path)
+    load("tiny_imagenet_25", tmp_path, image_size=8)
+    (path,) = cache.glob("*/index.json")
+    index = json.loads(path.read_text())
+    for change in (lambda: index["splits"]["train"]["total"].reverse(), lambda: index.update(checksum="0")):
+        change()
+        path.write_text(json.dumps(index))
+        with pytest.raises(DataError, match=r"index\.json is damaged; delete the folder"):
+            load("tiny_imagenet_25", tmp_path, image_size=8)
+
+
+def test_an_index_from_before_the_checksum_gets_one_if_the_pixels_say_the_same(tmp_path: Path, cache: Path) -> None:
+    tiny(tmp_path)
+    first = load("tiny_imagenet_25", tmp_path, image_size=8)
+    (path,) = cache.glob("*/index.json")
+    whole = path.read_text()
+    index = json.loads(whole)
+    del index["checksum"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(DataError, match="holds no finished packed cache; load the data set"):
+        open_packed("tiny_imagenet_25", path.parent)
+    again = load("tiny_imagenet_25", tmp_path, image_size=8)
+    assert (again.fingerprint, again.mean) == (first.fingerprint, first.mean)
+    assert path.read_text() == whole
+    index["splits"]["train"]["total"][0] += 1
+    path.write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
+        load("tiny_imagenet_25", tmp_path, image_size=8)
