@@ -308,8 +308,12 @@ def _seal(folder: Path, index: dict[str, Any]) -> None:
     """Give the index of a cache from before there was a checksum its own, if it says what the pixels say."""
     size = index["size"]
     for name, entry in index["splits"].items():
-        data = np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(int(entry["images"]), 3, size, size))
-        if any(entry[key] != value for key, value in _summary(data).items()):
+        try:
+            data = np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(int(entry["images"]), 3, size, size))
+            same = all(entry[key] == value for key, value in _summary(data).items())
+        except (OSError, ValueError):  # absent or too short
+            same = False
+        if not same:
             raise DataError(f"{folder}: index.json and {name}.u8 differ; delete the folder to have it packed again.")
     write_index(folder, index)
 

@@ -347,3 +347,6 @@ def test_an_index_from_before_the_checksum_gets_one_if_the_pixels_say_the_same(t
     path.write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
         load("tiny_imagenet_25", tmp_path, image_size=8)
+    path.with_name("train.u8").unlink()
+    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
+        load("tiny_imagenet_25", tmp_path, image_size=8)
