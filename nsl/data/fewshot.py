@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nsl.data.dataset import DataError, check_option, fingerprint
-from nsl.data.files import annotated_files, is_image, text_of
+from nsl.data.files import annotated_files, is_image, opened_image, text_of
 from nsl.data.root import data_root
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
@@ -347,16 +347,19 @@ def _from_files(
 def _read_image(path: Path, size: int) -> np.ndarray:
     """One image file as uint8 [3, size, size], resized by area average where it has another size."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise DataError("Image files are read with Pillow, which is not installed; run `make env`.") from None
     try:
-        with Image.open(path) as opened:
+        with opened_image(path) as opened:
             image = opened.convert("RGB")
             if image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.BOX)
             return np.asarray(image).transpose(2, 0, 1)
-    except (OSError, UnidentifiedImageError):
+    except DataError:
+        raise
+    except Exception:
+        # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
         raise DataError(f"{path} cannot be read as an image; put back the original file.") from None
 
 

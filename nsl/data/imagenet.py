@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 
 from nsl.data.dataset import DataError, Dataset
-from nsl.data.files import annotated_files, is_image, text_of
-from nsl.data.packed import BAD_LIMIT, Split, build_packed, decode, open_packed, verify_packed
+from nsl.data.files import annotated_files, decode, is_image, text_of
+from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
 
 FOLDERS = {

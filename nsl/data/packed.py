@@ -15,6 +15,7 @@ them are an error, because the folder is then something else than was meant.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -37,6 +38,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset
+from nsl.data.files import Decoded, decode_chunk
+from nsl.data.packed_index import read_index, write_index, write_json
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -49,8 +52,6 @@ VERIFY_BYTES = 4 << 30
 
 _SQUARES = (np.arange(256) ** 2).astype(np.uint16)
 
-Decoded = tuple[NDArray[np.uint8], list[str | None]]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -60,53 +61,19 @@ class Split:
     labels: Sequence[int]
 
 
-def decode(path: Path, size: int) -> NDArray[np.uint8]:
-    """One image file as uint8 [3, size, size].
-
-    The shorter side is brought to `size` (bilinear, antialiased) and the central square is cut out, as AlexNet's
-    authors did (Krizhevsky et al. 2012, section 2). JPEGs much larger than that are decoded at a fraction of their
-    size. Grey and CMYK images become RGB.
-
-    Raises:
-        OSError, ValueError, SyntaxError: the file cannot be read or is no image (Pillow's own errors).
-    """
-    from PIL import Image
-
-    with Image.open(path) as source:
-        # Never below twice the wanted size: the last step of the reduction stays the antialiased one.
-        source.draft("RGB", (2 * size, 2 * size))
-        image = source.convert("RGB")
-    width, height = image.size
-    if (width, height) != (size, size):
-        scale = size / min(width, height)
-        left, top = (width - size / scale) / 2, (height - size / scale) / 2
-        box = (left, top, width - left, height - top)
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-    return np.ascontiguousarray(np.asarray(image, np.uint8).transpose(2, 0, 1))
-
-
-def decode_chunk(paths: Sequence[Path], size: int) -> Decoded:
-    """Images uint8 [n, 3, size, size] (zeros where one failed), and for each None or the reason."""
-    images = np.zeros((len(paths), 3, size, size), np.uint8)
-    reasons: list[str | None] = []
-    for place, path in enumerate(paths):
-        try:
-            images[place] = decode(path, size)
-            reasons.append(None)
-        except Exception as error:
-            # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
-            reasons.append(" ".join(f"{type(error).__name__}: {error}".split()))
-    return images, reasons
-
-
 def _checksum(data: NDArray[np.uint8]) -> str:
     return hashlib.blake2b(np.ascontiguousarray(data).data, digest_size=16).hexdigest()
 
 
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _summary(data: NDArray[np.uint8]) -> dict[str, Any]:
+    """Checksums of the chunks of images [N, 3, S, S], and the sums of values and of squares a channel."""
+    sums, total, squares = [], np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for first in range(0, len(data), CHUNK):
+        part = data[first : first + CHUNK]
+        sums.append(_checksum(part))
+        total += part.sum((0, 2, 3), dtype=np.int64)
+        squares += _SQUARES[part].sum((0, 2, 3), dtype=np.int64)
+    return {"sums": sums, "total": total.tolist(), "squares": squares.tolist()}
 
 
 @contextmanager
@@ -116,6 +83,20 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _room_needed(folder: Path) -> Iterator[None]:
+    """A disk that is or becomes full is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise DataError(
+            f"The disk of the packed cache {folder} is full ({error.strerror}); free some space and start again, which "
+            "goes on from here, or name a larger disk by the environment variable NSL_CACHE."
+        ) from None
 
 
 class _Builder:
@@ -151,11 +132,26 @@ class _Builder:
                 continue  # the line that was being written when the process was killed
         return found
 
+    def reserve(self) -> None:
+        """Make the file of pixels in its full size, its blocks taken: a write into a mapped hole kills on a full disk.
+
+        Raises:
+            OSError: the disk has not so much room; what was taken is given back.
+        """
+        size = self.count * self.image_bytes
+        with open(os.open(self.pixels, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as stream:
+            before = os.fstat(stream.fileno()).st_size
+            stream.truncate(min(before, size))
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    stream.truncate(min(before, size))
+                    raise
+                stream.truncate(size)  # a file system that reserves nothing
+
     def build(self, workers: int, bad_limit: float, say: Callable[[str], None]) -> dict[str, Any]:
         """Decode what is missing; returns the split's part of the index."""
-        if not self.pixels.exists() or self.pixels.stat().st_size != self.count * self.image_bytes:
-            with self.pixels.open("a") as stream:
-                stream.truncate(self.count * self.image_bytes)
         finished = self._finished()
         missing = [chunk for chunk in range(self.chunks) if chunk not in finished]
         if finished and missing:
@@ -222,22 +218,14 @@ class _Builder:
         for hole, source in zip(holes, sources):
             data[hole], labels[hole] = data[source], labels[source]
         data.flush()  # type: ignore[attr-defined]
-        sums, total, squares = [], np.zeros(3, np.int64), np.zeros(3, np.int64)
-        for first in range(0, good, CHUNK):
-            part = data[first : min(good, first + CHUNK)]
-            sums.append(_checksum(part))
-            total += part.sum((0, 2, 3), dtype=np.int64)
-            squares += _SQUARES[part].sum((0, 2, 3), dtype=np.int64)
         partial = self.labels.with_name(f"{self.labels.name}.{os.getpid()}.partial")
         with partial.open("wb") as stream:
             np.save(stream, labels[:good], allow_pickle=False)
         os.replace(partial, self.labels)
         return {
             "images": good,
-            "sums": sums,
+            **_summary(data[:good]),
             "labels": hashlib.blake2b(labels[:good].tobytes(), digest_size=16).hexdigest(),
-            "total": total.tolist(),
-            "squares": squares.tolist(),
             "bad": {str(self.split.paths[row]): text for row, text in sorted(bad.items())},
         }
 
@@ -278,9 +266,11 @@ def build_packed(
     Raises:
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
-    with _locked(folder):
+    with _room_needed(folder), _locked(folder):
         identity = {"format": FORMAT, "size": size, "source": source}
-        if (index := _read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
+        if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
+            if "checksum" not in index:
+                _seal(folder, index)
             return
         begun = folder / "building.json"
         try:
@@ -298,28 +288,34 @@ def build_packed(
                 f"The packed cache {folder} needs {(needed - present) / 2**30:.1f} GiB more and its disk has "
                 f"{free / 2**30:.1f} free; name a larger disk by the environment variable NSL_CACHE."
             )
-        _write_json(begun, identity)
+        write_json(begun, identity)
         cores = os.cpu_count() or 1
         made = {}
-        for name, split in splits.items():
-            builder = _Builder(folder, name, split, size)
+        builders = {name: _Builder(folder, name, split, size) for name, split in splits.items()}
+        for builder in builders.values():
+            builder.reserve()
+        for name, builder in builders.items():
             made[name] = builder.build(cores if workers is None else workers, bad_limit, say)
             for path, reason in made[name]["bad"].items():
                 say(f"{name}: left out {path} ({reason})")
-        _write_json(folder / "index.json", {**identity, "classes": list(class_names), "splits": made})
-        for name, split in splits.items():
-            _Builder(folder, name, split, size).shorten(made[name]["images"])
+        write_index(folder, {**identity, "classes": list(class_names), "splits": made})
+        for name, builder in builders.items():
+            builder.shorten(made[name]["images"])
         begun.unlink(missing_ok=True)
 
 
-def _read_index(folder: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise DataError(f"{folder / 'index.json'} is damaged; delete the folder to have it packed again.") from None
-    return found if isinstance(found, dict) else None
+def _seal(folder: Path, index: dict[str, Any]) -> None:
+    """Give the index of a cache from before there was a checksum its own, if it says what the pixels say."""
+    size = index["size"]
+    for name, entry in index["splits"].items():
+        try:
+            data = np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(int(entry["images"]), 3, size, size))
+            same = all(entry[key] == value for key, value in _summary(data).items())
+        except (OSError, ValueError):  # absent or too short
+            same = False
+        if not same:
+            raise DataError(f"{folder}: index.json and {name}.u8 differ; delete the folder to have it packed again.")
+    write_index(folder, index)
 
 
 def _open_split(folder: Path, name: str, index: dict[str, Any], verify: bool | None) -> tuple[Tensor, Tensor]:
@@ -365,8 +361,8 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
     Raises:
         DataError: the cache is unfinished or damaged; the sentence names the file.
     """
-    index = _read_index(folder)
-    if index is None or index.get("format") != FORMAT:
+    index = read_index(folder)
+    if index is None or index.get("format") != FORMAT or "checksum" not in index:
         raise DataError(f"{folder} holds no finished packed cache; load the data set {name} to build it.")
     train_images, train_labels = _open_split(folder, "train", index, verify)
     test_images, test_labels = _open_split(folder, "test", index, verify)

@@ -19,7 +19,7 @@ from nsl.fewshot.leo import LEO
 from nsl.fewshot.maml import MAML
 from nsl.fewshot.matching import MatchingNet
 from nsl.fewshot.meta_nsn import MetaDynamicNSN, MetaStaticNSN
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import FewShotMethod, random_state_kept
 from nsl.fewshot.nearest import NearestNeighbour
 from nsl.fewshot.proto import ProtoNet
 from nsl.fewshot.relation import RelationNet
@@ -51,7 +51,7 @@ METHODS: dict[str, type[FewShotMethod]] = {
 
 
 def create_method(name: str, settings: Settings, **options: Any) -> FewShotMethod:
-    """A method by name, not yet fitted.
+    """A method by name, not yet fitted. Its weights come from `settings.seed`; the global random state is left alone.
 
     Args:
         name: a key of `METHODS`.
@@ -68,7 +68,8 @@ def create_method(name: str, settings: Settings, **options: Any) -> FewShotMetho
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"few-shot method {name!r} has no option {unknown[0]!r}, it takes {sorted(known)}")
-    return build(settings, **options)
+    with random_state_kept():
+        return build(settings, **options)
 
 
 __all__ = [

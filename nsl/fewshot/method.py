@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,14 @@ from nsl.fewshot.settings import History, Place, Settings
 
 #: Images that are represented at once.
 BATCH = 256
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """What is drawn and seeded inside leaves the caller's global random state as it was, on every device in use."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        yield
 
 
 class FewShotMethod(ABC):
@@ -83,7 +92,8 @@ class FewShotMethod(ABC):
             )
         self.moments = moments(base)
         self.validation = validation
-        history = self.train(base, place or Place())
+        with random_state_kept():
+            history = self.train(base, place or Place())
         self.validation = None
         self.network.eval()
         return history

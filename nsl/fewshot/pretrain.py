@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nsl.data.dataset import Dataset, make_dataset
+from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -28,11 +28,22 @@ HELD_OUT = 20
 
 @lru_cache(maxsize=2)
 def as_dataset(base: ImageSet) -> Dataset:
-    """The base classes as a set for `nsl.training.train`; the last images of each class (1 in 20) are its test."""
+    """The base classes as a set for `nsl.training.train`; the last images of each class (1 in 20) are its test.
+
+    At least one image of a class is its test, but the only image of a class is trained.
+
+    Raises:
+        DataError: no class has two images, so that none is left for a test.
+    """
     held = torch.zeros(len(base.labels), dtype=torch.bool)
     for label in range(base.num_classes):
         where = torch.nonzero(base.labels == label).flatten()
-        held[where[len(where) - max(1, len(where) // HELD_OUT) :]] = True
+        if len(where) > 1:
+            held[where[len(where) - max(1, len(where) // HELD_OUT) :]] = True
+    if not held.any():
+        raise DataError(
+            f"{base.name}: no class has two images, one to train and one to hold out; give at least one class more."
+        )
     train_part, test_part = (base.images[~held], base.labels[~held]), (base.images[held], base.labels[held])
     return make_dataset(base.name, *train_part, *test_part, base.class_names)
 

@@ -35,7 +35,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_used(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(flipped(whole, place))
-        with pytest.raises(CheckpointError, match="is damaged; delete it"):
+        with pytest.raises(CheckpointError, match="delete it to start this run again"):
             load_checkpoint(path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +17,9 @@ import torch
 from PIL import Image
 
 from nsl.data import DataError, load, packed
+from nsl.data.files import decode
 from nsl.data.imagenet import GROUND_TRUTH, find, list_images, load_imagenet
-from nsl.data.packed import Split, build_packed, decode, open_packed
+from nsl.data.packed import Split, build_packed, open_packed
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
@@ -266,3 +269,84 @@ def test_hidden_files_are_no_images_and_lists_may_have_blank_lines_and_a_byte_or
     found, wnids = list_images("tiny_imagenet_25", folder)
     assert tuple(wnids) == WNIDS
     assert found == expected
+
+
+@pytest.mark.parametrize("where", ["pixels", "journal"])
+def test_a_disk_that_fills_while_packing_is_one_clear_sentence_and_packing_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    tiny(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "posix_fallocate") if where == "pixels" else (Path, "write_text")), full)
+        with pytest.raises(DataError, match=r"disk of the packed cache .* is full .*NSL_CACHE"):
+            load("tiny_imagenet_25", tmp_path, image_size=8)
+    assert len(load("tiny_imagenet_25", tmp_path, image_size=8).train_images) == 12
+
+
+def test_the_pixels_of_a_cache_have_their_blocks_before_anything_is_decoded(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path)
+    seen = []
+    real = packed.decode_chunk
+
+    def look(*arguments: object) -> object:
+        seen.extend(path.stat() for path in cache.glob("*/*.u8"))
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packed, "decode_chunk", look)
+    load("tiny_imagenet_25", tmp_path, image_size=64)
+    assert len(seen) == 4
+    assert all(found.st_blocks * 512 >= found.st_size > 0 for found in seen)
+
+
+def test_a_file_system_that_reserves_nothing_is_packed_on_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path)
+    expected = load("tiny_imagenet_25", tmp_path, image_size=8).fingerprint
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    monkeypatch.setenv("NSL_CACHE", str(tmp_path / "other"))
+    assert load("tiny_imagenet_25", tmp_path, image_size=8).fingerprint == expected
+
+
+def test_a_changed_number_in_the_index_is_detected_and_not_a_wrong_mean(tmp_path: Path, cache: Path) -> None:
+    tiny(tmp_path)
+    load("tiny_imagenet_25", tmp_path, image_size=8)
+    (path,) = cache.glob("*/index.json")
+    index = json.loads(path.read_text())
+    for change in (lambda: index["splits"]["train"]["total"].reverse(), lambda: index.update(checksum="0")):
+        change()
+        path.write_text(json.dumps(index))
+        with pytest.raises(DataError, match=r"index\.json is damaged; delete the folder"):
+            load("tiny_imagenet_25", tmp_path, image_size=8)
+
+
+def test_an_index_from_before_the_checksum_gets_one_if_the_pixels_say_the_same(tmp_path: Path, cache: Path) -> None:
+    tiny(tmp_path)
+    first = load("tiny_imagenet_25", tmp_path, image_size=8)
+    (path,) = cache.glob("*/index.json")
+    whole = path.read_text()
+    index = json.loads(whole)
+    del index["checksum"]
+    path.write_text(json.dumps(index))
+    with pytest.raises(DataError, match="holds no finished packed cache; load the data set"):
+        open_packed("tiny_imagenet_25", path.parent)
+    again = load("tiny_imagenet_25", tmp_path, image_size=8)
+    assert (again.fingerprint, again.mean) == (first.fingerprint, first.mean)
+    assert path.read_text() == whole
+    index["splits"]["train"]["total"][0] += 1
+    path.write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
+        load("tiny_imagenet_25", tmp_path, image_size=8)
+    path.with_name("train.u8").unlink()
+    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
+        load("tiny_imagenet_25", tmp_path, image_size=8)

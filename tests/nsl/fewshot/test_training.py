@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nsl.data import ImageSet
+from nsl.data import DataError, ImageSet
 from nsl.fewshot import (
     METHODS,
     Diverged,
@@ -25,6 +25,7 @@ from nsl.fewshot import (
 from nsl.fewshot import maml as maml_module
 from nsl.fewshot import meta as meta_module
 from nsl.fewshot.meta import image_fetcher
+from nsl.fewshot.pretrain import as_dataset
 from nsl.training.checkpoint import CheckpointError
 from nsl.training.loop import generator
 from nsl.training.schedule import AUGMENTATIONS
@@ -304,3 +305,22 @@ def test_tasks_are_vectorised_where_it_pays() -> None:
     ):
         assert not create_method("maml", changed).vectorise  # type: ignore[attr-defined]
         assert create_method("maml", changed, vectorise=True).vectorise  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["static_nsn", "leo", "tadam"])
+def test_creating_and_fitting_a_method_leaves_the_global_random_state_alone(name: str) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    found = method(name, iterations=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    found.fit(toy().base)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_only_image_of_a_base_class_is_trained_and_not_held_out() -> None:
+    images = torch.zeros(5, 3, 4, 4, dtype=torch.uint8)
+    found = as_dataset(ImageSet("mine", images, torch.tensor([0, 0, 1, 2, 2]), ("a", "b", "c")))
+    assert found.train_labels.tolist() == [0, 1, 2]
+    assert found.test_labels.tolist() == [0, 2]
+    with pytest.raises(DataError, match="mine: no class has two images, one to train and one to hold out"):
+        as_dataset(ImageSet("mine", images, torch.arange(5), tuple("abcde")))
