@@ -68,8 +68,25 @@ def _replace(model: nn.Module, build: Callable[[str, nn.Module], nn.Module | Non
     return model, len(made)
 
 
+#: Where a module keeps its hooks.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(getattr(module, kind, None) for kind in _HOOKS)
+
+
 def _copy_hooks_forbidden(name: str, module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations"):
+    if _has_hooks(module) or hasattr(module, "parametrizations"):
         raise ValueError(
             f"module {name or '(root)'!r} has hooks or parametrisations, which a conversion would lose: "
             "remove them first or exclude it by `where`"
@@ -175,14 +192,28 @@ def convert(
 def fold(model: nn.Module) -> nn.Module:
     """Turn every static layer into a plain one with equal outputs, in place; dynamic layers stay.
 
+    A kernel or bias that is frozen stays frozen.
+
     Returns:
         The model; a new object only if the model itself is one static layer.
+
+    Raises:
+        ValueError: a layer has hooks, or a forward pre-hook computes one of its tensors.
     """
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         folded: nn.Module | None = None
         if isinstance(module, Static | NSRNNCell | NSGRUCell):
             folded = module.fold()  # type: ignore[operator]
+            on_tensors = any(
+                parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+                for parameter in module.parameters()
+            )
+            if _has_hooks(module) or on_tensors:
+                raise ValueError(
+                    f"module {name or '(root)'!r} has hooks, which folding would lose: remove them first and register "
+                    "them again on the folded layer"
+                )
         return folded
 
     return _replace(model, build)[0]

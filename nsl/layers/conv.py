@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.predictors import PREDICTORS
 from nsl.layers.shift import ShiftConv2d
-from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, refuse_stale
+from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, is_trainable, refuse_stale
 from nsl.layers.structures import L1, Block, Diagonal, Dilated, Shift, Structure, Unconstrained
 
 CONV_ARGUMENTS = (
@@ -59,14 +59,21 @@ class _StaticConv(Static):
 
 
 def _filled(plain: nn.Module, weight: Tensor, bias: Tensor | None, source: nn.Module) -> nn.Module:
-    """A plain layer with the given numbers and the source's mode and memory format."""
+    """A plain layer with the given numbers; mode, memory format and what is frozen are the source's."""
     with torch.no_grad():
         plain.weight.copy_(weight)  # type: ignore[operator]
         if bias is not None:
             plain.bias.copy_(bias)  # type: ignore[operator]
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return plain.train(source.training)
+    return _as_frozen(plain, source).train(source.training)
+
+
+def _as_frozen(plain: nn.Module, source: nn.Module) -> nn.Module:
+    for name in ("weight", "bias"):
+        if getattr(plain, name) is not None:
+            getattr(plain, name).requires_grad_(is_trainable(source, name))
+    return plain
 
 
 class NSConv2d(_StaticConv, nn.Conv2d):
@@ -152,7 +159,9 @@ class NSConv2d(_StaticConv, nn.Conv2d):
         numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]  # type: ignore[arg-type]
-            return ShiftConv2d(self.effective_weight(), self.bias, *geometry).train(self.training)
+            folded = ShiftConv2d(self.effective_weight(), self.bias, *geometry)
+            _as_frozen(folded.pointwise, self)
+            return folded.train(self.training)
         return super().fold()
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.spherical import EPSILON
-from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, refuse_stale
+from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, is_trainable, refuse_stale
 from nsl.layers.structures import L1, Block, Structure
 
 
@@ -81,6 +81,9 @@ class NSLinear(Static, nn.Linear):
             plain.weight.copy_(self.effective_weight())
             if self.bias is not None:
                 plain.bias.copy_(self.bias)
+        plain.weight.requires_grad_(is_trainable(self, "weight"))
+        if self.bias is not None:
+            plain.bias.requires_grad_(is_trainable(self, "bias"))
         return plain.train(self.training)
 
 

@@ -40,6 +40,14 @@ def refuse_stale(layer: nn.Module, *names: str) -> None:
             )
 
 
+def is_trainable(layer: nn.Module, name: str) -> bool:
+    """Whether the layer's tensor of that name is trained, also where a parametrisation computes it."""
+    if name in layer._parameters:
+        return getattr(layer, name).requires_grad
+    parts = getattr(layer, "parametrizations", {})
+    return name not in parts or any(parameter.requires_grad for parameter in parts[name].parameters())
+
+
 class Similar(nn.Module):
     """A layer whose similarity has a structure and, with `learn_shape`, a Boolean shape D of its own.
 

@@ -317,3 +317,58 @@ def test_a_similarity_or_bias_that_a_pre_hook_computes_is_not_folded() -> None:
         prune.random_unstructured(layer, name, 0.5)
         with pytest.raises(ValueError, match=f"{name} of NSConv2d is computed by a forward pre-hook"):
             layer.fold()
+
+
+HOOKS = {
+    "forward": lambda module: module.register_forward_hook(lambda *_: None),
+    "forward pre": lambda module: module.register_forward_pre_hook(lambda *_: None),
+    "backward": lambda module: module.register_full_backward_hook(lambda *_: None),
+    "backward pre": lambda module: module.register_full_backward_pre_hook(lambda *_: None),
+    "state dict": lambda module: module.register_state_dict_post_hook(lambda *_: None),
+    "load state dict": lambda module: module.register_load_state_dict_post_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_neither_conversion_nor_folding_drops_a_hook_in_silence(kind: str) -> None:
+    plain, similar = nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nsl.NSConv2d(1, 1, 3))
+    for model in (plain, similar):
+        HOOKS[kind](model[0])
+    with pytest.raises(ValueError, match="module '0' has hooks"):
+        nsl.convert(plain)
+    with pytest.raises(ValueError, match="module '0' has hooks, which folding would lose"):
+        nsl.fold(similar)
+    assert isinstance(similar[0], nsl.NSConv2d)
+
+
+def test_folding_does_not_drop_a_hook_of_a_parameter_in_silence() -> None:
+    model = nn.Sequential(nsl.NSConv2d(1, 1, 3))
+    handle = model[0].weight.register_hook(lambda gradient: gradient)
+    with pytest.raises(ValueError, match="has hooks, which folding would lose"):
+        nsl.fold(model)
+    handle.remove()
+    assert type(nsl.fold(model)[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("name", STATIC_LAYERS)
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_stays_frozen_when_folded(name: str, frozen: str) -> None:
+    layer = STATIC_LAYERS[name][0]()
+    for key, parameter in layer.named_parameters():
+        parameter.requires_grad_(frozen not in key)
+    for key, parameter in layer.fold().named_parameters():
+        assert parameter.requires_grad == (frozen not in key), key
+
+
+def test_a_parametrised_weight_folds_to_its_present_value_and_stays_frozen() -> None:
+    layer = nsl.NSConv2d(3, 4, 3)
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original1.add_(1)
+        layer.parametrizations.weight.original0.mul_(2)
+    x = torch.randn(1, 3, 5, 5)
+    assert layer.fold().weight.requires_grad
+    layer.parametrizations.weight.requires_grad_(False)
+    folded = layer.fold()
+    torch.testing.assert_close(folded(x), layer(x))
+    assert not folded.weight.requires_grad
