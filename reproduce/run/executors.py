@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -143,12 +144,18 @@ class LocalExecutor:
         try:
             while waiting or any(worker.job for worker in workers):
                 now = time.monotonic()
-                for worker in workers:
+                for worker in list(workers):
                     ready = next((item for item in waiting if item[0] <= now), None)
                     if worker.job is None and ready is not None:
+                        try:
+                            worker.pipe.send(ready[1])
+                        except OSError:  # it died while idle and lost no run: another one takes its place
+                            worker.process.join(timeout=5)
+                            worker.pipe.close()
+                            workers.remove(worker)
+                            continue
                         waiting.remove(ready)
                         worker.job = ready[1]
-                        worker.pipe.send(ready[1])
                 if len(workers) < min(self.jobs, total) and any(item[0] <= now for item in waiting):
                     workers.append(self._start(progress))
                     continue
@@ -178,7 +185,8 @@ class LocalExecutor:
                         report.failures.append(f"{job.run.name} failed: {text}")
                         say(f"[{done}/{total}] {job.run.name}: failed, see the end")
             for worker in workers:
-                worker.pipe.send(None)
+                with suppress(OSError):  # one that died while idle needs no word to end
+                    worker.pipe.send(None)
             for worker in workers:
                 worker.process.join(timeout=10)
         finally:

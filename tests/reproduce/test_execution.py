@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from reproduce.declare import plan
+from reproduce.run.executors import LocalExecutor
 from reproduce.run.store import Store, differences
+from tests.reproduce.fake_backend import FakeBackend
 from tests.reproduce.helpers import TABLE_1, TABLE_1_TWICE, arguments, call, start, write_profile
 
 
@@ -117,3 +120,21 @@ def test_workers_get_the_declared_number_of_threads(tmp_path: Path) -> None:
     assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, OMP_NUM_THREADS="7").returncode == 0
     for record in Store(tmp_path / "results", "tiny").records():
         assert record["attempts"][-1]["threads"] == 1
+
+
+def test_a_worker_that_dies_while_idle_is_replaced_and_the_command_goes_on(tmp_path: Path) -> None:
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    runs = plan.planned_runs(profile, plan.tables(), 1)[:3]
+    backend = "tests.reproduce.fake_backend:FakeBackend"
+    jobs = [(run, FakeBackend().fingerprint(run.dataset, None)) for run in runs]
+    killed = []
+
+    def say(line: str) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+            killed.append(line)
+
+    report = LocalExecutor(Store(tmp_path / "results", "tiny"), 1, 1, backend, None).execute(jobs, say)
+    assert report.failures == []
+    assert len(report.finished) == len(killed) == 3
