@@ -108,6 +108,16 @@ def _read_json(path: Path) -> dict[str, str]:
         return {}
 
 
+def forget(fingerprint: str) -> Path:
+    """Drop a fingerprint that turned out wrong from the user's cache; returns the path of the cache."""
+    cache = _read_json(_cache_path())
+    kept = {key: value for key, value in cache.items() if value != fingerprint}
+    if kept != cache:
+        with suppress(OSError):
+            write_text(_cache_path(), json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    return _cache_path()
+
+
 def dataset_key(dataset: dict[str, Any]) -> str:
     """How ``data.json`` names a data set: its name and options as canonical JSON."""
     return canonical_json(dataset)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reproduce.declare.runs import Run, declared_id, run_id
+from reproduce.run import fingerprints
 from reproduce.run.attempts import Attempts, machine
 from reproduce.run.memory import keep_freed_memory
 from reproduce.run.store import SCHEMA, Store
@@ -126,9 +127,10 @@ def execute(
             return existing
         seen = backend.fingerprint(run.dataset, data)
         if seen != fingerprint:
+            cache = fingerprints.forget(fingerprint)
             raise ValueError(
-                f"The data of {run.dataset['name']} changed while the runs were executing "
-                f"(fingerprint {seen}, planned {fingerprint}); start again."
+                f"The data of {run.dataset['name']} have the fingerprint {seen}, planned was {fingerprint}: they "
+                f"changed, or {cache} was wrong; its entry is dropped, start again to compute it anew."
             )
         attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
         attempts.begin({**machine(), **backend.environment()})

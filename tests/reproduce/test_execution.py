@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from reproduce.declare import plan
+from reproduce.run import fingerprints
 from reproduce.run.executors import LocalExecutor
 from reproduce.run.store import Store, differences
+from reproduce.run.worker import execute
 from tests.reproduce.fake_backend import FakeBackend
 from tests.reproduce.helpers import TABLE_1, TABLE_1_TWICE, arguments, call, start, write_profile
 
@@ -138,3 +140,22 @@ def test_a_worker_that_dies_while_idle_is_replaced_and_the_command_goes_on(tmp_p
     report = LocalExecutor(Store(tmp_path / "results", "tiny"), 1, 1, backend, None).execute(jobs, say)
     assert report.failures == []
     assert len(report.finished) == len(killed) == 3
+
+
+def test_a_wrong_remembered_fingerprint_is_dropped_and_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    run = plan.planned_runs(profile, plan.tables(), 1)[0]
+    store, backend = Store(tmp_path / "results", "tiny"), FakeBackend()
+
+    def remembered(load: fingerprints.Loader) -> str:
+        return next(iter(fingerprints.current(store.folder, [run.dataset], str(tmp_path), load, "fake").values()))
+
+    wrong = remembered(lambda dataset, data: "0" * 16)
+    with pytest.raises(ValueError, match=r"fingerprints\.json was wrong; its entry is dropped, start again"):
+        execute(run, wrong, store, backend, None, False)
+    mark = remembered(backend.fingerprint)
+    assert mark == backend.fingerprint(run.dataset, None)
+    assert execute(run, mark, store, backend, None, False) is not None
