@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class ShiftConv2d(nn.Module):
     Buffers and parameters:
         pointwise.weight [F, C * T, 1, 1], taps [T, 2] (row and column of each tap that is left).
 
-    Shapes: [B, C, H, W] to [B, F, Ho, Wo].
+    Shapes: [B, C, H, W] (or [C, H, W]) to [B, F, Ho, Wo].
     """
 
     taps: Tensor
@@ -54,11 +56,27 @@ class ShiftConv2d(nn.Module):
             if bias is not None and self.pointwise.bias is not None:
                 self.pointwise.bias.copy_(bias.detach())
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loading brings other taps, also another number of them: the shifts and the 1x1 kernel's shape follow."""
+        taps = state_dict.get(f"{prefix}taps")
+        if taps is not None and not taps.is_meta:
+            self._places = [(int(i), int(j)) for i, j in taps.tolist()]
+            if len(taps) != len(self.taps):
+                conv = self.pointwise
+                conv.in_channels = conv.in_channels // len(self.taps) * len(taps)
+                old = conv.weight
+                new = old.new_empty(conv.out_channels, conv.in_channels, 1, 1)
+                conv.weight = nn.Parameter(new, old.requires_grad)
+                self.taps = self.taps.new_empty(taps.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         return f"shifts={len(self._places)}, kernel_size={self.kernel_size}, stride={self.stride}"
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
+        if input.dim() == 3:
+            return self(input.unsqueeze(0)).squeeze(0)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]
         height, width = padded.shape[2] - span[0], padded.shape[3] - span[1]

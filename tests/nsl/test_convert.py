@@ -372,3 +372,18 @@ def test_a_parametrised_weight_folds_to_its_present_value_and_stays_frozen() -> 
     folded = layer.fold()
     torch.testing.assert_close(folded(x), layer(x))
     assert not folded.weight.requires_grad
+
+
+def test_a_folded_shift_layer_loads_other_taps_and_takes_one_image() -> None:
+    layers = []
+    for count in (1, 1, 3):
+        layer = nsl.NSConv2d(2, 3, 3, similarity="shift")
+        with torch.no_grad():
+            layer.similarity.zero_()
+            layer.similarity.view(9, 9)[range(9), [len(layers) + k % count for k in range(9)]] = 1
+        layers.append(layer.fold())
+    x = torch.randn(2, 2, 5, 5)
+    for source in layers[1:]:
+        layers[0].load_state_dict(source.state_dict())
+        torch.testing.assert_close(layers[0](x), source(x))
+        torch.testing.assert_close(source(x[0]), source(x)[0])

@@ -123,10 +123,11 @@ def test_layers_can_be_called_with_other_parameters_and_mapped_over_them(name: s
         torch.testing.assert_close(mapped_gradients[key][1], gradient, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, shape) in LAYERS.items() if len(shape) > 2])
-def test_an_empty_batch_gives_an_empty_batch(name: str) -> None:
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_empty_batch_gives_an_empty_batch(name: str, mode: bool) -> None:
     layer, x = made(name)
-    layer.eval()
+    layer.train(mode)
     empty = torch.zeros(0, *x.shape[1:])
     output = layer(empty)
     assert output.shape == (0, *layer(x).shape[1:])
