@@ -93,6 +93,21 @@ def _copy_hooks_forbidden(name: str, module: nn.Module) -> None:
         )
 
 
+def _read_by_parents(model: nn.Module) -> set[int]:
+    """Layers whose `weight` a parent multiplies by itself, past their forward: it would leave M out in silence.
+
+    `nn.TransformerEncoderLayer` does so in evaluation mode without gradients (its fast path), `nn.MultiheadAttention`
+    always.
+    """
+    found: set[int] = set()
+    for parent in model.modules():
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            found |= {id(parent.linear1), id(parent.linear2)}
+        elif isinstance(parent, nn.MultiheadAttention):
+            found.add(id(parent.out_proj))
+    return found
+
+
 def _options(module: nn.Module) -> dict[str, Any]:
     names = [*CONV_ARGUMENTS]
     if isinstance(module, nn.ConvTranspose2d):
@@ -155,11 +170,13 @@ def convert(
         The model; a new object only if the model itself is one convolution.
 
     Raises:
-        ValueError: unknown kind, nothing to convert, or a module with hooks or parametrisations.
+        ValueError: unknown kind, nothing to convert, a module with hooks or parametrisations, or one whose parent
+            multiplies by its weight itself (`nn.TransformerEncoderLayer`).
     """
     if kind not in ("static", "dynamic"):
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     chosen = where or _is_spatial
+    read_by_parents = _read_by_parents(model)
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         plain = type(module)
@@ -170,6 +187,11 @@ def convert(
         if known is None or (plain is nn.Linear and where is None) or not chosen(name, module):
             return None
         _copy_hooks_forbidden(name, module)
+        if id(module) in read_by_parents:
+            raise ValueError(
+                f"module {name!r} cannot get a similarity: its parent multiplies by its weight itself (the fast path "
+                "of nn.TransformerEncoderLayer, nn.MultiheadAttention) and would leave M out; exclude it by `where`"
+            )
         if isinstance(module, nn.Linear):
             bias = module.bias is not None
             new = known(module.in_features, module.out_features, bias, similarity, **options).to(module.weight)

@@ -387,3 +387,11 @@ def test_a_folded_shift_layer_loads_other_taps_and_takes_one_image() -> None:
         layers[0].load_state_dict(source.state_dict())
         torch.testing.assert_close(layers[0](x), source(x))
         torch.testing.assert_close(source(x[0]), source(x)[0])
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic"])
+def test_a_layer_whose_parent_multiplies_by_its_weight_itself_is_refused(kind: str) -> None:
+    # In evaluation mode without gradients the fast path of PyTorch would leave M out in silence.
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    with pytest.raises(ValueError, match=r"module 'layers\.0\.linear1' cannot get a similarity: its parent multiplies"):
+        nsl.convert(model, kind, where=lambda name, module: isinstance(module, nn.Linear))
