@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("nsl", "theory", "reproduce")
+from reproduce.show.closure import PACKAGES, ROOT, modules
 
 
 def module(path: Path) -> str:
@@ -18,22 +16,8 @@ def module(path: Path) -> str:
 FILES = {module(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
 
-def imported(node: ast.AST) -> set[str]:
-    """Modules of this repository that a piece of code imports, inside functions too; not for type checkers only."""
-    found: set[str] = set()
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.Import):
-            found |= {alias.name for alias in child.names}
-        elif isinstance(child, ast.ImportFrom) and child.module:
-            names = [f"{child.module}.{alias.name}" for alias in child.names]
-            found |= {name if name in FILES else child.module for name in names}
-        found |= imported(child)
-    return found & FILES.keys()
-
-
-GRAPH = {name: imported(ast.parse(path.read_text(encoding="utf-8"))) - {name} for name, path in FILES.items()}
+#: By file those that it imports, inside functions too; not for type checkers only.
+GRAPH = {name: (modules(path.read_text("utf-8")) & FILES.keys()) - {name} for name, path in FILES.items()}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.predictors import PREDICTORS
 from nsl.layers.shift import ShiftConv2d
-from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, is_trainable, refuse_stale
+from nsl.layers.static import SHAPE_INIT, SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, keep_frozen, refuse_stale
 from nsl.layers.structures import L1, Block, Diagonal, Dilated, Shift, Structure, Unconstrained
 
 CONV_ARGUMENTS = (
@@ -66,14 +66,7 @@ def _filled(plain: nn.Module, weight: Tensor, bias: Tensor | None, source: nn.Mo
             plain.bias.copy_(bias)  # type: ignore[operator]
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _as_frozen(plain, source).train(source.training)
-
-
-def _as_frozen(plain: nn.Module, source: nn.Module) -> nn.Module:
-    for name in ("weight", "bias"):
-        if getattr(plain, name) is not None:
-            getattr(plain, name).requires_grad_(is_trainable(source, name))
-    return plain
+    return keep_frozen(plain, source).train(source.training)
 
 
 class NSConv2d(_StaticConv, nn.Conv2d):
@@ -160,7 +153,7 @@ class NSConv2d(_StaticConv, nn.Conv2d):
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]  # type: ignore[arg-type]
             folded = ShiftConv2d(self.effective_weight(), self.bias, *geometry)
-            _as_frozen(folded.pointwise, self)
+            keep_frozen(folded.pointwise, self)
             return folded.train(self.training)
         return super().fold()
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.spherical import EPSILON
-from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, is_trainable, refuse_stale
+from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, keep_frozen, refuse_stale
 from nsl.layers.structures import L1, Block, Structure
 
 
@@ -81,9 +81,7 @@ class NSLinear(Static, nn.Linear):
             plain.weight.copy_(self.effective_weight())
             if self.bias is not None:
                 plain.bias.copy_(self.bias)
-        plain.weight.requires_grad_(is_trainable(self, "weight"))
-        if self.bias is not None:
-            plain.bias.requires_grad_(is_trainable(self, "bias"))
+        keep_frozen(plain, self)
         return plain.train(self.training)
 
 

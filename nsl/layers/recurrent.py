@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.static import is_trainable, mix, refuse_stale
+from nsl.layers.static import keep_frozen, mix, refuse_stale
 from nsl.layers.structures import Block, Structure, make_structure
 
 
@@ -87,8 +87,7 @@ class _NSCell(nn.Module):
                 getattr(plain, f"weight_{name}").copy_(self.effective_weight(name))
                 if self.bias:
                     getattr(plain, f"bias_{name}").copy_(getattr(self, f"bias_{name}"))
-        for name, parameter in plain.named_parameters():
-            parameter.requires_grad_(is_trainable(self, name))
+        keep_frozen(plain, self)
         return plain.train(self.training)
 
     def _start(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:

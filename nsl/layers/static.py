@@ -48,6 +48,13 @@ def is_trainable(layer: nn.Module, name: str) -> bool:
     return name not in parts or any(parameter.requires_grad for parameter in parts[name].parameters())
 
 
+def keep_frozen(plain: nn.Module, layer: nn.Module) -> nn.Module:
+    """`plain`, of whose parameters those are frozen that are frozen in the layer it was folded from."""
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(is_trainable(layer, name))
+    return plain
+
+
 class Similar(nn.Module):
     """A layer whose similarity has a structure and, with `learn_shape`, a Boolean shape D of its own.
 

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,20 @@ def _kept(path: Path) -> dict[str, str]:
     return {}
 
 
+@cache
+def _of_record(path: Path, written: int) -> tuple[str, str]:
+    """The data that a record names, by :func:`dataset_key`, and their fingerprint; read once a time of writing."""
+    dataset = dict(read_record(path)["config"]["dataset"])
+    fingerprint = str(dataset.pop("fingerprint", ""))
+    return dataset_key(dataset), fingerprint
+
+
 def _of_records(folder: Path) -> dict[str, set[str]]:
     """Fingerprints that the stored records themselves name, by :func:`dataset_key`."""
     found: dict[str, set[str]] = {}
     for path in sorted((folder / "runs").glob("*.json")):
-        dataset = dict(read_record(path)["config"]["dataset"])
-        fingerprint = str(dataset.pop("fingerprint", ""))
-        found.setdefault(dataset_key(dataset), set()).add(fingerprint)
+        key, fingerprint = _of_record(path, path.stat().st_mtime_ns)
+        found.setdefault(key, set()).add(fingerprint)
     return found
 
 

@@ -3,7 +3,8 @@
 A profile declares under ``select`` what is tried: candidates (or a grid) of values of the recipe, the methods that try
 them, the number of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of
 the trials. The candidate with the lowest mean error over those methods and seeds is the choice, the first one among
-equals. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by hand and
+equals. A learned shape D that keeps all its taps in a trial is no choice: that network is the one without it, number by
+number. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by hand and
 compared with the choice.
 """
 
@@ -15,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from reproduce.declare import plan
-from reproduce.declare.runs import FEWSHOT, Run, declared_id
+from reproduce.declare.runs import CLASSIFICATION, FEWSHOT, Run, declared_id
 from reproduce.run import fingerprints
 from reproduce.run.store import Store
 
@@ -77,6 +78,18 @@ def choices(profile: plan.Profile, table: int) -> list[Choice]:
             slot = experiment.datasets[0] if experiment.task == FEWSHOT else declared.get("slot", key)
             found.append(_choice(profile, experiment, slot, declared))
     return found
+
+
+def recipe_table(profile: plan.Profile, slot: str) -> int | None:
+    """The table among whose trials the training recipe of a data set was chosen; None where it was not.
+
+    Trials of a model's own option, such as the rate of D_r, choose no recipe.
+    """
+    for number in plan.tables(CLASSIFICATION):
+        for choice in choices(profile, number):
+            if choice.slot == slot and not all(key.startswith("model.") for key in choice.declared):
+                return number
+    return None
 
 
 def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, declared: dict[str, Any]) -> Choice:
@@ -150,10 +163,14 @@ def _with(old: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate with its errors in percent by method, one a seed; None where a trial is missing or diverged."""
+    """A candidate with its errors in percent by method, one a seed; None where a trial is missing or diverged.
+
+    ``idle`` says that a trial learned a shape D and dropped no tap.
+    """
 
     candidate: Candidate
     errors: dict[str, list[float | None]]
+    idle: bool = False
 
     @property
     def mean(self) -> float | None:
@@ -167,21 +184,34 @@ def tried(choice: Choice, store: Store) -> list[Tried]:
     """The candidates with what the stored trials found."""
     marks = fingerprints.recorded(store.folder)
 
-    def error(run: Run) -> float | None:
+    def record(run: Run) -> dict[str, Any] | None:
         mark = marks.get(fingerprints.dataset_key(run.dataset))
-        record = None if mark is None else store.find(declared_id(run.declared(mark)))
-        found = None if record is None else record["result"]["test_error"]
-        return None if found is None else float(found)
+        return None if mark is None else store.find(declared_id(run.declared(mark)))
 
-    return [
-        Tried(candidate, {key: [error(run) for run in runs] for key, runs in candidate.trials.items()})
-        for candidate in choice.candidates
-    ]
+    found = []
+    for candidate in choice.candidates:
+        records = {key: [record(run) for run in runs] for key, runs in candidate.trials.items()}
+        errors = {key: [_error(record) for record in several] for key, several in records.items()}
+        idle = any(_keeps_all_taps(record) for several in records.values() for record in several if record)
+        found.append(Tried(candidate, errors, idle))
+    return found
+
+
+def _error(record: dict[str, Any] | None) -> float | None:
+    found = None if record is None else record["result"]["test_error"]
+    return None if found is None else float(found)
+
+
+def _keeps_all_taps(record: dict[str, Any]) -> bool:
+    """Whether a network learned shapes and all their entries are 1 at the end."""
+    layers = [layer for kind in ("static", "dynamic") for layer in record["observations"].get(kind, ())]
+    shapes = [layer["shape"] for layer in layers if "shape" in layer]
+    return bool(shapes) and all(all(shape) for shape in shapes)
 
 
 def best(found: list[Tried]) -> Tried | None:
-    """The candidate of the lowest mean error; None while a trial is missing."""
-    known = [item for item in found if item.mean is not None]
+    """The candidate of the lowest mean error; those that are not complete or whose D is idle are passed over."""
+    known = [item for item in found if item.mean is not None and not item.idle]
     return min(known, key=lambda item: item.mean or 0.0, default=None)
 
 
@@ -206,7 +236,7 @@ def rows(profile: plan.Profile, store: Store, table: int) -> list[dict[str, str]
                 str(len(next(iter(item.errors.values())))),
                 choice.budget,
                 item.candidate.words,
-                errors,
+                f"{errors}; D keeps all taps" if item.idle else errors,
                 "" if item.mean is None else f"{item.mean:.2f}",
                 "yes" if item is chosen else "",
                 "yes" if item.candidate.values == choice.declared else "",

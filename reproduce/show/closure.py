@@ -51,7 +51,7 @@ def _lent(package: str) -> dict[str, str]:
     return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
-def _modules(text: str) -> set[str]:
+def modules(text: str) -> set[str]:
     """Modules that a source names in its imports; those of packages outside the repository too."""
     named: set[str] = set()
     for node in _nodes(ast.parse(text)):
@@ -81,7 +81,7 @@ def closure(script: Path) -> list[Path]:
         if path in seen:
             continue
         seen.add(path)
-        for module in _modules(path.read_text(encoding="utf-8")):
+        for module in modules(path.read_text(encoding="utf-8")):
             # A package's own file runs before its modules'.
             parts = module.split(".")
             found = [_place(".".join(parts[: length + 1])) for length in range(len(parts))]

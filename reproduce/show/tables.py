@@ -17,10 +17,10 @@ from reproduce.run.store import Store
 from reproduce.show import error_tables, fewshot_tables
 from reproduce.show.cells import as_csv, as_markdown
 from reproduce.show.claim_tables import markdown_claims
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, dataset_title, make_table
 
 
-class Shape(Protocol):
+class TaskTables(Protocol):
     """What a task's file offers."""
 
     def files(self, table: Table) -> dict[str, str]:
@@ -33,21 +33,21 @@ class Shape(Protocol):
         """What the profile trains on and how much, beside the paper."""
 
 
-SHAPES: dict[str, Shape] = {CLASSIFICATION: error_tables, FEWSHOT: fewshot_tables}
+BY_TASK: dict[str, TaskTables] = {CLASSIFICATION: error_tables, FEWSHOT: fewshot_tables}
 
 
-def _shape(table: Table) -> Shape:
-    return SHAPES[table.experiment.task]
+def _of_task(table: Table) -> TaskTables:
+    return BY_TASK[table.experiment.task]
 
 
 def markdown_rows(table: Table) -> str:
     """Paper against ours as a Markdown table."""
-    return _shape(table).markdown(table)
+    return _of_task(table).markdown(table)
 
 
 def scope_sentence(table: Table) -> str:
     """What the profile trains on and how much, beside the paper."""
-    return _shape(table).scope_sentence(table)
+    return _of_task(table).scope_sentence(table)
 
 
 def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) -> list[Table]:
@@ -56,7 +56,7 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
     for item in numbers:
         table = make_table(item, profile, store)
         folder = store.folder / "tables"
-        for name, content in _shape(table).files(table).items():
+        for name, content in _of_task(table).files(table).items():
             write_text(folder / name, content)
         if trials := selection.rows(profile, store, item):
             write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
@@ -74,7 +74,8 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "accuracies, higher is better, with fewer than three seeds over episodes); with fewer than three seeds their "
         "values are shown. A claim's difference is positive where it is as claimed, and its interval, at the level "
         "beside it, is the one that decided. A dash stands for a value that is illegible in our copy of the paper or "
-        "that has not been measured. The verdict rule is in `reproduce/show/statistics.py`.",
+        "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
+        "well: they do not compare methods. The verdict rule is in `reproduce/show/statistics.py`.",
     ]
     for item in plan.tables():
         table = make_table(item, profile, store)
@@ -90,11 +91,29 @@ def summary(profile: plan.Profile, store: Store) -> str:
 def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str]:
     """Which data chose the recipe of a table, with everything that was tried."""
     trials = selection.rows(profile, store, number)
+    elsewhere = _chosen_elsewhere(profile, number)
     if not trials:
-        return ["Nothing of this recipe was chosen by trials in this profile."]
+        return elsewhere or ["Nothing of this recipe was chosen by trials in this profile."]
     on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
     if not any(row["chosen"] for row in trials):
         return [f"The recipe is provisional: {len(trials)} candidates are to be tried on {on}, none has been."]
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
     words = f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:"
-    return [words, as_markdown(head, trials)]
+    return [*elsewhere, words, as_markdown(head, trials)]
+
+
+def _chosen_elsewhere(profile: plan.Profile, number: int) -> list[str]:
+    """A sentence for every data set whose recipe the trials of another table, or on another data set, choose."""
+    experiment = plan.experiment(number)
+    if experiment.task != CLASSIFICATION:
+        return []
+    tables = {slot: selection.recipe_table(profile, slot) for slot in profile.data}
+    sentences = []
+    for slot in experiment.datasets:
+        same = (other for other in tables if profile.recipe_for(other) == profile.recipe_for(slot) and tables[other])
+        source = slot if tables[slot] else next(same, None)
+        if source is not None and (source != slot or tables[source] != number):
+            of = "" if source == slot else f" (on {dataset_title(profile, source)}, whose recipe it is too)"
+            title = dataset_title(profile, slot)
+            sentences.append(f"For the recipe of {title}, see the trials under Table {tables[source]}{of}.")
+    return sentences

@@ -98,7 +98,14 @@ EXECUTION = {"device": "none", "kernels": "plain", "matmul": "highest"}
 
 
 def put_record(
-    store: Store, run: Run, error: float, *, status: str = "finished", parameters: int = 1000, mark: str = MARK
+    store: Store,
+    run: Run,
+    error: float,
+    *,
+    status: str = "finished",
+    parameters: int = 1000,
+    mark: str = MARK,
+    observations: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Store a record of ``run`` with the given test error, as if it had been trained on data ``mark``."""
     config = run.config(mark, EXECUTION)
@@ -115,7 +122,7 @@ def put_record(
             "diverged": status == "diverged",
         },
         "parameters": parameters,
-        "observations": {},
+        "observations": observations or {},
         "attempts": [{"started": "2026-01-01T00:00:00+00:00", "seconds": 12.0}],
     }
     store.write(record)

@@ -11,6 +11,7 @@ from reproduce.declare import plan
 from reproduce.declare.plan import Profile
 from reproduce.run import fingerprints, selection
 from reproduce.run.store import Store
+from reproduce.show import tables
 from tests.reproduce.helpers import MARK, arguments, call, put_record, write_profile
 
 _SELECT = """
@@ -94,3 +95,25 @@ def test_select_executes_the_trials_and_the_summary_names_the_data_that_chose(tm
 def test_a_grid_is_all_combinations() -> None:
     points = selection._points({"grid": {"a": [1, 2], "b": [3, 4]}})
     assert points == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
+
+
+def test_a_table_without_trials_of_its_own_names_those_that_choose_its_recipe(tmp_path: Path) -> None:
+    text = tables.summary(plan.profile("cpu"), Store(tmp_path, "cpu"))
+    fourth = text.split("## Table 4")[1].split("## Table 5")[0]
+    assert "For the recipe of CIFAR-10, see the trials under Table 1." in fourth
+    assert "For the recipe of CIFAR-100, see the trials under Table 1 (on CIFAR-10, whose recipe it is too)." in fourth
+    assert "see the trials" not in text.split("## Table 1")[1].split("## Table 2")[0]
+    assert "Nothing of this recipe was chosen" not in text
+
+
+def test_a_shape_that_keeps_all_taps_is_no_choice(tmp_path: Path) -> None:
+    profile = plan.profile("cpu")
+    (choice,) = selection.choices(profile, 2)
+    store = Store(tmp_path, "cpu")
+    store_trials(store, choice, [5.0, 4.0, 6.0])
+    for run in choice.candidates[1].trials["static_joint"]:
+        put_record(store, run, 4.0, observations={"static": [{"layer": "a", "shape": [1.0] * 9}]})
+    assert [row["chosen"] for row in selection.rows(profile, store, 2)] == ["yes", "", ""]
+    for run in choice.candidates[1].trials["static_joint"]:
+        put_record(store, run, 4.0, observations={"static": [{"layer": "a", "shape": [1.0] * 8 + [0.0]}]})
+    assert [row["chosen"] for row in selection.rows(profile, store, 2)] == ["", "yes", ""]
