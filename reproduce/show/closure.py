@@ -61,9 +61,9 @@ def modules(text: str) -> set[str]:
                 # Any of the package's lazy names may be used.
                 named.update(_lent(alias.name).values())
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            named.add(node.module)
             for alias in node.names:
-                named.add(f"{node.module}.{alias.name}")
+                module = f"{node.module}.{alias.name}"
+                named.add(module if _place(module) else node.module)
                 named.update(filter(None, [_lent(node.module).get(alias.name)]))
     return named
 

@@ -109,7 +109,7 @@ def _chosen_elsewhere(profile: plan.Profile, number: int) -> list[str]:
         return []
     tables = {slot: selection.recipe_table(profile, slot) for slot in profile.data}
     sentences = []
-    for slot in experiment.datasets:
+    for slot in filter(tables.__contains__, experiment.datasets):
         same = (other for other in tables if profile.recipe_for(other) == profile.recipe_for(slot) and tables[other])
         source = slot if tables[slot] else next(same, None)
         if source is not None and (source != slot or tables[source] != number):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,10 @@ def arguments(command: str, folder: Path, *more: str, backend: str = FAKE) -> li
     return [command, *fixed, "--backend", backend, *more]
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
     """Start ``python -m reproduce`` in a process of its own."""
     return subprocess.Popen(
@@ -83,6 +88,8 @@ def start(command: list[str], folder: Path, **environment: str) -> subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what it sends to the background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=_heed_ctrl_c,
     )
 
 
