@@ -216,7 +216,7 @@ class MetaStaticNSN(_MetaNSN):
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
                 start = layer.similarity.detach()
-                free = (self._fast or {}).get(f"{name}.similarity", start)
+                free = (self._fast or {}).get(f"{name}.neural.similarity", start)
                 assemble = layer.structure.assemble
                 found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
         return found

@@ -54,7 +54,7 @@ class StaticNSN(GradientAdaptation):
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
                 start = layer.similarity.detach()
-                free = self._fast.get(f"{name}.similarity", start)
+                free = self._fast.get(f"{name}.neural.similarity", start)
                 assemble = layer.structure.assemble
                 found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
         return found

@@ -74,8 +74,11 @@ class Structure:
         """D, the number of free numbers."""
         raise NotImplementedError
 
-    def identity(self, block: Block) -> Tensor:
-        """Free numbers [D] whose matrix is the identity, or the nearest the structure has."""
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        """Free numbers [D] whose matrix is the identity, or the nearest the structure has.
+
+        A structure of yours may leave out `device`; a dynamic layer then copies from the CPU at every call.
+        """
         raise NotImplementedError
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
@@ -103,8 +106,8 @@ class Diagonal(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return block.taps
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.ones(block.taps)
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.ones(block.taps, device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
         return free
@@ -121,8 +124,8 @@ class Unconstrained(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return self.size(block) ** 2
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.eye(self.size(block)).flatten()
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.eye(self.size(block), device=device).flatten()
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return free.unflatten(-1, (self.size(block), self.size(block)))
@@ -137,7 +140,7 @@ class Full(Unconstrained):
     name = "full"
     is_shared = False
 
-    def identity(self, block: Block) -> Tensor:
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         entries = self.degrees_of_freedom(block)
         if entries > FULL_WARNING_ENTRIES:
             warnings.warn(
@@ -145,7 +148,7 @@ class Full(Unconstrained):
                 "gradient as much again); 'unconstrained' shares one block among the channels.",
                 stacklevel=3,
             )
-        return super().identity(block)
+        return super().identity(block, device)
 
 
 def _triangle(taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -163,9 +166,9 @@ class Symmetric(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return block.taps * (block.taps + 1) // 2
 
-    def identity(self, block: Block) -> Tensor:
-        eye = torch.eye(block.taps)
-        return eye[tuple(torch.tril_indices(block.taps, block.taps))]
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        eye = torch.eye(block.taps, device=device)
+        return eye[tuple(torch.tril_indices(block.taps, block.taps, device=device))]
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         places, _ = _triangle(block.taps, free.device)
@@ -205,9 +208,10 @@ class LowRank(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return 2 * block.taps * self.rank
 
-    def identity(self, block: Block) -> Tensor:
-        taps = torch.arange(block.taps, dtype=torch.float64)
-        cosines = torch.cos(math.pi / block.taps * (taps[:, None] + 0.5) * torch.arange(self.rank)[None, :])
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        taps = torch.arange(block.taps, dtype=torch.float64, device=device)
+        ranks = torch.arange(self.rank, device=device)
+        cosines = torch.cos(math.pi / block.taps * (taps[:, None] + 0.5) * ranks[None, :])
         basis = nn.functional.normalize(cosines, dim=0)
         # More than K cosines repeat; a rank beyond K is allowed and starts with zeros there.
         basis[:, block.taps :] = 0
@@ -297,14 +301,12 @@ class Dilated(Diagonal):
         return inside
 
     def degrees_of_freedom(self, block: Block) -> int:
-        centres = [length // 2 for length in block.kernel_size]
-        return math.prod(
-            sum((tap - centre) % self.factor == 0 for tap in range(length))
-            for length, centre in zip(block.kernel_size, centres)
-        )
+        # On both sides of the centre, and the centre. A list: torch.compile reads no generators.
+        sides = [(length // 2, (length - 1) // 2) for length in block.kernel_size]
+        return math.prod([before // self.factor + after // self.factor + 1 for before, after in sides])
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.ones(self.degrees_of_freedom(block))
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.ones(self.degrees_of_freedom(block), device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
         grid = self.grid(block, free.device)
@@ -335,8 +337,8 @@ class L1(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return self.inner.degrees_of_freedom(block)
 
-    def identity(self, block: Block) -> Tensor:
-        return self.inner.identity(block)
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return self.inner.identity(block)  # a user's structure may know no other device
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return self.inner.assemble(free, block)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.layers.predictors import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
-from nsl.layers.static import SHAPE_RATE
+from nsl.layers.predictors import BATCH_NORM_EPSILON, SharedKernels, adaptation_network, hidden_width
+from nsl.layers.similarity import SHAPE_RATE, Similarity
 from nsl.layers.structures import Block, make_structure
 
 VARIANTS = ("paper", "release")
@@ -31,8 +31,8 @@ Convolution = Callable[..., nn.Module]
 
 def _he_initialise(network: nn.Module) -> None:
     """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
-    own = [module.predictor for module in network.modules() if isinstance(module, DynamicNSConv2d)]
-    skip = {id(part) for predictor in own for part in predictor.modules()}
+    similarities = [module for module in network.modules() if isinstance(module, Similarity)]
+    skip = {id(part) for similarity in similarities for part in similarity.modules()}
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in skip:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -194,7 +194,7 @@ def nsn9(
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     predictor = default_predictor(variant) if predictor is None else predictor
     options: dict[str, Any] = {
-        "hidden": (4 if similarity == "unconstrained" else 2) * width,
+        "hidden": hidden_width(similarity, width),
         "batch_norm_momentum": BATCH_NORM_MOMENTUM.get(variant, 0.1),
     }
     options |= predictor_options or {}

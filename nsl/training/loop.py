@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_crop, window_flip
 from nsl.data.dataset import Dataset
-from nsl.layers.conv import NSConv2d
-from nsl.layers.static import Similar, has_penalty, similarity_penalty
+from nsl.layers.similarity import Similarity, has_penalty, similarity_penalty
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.distributed import add_up, local_device, own_range, share_buffers, world
 from nsl.training.schedule import Recipe
@@ -160,11 +159,11 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
-            if isinstance(module, Similar) and name == "shape":
+            if isinstance(module, Similarity) and name == "shape":
                 groups.setdefault((0.0, module.shape_rate, 0.0), []).append(parameter)
                 continue
             decay = 0.0
-            if isinstance(module, NSConv2d) and name == "similarity":
+            if isinstance(module, Similarity) and name == "similarity":
                 if release and module.structure.name == "unconstrained":
                     decay = RELEASE_SIMILARITY_DECAY
             elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):

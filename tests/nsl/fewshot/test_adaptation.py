@@ -77,7 +77,7 @@ def test_dynamic_adaptation_changes_the_classifier_only() -> None:
     assert found._state is not None
     assert [tuple(part.shape) for part in found._state] == [(3, found._features), (3,), ()]
     assert found.adapted_parameters == 3 * (found._features + 1)
-    assert any(name.startswith("convolutions.0.predictor.") for name in before)
+    assert any(name.startswith("convolutions.0.neural.predictor.") for name in before)
 
 
 def test_without_a_step_static_nsn_is_the_plain_backbone() -> None:
