@@ -33,7 +33,7 @@ from nsl.layers.structures import (
     Symmetric,
     Unconstrained,
 )
-from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models, model_kind
 
 __version__ = "0.1.0"
 
@@ -80,6 +80,7 @@ __all__ = [
     "freeze_backbone",
     "is_dynamic",
     "list_models",
+    "model_kind",
     "neural_similarity_conv2d",
     "orthogonality_penalty",
     "patch_norm",

@@ -49,6 +49,8 @@ class FewShotMethod(ABC):
 
     #: Name in `nsl.fewshot.METHODS`.
     name: ClassVar[str]
+    #: The similarity of its network: "none", "static" or "dynamic".
+    kind: str = "none"
     options: dict[str, Any]
 
     def __new__(cls, *_: Any, **options: Any) -> Self:

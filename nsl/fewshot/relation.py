@@ -18,7 +18,8 @@ from nsl.fewshot.meta import Tasks
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.models.backbones import Backbone, _halve, create_backbone
+from nsl.models.backbone import Backbone, halve
+from nsl.models.backbones import create_backbone
 
 
 class Relation(nn.Module):
@@ -44,8 +45,8 @@ class Relation(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, pairs: Tensor) -> Tensor:
-        maps = _halve(F.relu(self.first_norm(self.first(pairs))))
-        maps = _halve(F.relu(self.second_norm(self.second(maps))))
+        maps = halve(F.relu(self.first_norm(self.first(pairs))))
+        maps = halve(F.relu(self.second_norm(self.second(maps))))
         return self.score(F.relu(self.hidden(maps.flatten(1)))).squeeze(1)
 
 

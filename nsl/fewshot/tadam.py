@@ -24,7 +24,8 @@ from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, s
 from nsl.fewshot.meta import Fetch, Tasks, image_fetcher
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.models.backbones import Film, ResNet12, create_backbone
+from nsl.models.backbone import Film
+from nsl.models.backbones import ResNet12, create_backbone
 
 
 class _Embedding(nn.Module):

@@ -34,12 +34,14 @@ def count(run: Run, quantity: str) -> int:
 def network(run: Run, sizes: Shape) -> Any:
     """The run's network (of a few-shot method its backbone with a classifier), randomly initialised."""
     import nsl
+    from nsl.fewshot import METHODS
     from nsl.models.backbones import BackboneClassifier, create_backbone
 
     if run.task != FEWSHOT:
         options = {key: value for key, value in run.model.items() if key != "name"}
         return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
-    kind = "dynamic" if "dynamic" in run.model["name"] else "none"
+    # A static similarity folds away: the network is counted without it.
+    kind = "dynamic" if METHODS[run.model["name"]].kind == "dynamic" else "none"
     options = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
     backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
     return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
