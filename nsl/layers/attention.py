@@ -144,7 +144,7 @@ def orthogonality_penalty(model: nn.Module, coefficient: float = 2e-4) -> Tensor
     Returns:
         A scalar for the loss; zero where there is no such layer.
     """
-    total = torch.zeros(())
+    total = torch.zeros((), device="cpu")
     for module in model.modules():
         if isinstance(module, SphereConv2d):
             kernels = module.weight.flatten(1)

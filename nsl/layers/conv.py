@@ -19,6 +19,8 @@ from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, re
 from nsl.layers.static import StaticLayer, StaticSimilarity, keep_frozen
 from nsl.layers.structures import Block, Dilated, Shift, Structure
 
+torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
+
 CONV_ARGUMENTS = (
     "in_channels",
     "out_channels",
@@ -205,10 +207,11 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], neural.predictor.*, and with learn_shape neural.shape [K].
 
-    Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
+    Shapes: input [B, C, H, W] (or [C, H, W]), output [B, F, Ho, Wo].
 
     Raises:
-        ValueError: unknown similarity or predictor, or a predictor whose output does not fit.
+        ValueError: unknown similarity or predictor, a predictor whose output does not fit, or an input of other
+            channels.
     """
 
     arguments = CONV_ARGUMENTS
@@ -260,6 +263,10 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
+    def _check(self, input: Tensor) -> None:
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+
     def predict_similarity(self, input: Tensor) -> Tensor:
         """The similarity of every output position, without the learned shape D.
 
@@ -268,13 +275,19 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
 
         Returns:
             [B, K, Ho, Wo] (diagonal) or [B, K, K, Ho, Wo] (first K: kernel tap k, second: input tap l).
+
+        Raises:
+            ValueError: an input of another shape.
         """
+        self._check(input)
         return self.neural(self._padded(input)[0])
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
-        if input.dim() != 4:
-            raise ValueError(f"input must be [B, C, H, W], got {list(input.shape)}")
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
+            self._check(input)
         padded, padding = self._padded(input)
         return neural_similarity_conv2d(
             padded,

@@ -147,6 +147,8 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
+        if isinstance(input, Tensor) and input.shape[-1] != self.in_features:
+            raise ValueError(f"input must be [..., {self.in_features}], got {list(input.shape)}")
         similarity = self.neural(input)
         blocks = input.unflatten(-1, (self.block.channels, self.block.taps)).to(similarity.dtype)
         is_mask = self.structure.is_mask

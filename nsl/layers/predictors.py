@@ -25,6 +25,8 @@ from nsl.kernels.predictor_middle import middle
 from nsl.layers.spherical import SphereConv2d, inverse_patch_norm
 from nsl.layers.structures import Structure, Unconstrained, make_structure
 
+torch.fx.wrap("inverse_patch_norm")
+
 #: Batch norm of the release: eps 1e-3.
 BATCH_NORM_EPSILON = 1e-3
 #: The release scales the He initialisation of the two predictor layers, so that training starts near M = I.

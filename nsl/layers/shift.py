@@ -64,9 +64,9 @@ class ShiftConv2d(nn.Module):
             if len(taps) != len(self.taps):
                 conv = self.pointwise
                 conv.in_channels = conv.in_channels // len(self.taps) * len(taps)
-                old = conv.weight
-                new = old.new_empty(conv.out_channels, conv.in_channels, 1, 1)
-                conv.weight = nn.Parameter(new, old.requires_grad)
+                # The same parameter of another size, so that an optimiser that has it keeps it.
+                conv.weight.data = conv.weight.new_empty(conv.out_channels, conv.in_channels, 1, 1)
+                conv.weight.grad = None
                 self.taps = self.taps.new_empty(taps.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -78,8 +78,9 @@ class Similarity(nn.Module):
 
     def identity(self, like: Tensor) -> Tensor:
         """The structure's free numbers [D] of M_s = I, on the device and of the type of `like`."""
-        place = (like.device,) if self._anywhere else ()
-        return self.structure.identity(self.block, *place).to(device=like.device, dtype=like.dtype)
+        # torch.fx traces with something that has no device.
+        place = (like.device,) if self._anywhere and isinstance(like, Tensor) else ()
+        return self.structure.identity(self.block, *place).to(like)
 
     def reset_parameters(self) -> None:
         """The full shape."""

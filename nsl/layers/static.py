@@ -58,9 +58,11 @@ class StaticSimilarity(Similarity):
         if self.structure.is_mask:  # no matrix product needed
             mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
             mask = mask if shape is None else mask * shape
-            if weight.dim() == 2:  # of a linear map, whose taps are blocks of features
+            if isinstance(weight, Tensor) and weight.dim() == 2:  # of a linear map, whose taps are blocks of features
                 return weight * mask.repeat(self.block.channels)
-            return weight * mask.view(self.block.kernel_size)
+            # The shape that the kernels of a convolution have; torch.fx traces linear maps this way too.
+            kernels = weight.reshape(-1, self.block.channels, *self.block.kernel_size)
+            return (kernels * mask.view(self.block.kernel_size)).view_as(weight)
         matrix = self._matrix()
         return (weight.reshape(weight.shape[0], -1, matrix.shape[0]) @ matrix).view_as(weight)
 

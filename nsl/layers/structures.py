@@ -151,6 +151,11 @@ class Full(Unconstrained):
         return super().identity(block, device)
 
 
+def _device(free: Tensor) -> torch.device:
+    """Where constants for these numbers belong; what torch.fx traces with is nowhere."""
+    return free.device if isinstance(free, Tensor) else torch.device("cpu")
+
+
 def _triangle(taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """For every entry of a K x K matrix its place in the row-major lower triangle, and whether it lies in it."""
     rows, columns = torch.meshgrid(*(torch.arange(taps, device=device),) * 2, indexing="ij")
@@ -171,7 +176,7 @@ class Symmetric(Structure):
         return eye[tuple(torch.tril_indices(block.taps, block.taps, device=device))]
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        places, _ = _triangle(block.taps, free.device)
+        places, _ = _triangle(block.taps, _device(free))
         return free[..., places].unflatten(-1, (block.taps, block.taps))
 
 
@@ -181,7 +186,7 @@ class PSD(Symmetric):
     name = "psd"
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        _, inside = _triangle(block.taps, free.device)
+        _, inside = _triangle(block.taps, _device(free))
         lower = super().assemble(free, block) * inside
         return lower @ lower.transpose(-1, -2)
 
@@ -223,7 +228,7 @@ class LowRank(Structure):
         matrix = left @ right.transpose(-1, -2)
         if not self.residual:
             return matrix
-        return matrix + torch.eye(block.taps, dtype=free.dtype, device=free.device)
+        return matrix + torch.eye(block.taps, device=_device(free)).to(free)
 
     def __repr__(self) -> str:
         return f"low_rank(rank={self.rank}, residual={self.residual})"
@@ -292,7 +297,7 @@ class Dilated(Diagonal):
             raise ValueError(f"dilated: factor must be at least 1, got {factor}")
         self.factor = factor
 
-    def grid(self, block: Block, device: torch.device | None = None) -> Tensor:
+    def grid(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         """Which taps stay, Boolean [K], made on the device: a copy from the host could not be captured in a graph."""
         inside = torch.ones(1, dtype=torch.bool, device=device)
         for length in block.kernel_size:
@@ -309,7 +314,7 @@ class Dilated(Diagonal):
         return torch.ones(self.degrees_of_freedom(block), device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
-        grid = self.grid(block, free.device)
+        grid = self.grid(block, _device(free))
         return free[..., (grid.long().cumsum(0) - 1).clamp_min(0)] * grid
 
     def __repr__(self) -> str:

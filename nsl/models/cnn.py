@@ -160,7 +160,7 @@ def _release_similarity(layer: NSConv2d) -> None:
     """The release initialises the static DNS mask with eye(3) flattened: corners and centre 1, the rest 0."""
     if layer.structure.name == "diagonal":
         with torch.no_grad():
-            layer.similarity.copy_(torch.eye(*layer.kernel_size).flatten())
+            layer.similarity.copy_(torch.eye(*layer.kernel_size, device=layer.similarity.device).flatten())
 
 
 def cnn9(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
