@@ -8,6 +8,7 @@
 
 from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
 from nsl.kernels.convolution import neural_similarity_conv2d
+from nsl.kernels.definition import reference_conv2d
 from nsl.layers.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
 from nsl.layers.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
 from nsl.layers.dynamic import DynamicSimilarity
@@ -84,6 +85,7 @@ __all__ = [
     "neural_similarity_conv2d",
     "orthogonality_penalty",
     "patch_norm",
+    "reference_conv2d",
     "reset_to_identity",
     "similarity_penalty",
     "sphere_maps",

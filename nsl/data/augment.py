@@ -52,7 +52,7 @@ def crop_flip(
         raise ValueError(f"crop_flip needs padding of at least 0, got {padding}.")
     batch, channels, height, width = images.shape
     total, start = (batch, 0) if part is None else part
-    offsets = torch.randint(0, 2 * padding + 1, (2, total), generator=generator)
+    offsets = torch.randint(0, 2 * padding + 1, (2, total), generator=generator, device="cpu")
     top, left = offsets[:, start : start + batch].to(images.device)
     if padding:
         padded = images.new_zeros(batch, channels, height + 2 * padding, width + 2 * padding)
@@ -87,8 +87,8 @@ def window_flip(
     if not 0 < size <= min(height, width):
         raise ValueError(f"window_flip needs a size of 1 to {min(height, width)}, got {size}.")
     total, start = (batch, 0) if part is None else part
-    top = torch.randint(0, height - size + 1, (total,), generator=generator)[start : start + batch]
-    left = torch.randint(0, width - size + 1, (total,), generator=generator)[start : start + batch]
+    top = torch.randint(0, height - size + 1, (total,), generator=generator, device="cpu")[start : start + batch]
+    left = torch.randint(0, width - size + 1, (total,), generator=generator, device="cpu")[start : start + batch]
     cut = _windows(images.contiguous(), top.to(images.device), left.to(images.device), size, size)
     return _mirror(cut, generator, total, start) if flip else cut
 
@@ -107,7 +107,8 @@ def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int)
 
 def _mirror(images: Tensor, generator: torch.Generator, total: int, start: int) -> Tensor:
     """Mirror a random half of the images; they are those from `start` on of a batch of `total`."""
-    mirrored = (torch.rand(total, generator=generator)[start : start + len(images)] < 0.5).to(images.device)
+    draws = torch.rand(total, generator=generator, device="cpu")
+    mirrored = (draws[start : start + len(images)] < 0.5).to(images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
@@ -145,14 +146,14 @@ def resized_crop(
         raise ValueError(f"resized_crop needs a scale above 0 and at most 1, got {scale}.")
     batch, channels, height, width = images.shape
     total, start = (batch, 0) if part is None else part
-    draws = torch.rand(5, total, generator=generator)[:, start : start + batch]
+    draws = torch.rand(5, total, generator=generator, device="cpu")[:, start : start + batch]
     area = scale + (1 - scale) * draws[0]
     ratio = ((2 * draws[1] - 1) * LOG_RATIO).exp()
     # Shares of the image's width and height; grid_sample's coordinates run from -1 to 1 over the image.
     wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     centre_x, centre_y = (2 * draws[2] - 1) * (1 - wide), (2 * draws[3] - 1) * (1 - high)
-    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
-    zeros = torch.zeros(batch)
+    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(batch, device="cpu")
+    zeros = torch.zeros(batch, device="cpu")
     affine = torch.stack([wide * sign, zeros, centre_x, zeros, high, centre_y], 1).view(batch, 2, 3)
     shape = [batch, channels, height if size is None else size, width if size is None else size]
     grid = F.affine_grid(affine.to(images.device), shape, align_corners=False)

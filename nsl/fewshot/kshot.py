@@ -115,7 +115,7 @@ class DiscriminativeKShot(Pretrained):
         assert isinstance(whole, BackboneClassifier)
         weights = whole.classifier.weight.detach()
         # Features are scaled to norm one for the optimiser's sake; the weights take the inverse, the products stay.
-        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // 512))
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // 512), device="cpu")
         scale = feature_scale(self.represent(base.images[some]))
         self._prior = (*fit_prior(weights / scale, self.prior), scale)
         return {"pretrain": history}

@@ -63,7 +63,7 @@ class Latent(nn.Module):
         """
         if draw is not None and self.dropout > 0:
             # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
-            kept = torch.rand(support.shape, generator=draw).to(support.device) >= self.dropout
+            kept = torch.rand(support.shape, generator=draw, device="cpu").to(support.device) >= self.dropout
             support = support * kept / (1 - self.dropout)
         codes = self.encoder(support)
         items = codes.shape[1]
@@ -94,7 +94,7 @@ def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor
     """mean + spread * standard normal noise; the mean without a generator."""
     if draw is None:
         return mean
-    return mean + spread * torch.randn(mean.shape, generator=draw, dtype=mean.dtype).to(mean.device)
+    return mean + spread * torch.randn(mean.shape, generator=draw, dtype=mean.dtype, device="cpu").to(mean.device)
 
 
 def divergence(mean: Tensor, spread: Tensor) -> Tensor:

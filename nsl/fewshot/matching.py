@@ -100,7 +100,7 @@ class MatchingNet(FewShotMethod):
         support, query = items[:, :count], items[:, count:]
         if self.network.context is not None:
             # The LSTM reads a sequence: in a fixed order of classes it would learn the order.
-            order = torch.randperm(count, generator=tasks.generator).to(support.device)
+            order = torch.randperm(count, generator=tasks.generator, device="cpu").to(support.device)
         else:
             order = torch.arange(count, device=support.device)
         targets = one_hot(tasks.support_labels[order], way, support.dtype)
@@ -111,7 +111,8 @@ class MatchingNet(FewShotMethod):
         return self.train_on_episodes(self.loss, base, place)
 
     def adapt(self, support: Tensor, labels: Tensor) -> None:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
+        draw = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(labels), generator=draw, device="cpu").to(labels.device)
         self._support = support[order], one_hot(labels[order], self.settings.way, support.dtype)
 
     @torch.no_grad()

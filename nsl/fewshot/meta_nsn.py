@@ -168,7 +168,7 @@ class _MetaNSN(GradientMeta):
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self.adapts(name))
         self.network.log_rates.requires_grad_(self.learn_rates)
-        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES), device="cpu")
         self.network.standardise(image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator()))
         return {"pretrain": before, "meta": self.meta_train(base, place)}
 

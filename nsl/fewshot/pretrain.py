@@ -35,7 +35,7 @@ def as_dataset(base: ImageSet) -> Dataset:
     Raises:
         DataError: no class has two images, so that none is left for a test.
     """
-    held = torch.zeros(len(base.labels), dtype=torch.bool)
+    held = torch.zeros(len(base.labels), dtype=torch.bool, device="cpu")
     for label in range(base.num_classes):
         where = torch.nonzero(base.labels == label).flatten()
         if len(where) > 1:

@@ -83,7 +83,7 @@ class RelationNet(FewShotMethod):
         backbone = create_backbone(self.settings.backbone, width=self.settings.width, **options)
         size = self.settings.image_size
         with torch.no_grad():
-            maps = backbone.eval().features(torch.zeros(2, 3, size, size))
+            maps = backbone.eval().features(next(backbone.parameters()).new_zeros(2, 3, size, size))
         backbone.train()
         return _RelationNetwork(backbone, Relation(backbone.channels, maps.shape[-1]))
 

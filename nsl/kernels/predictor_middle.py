@@ -187,8 +187,8 @@ def _line(
     """a and b [h] of u = a t + b."""
     wide = wide_type(z)
     if gamma is None or beta is None or mean is None or variance is None:
-        shape, place = (z.shape[1],), {"dtype": wide, "device": z.device}
-        return torch.ones(shape, **place), torch.zeros(shape, **place)
+        slope = torch.ones(z.shape[1], dtype=wide, device=z.device)
+        return slope, torch.zeros_like(slope)
     slope = gamma.double() * (variance.double() + epsilon).rsqrt()
     return slope.to(wide), (beta - mean * slope).to(wide)
 

@@ -123,11 +123,12 @@ def batches(
     """
     size = min(recipe.batch_size, len(images))
     per_epoch = len(images) // size
-    epoch, order = -1, torch.empty(0, dtype=torch.int64)
+    epoch, order = -1, torch.empty(0, dtype=torch.int64, device="cpu")
     for iteration in range(start, recipe.iterations):
         if iteration // per_epoch != epoch:
             epoch = iteration // per_epoch
-            order = torch.randperm(len(images), generator=generator(seed, _ORDER, epoch)).to(images.device)
+            draw = generator(seed, _ORDER, epoch)
+            order = torch.randperm(len(images), generator=draw, device="cpu").to(images.device)
         position = iteration % per_epoch * size
         chosen, part = order[position : position + size], None
         if own is not None:
