@@ -166,15 +166,10 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d, replaces=nn.ConvTranspo
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        padding = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            2,
-            self.dilation,  # type: ignore[arg-type]
-        )
+        padding: Any = self.output_padding
+        if output_size is not None:
+            geometry: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
+            padding = self._output_padding(input, output_size, *geometry)
         return F.conv_transpose2d(
             input,
             self.neural(self.weight),

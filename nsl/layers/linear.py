@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.predictors import move_like
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
 from nsl.layers.spherical import EPSILON
 from nsl.layers.static import StaticLayer, StaticSimilarity
@@ -138,7 +139,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         self.neural = DynamicSimilarity(similarity, block, self.weight)
         if predictor is None:
             predictor = LinearPredictor(in_features, self.neural.degrees_of_freedom, hidden)
-            predictor.to(self.weight.device, self.weight.dtype)
+            move_like(predictor, self.weight)
         self.neural.predictor = predictor
 
     def predict_similarity(self, input: Tensor) -> Tensor:

@@ -252,11 +252,17 @@ class Predictor(nn.Module):
         return self.first(input), None
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
+        """[B, C, H, W] to raw numbers [B, D, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor) and input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.adaptation is not None:
             input = self.adaptation(input)
         hidden, scale = self._first(input)
-        return self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads))
+        return self._last(self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads)))
+
+    def _last(self, raw: Tensor) -> Tensor:
+        """What follows the second convolution and its norm."""
+        return raw
 
 
 class SpherePredictor(Predictor):
@@ -304,9 +310,7 @@ class SpherePredictor(Predictor):
     def extra_repr(self) -> str:
         return "relu_output=True" if self.relu_output else ""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        raw = super().forward(input)
+    def _last(self, raw: Tensor) -> Tensor:
         return raw.relu() if self.relu_output else raw
 
 
@@ -382,9 +386,7 @@ class CNNPredictor(Predictor):
     def extra_repr(self) -> str:
         return f"head={self.head!r}"
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        raw = super().forward(input)
+    def _last(self, raw: Tensor) -> Tensor:
         if self.head == "sigmoid":
             return torch.sigmoid(raw) - 0.5
         return torch.tanh(raw) if self.head == "tanh" else raw
@@ -395,6 +397,12 @@ PREDICTORS: dict[str, type[Predictor]] = {
     "cnn": CNNPredictor,
     "release": ReleasePredictor,
 }
+
+
+def move_like(module: nn.Module, like: Tensor) -> nn.Module:
+    """The module on the device and of the type of `like`; not for nothing, since fake parameters cannot be moved."""
+    same = all(own.device == like.device and own.dtype == like.dtype for own in module.parameters())
+    return module if same else module.to(device=like.device, dtype=like.dtype)
 
 
 def make_predictor(
@@ -430,4 +438,4 @@ def make_predictor(
     if isinstance(structure, Unconstrained) and predictor != "cnn":  # the release's choices for UNS
         norm = {"batch_norm": False} if predictor == "release" else {}
         chosen = {"hidden": hidden_width(structure), **norm, **chosen}
-    return PREDICTORS[predictor](*place, **chosen).to(device=like.device, dtype=like.dtype)
+    return move_like(PREDICTORS[predictor](*place, **chosen), like)

@@ -96,11 +96,13 @@ class _NSCell(Similar):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state; or without B."""
-        if input.dim() not in (1, 2):
-            raise ValueError(f"input must be [B, {self.input_size}] or [{self.input_size}], got {list(input.shape)}")
-        if input.dim() == 1:
-            return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
-        return self._step(input, input.new_zeros(len(input), self.hidden_size) if hx is None else hx)
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            size = self.input_size
+            if input.dim() not in (1, 2) or input.shape[-1] != size:
+                raise ValueError(f"input must be [B, {size}] or [{size}], got {list(input.shape)}")
+            if input.dim() == 1:
+                return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
+        return self._step(input, input.new_zeros(input.shape[0], self.hidden_size) if hx is None else hx)
 
     def _weights(self) -> tuple[Tensor, Tensor, Any, Any]:
         return self.neural_ih(self.weight_ih), self.neural_hh(self.weight_hh), self.bias_ih, self.bias_hh

@@ -75,7 +75,7 @@ class ShiftConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        if input.dim() == 3:
+        if isinstance(input, Tensor) and input.dim() == 3:
             return self(input.unsqueeze(0)).squeeze(0)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]
