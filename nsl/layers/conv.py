@@ -45,9 +45,12 @@ class _StaticConv(StaticLayer):
         learn_shape: bool = False,
         shape_threshold: float = SHAPE_THRESHOLD,
         shape_rate: float = SHAPE_RATE,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        place = {"device": device, "dtype": dtype}  # which may also stand in `args`, where PyTorch has them
+        super().__init__(*args, **kwargs, **{key: value for key, value in place.items() if value is not None})
         # weight [F, C / groups, *kernel]; a transposed one is [C, F / groups, *kernel].
         block = Block(tuple(self.weight.shape[2:]), self.weight.shape[1])
         shape = {"learn_shape": learn_shape, "shape_threshold": shape_threshold, "shape_rate": shape_rate}
@@ -157,8 +160,10 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d, replaces=nn.ConvTranspo
 
     arguments = (*CONV_ARGUMENTS, "output_padding")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, device=device, dtype=dtype, **kwargs)
         if not self.structure.is_shared:
             raise ValueError(
                 f"similarity={self.structure!r} mixes channels, which a transposed convolution cannot; use a shared one"
