@@ -13,8 +13,9 @@ from nsl.layers.attention import GlobalSimilarity, StaticGlobalSimilarity, ortho
 from nsl.layers.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
 from nsl.layers.dynamic import DynamicSimilarity
 from nsl.layers.linear import DynamicNSLinear, LinearPredictor, NSLinear
-from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SharedKernels, SpherePredictor
+from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
 from nsl.layers.recurrent import NSGRUCell, NSRNNCell
+from nsl.layers.shared import SharedKernels
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import is_dynamic, similarity_penalty
 from nsl.layers.spherical import SphereConv2d, angular, patch_norm

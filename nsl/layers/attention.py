@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.predictors import BATCH_NORM_EPSILON
+from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.layers.spherical import SphereConv2d
 
 

@@ -8,8 +8,7 @@ structure's degrees of freedom and Ho x Wo the layer's output map; the layer add
 * `CNNPredictor`, "cnn": plain convolutions, which need a bounded or normalised last step to train (Table 1);
 * `ReleasePredictor`, "release": what the authors' code has in this place; its numbers are not bounded.
 
-Disjoint (the default): every layer owns its predictor. Shared: `SharedKernels` holds the two convolutions for
-all layers and an adaptation network brings each layer's channels to their width (paper 3.3.2).
+Every layer owns its predictor, or its kernels are shared with others' (`nsl.layers.shared`).
 """
 
 from __future__ import annotations
@@ -22,151 +21,30 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.predictor_middle import middle
+from nsl.layers.shared import (
+    BATCH_NORM_EPSILON,
+    FIRST_INIT_SCALE,
+    SECOND_INIT_SCALE,
+    SharedKernels,
+    adaptation_network,
+    check_hidden,
+    geometry_of,
+    he_normal,
+    second_convolution,
+    uneven_padding,
+)
 from nsl.layers.spherical import SphereConv2d, inverse_patch_norm
 from nsl.layers.structures import Structure, Unconstrained, make_structure
 
 torch.fx.wrap("inverse_patch_norm")
 
-#: Batch norm of the release: eps 1e-3.
-BATCH_NORM_EPSILON = 1e-3
-#: The release scales the He initialisation of the two predictor layers, so that training starts near M = I.
-FIRST_INIT_SCALE, SECOND_INIT_SCALE = 0.1, 1e-3
-#: More weights than this in the last convolution are refused: 1 GiB in float32.
-LARGEST_CONVOLUTION = 1 << 28
-
 CNN_HEADS = ("batchnorm", "sigmoid", "tanh", "none")
-Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Stride, padding and dilation, (vertical, horizontal) each."""
-
-
-def _he_normal(convolution: nn.Conv2d, scale: float) -> None:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
-    with torch.no_grad():
-        convolution.weight.mul_(scale)
-
-
-def _check_hidden(hidden: int) -> None:
-    if hidden < 1:
-        raise ValueError(f"predictor: hidden must be at least 1, got {hidden}")
 
 
 def hidden_width(similarity: str | Structure, width: int = 32) -> int:
     """Channels between a predictor's two convolutions: the release's 64 (diagonal) and 128 (unconstrained) at width 32,
     in proportion to the width of the network."""
     return (4 if isinstance(make_structure(similarity), Unconstrained) else 2) * width
-
-
-def _geometry(
-    stride: int | tuple[int, int], padding: int | tuple[int, int], dilation: int | tuple[int, int]
-) -> Geometry:
-    return _pair(stride), _pair(padding), _pair(dilation)
-
-
-def _uneven_padding(kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Left, right, top and bottom zeros that keep a map's size under an even kernel: one more after it than before.
-    None for odd kernels, whose convolution pads by itself."""
-    if kernel[0] % 2 and kernel[1] % 2:
-        return None
-    (height, width), before = kernel, ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
-    return before[1], width - 1 - before[1], before[0], height - 1 - before[0]
-
-
-def _second(
-    kind: type[nn.Conv2d], hidden: int, degrees_of_freedom: int, kernel: tuple[int, int], **options: Any
-) -> nn.Conv2d:
-    """The second convolution, of stride 1; the map keeps its size.
-
-    Raises:
-        ValueError: its weights alone would take more than 1 GiB.
-    """
-    weights = degrees_of_freedom * hidden * kernel[0] * kernel[1]
-    if weights > LARGEST_CONVOLUTION:
-        raise ValueError(
-            f"predicting {degrees_of_freedom} numbers a position from {hidden} maps with a {kernel[0]}x{kernel[1]} "
-            f"kernel takes {weights * 4 / 2**30:.1f} GiB of float32 weights; choose a diagonal similarity or fewer "
-            "hidden maps, or leave this layer as it is"
-        )
-    padding = (0, 0) if _uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
-    return kind(hidden, degrees_of_freedom, kernel, padding=padding, bias=False, **options)
-
-
-def adaptation_network(
-    in_channels: int,
-    width: int,
-    kernel_size: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    batch_norm_momentum: float = 0.1,
-) -> nn.Sequential:
-    """What brings a layer's channels to the width of shared kernels: convolution, batch norm, ReLU (paper 3.3.2).
-
-    Args:
-        in_channels, kernel_size, stride, padding, dilation: of the layer.
-        width: of the shared kernels.
-        batch_norm_momentum: of the running averages.
-
-    Shapes: [B, in_channels, H, W] to [B, width, Ho, Wo].
-    """
-    convolution = nn.Conv2d(
-        in_channels, width, _pair(kernel_size), *_geometry(stride, padding, dilation), bias=False
-    )
-    _he_normal(convolution, 1.0)
-    norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
-    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
-
-
-class SharedKernels(nn.Module):
-    """The two convolutions that all layers of equal kernel size share (paper Table 3, "shared").
-
-    Args:
-        in_channels: common width that the adaptation networks produce.
-        degrees_of_freedom: D of the structure.
-        kernel_size: of the layers.
-        hidden: channels between the two convolutions.
-        operator: of the hyperspherical convolutions, see `nsl.SphereConv2d`.
-        release: plain convolutions for `ReleasePredictor`. Its batch norms are not shared: the layers' statistics
-            differ, and running averages mixed over layers would be those of no layer at test time.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        degrees_of_freedom: int,
-        kernel_size: int | tuple[int, int],
-        hidden: int = 64,
-        operator: str = "cosine",
-        release: bool = False,
-    ) -> None:
-        super().__init__()
-        _check_hidden(hidden)
-        kernel = _pair(kernel_size)
-        kind = nn.Conv2d if release else SphereConv2d
-        options: dict[str, Any] = {} if release else {"operator": operator}
-        if _uneven_padding(kernel):
-            raise ValueError(f"shared predictors need an odd kernel_size, got {kernel}; give each layer its own")
-        # The adaptation network has the layer's geometry; from there on the map keeps its size.
-        self.first = kind(in_channels, hidden, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=False, **options)
-        self.second = _second(kind, hidden, degrees_of_freedom, kernel, **options)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
-
-    def check(self, degrees_of_freedom: int, kernel: tuple[int, int], kind: type[nn.Conv2d]) -> None:
-        """Raise ValueError unless these kernels serve such a layer."""
-        if self.second.out_channels != degrees_of_freedom or _pair(self.second.kernel_size) != kernel:
-            raise ValueError(
-                f"shared predictor has {self.second.out_channels} outputs and kernels of {self.second.kernel_size}, "
-                f"this layer's similarity needs {degrees_of_freedom} and {kernel}: share only among layers of equal "
-                "kernel size and structure"
-            )
-        if type(self.first) is not kind:
-            raise ValueError(
-                f"shared kernels of {type(self.first).__name__} do not belong to this predictor; make them with "
-                f"release={kind is nn.Conv2d}"
-            )
 
 
 class Predictor(nn.Module):
@@ -212,12 +90,12 @@ class Predictor(nn.Module):
         adaptation: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        _check_hidden(hidden)
-        kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
-        self.adaptation, self.pads = adaptation, _uneven_padding(kernel)
+        check_hidden(hidden)
+        kernel, geometry = _pair(kernel_size), geometry_of(stride, padding, dilation)
+        self.adaptation, self.pads = adaptation, uneven_padding(kernel)
         if shared is None:
             self.first = kind(in_channels, hidden, kernel, *geometry, bias=False, **(options or {}))
-            self.second = _second(kind, hidden, degrees_of_freedom, kernel, **(options or {}))
+            self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **(options or {}))
         else:
             shared.check(degrees_of_freedom, kernel, kind)
             width = shared.first.in_channels
@@ -235,8 +113,8 @@ class Predictor(nn.Module):
     def reset_parameters(self) -> None:
         """He initialisation scaled by 0.1 and 1e-3 (release). The length of a hyperspherical kernel does not matter but
         for the epsilon under its norm, beside which the second kernels are small: training starts near M = I."""
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
+        he_normal(self.first, FIRST_INIT_SCALE)
+        he_normal(self.second, SECOND_INIT_SCALE)
 
     def reset_to_identity(self) -> None:
         """Silence the last step, so that M = I exactly."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.structures import Block, Structure, boolean_shape, make_structure
+from nsl.layers.structures import Block, Structure, make_structure
 
 #: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
 #: gives neither value; these are ours. Only their distance over the rate matters.
@@ -21,6 +21,23 @@ SHAPE_INIT, SHAPE_THRESHOLD = 1.0, 0.9
 #: eta of equation (5), D_r <- D_r - eta dL/dD, as a multiple of the training's learning rate. The step is plain: no
 #: momentum, no weight decay.
 SHAPE_RATE = 1.0
+
+
+def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
+    """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5).
+
+    An optimiser step on D_r is then the paper's update D_r <- D_r - eta * dLoss/dD.
+
+    Args:
+        real_shape: D_r [K].
+        threshold: alpha.
+
+    Returns:
+        D [K], exactly zeros and ones.
+    """
+    boolean = (real_shape > threshold).to(real_shape.dtype)
+    # x - x.detach() is exactly zero, so the forward value stays Boolean.
+    return boolean + (real_shape - real_shape.detach())
 
 
 def refuse_stale(owner: nn.Module, *names: str) -> None:

@@ -385,20 +385,3 @@ def make_structure(similarity: str | Structure) -> Structure:
     raise ValueError(
         f"similarity must be one of {sorted(STRUCTURES)} or an nsl.Structure object, got {similarity!r}"
     )
-
-
-def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
-    """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5).
-
-    An optimiser step on D_r is then the paper's update D_r <- D_r - eta * dLoss/dD.
-
-    Args:
-        real_shape: D_r [K].
-        threshold: alpha.
-
-    Returns:
-        D [K], exactly zeros and ones.
-    """
-    boolean = (real_shape > threshold).to(real_shape.dtype)
-    # x - x.detach() is exactly zero, so the forward value stays Boolean.
-    return boolean + (real_shape - real_shape.detach())

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.layers.predictors import BATCH_NORM_EPSILON, SharedKernels, adaptation_network, hidden_width
+from nsl.layers.predictors import hidden_width
+from nsl.layers.shared import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
 from nsl.layers.similarity import SHAPE_RATE, Similarity
 from nsl.layers.structures import Block, make_structure
 

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from nsl.layers.conv import DynamicNSConv2d
-from nsl.layers.predictors import BATCH_NORM_EPSILON
+from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.models.cnn import (
     BATCH_NORM_MOMENTUM,
     Convolution,

@@ -113,17 +113,6 @@ def test_a_traced_graph_of_forward_and_backward_holds_for_other_inputs(mode: str
     torch.testing.assert_close(graph(other), gradient(other), rtol=1e-4, atol=1e-4)
 
 
-def test_a_mode_that_counts_operations_sees_those_of_a_dynamic_layer() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    layer = nsl.DynamicNSConv2d(16, 4, 3, padding=1, predictor_options={"hidden": 8})
-    with FlopCounterMode(display=False) as counter:
-        layer(torch.randn(2, 16, 6, 5))
-    convolution = 2 * 2 * 4 * 16 * 9 * 30  # two operations a product, two images, 30 positions
-    predictor = 2 * 2 * (8 * 16 * 9 + 9 * 8 * 9) * 30
-    assert counter.get_total_flops() >= convolution + predictor
-
-
 @pytest.mark.parametrize("similarity", ["unconstrained", "low_rank", "symmetric"])
 def test_the_forward_derivative_of_a_dynamic_layer_in_all_its_parameters_is_the_finite_difference(
     similarity: str,
