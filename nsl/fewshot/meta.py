@@ -16,8 +16,8 @@ from nsl.data.augment import normalise
 from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, MetaRecipe, Place
+from nsl.training.batches import augment, generator
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.loop import augment, generator
 
 #: Points of the training curve.
 CURVE_POINTS = 8

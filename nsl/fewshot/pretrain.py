@@ -19,6 +19,7 @@ from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.execution import Execution
 from nsl.training.loop import train
 from nsl.training.schedule import Recipe
 
@@ -106,11 +107,13 @@ def pretrain(
                 dataset,
                 recipe,
                 seed=seed,
-                device=device,
-                checkpoint=part,
-                checkpoint_minutes=place.minutes,
-                progress=place.progress,
-                description=f"base classes, {identity.get('backbone', 'network')}",
+                execution=Execution(
+                    device=device,
+                    checkpoint=part,
+                    checkpoint_minutes=place.minutes,
+                    progress=place.progress,
+                    description=f"base classes, {identity.get('backbone', 'network')}",
+                ),
             )
             if result.diverged:
                 raise Diverged(f"training on the base classes diverged: {result.divergence}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nsl.training.loop import choose_device
+from nsl.training.execution import choose_device
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 
 META_SCHEDULES = ("constant", "linear")

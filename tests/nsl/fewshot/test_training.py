@@ -26,8 +26,8 @@ from nsl.fewshot import maml as maml_module
 from nsl.fewshot import meta as meta_module
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import as_dataset
+from nsl.training.batches import generator
 from nsl.training.checkpoint import CheckpointError
-from nsl.training.loop import generator
 from nsl.training.schedule import AUGMENTATIONS
 from tests.nsl.fewshot.toy import method, toy
 
