@@ -25,6 +25,7 @@ from nsl.data.fewshot import ImageSet
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import cross_entropy, feature_scale, one_hot
 from nsl.fewshot.meta import Tasks, meta_train
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import History, Place, Settings
 
 
@@ -116,6 +117,7 @@ class LEO(Pretrained):
     """
 
     name = "leo"
+    trains_on_features = True
 
     def __init__(
         self,
@@ -138,10 +140,9 @@ class LEO(Pretrained):
         torch.manual_seed(settings.seed)
         self.latent = Latent(self._features, latent, dropout).to(self.device)
         self._scale: Tensor | None = None
-        self._weight: Tensor | None = None
 
     def adapted_weights(
-        self, support: Tensor, targets: Tensor, draw: torch.Generator | None
+        self, support: Tensor, targets: Tensor, draw: torch.Generator | None, steps: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The inner loops.
 
@@ -149,17 +150,19 @@ class LEO(Pretrained):
             support: scaled features [T, S, D], class by class.
             targets: one-hot [S, way].
             draw: for the samples; None takes means and keeps no graph.
+            steps: latent steps, other than the method's.
 
         Returns:
             Weights w' [T, way, D], the divergence and ||stop(z') - z||^2 (mean over entries).
         """
         assert self.steps is not None
+        latent_steps = self.steps if steps is None else steps
         training = draw is not None
         with torch.enable_grad():
             mean, spread = self.latent.encode(support, targets.shape[1], draw)
             start = codes = sample(mean, spread, draw)
             weight = sample(*self.latent.decode(codes), draw)
-            for _ in range(self.steps):
+            for _ in range(latent_steps):
                 # A sum over tasks: each task's code has the gradient of its own loss.
                 loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
                 (gradient,) = torch.autograd.grad(loss, codes, create_graph=training, retain_graph=True)
@@ -205,19 +208,16 @@ class LEO(Pretrained):
         self.latent.eval()
         return {"pretrain": before, "meta": history}
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._scale is None:
             raise ValueError(f"{self.name}: call fit before adapt.")
         # The relation network sees the classes one after the other.
         order = labels.argsort(stable=True)
         targets = one_hot(labels[order], self.settings.way, support.dtype)
-        weight, _, _ = self.adapted_weights((support[order] * self._scale).unsqueeze(0), targets, None)
-        self._weight = weight[0].detach()
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._weight is None or self._scale is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return query * self._scale @ self._weight.T
+        scale = self._scale
+        found, _, _ = self.adapted_weights((support[order] * scale).unsqueeze(0), targets, None, steps)
+        weight = found[0].detach()
+        return Adapted(lambda query: query * scale @ weight.T, {"weight": weight})
 
     @property
     def parameters(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cosine, full_precision, one_hot
 from nsl.fewshot.meta import Tasks
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, create_backbone
@@ -70,12 +70,12 @@ class MatchingNet(FewShotMethod):
     """
 
     name = "matching"
+    features_once = True
     network: _MatchingNetwork
 
     def __init__(self, settings: Settings, *, full_context: bool = True, scale: float = 10.0) -> None:
         self.full_context, self.scale = full_context, scale
         super().__init__(settings)
-        self._support: tuple[Tensor, Tensor] | None = None
 
     def build(self) -> _MatchingNetwork:
         backbone = create_backbone(self.settings.backbone, width=self.settings.width)
@@ -110,16 +110,10 @@ class MatchingNet(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return self.train_on_episodes(self.loss, base, place)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
-        self._support = support[order], one_hot(labels[order], self.settings.way, support.dtype)
-
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._support is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        support, targets = self._support
-        return self.logits(support.unsqueeze(0), targets, query.unsqueeze(0))[0]
+        known, targets = support[order].unsqueeze(0), one_hot(labels[order], self.settings.way, support.dtype)
+        return Adapted(lambda query: self.logits(known, targets, query.unsqueeze(0))[0])
 
     @property
     def adapted_parameters(self) -> int:
