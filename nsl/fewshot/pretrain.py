@@ -22,6 +22,7 @@ from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_check
 from nsl.training.execution import Execution
 from nsl.training.loop import train
 from nsl.training.schedule import Recipe
+from nsl.training.side_by_side import pass_turn
 
 #: One image in so many of every base class is kept out of the training, to draw its curve.
 HELD_OUT = 20
@@ -157,5 +158,11 @@ def _alone(folder: Path | None, key: str) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"backbone-{key}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # who has it may be a training of this process, which needs its turns
+                pass_turn()
+                time.sleep(0.05)
         yield
