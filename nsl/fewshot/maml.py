@@ -25,6 +25,9 @@ from nsl.fewshot.pretrain import as_dataset
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import BackboneClassifier, create_backbone
 
+#: Largest images on which tasks side by side pay on a CPU; measured on two cores by `make bench`.
+VECTORISED_SIZE = 16
+
 
 class GradientMeta(FewShotMethod):
     """What MAML and the meta-learned similarities share: start values that are trained through gradient steps.
@@ -40,8 +43,10 @@ class GradientMeta(FewShotMethod):
             several times as many episodes in the same time.
         validation_episodes: episodes of the validation classes by which the training chooses between its start and its
             later states; 0, or no validation classes in `fit`: it ends with its last.
-        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays, which is on small images. Per-task kernels
-            become grouped convolutions, which are slow on maps that fill a core by themselves.
+        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays. On a CPU that is on small images, as measured:
+            per-task kernels become grouped convolutions, which are slow on maps that fill a core by themselves. On CUDA
+            it is taken to be everywhere, since a task alone is many launches of little work: a prediction, which
+            `python -m reproduce bench` measures where there is a card.
 
     Raises:
         ValueError: training episodes have another number of classes, or a part is not within 0 and 1.
@@ -72,9 +77,10 @@ class GradientMeta(FewShotMethod):
         self.rate, self.train_steps, self.steps = rate, train_steps, steps
         self.first_order, self.first_order_until = first_order, first_order_until
         self.validation_episodes = validation_episodes
-        # Measured on two cores by `make bench`. Under autocast vmap's batched products mix precisions.
-        small = settings.image_size <= 16 and settings.meta.precision == "float32"
-        self.vectorise = small if vectorise is None else vectorise
+        # Under autocast vmap's batched products mix precisions.
+        pays = self.device.type == "cuda" or settings.image_size <= VECTORISED_SIZE
+        usual = pays and settings.meta.precision == "float32"
+        self.vectorise = usual if vectorise is None else vectorise
 
     def adapts(self, name: str) -> bool:
         """Whether the inner steps change this parameter of `network`."""
