@@ -43,10 +43,10 @@ class GradientMeta(FewShotMethod):
             several times as many episodes in the same time.
         validation_episodes: episodes of the validation classes by which the training chooses between its start and its
             later states; 0, or no validation classes in `fit`: it ends with its last.
-        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays. On a CPU that is on small images, as measured:
-            per-task kernels become grouped convolutions, which are slow on maps that fill a core by themselves. On CUDA
-            it is taken to be everywhere, since a task alone is many launches of little work: a prediction, which
-            `python -m reproduce bench` measures where there is a card.
+        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays. On a CPU that is on small images, as was
+            measured: per-task kernels become grouped convolutions, which are slow on maps that fill a core by
+            themselves. On CUDA it is taken to be everywhere, since a task alone is many launches of little work: a
+            prediction, which `python -m reproduce bench` measures where there is a card.
 
     Raises:
         ValueError: training episodes have another number of classes, or a part is not within 0 and 1.

@@ -213,8 +213,8 @@ def rehearse(
         peaks.append(found.peak)
         alone = f"input alone {found.input_rate:,.0f} images/s, " if found.input_rate else ""
         say(
-            f"{start}{found.parameters:,} parameters, {found.step_seconds:.2f} s a step, {found.seconds:.0f} s in all, {alone}"
-            f"peak {found.peak / 2**30:.1f} GiB, {'its own data' if found.real else 'noise'}"
+            f"{start}{found.parameters:,} parameters, {found.step_seconds:.2f} s a step, {found.seconds:.0f} s in all, "
+            f"{alone}peak {found.peak / 2**30:.1f} GiB, {'its own data' if found.real else 'noise'}"
         )
     minutes = (time.perf_counter() - started) / 60
     if peaks:
