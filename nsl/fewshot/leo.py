@@ -27,6 +27,7 @@ from nsl.fewshot.heads import cross_entropy, feature_scale, one_hot
 from nsl.fewshot.meta import Tasks, meta_train
 from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.training.execution import upload
 
 
 class Latent(nn.Module):
@@ -64,7 +65,7 @@ class Latent(nn.Module):
         """
         if draw is not None and self.dropout > 0:
             # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
-            kept = torch.rand(support.shape, generator=draw).to(support.device) >= self.dropout
+            kept = upload(torch.rand(support.shape, generator=draw), support.device) >= self.dropout
             support = support * kept / (1 - self.dropout)
         codes = self.encoder(support)
         items = codes.shape[1]
@@ -95,7 +96,7 @@ def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor
     """mean + spread * standard normal noise; the mean without a generator."""
     if draw is None:
         return mean
-    return mean + spread * torch.randn(mean.shape, generator=draw, dtype=mean.dtype).to(mean.device)
+    return mean + spread * upload(torch.randn(mean.shape, generator=draw, dtype=mean.dtype), mean.device)
 
 
 def divergence(mean: Tensor, spread: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class LEO(Pretrained):
         scaled = features * self._scale
 
         def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
-            return scaled[where.to(scaled.device)]
+            return scaled[upload(where, scaled.device)]
 
         self.latent.train()
         history = meta_train(

@@ -15,6 +15,7 @@ from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, create_backbone
+from nsl.training.execution import upload
 
 
 class FullContext(nn.Module):
@@ -100,7 +101,7 @@ class MatchingNet(FewShotMethod):
         support, query = items[:, :count], items[:, count:]
         if self.network.context is not None:
             # The LSTM reads a sequence: in a fixed order of classes it would learn the order.
-            order = torch.randperm(count, generator=tasks.generator).to(support.device)
+            order = upload(torch.randperm(count, generator=tasks.generator), support.device)
         else:
             order = torch.arange(count, device=support.device)
         targets = one_hot(tasks.support_labels[order], way, support.dtype)

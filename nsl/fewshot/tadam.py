@@ -25,6 +25,7 @@ from nsl.fewshot.meta import Fetch, Tasks, image_fetcher
 from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Film, ResNet12, create_backbone
+from nsl.training.execution import upload
 
 
 class _Embedding(nn.Module):
@@ -160,7 +161,7 @@ class TADAM(FewShotMethod):
         fetch, labels = self._base
         where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw)
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
-        return F.cross_entropy(logits.float(), labels[where].to(logits.device))
+        return F.cross_entropy(logits.float(), upload(labels[where], logits.device))
 
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None
