@@ -38,7 +38,7 @@ def _at_hand(choices: Choices, images: Tensor, part: Part | None) -> list[Tensor
 
 def _mirrored(generator: torch.Generator, total: int) -> Tensor:
     """Which of the images are mirrored: bool [total], a random half."""
-    return torch.rand(total, generator=generator) < 0.5
+    return torch.rand(total, generator=generator, device="cpu") < 0.5
 
 
 def crop_flip(
@@ -72,7 +72,7 @@ def crop_flip(
 
 def crop_flip_choices(generator: torch.Generator, total: int, padding: int = 4, flip: bool = True) -> Choices:
     """What `crop_flip` draws for a batch of `total`: corners int64 [total, 2] and, with `flip`, bool [total]."""
-    corners = torch.randint(0, 2 * padding + 1, (2, total), generator=generator).T
+    corners = torch.randint(0, 2 * padding + 1, (2, total), generator=generator, device="cpu").T
     return (corners, _mirrored(generator, total)) if flip else (corners,)
 
 
@@ -120,7 +120,9 @@ def window_flip_choices(
     generator: torch.Generator, total: int, stored: tuple[int, int], size: int, flip: bool = True
 ) -> Choices:
     """What `window_flip` draws for a batch of `total` images of stored height and width: as `crop_flip_choices`."""
-    corners = [torch.randint(0, side - size + 1, (total,), generator=generator) for side in stored]
+    corners = [
+        torch.randint(0, side - size + 1, (total,), generator=generator, device="cpu") for side in stored
+    ]
     return (torch.stack(corners, 1), _mirrored(generator, total)) if flip else (torch.stack(corners, 1),)
 
 
@@ -186,14 +188,14 @@ def resized_crop_choices(
     generator: torch.Generator, total: int, scale: float = 0.35, flip: bool = True
 ) -> Choices:
     """What `resized_crop` draws for a batch of `total`: the affine map of every image's window, [total, 2, 3]."""
-    draws = torch.rand(5, total, generator=generator)
+    draws = torch.rand(5, total, generator=generator, device="cpu")
     area = scale + (1 - scale) * draws[0]
     ratio = ((2 * draws[1] - 1) * LOG_RATIO).exp()
     # Shares of the image's width and height; grid_sample's coordinates run from -1 to 1 over the image.
     wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     centre_x, centre_y = (2 * draws[2] - 1) * (1 - wide), (2 * draws[3] - 1) * (1 - high)
-    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(total)
-    zeros = torch.zeros(total)
+    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(total, device="cpu")
+    zeros = torch.zeros(total, device="cpu")
     return (torch.stack([wide * sign, zeros, centre_x, zeros, high, centre_y], 1).view(total, 2, 3),)
 
 

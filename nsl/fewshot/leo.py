@@ -65,7 +65,7 @@ class Latent(nn.Module):
         """
         if draw is not None and self.dropout > 0:
             # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
-            kept = upload(torch.rand(support.shape, generator=draw), support.device) >= self.dropout
+            kept = upload(torch.rand(support.shape, generator=draw, device="cpu"), support.device) >= self.dropout
             support = support * kept / (1 - self.dropout)
         codes = self.encoder(support)
         items = codes.shape[1]
@@ -96,7 +96,8 @@ def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor
     """mean + spread * standard normal noise; the mean without a generator."""
     if draw is None:
         return mean
-    return mean + spread * upload(torch.randn(mean.shape, generator=draw, dtype=mean.dtype), mean.device)
+    noise = torch.randn(mean.shape, generator=draw, dtype=mean.dtype, device="cpu")
+    return mean + spread * upload(noise, mean.device)
 
 
 def divergence(mean: Tensor, spread: Tensor) -> Tensor:

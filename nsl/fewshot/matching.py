@@ -101,7 +101,7 @@ class MatchingNet(FewShotMethod):
         support, query = items[:, :count], items[:, count:]
         if self.network.context is not None:
             # The LSTM reads a sequence: in a fixed order of classes it would learn the order.
-            order = upload(torch.randperm(count, generator=tasks.generator), support.device)
+            order = upload(torch.randperm(count, generator=tasks.generator, device="cpu"), support.device)
         else:
             order = torch.arange(count, device=support.device)
         targets = one_hot(tasks.support_labels[order], way, support.dtype)
@@ -112,7 +112,8 @@ class MatchingNet(FewShotMethod):
         return self.train_on_episodes(self.loss, base, place)
 
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
+        draw = torch.Generator().manual_seed(0)
+        order = upload(torch.randperm(len(labels), generator=draw, device="cpu"), labels.device)
         known, targets = support[order].unsqueeze(0), one_hot(labels[order], self.settings.way, support.dtype)
         return Adapted(lambda query: self.logits(known, targets, query.unsqueeze(0))[0])
 

@@ -141,7 +141,7 @@ class TADAM(FewShotMethod):
         """Episodes, or now and then all base classes."""
         meta = self.settings.meta
         chance = 0.9 ** (20 * tasks.iteration // meta.iterations)
-        if self.auxiliary and float(torch.rand((), generator=tasks.generator)) < chance:
+        if self.auxiliary and float(torch.rand((), generator=tasks.generator, device="cpu")) < chance:
             return self.auxiliary_loss(tasks.generator)
         total = self.penalty * self.network.task.penalty()
         for support, query in zip(tasks.support, tasks.query):
@@ -159,7 +159,7 @@ class TADAM(FewShotMethod):
         assert self._base is not None
         assert self.network.auxiliary is not None
         fetch, labels = self._base
-        where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw)
+        where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw, device="cpu")
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
         return F.cross_entropy(logits.float(), upload(labels[where], logits.device))
 

@@ -123,7 +123,7 @@ class DeviceBatches:
         """The step's images in the set, int64 [size] on the CPU; asked for in any order, cheap in rising order."""
         epoch, place = divmod(iteration, self.count // self.size)
         if epoch not in self._orders:
-            order = torch.randperm(self.count, generator=generator(self.seed, _ORDER, epoch))
+            order = torch.randperm(self.count, generator=generator(self.seed, _ORDER, epoch), device="cpu")
             # Of the epoch before, too: at a boundary steps of both are asked for in turn.
             self._orders = {known: self._orders[known] for known in self._orders if known == epoch - 1} | {epoch: order}
         return self._orders[epoch][place * self.size : (place + 1) * self.size]

@@ -49,15 +49,11 @@ def machine() -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def digest(*parts: Any) -> str:
-    """Of tensors to the bit and of JSON-ready values."""
-    total = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Tensor):
-            total.update(part.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            total.update(json.dumps(part, sort_keys=True).encode())
-    return total.hexdigest()[:16]
+def digest(module: nn.Module, *parts: Any) -> str:
+    """Of a module's tensors to the bit, whatever they are called, and of JSON-ready values."""
+    tensors = (value.contiguous().reshape(-1).view(torch.uint8).numpy() for value in module.state_dict().values())
+    found = sorted(hashlib.sha256(tensor.tobytes()).hexdigest() for tensor in tensors)
+    return hashlib.sha256(json.dumps([found, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def dataset(stored: int) -> Dataset:
@@ -85,7 +81,7 @@ def trained(case: str) -> dict[str, Any]:
     result = train(model, dataset(stored), recipe, seed=3, execution=execution, penalty=_penalty(weight))
     keys = ("train_loss", "train_error", "test_loss", "test_error")
     curve = [[point[key] for key in keys] for point in result.curve]
-    return {"curve": curve, "digest": digest(result.curve, *model.state_dict().values())}
+    return {"curve": curve, "digest": digest(model, result.curve)}
 
 
 def fitted(case: str) -> dict[str, Any]:
@@ -94,7 +90,7 @@ def fitted(case: str) -> dict[str, Any]:
         found = method("maml", iterations=4, vectorise=False, first_order_until=0.5)
         part = found.fit(toy().base)["meta"]["curve"]
         curve = [[point["loss"]] for point in part]
-        return {"curve": curve, "digest": digest(part, *found.network.state_dict().values())}
+        return {"curve": curve, "digest": digest(found.network, part)}
     found = method(case, iterations=3)
     history = found.fit(toy().base, Place())
     accuracies = list(evaluate(found, toy().novel, 2, 3, 3, 0).accuracies)
@@ -102,7 +98,7 @@ def fitted(case: str) -> dict[str, Any]:
         [point.get("loss", point.get("train_loss"))] for phase in history.values() for point in phase["curve"]
     ]
     curves = [phase["curve"] for phase in history.values()]
-    made = digest(curves, accuracies, *found.network.state_dict().values())
+    made = digest(found.network, curves, accuracies)
     return {"curve": curve, "accuracies": accuracies, "digest": made}
 
 
