@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cross_entropy, full_precision, one_hot
 from nsl.fewshot.meta import Tasks
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbone import Backbone, halve
@@ -69,6 +69,7 @@ class RelationNet(FewShotMethod):
     """
 
     name = "relation"
+    features_once = True
     network: _RelationNetwork
 
     def __init__(self, settings: Settings, *, loss: str = "mse") -> None:
@@ -76,7 +77,6 @@ class RelationNet(FewShotMethod):
             raise ValueError(f"loss must be one of ['mse', 'cross_entropy'], got {loss!r}")
         self.objective = loss
         super().__init__(settings)
-        self._classes: Tensor | None = None
 
     def build(self) -> _RelationNetwork:
         options: dict[str, Any] = {"pools": 2} if self.settings.backbone == "cnn4" else {}
@@ -116,14 +116,9 @@ class RelationNet(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return self.train_on_episodes(self.loss, base, place)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        self._classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])
-
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._classes is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return self.scores(self._classes.unsqueeze(0), query.unsqueeze(0))[0]
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])
+        return Adapted(lambda query: self.scores(classes.unsqueeze(0), query.unsqueeze(0))[0])
 
     @property
     def adapted_parameters(self) -> int:

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nsl.data import Dataset, load, normalise
 from nsl.models import PlainCNN, create_model
-from nsl.training.loop import batches, parameter_groups
+from nsl.training.batches import batches
+from nsl.training.optimiser import parameter_groups
 from nsl.training.schedule import Recipe
 
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean, median
-from typing import Any
 
 from reproduce.declare import plan
 from reproduce.declare.runs import FEWSHOT, Run
@@ -55,57 +54,33 @@ class Work:
         return self.passes * self.pass_cost
 
 
-def _fewshot_option(run: Run, name: str, default: Any) -> Any:
-    """An option of a few-shot method: the run's, else the method's own default."""
-    from nsl.fewshot import METHODS
-
-    if name in run.model:
-        return run.model[name]
-    parameter = inspect.signature(METHODS[run.model["name"]]).parameters.get(name)
-    return default if parameter is None else parameter.default
-
-
 def passes(run: Run, sizes: Shape) -> int:
     """Passes of training and evaluation; of few-shot methods without what costs little beside the backbone."""
     recipe = run.recipe
     if run.task != FEWSHOT:
         return STEP_PASSES * run.images + int(recipe["evaluations"]) * sizes.test
-    from nsl.fewshot import METHODS, FewShotMethod
-    from nsl.fewshot.finetune import GradientAdaptation
-    from nsl.fewshot.leo import LEO
-    from nsl.fewshot.maml import GradientMeta
+    from nsl.fewshot import METHODS
 
     method, episodes = METHODS[run.model["name"]], recipe["episodes"]
-    by_gradient = issubclass(method, GradientAdaptation | GradientMeta)
+    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
+    options = defaults | run.model
     total = 0
     if part := recipe.get("pretrain"):
         total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
     if part := recipe.get("meta"):
         tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
         support, query = way * int(part["shot"]), way * int(part["query"])
-        if issubclass(method, GradientMeta):
-            # A step of second order is differentiated once more.
-            first = _fewshot_option(run, "first_order", False) or _fewshot_option(run, "first_order_until", 0.0)
-            inner = int(_fewshot_option(run, "train_steps", 5)) * (2 - float(first))
-            total += round(STEP_PASSES * tasks * (support * inner + query))
-        elif issubclass(method, LEO):
-            total += sizes.train  # its episodes are of features, which are computed once
-        else:
-            total += STEP_PASSES * tasks * (support + query)
+        total += round(tasks * method.task_passes(support, query, options))
+        total += sizes.train if method.trains_on_features else 0
     way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
-    steps = int(_fewshot_option(run, "steps", 0) or 0)
-    embeds = method.embed is not FewShotMethod.embed and not by_gradient
-    total += sizes.test if embeds else 0
+    total += sizes.test if method.features_once else 0
+    steps = options.get("steps")
     for shot in episodes["shots"]:
         count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
-        if by_gradient:
-            total += count * (STEP_PASSES * steps * way * int(shot) + query)
-        elif not embeds:
-            total += count * (way * int(shot) + query)
-    if by_gradient:
-        support = way * int(episodes["shot"])
-        for number in episodes["step_counts"]:
-            total += int(episodes["step_episodes"]) * (STEP_PASSES * int(number) * support + query)
+        total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
+    for number in episodes["step_counts"] if steps is not None else ():
+        one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
+        total += int(episodes["step_episodes"]) * one
     return total
 
 

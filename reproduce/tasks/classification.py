@@ -8,7 +8,7 @@ import torch
 
 import nsl
 from nsl.data.dataset import Dataset
-from nsl.training import Recipe, observe
+from nsl.training import Execution, Recipe, observe
 from nsl.training import train as train_network
 from reproduce.declare.runs import Run
 from reproduce.tasks.outcome import Outcome
@@ -24,10 +24,9 @@ def train(run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress
         dataset,
         Recipe(**run.recipe),
         seed=run.seed,
-        checkpoint=checkpoint,
-        checkpoint_minutes=minutes,
-        progress=progress,
-        description=run.name,
+        execution=Execution(
+            checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=run.name
+        ),
     )
     observations = {} if result.diverged else observe(model, dataset)
     multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)

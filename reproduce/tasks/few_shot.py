@@ -96,8 +96,8 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     represented = method.represent(tested.images)
     query, seed = int(episodes["query"]), int(episodes["seed"])
 
-    def measure(shot: int, count: int) -> Any:
-        return evaluate(method, tested, shot, query, count, seed, represented)
+    def measure(shot: int, count: int, steps: int | None = None) -> Any:
+        return evaluate(method, tested, shot, query, count, seed, represented, steps)
 
     main = measure(int(episodes["shot"]), int(episodes["count"]))
     per_episode = query * settings.way
@@ -125,12 +125,10 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     result["shots"] = shots
     observations = _observe(method, tested, represented, episodes)
     if method.steps is not None:
-        usual, result["steps"] = method.steps, {}
+        result["steps"] = {}
         for count in episodes["step_counts"]:
-            method.steps = int(count)
-            found = measure(int(episodes["shot"]), int(episodes["step_episodes"]))
+            found = measure(int(episodes["shot"]), int(episodes["step_episodes"]), int(count))
             result["steps"][str(count)] = [found.mean, found.half_width]
-        method.steps = usual
     result["evaluate_seconds"] = time.perf_counter() - started
     return Outcome(result, parameters, observations)
 
@@ -148,12 +146,12 @@ def _observe(
         picture = _mosaic(tested.images, episode.support.view(way, -1), episode.query.view(way, -1))
         names = [tested.class_names[label] for label in episode.classes if isinstance(label, int)]
         found["episode"] = {"png": picture, "classes": names, "support": min(shot, PICTURE_SUPPORT)}
-    if method.adapted_similarities():
+    if method.adapts_similarities:
         device = represented.device
-        method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
+        adapted = method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
         found["adaptation"] = [
             {"layer": name, "before": before.cpu().tolist(), "after": after.cpu().tolist()}
-            for name, before, after in method.adapted_similarities()
+            for name, before, after in method.adapted_similarities(adapted)
         ]
     return found
 
