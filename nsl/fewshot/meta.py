@@ -16,7 +16,7 @@ from nsl.data.augment import normalise
 from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, MetaRecipe, Place
-from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.loop import augment, generator
 
 #: Points of the training curve.
@@ -151,12 +151,14 @@ def meta_train(
         try:
             network.load_state_dict(state["network"])
             optimiser.load_state_dict(state["optimiser"])
+            check_optimiser(optimiser)
             start, seconds, total, counted = state["position"]
             curve = state["curve"]
             best.load(state["best"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {place.checkpoint} does not fit this network; delete it") from error
 
+    @training_goes_on()
     def save(position: int) -> None:
         if place.checkpoint is not None:
             kept: dict[str, Any] = {"identity": identity, "position": [position, seconds, total, counted]}

@@ -25,7 +25,7 @@ from nsl.data.augment import Part, centre_crop, crop_flip, normalise, resized_cr
 from nsl.data.dataset import Dataset
 from nsl.layers.conv import NSConv2d
 from nsl.layers.static import Similar, has_penalty, similarity_penalty
-from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.distributed import add_up, local_device, own_range, share_buffers, world
 from nsl.training.schedule import Recipe
 
@@ -313,6 +313,7 @@ def train(
         try:
             model.load_state_dict(state["model"])
             optimiser.load_state_dict(state["optimiser"])
+            check_optimiser(optimiser)
             result = TrainResult(**state["result"])
             loss_sum, wrong_sum, seen = state["sums"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -320,6 +321,7 @@ def train(
                 f"checkpoint {checkpoint} does not fit this network; delete it to start this run again"
             ) from error
 
+    @training_goes_on()
     def save() -> None:
         if checkpoint is not None and rank == 0:
             save_checkpoint(
