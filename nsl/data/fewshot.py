@@ -277,6 +277,8 @@ def _listed(folder: Path, lists: Sequence[Path]) -> dict[str, list[Path]]:
             name, wnid = row["filename"], row["label"]
             if not name or not wnid:
                 raise DataError(f"{path}: line {rows.line_num} has no file name or no label.")
+            if ".." in Path(name).parts or Path(name).is_absolute() or not re.fullmatch(r"[\w.-]+", wnid):
+                raise DataError(f"{path}: line {rows.line_num} names a file or a class outside {folder}.")
             direct = next((base / name for base in flat if (base / name).is_file()), None)
             if direct is None:
                 if wnid not in ranked:
