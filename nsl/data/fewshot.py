@@ -253,6 +253,11 @@ def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class
         files = _listed(folder, lists)
     else:
         files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
+    if not files and (pickles := sorted(folder.glob("mini-imagenet-cache-*.pkl"))):
+        raise DataError(
+            f"{pickles[0]} is a pickle, which could run any code and is not read; put there one folder of images a "
+            "class, named by its wnid, or ImageNet's folders and the split's train.csv, val.csv and test.csv."
+        )
     for part in PARTS:
         for wnid in MINI_IMAGENET[part]:
             count = len(files.get(wnid, []))

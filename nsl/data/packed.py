@@ -266,6 +266,8 @@ def build_packed(
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
     with _room_needed(folder), _locked(folder):
+        for killed in folder.glob("*.partial"):  # nobody else writes here while the lock is held
+            killed.unlink(missing_ok=True)
         identity = {"format": FORMAT, "size": size, "source": source}
         if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
             if "checksum" not in index:

@@ -122,7 +122,8 @@ class ClusterExecutor:
             self.executor = submitit.AutoExecutor(
                 folder=folder, cluster=self.cluster, slurm_max_num_timeout=timeouts
             )
-            self.executor._executor.max_num_timeout = timeouts  # also of local jobs, which have no such argument
+            # Also of local jobs, which have no such argument.
+            vars(self.executor._executor)["max_num_timeout"] = timeouts
             self.executor.update_parameters(**wanted)
         except (RuntimeError, NameError, TypeError, AssertionError) as error:
             source = "" if parameters is None else f" with CLUSTER={parameters}"
