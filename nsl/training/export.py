@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
-from nsl.models.registry import count_parameters, create_model
+from nsl.models.registry import count_parameters, create_model, shapes_of
+from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
 
@@ -76,13 +77,55 @@ def save_model(
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
     metadata["checksum"] = _checksum(tensors, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         _library().torch.save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a file says of its network, of the form that `save_model` writes.
+
+    Raises:
+        ExportError: it has another form.
+    """
+    about: dict[str, Any] = {}
+    try:
+        about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        wanted, data = about["model"], about["data"]
+        names, moments = data["class_names"], [*data["mean"], *data["std"]]
+        sound = (
+            all(isinstance(part, dict) for part in (wanted, wanted["options"], data))
+            and all(isinstance(text, str) for text in (wanted["name"], data["name"], *names))
+            and isinstance(names, list)
+            and type(data["image_size"]) is int
+            and [len(data["mean"]), len(data["std"])] == [3, 3]
+            and all(type(value) in (int, float) and math.isfinite(value) for value in moments)
+        )
+    except (KeyError, TypeError, ValueError, RecursionError):
+        sound = False
+    if not sound:
+        raise ExportError(f"{path} does not say of what network and data it is; export the network again.")
+    return about
+
+
+def _check_shapes(path: Path, about: Mapping[str, Any], found: Mapping[str, list[int]]) -> None:
+    """Compare the tensors in a file with those of the network that it names, before anything is built.
+
+    Raises:
+        ExportError: they differ.
+    """
+    wanted, data = about["model"], about["data"]
+    options = {"image_size": data["image_size"], **wanted["options"]}
+    try:
+        shapes = shapes_of(wanted["name"], len(data["class_names"]), **options)
+    except ValueError as error:
+        raise ExportError(f"{path} names a network that cannot be built ({error}); export it again.") from None
+    for key in sorted({*shapes, *found}):
+        ours, theirs = (list(there[key]) if key in there else "no tensor" for there in (shapes, found))
+        if ours != theirs:
+            raise ExportError(
+                f"{path} does not fit the network that it names ({key}: {theirs} in the file, {ours} in the network); "
+                "export it again."
+            )
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -96,6 +139,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, or not one of ours.
     """
+    check_regular(path, "the exported network")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a file that `python -m nsl.train --export` wrote.")
     library = _library()
@@ -110,11 +154,12 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     checksum = metadata.pop("checksum", None)  # files of earlier versions have none
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
-    about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    about = _description(path, metadata)
+    _check_shapes(path, about, {key: list(value.shape) for key, value in tensors.items()})
     wanted, data = about["model"], about["data"]
     random = torch.random.get_rng_state()
     model = create_model(
-        wanted["name"], len(data["class_names"]), image_size=data["image_size"], **wanted["options"]
+        wanted["name"], len(data["class_names"]), **{"image_size": data["image_size"], **wanted["options"]}
     )
     torch.random.set_rng_state(random)
     try:

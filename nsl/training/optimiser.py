@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.similarity import Similarity
+from nsl.training.checkpoint import check_optimiser
 from nsl.training.schedule import Recipe
 
 #: l2 coefficient of the release on an unconstrained static similarity.
@@ -119,3 +120,4 @@ class ScheduledSGD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.sgd.load_state_dict(state)
+        check_optimiser(self.sgd)

@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
+import shutil
+import stat
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from reproduce.declare import plan
-from reproduce.run.executors import end_with_parent
 from reproduce.run.files import digest, write_text
 from reproduce.run.store import Store
 from reproduce.show.closure import ROOT, closure_texts
@@ -32,6 +31,13 @@ SOURCES = ROOT / "notebooks"
 
 #: Key of the notebook's metadata that holds the hash of its inputs.
 STAMP = "reproduce_inputs"
+
+#: Key of the notebook's metadata that holds the hash of all else in it: a damaged notebook is executed again.
+CONTENT = "reproduce_content"
+
+#: Temporary folders older than this, in seconds, are of executions that were killed.
+LEFT_OVER = 24 * 3600.0
+_TEMPORARY = "reproduce-notebook-"
 
 #: Kernel that ipykernel installs beside the Python it belongs to.
 KERNEL = "python3"
@@ -69,12 +75,36 @@ def output_path(name: str, store: Store) -> Path:
     return store.folder / "notebooks" / f"{name}.ipynb"
 
 
+def _content_hash(notebook: dict[str, Any]) -> str:
+    """Hash of everything in a notebook but the hash itself."""
+    metadata = {key: value for key, value in notebook["metadata"].items() if key != CONTENT}
+    return digest({**notebook, "metadata": metadata})
+
+
 def stamp(path: Path) -> str | None:
-    """The hash of the inputs an executed notebook was made from; None when there is no such notebook."""
+    """The hash of the inputs an executed notebook was made from; None when there is none, or not as it was written."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["metadata"][STAMP])
-    except (OSError, ValueError, KeyError):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        whole = notebook["metadata"][CONTENT] == _content_hash(notebook)
+        return str(notebook["metadata"][STAMP]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def seal(text: str) -> str:
+    """A notebook's JSON with the hash of its content in its metadata."""
+    notebook = json.loads(text)
+    notebook["metadata"][CONTENT] = _content_hash(notebook)
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _remove_left_overs(prefix: str) -> None:
+    """Remove this user's temporary folders of executions that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > LEFT_OVER:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> float:
@@ -92,7 +122,8 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
 
     source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    _remove_left_overs(_TEMPORARY)
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as folder:
         # A fresh IPython folder: no start-up files of the user's, and no note about the local transport.
         os.environ["IPYTHONDIR"] = folder
         settings = Path(folder) / "profile_default" / "ipython_kernel_config.py"
@@ -111,14 +142,13 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
         cell["id"] = f"cell-{number}"  # otherwise random
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-    write_text(output, nbformat.writes(done))
+    write_text(output, seal(nbformat.writes(done)))
     return time.monotonic() - started
 
 
-def _start_watching(threads: int) -> None:
+def _use_threads(threads: int) -> None:
     # Notebooks that compute side by side share the cores; more threads than cores make each of them many times slower.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _reason(error: BaseException) -> str:
@@ -148,21 +178,20 @@ def execute_all(
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     parameters = {"profile": profile.name, "results": str(folder)}
     failures: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(due))
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, context, initializer=_start_watching, initargs=(threads,)) as pool:
+    count = min(jobs, len(due))
+    threads = max(1, (os.cpu_count() or 1) // count)
+    from nsl.processes import workers
+
+    with workers(count, _use_threads, (threads,)) as pool:
         waiting = {
             pool.submit(execute, SOURCES / f"{name}.py", output_path(name, store), parameters, mark): name
             for name, mark in due
         }
-        with contextlib.ExitStack() as stack:
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            for future in as_completed(waiting):
-                name = waiting[future]
-                try:
-                    say(f"notebook {name}: executed in {future.result():.0f} s")
-                except Exception as error:
-                    failures.append(f"Notebook {name} failed: {_reason(error)}")
-                    say(failures[-1])
+        for future in as_completed(waiting):
+            name = waiting[future]
+            try:
+                say(f"notebook {name}: executed in {future.result():.0f} s")
+            except Exception as error:
+                failures.append(f"Notebook {name} failed: {_reason(error)}")
+                say(failures[-1])
     return failures
