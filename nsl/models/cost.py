@@ -57,7 +57,8 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
 
     Convolutions and linear layers, a dynamic layer's predictor, the patch norms of a spherical one and the
     multiplication of every patch by its similarity are counted. Batch norm, ReLU, pooling and biases are not: they
-    fold into their neighbours or are no products. A static similarity costs nothing, it folds into the kernel.
+    fold into their neighbours or are no products. A static similarity costs nothing, it folds into the kernel. A module
+    that has a method `multiply_adds(input, output)` counts itself, without its parts.
 
     Args:
         model: from images [B, channels, image_size, image_size]; left as it was.
@@ -81,7 +82,9 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
         return layer.in_features * output.numel()
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if callable(own := getattr(module, "multiply_adds", None)):
+            hooks.append(module.register_forward_hook(count(lambda _, input, output, own=own: own(input, output))))
+        elif isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(count(_convolution)))
         elif isinstance(module, nn.modules.conv._ConvNd):
             hooks.append(module.register_forward_hook(count(_plain)))
