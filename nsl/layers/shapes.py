@@ -9,6 +9,9 @@ dynamic layer predicts them at every position. `FewTaps` is the shift structure 
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 
@@ -90,19 +93,20 @@ class FewTaps(Unconstrained):
 
     def identity(self, block: Block) -> Tensor:
         """Every row reads its nearest of T taps spread evenly over the kernel, the centre first; D numbers."""
-        matrix = torch.zeros(block.taps, block.taps)
-        places = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) for n in block.kernel_size))
-        places = places.view(block.taps, -1)
+        # Plain numbers, so that a network can also be built without storage (on the meta device).
+        places = list(itertools.product(*map(range, block.kernel_size)))
         kept = self._spread(places)
-        nearest = torch.cdist(places, places[kept]).argmin(1)
-        matrix[torch.arange(block.taps), torch.tensor(kept)[nearest]] = 1
-        return matrix.flatten()
+        rows = [[0.0] * block.taps for _ in places]
+        for row, place in zip(rows, places):
+            row[min(kept, key=lambda tap: math.dist(place, places[tap]))] = 1.0
+        return torch.tensor(rows).flatten()
 
-    def _spread(self, places: Tensor) -> list[int]:
+    def _spread(self, places: list[tuple[int, ...]]) -> list[int]:
         """Indices of T taps, each next one the farthest from those before; the centre is the first."""
         kept = [len(places) // 2]
         while len(kept) < min(self.count, len(places)):
-            kept.append(int(torch.cdist(places, places[kept]).amin(1).argmax()))
+            far = [min(math.dist(place, places[tap]) for tap in kept) for place in places]
+            kept.append(far.index(max(far)))
         return kept
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:

@@ -122,7 +122,7 @@ def decoupled9(
     learnable: bool = False,
 ) -> PlainCNN:
     """CNN-9 of decoupled operators, see `nsl.layers.decoupled`."""
-    options = {"magnitude": magnitude, "angle": angle, "weighted": weighted, "learnable": learnable}
+    options: dict[str, Any] = {"magnitude": magnitude, "angle": angle, "weighted": weighted, "learnable": learnable}
     return _network(num_classes, width, image_size, partial(DecoupledConv2d, **options))
 
 
@@ -164,7 +164,7 @@ def ode9(
 ) -> PlainCNN:
     """Dynamic NSN-9 whose convolutions of equal width are steps of dx/dt = W^T M(x) x (5.2); the others are plain steps
     to the next width."""
-    options = {"predictor_options": {"hidden": (4 if similarity == "unconstrained" else 2) * width}}
+    options: dict[str, Any] = {"predictor_options": {"hidden": (4 if similarity == "unconstrained" else 2) * width}}
 
     def convolution(in_channels: int, out_channels: int, kernel_size: int, **more: Any) -> nn.Module:
         layer = DynamicNSConv2d(in_channels, out_channels, kernel_size, similarity=similarity, **options, **more)

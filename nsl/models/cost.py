@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,6 +14,11 @@ from nsl.layers.conv import DynamicNSConv2d
 from nsl.layers.predictors import ReleasePredictor
 from nsl.layers.spherical import SphereConv2d
 from nsl.layers.structures import Diagonal
+
+
+def _itself(own: Callable[[Tensor, Tensor], int], _layer: nn.Module, input: Tensor, output: Tensor) -> int:
+    """A module's own count."""
+    return own(input, output)
 
 
 def _patch_norm(channels: int, taps: int, places: int, outputs: int) -> int:
@@ -83,7 +89,7 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
 
     for module in model.modules():
         if callable(own := getattr(module, "multiply_adds", None)):
-            hooks.append(module.register_forward_hook(count(lambda _, input, output, own=own: own(input, output))))
+            hooks.append(module.register_forward_hook(count(partial(_itself, own))))
         elif isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(count(_convolution)))
         elif isinstance(module, nn.modules.conv._ConvNd):
