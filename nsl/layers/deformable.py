@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from nsl.kernels.patches import wide_type
 from nsl.layers.window import Window
 
+#: Learning rate of what moves the taps, relative to the network's; v2's.
+OFFSET_RATE = 0.1
+
 
 class DeformConv2d(Window):
     """A convolution whose every tap is read at a place of its own, between the pixels by bilinear interpolation.
@@ -30,6 +33,7 @@ class DeformConv2d(Window):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, device, dtype: as in
             `torch.nn.Conv2d`; zero padding, one group.
+        rate: learning rate of offset and modulation relative to the other layers' (`nsl.training`).
         modulated: multiply the taps (v2). v2 has a plain sigmoid; the factor 2 makes 1 the neutral start.
 
     Parameters:
@@ -50,6 +54,7 @@ class DeformConv2d(Window):
         bias: bool = True,
         *,
         modulated: bool = False,
+        rate: float = OFFSET_RATE,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -59,6 +64,9 @@ class DeformConv2d(Window):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size, **made))
         self.offset = nn.Conv2d(in_channels, 2 * self.taps, *window, **made)
         self.modulation = nn.Conv2d(in_channels, self.taps, *window, **made) if modulated else None
+        for part in (self.offset, self.modulation):
+            if part is not None:
+                part.rate = rate  # type: ignore[assignment]
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, **made))
         else:

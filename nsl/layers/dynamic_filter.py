@@ -2,7 +2,9 @@
 
 Source: De Brabandere, Jia, Tuytelaars, Van Gool, Dynamic Filter Networks, NeurIPS 2016. Their generator is a network
 that fits the task; ours, a choice, is two layers: the layer's own window (or the mean over the map), ReLU, and a linear
-map to the filters' numbers.
+map to the filters' numbers. Trained from scratch in a deep network, filters that are generated freely make the maps
+grow as a power of the input's scale; `normalise` is the filter normalisation of Zhou et al., Decoupled Dynamic Filter
+Networks, CVPR 2021 (equation 5).
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from torch import Tensor, nn
 
 from nsl.layers.window import Window
 
+#: Under the root of a filter's variance.
+EPSILON = 1e-5
+
 
 class DynamicFilterConv2d(Window):
     """A convolution without a kernel of its own: a generator G writes its filters from the input.
@@ -27,7 +32,10 @@ class DynamicFilterConv2d(Window):
     the filtered channels, y[f,p] = sum_c P[f,c] sum_k G(x)[c,k](p) x[c, p + offset(k)]: what a layer of many channels
     can afford. Otherwise the generator takes F C K (hidden + 1) parameters.
 
-    The last map of G is linear in its hidden units h_j, so that full local filters never have to be written down:
+    With `normalise` every filter (its K numbers of a channel with depthwise, its C K numbers otherwise) is brought to
+    mean 0 and variance 1, then multiplied with a and shifted by s, learned numbers of its channel (of its output).
+
+    Without, the last map of G being linear in its hidden units h_j, full local filters are never written down:
     y[.,p] = sum_j h_j(p) (B_j * x)(p) + (B_0 * x)(p), with one kernel B_j a hidden unit.
 
     Args:
@@ -36,16 +44,21 @@ class DynamicFilterConv2d(Window):
         local: a filter for every position; False: one for the image, from the mean over its map.
         depthwise: as above.
         hidden: units between the generator's two layers.
+        normalise: as above.
 
     Parameters:
         first.* (window or 1x1, C to hidden), second.weight [N, hidden, 1, 1] and second.bias [N] with N = F C K, or K C
-        numbers a position (taps first), pointwise.weight [F, C, 1, 1] with depthwise, bias [F].
+        numbers a position (taps first), pointwise.weight [F, C, 1, 1] with depthwise, bias [F], with normalise scale
+        and shift ([C] with depthwise, else [F]).
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
     Raises:
         ValueError: hidden or a number of channels is below 1.
     """
+
+    scale: Tensor | None
+    shift: Tensor | None
 
     def __init__(
         self,
@@ -60,6 +73,7 @@ class DynamicFilterConv2d(Window):
         local: bool = True,
         depthwise: bool = False,
         hidden: int = 64,
+        normalise: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -73,6 +87,10 @@ class DynamicFilterConv2d(Window):
         numbers = in_channels * self.taps * (1 if depthwise else out_channels)
         self.second = nn.Conv2d(hidden, numbers, 1, **made)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False, **made) if depthwise else None
+        self.normalise = normalise
+        own = in_channels if depthwise else out_channels
+        for name in ("scale", "shift"):
+            self.register_parameter(name, nn.Parameter(torch.empty(own, **made)) if normalise else None)
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, **made))
         else:
@@ -81,11 +99,14 @@ class DynamicFilterConv2d(Window):
 
     def reset_parameters(self) -> None:
         """He initialisation of the generator's first layer; its second one such that a generated filter has the
-        variance of He's, 2 / fan-in, where the hidden units have mean square 1. Biases start at zero."""
+        variance of He's, 2 / fan-in, where the hidden units have mean square 1. Biases and the shift start at zero, the
+        scale of a normalised filter at He's."""
         nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
         fan_in = self.taps * (1 if self.depthwise else self.in_channels)
         nn.init.normal_(self.second.weight, std=math.sqrt(2 / (fan_in * self.hidden)))
-        for bias in (self.first.bias, self.second.bias, self.bias):
+        if self.scale is not None:
+            nn.init.constant_(self.scale, math.sqrt(2 / fan_in))
+        for bias in (self.first.bias, self.second.bias, self.bias, self.shift):
             if bias is not None:
                 nn.init.zeros_(bias)
         if self.pointwise is not None:
@@ -100,8 +121,18 @@ class DynamicFilterConv2d(Window):
         """The generated filters [B, F, C, K, Ho, Wo] ([B, C, K, Ho, Wo] with depthwise); Ho = Wo = 1 without local."""
         numbers = self.second(self._hidden(input))
         if self.depthwise:
-            return numbers.unflatten(1, (self.taps, self.in_channels)).transpose(1, 2)
-        return numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps))
+            return self._normalised(numbers.unflatten(1, (self.taps, self.in_channels)).transpose(1, 2), (2,))
+        return self._normalised(numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps)), (2, 3))
+
+    def _normalised(self, filters: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Filters whose numbers along these axes have the learned mean and deviation; the second axis is the owner's."""
+        if self.scale is None or self.shift is None:
+            return filters
+        shape = (1, -1, *(1,) * (filters.dim() - 2))
+        centred = filters - filters.mean(axes, keepdim=True)
+        inverse = (centred.square().mean(axes, keepdim=True) + EPSILON).rsqrt()
+        scale, shift = (part.to(filters.dtype).view(shape) for part in (self.scale, self.shift))
+        return centred * (inverse * scale) + shift
 
     def _full_local(self, input: Tensor) -> Tensor:
         """One convolution a hidden unit, and their sum weighted by the units."""
@@ -122,7 +153,7 @@ class DynamicFilterConv2d(Window):
         if self.depthwise:
             return places * self.in_channels * self.taps
         kernel = self.out_channels * self.in_channels * self.taps
-        if self.local:
+        if self.local and not self.normalise:
             return places * (kernel * (self.hidden + 1) + self.out_channels * self.hidden)
         return places * kernel
 
@@ -133,6 +164,8 @@ class DynamicFilterConv2d(Window):
             filters = self.filters(input).unbind(2)
             products = [one * tap for one, tap in zip(filters, self.taps_of(input))]
             output = self.pointwise(sum(products[1:], products[0]))
+        elif self.local and self.normalise:
+            output = (self.filters(input) * self.patches(input).unsqueeze(1)).sum((2, 3))
         elif self.local:
             output = self._full_local(input)
         else:
@@ -140,7 +173,8 @@ class DynamicFilterConv2d(Window):
         return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, local={self.local}, depthwise={self.depthwise}, hidden={self.hidden}"
+        text = f"{super().extra_repr()}, local={self.local}, depthwise={self.depthwise}"
+        return f"{text}, hidden={self.hidden}, normalise={self.normalise}"
 
 
 def similarity_of_filters(weight: Tensor, filters: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from nsl.layers.conv import DynamicNSConv2d
 from nsl.layers.decoupled import DecoupledConv2d
-from nsl.layers.deformable import DeformConv2d
+from nsl.layers.deformable import OFFSET_RATE, DeformConv2d
 from nsl.layers.dynamic_filter import DynamicFilterConv2d
 from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
 from nsl.layers.hypernetwork import HyperConv2d, KernelGenerator
@@ -43,15 +43,17 @@ def dynamic_filter9(
     local: bool = True,
     depthwise: bool = True,
     hidden: int | None = None,
+    normalise: bool = True,
 ) -> PlainCNN:
     """CNN-9 of dynamic filters (`nsl.layers.dynamic_filter`).
 
     Args:
-        local, depthwise: of the layer.
+        local, depthwise, normalise: of the layer.
         hidden: of every generator; None: 2 width, as NSN's predictor has with a diagonal similarity.
     """
     hidden = 2 * width if hidden is None else hidden
-    convolution = partial(DynamicFilterConv2d, local=local, depthwise=depthwise, hidden=hidden)
+    options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise}
+    convolution = partial(DynamicFilterConv2d, hidden=hidden, **options)
     return _network(num_classes, width, image_size, convolution)
 
 
@@ -88,10 +90,16 @@ def mixture9(
 
 
 def deformable9(
-    num_classes: int, *, width: int = 32, image_size: int = 32, modulated: bool = False, stages: int = 1
+    num_classes: int,
+    *,
+    width: int = 32,
+    image_size: int = 32,
+    modulated: bool = False,
+    stages: int = 1,
+    rate: float = OFFSET_RATE,
 ) -> PlainCNN:
     """CNN-9 with deformable convolutions in its last `stages` stages; one, its last three convolutions, is what Dai et
-    al. use by default. The others are plain.
+    al. use by default. The others are plain. `rate` is the learning rate of the offsets relative to the network's.
 
     Raises:
         ValueError: stages is not 1, 2 or 3.
@@ -106,7 +114,7 @@ def deformable9(
         built += 1
         if built <= plain:
             return nn.Conv2d(in_channels, out_channels, kernel_size, **more)
-        return DeformConv2d(in_channels, out_channels, kernel_size, modulated=modulated, **more)
+        return DeformConv2d(in_channels, out_channels, kernel_size, modulated=modulated, rate=rate, **more)
 
     return _network(num_classes, width, image_size, convolution)
 

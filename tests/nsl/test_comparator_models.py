@@ -15,13 +15,14 @@ from nsl.layers.ode import SCHEMES
 from nsl.models.comparators import MODELS
 from nsl.models.segmentation import SegmentationNetwork
 from nsl.models.sequence import CELLS, SequenceNetwork
-from nsl.training import observe
+from nsl.training import Recipe, observe, parameter_groups
 
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in MODELS),
     ("dynamic_filter9", {"local": False}),
     ("dynamic_filter9", {"local": False, "depthwise": False, "hidden": 3}),
     ("dynamic_filter9", {"depthwise": False, "hidden": 2}),
+    ("dynamic_filter9", {"depthwise": False, "hidden": 2, "normalise": False}),
     ("hyper9", {"dynamic": True}),
     ("deformable9", {"stages": 3, "modulated": True}),
     ("unshared9", {"similarity": "unconstrained"}),
@@ -56,6 +57,14 @@ def test_he_initialisation_of_the_network_leaves_starts_of_their_own() -> None:
             assert module.second.weight.std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.1)
 
 
+def test_offsets_learn_at_a_rate_of_their_own() -> None:
+    model = nsl.create_model("deformable9", width=4, rate=0.25)
+    groups = parameter_groups(model, Recipe(iterations=1))
+    slow = {id(p) for group in groups if group["rate"] == 0.25 for p in group["params"]}
+    offsets = [m.offset for m in model.modules() if isinstance(m, DeformConv2d)]
+    assert slow == {id(p) for offset in offsets for p in offset.parameters()}
+
+
 def test_a_hypernetwork_has_one_generator() -> None:
     layers = [m for m in nsl.create_model("hyper9", width=4).modules() if isinstance(m, HyperConv2d)]
     assert len(layers) == 9
@@ -77,8 +86,10 @@ def test_multiply_adds_of_generated_kernels_are_counted_by_hand() -> None:
     assert nsl.count_multiply_adds(layer, 5) == expected
     layer = DynamicFilterConv2d(3, 4, 3, padding=1, hidden=2, local=False)
     assert nsl.count_multiply_adds(layer, 5) == 3 * 2 + 2 * 108 + 25 * 108
-    layer = DynamicFilterConv2d(3, 4, 3, padding=1, hidden=2)
+    layer = DynamicFilterConv2d(3, 4, 3, padding=1, hidden=2, normalise=False)
     assert nsl.count_multiply_adds(layer, 5) == 25 * (27 * 2 + 108 * 3 + 8)
+    layer = DynamicFilterConv2d(3, 4, 3, padding=1, hidden=2)
+    assert nsl.count_multiply_adds(layer, 5) == 25 * (27 * 2 + 108 * 2 + 108)
     hyper = HyperConv2d(3, 4, 3, padding=1)
     g = hyper.generator
     assert nsl.count_multiply_adds(hyper, 5) == 25 * 108 + 3 * 64 * 64 + 3 * 36 * 64

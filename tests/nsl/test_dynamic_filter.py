@@ -11,7 +11,13 @@ import nsl
 from nsl.layers.dynamic_filter import DynamicFilterConv2d, similarity_of_filters
 from tests.nsl.windows import GEOMETRIES, moved, passes_gradcheck, positions
 
-KINDS = [{"local": local, "depthwise": depthwise} for local in (True, False) for depthwise in (True, False)]
+KINDS = [
+    {"local": local, "depthwise": depthwise, "normalise": normalise}
+    for local in (True, False)
+    for depthwise in (True, False)
+    for normalise in (True, False)
+]
+FREE = {"depthwise": False, "normalise": False}
 
 
 def made(kind: dict[str, bool], geometry: dict[str, Any]) -> DynamicFilterConv2d:
@@ -41,16 +47,31 @@ def test_every_position_is_multiplied_with_its_own_generated_filter(
 
 def test_the_generator_is_two_layers_on_the_window_or_on_the_mean() -> None:
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
-    local = made({"local": True, "depthwise": False}, GEOMETRIES[0])
+    local = made({"local": True, **FREE}, GEOMETRIES[0])
     second = local.second.weight[:, :, 0, 0]
     for i, j, patch in positions(x, local):
         hidden = torch.relu(torch.einsum("jckl,bckl->bj", local.first.weight, patch) + local.first.bias)
         expected = hidden @ second.t() + local.second.bias
         torch.testing.assert_close(local.filters(x)[..., i, j].flatten(1), expected, rtol=1e-10, atol=1e-10)
-    one = made({"local": False, "depthwise": False}, GEOMETRIES[0])
+    one = made({"local": False, **FREE}, GEOMETRIES[0])
     hidden = torch.relu(x.mean((2, 3)) @ one.first.weight[:, :, 0, 0].t() + one.first.bias)
     expected = hidden @ one.second.weight[:, :, 0, 0].t() + one.second.bias
     torch.testing.assert_close(one.filters(x).flatten(1), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_a_normalised_filter_has_the_learned_mean_and_deviation(depthwise: bool) -> None:
+    layer = made({"local": True, "depthwise": depthwise, "normalise": True}, GEOMETRIES[0])
+    x = 5 * torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    filters = layer.filters(x)
+    numbers = filters if depthwise else filters.flatten(2, 3)  # [B, owner, numbers, Ho, Wo]
+    owners = numbers.shape[1]
+    assert layer.scale is not None
+    assert layer.shift is not None
+    torch.testing.assert_close(numbers.mean(2), layer.shift.view(1, -1, 1, 1).expand(2, owners, 6, 5))
+    deviation = numbers.std(2, unbiased=False)
+    expected = layer.scale.abs().view(1, -1, 1, 1).expand(2, owners, 6, 5)
+    torch.testing.assert_close(deviation, expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
