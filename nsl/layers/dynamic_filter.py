@@ -125,7 +125,7 @@ class DynamicFilterConv2d(Window):
         return self._normalised(numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps)), (2, 3))
 
     def _normalised(self, filters: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Filters whose numbers along these axes have the learned mean and deviation; the second axis is the owner's."""
+        """Filters whose numbers along these axes have the mean and deviation learned for the second axis."""
         if self.scale is None or self.shift is None:
             return filters
         shape = (1, -1, *(1,) * (filters.dim() - 2))
