@@ -57,6 +57,15 @@ def _release_predictor(predictor: ReleasePredictor, input: Tensor, output: Tenso
     return _patch_norm(first.in_channels, prod(first.kernel_size), places, per_image) + first.out_channels * per_image
 
 
+def _cell(cell: nn.RNNCellBase, _input: Tensor, _output: Tensor) -> int:
+    """Both maps of one step; of a dynamic cell M too: a product a unit, or a matrix product a block."""
+    count = cell.weight_ih.numel() + cell.weight_hh.numel()
+    structure, block = getattr(cell, "structure", None), getattr(cell, "block", None)
+    if structure is not None and block is not None:
+        count += cell.hidden_size * (1 if structure.is_mask else block.taps)
+    return count
+
+
 @torch.no_grad()
 def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) -> int:
     """Multiply-adds of one image's forward pass.
@@ -94,6 +103,8 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
             hooks.append(module.register_forward_hook(count(_convolution)))
         elif isinstance(module, nn.modules.conv._ConvNd):
             hooks.append(module.register_forward_hook(count(_plain)))
+        elif isinstance(module, nn.RNNCellBase):
+            hooks.append(module.register_forward_hook(count(_cell)))
         elif isinstance(module, nn.Linear):
             hooks.append(module.register_forward_hook(count(linear)))
         elif isinstance(module, ReleasePredictor):

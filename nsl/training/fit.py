@@ -40,6 +40,7 @@ def fit(
     identity: Any,
     checkpoint: Path | None = None,
     minutes: float = 5.0,
+    clip: float | None = None,
 ) -> dict[str, Any]:
     """Train `model` in place by SGD.
 
@@ -53,6 +54,7 @@ def fit(
         identity: what else determines the result (JSON-ready), so that a checkpoint of another training is refused.
         checkpoint: to resume from, and to write every `minutes`; the caller deletes it.
         minutes: at most so much work is lost.
+        clip: largest norm of the gradient; longer ones are shortened to it.
 
     Returns:
         What `measure` found last, curve (one dict a point: iteration, images, learning_rate, train_loss and what was
@@ -95,6 +97,8 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         value = loss(model, order[place : place + size], iteration)
         value.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimiser.step()
         found = value.item()
         result["iterations_done"] = iteration + 1
