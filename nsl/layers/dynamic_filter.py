@@ -20,6 +20,8 @@ from nsl.layers.window import Window
 
 #: Under the root of a filter's variance.
 EPSILON = 1e-5
+#: Numbers of depthwise filters that are worked on at once.
+CHUNK = 1 << 22
 
 
 class DynamicFilterConv2d(Window):
@@ -121,14 +123,36 @@ class DynamicFilterConv2d(Window):
         """The generated filters [B, F, C, K, Ho, Wo] ([B, C, K, Ho, Wo] with depthwise); Ho = Wo = 1 without local."""
         numbers = self.second(self._hidden(input))
         if self.depthwise:
-            return self._normalised(numbers.unflatten(1, (self.taps, self.in_channels)).transpose(1, 2), (2,))
-        return self._normalised(numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps)), (2, 3))
+            return self._normalised(self._innermost(numbers), (3,), 4).permute(0, 4, 3, 1, 2)
+        return self._normalised(numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps)), (2, 3), 1)
 
-    def _normalised(self, filters: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """Filters whose numbers along these axes have the mean and deviation learned for the second axis."""
+    def _depthwise(self, input: Tensor) -> Tensor:
+        """Every channel filtered by itself, [B, C, Ho, Wo]; some images at a time, so that they stay in the cache."""
+        numbers = self.second(self._hidden(input))
+        height, width = self.map_size(input)
+        count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
+        parts = []
+        for some, images in zip(numbers.split(count), input.split(count)):
+            raw, patches = self._innermost(some), self.patches_last(images)
+            if self.scale is None or self.shift is None:
+                parts.append((raw * patches).sum(3))
+                continue
+            # The normalised filters' product with the patches, without writing those filters down.
+            centred = raw - raw.sum(3, keepdim=True) / self.taps
+            inverse = (centred.square().sum(3) / self.taps + EPSILON).rsqrt()
+            scale, shift = self.scale.to(raw.dtype), self.shift.to(raw.dtype)
+            parts.append((centred * patches).sum(3) * (inverse * scale) + patches.sum(3) * shift)
+        return torch.cat(parts).permute(0, 3, 1, 2)
+
+    def _innermost(self, numbers: Tensor) -> Tensor:
+        """The generator's [B, K C, Ho, Wo] as [B, Ho, Wo, K, C]."""
+        return numbers.permute(0, 2, 3, 1).unflatten(-1, (self.taps, self.in_channels))
+
+    def _normalised(self, filters: Tensor, axes: tuple[int, ...], owner: int) -> Tensor:
+        """Filters whose numbers along these axes have the mean and deviation learned for the axis `owner`."""
         if self.scale is None or self.shift is None:
             return filters
-        shape = (1, -1, *(1,) * (filters.dim() - 2))
+        shape = [-1 if axis == owner else 1 for axis in range(filters.dim())]
         centred = filters - filters.mean(axes, keepdim=True)
         inverse = (centred.square().mean(axes, keepdim=True) + EPSILON).rsqrt()
         scale, shift = (part.to(filters.dtype).view(shape) for part in (self.scale, self.shift))
@@ -161,9 +185,7 @@ class DynamicFilterConv2d(Window):
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         self.map_size(input)
         if self.pointwise is not None:
-            filters = self.filters(input).unbind(2)
-            products = [one * tap for one, tap in zip(filters, self.taps_of(input))]
-            output = self.pointwise(sum(products[1:], products[0]))
+            output = self.pointwise(self._depthwise(input))
         elif self.local and self.normalise:
             output = (self.filters(input) * self.patches(input).unsqueeze(1)).sum((2, 3))
         elif self.local:

@@ -79,6 +79,10 @@ class Window(nn.Module):
         """[B, C, H, W] to the patch of every output position, [B, C, K, Ho, Wo]."""
         return torch.stack(self.taps_of(input), 2)
 
+    def patches_last(self, input: Tensor) -> Tensor:
+        """The patches with channels innermost, [B, Ho, Wo, K, C]: copies of whole runs of a channels_last map."""
+        return torch.stack([tap.permute(0, 2, 3, 1) for tap in self.taps_of(input)], 3)
+
     def each_its_kernel(self, input: Tensor, kernels: Tensor) -> Tensor:
         """Convolve every image with a kernel of its own.
 
@@ -90,10 +94,8 @@ class Window(nn.Module):
             [B, F, Ho, Wo].
         """
         height, width = self.map_size(input)
-        # Channels innermost: copies of whole runs, and an output in the same order.
-        patches = torch.stack([tap.permute(0, 2, 3, 1) for tap in self.taps_of(input)], 3)  # [B, Ho, Wo, K, C]
         columns = kernels.permute(0, 3, 2, 1).flatten(1, 2)  # [B, K C, F]
-        output = patches.flatten(3).flatten(1, 2) @ columns
+        output = self.patches_last(input).flatten(3).flatten(1, 2) @ columns
         return output.unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
