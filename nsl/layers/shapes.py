@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nsl.layers.static import SHAPE_THRESHOLD
-from nsl.layers.structures import Block, Structure, Unconstrained, _keep_largest, boolean_shape, make_structure
+from nsl.layers.structures import Block, Shift, Structure, Unconstrained, _keep_largest, boolean_shape, make_structure
 
 
 class Shaped(Structure):
@@ -69,7 +69,7 @@ class Shaped(Structure):
         return f"shaped({self.inner!r}, boolean={self.boolean})"
 
 
-class FewTaps(Unconstrained):
+class FewTaps(Shift):
     """One non-zero a row (a shift), in at most T columns: the folded layer is T shifts and a 1x1 convolution.
 
     `nsl.Shift` lets every kernel tap choose its own input tap, so that from the identity on nearly all stay in use and
@@ -110,7 +110,7 @@ class FewTaps(Unconstrained):
         return kept
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        matrix = super().assemble(free, block)
+        matrix = Unconstrained.assemble(self, free, block)
         columns = matrix.detach().abs().sum(-2)
         order = columns.sort(dim=-1, descending=True, stable=True).indices[..., : self.count]
         keep = torch.zeros_like(columns).scatter(-1, order, 1.0).unsqueeze(-2)

@@ -53,7 +53,7 @@ class MetricLearning(Task):
             return Outcome(result, 0, {})
         result = fit(
             metric,
-            lambda model, chosen, _step: neighbourhood_loss(model, train[chosen], dataset.train_labels[chosen]),
+            lambda _model, chosen, _step: neighbourhood_loss(metric, train[chosen], dataset.train_labels[chosen]),
             measure,
             len(train),
             Recipe(**run.recipe),

@@ -77,9 +77,8 @@ class Segmentation(Task):
         )
         observations: dict[str, Any] = {}
         if not result["diverged"]:
-            seen: Any = SimpleNamespace(
-                test_images=dataset.test_images, crop_size=None, mean=mean.flatten().tolist(), std=std.flatten().tolist()
-            )
+            moments = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
+            seen: Any = SimpleNamespace(test_images=dataset.test_images, crop_size=None, **moments)
             observations = observe(network, seen)
             with torch.no_grad():
                 first = network(inputs(dataset.test_images[:3])).argmax(1)

@@ -123,7 +123,7 @@ def _with_similarity(model: Any, run: Run, image_size: int) -> Any:
     kind = run.model["name"]
     if kind == "cnn9":
         return model
-    options = {} if kind == "static" else {"predictor_options": {"hidden": 2 * int(run.model["width"])}}
+    options: dict[str, Any] = {} if kind == "static" else {"predictor_options": {"hidden": 2 * int(run.model["width"])}}
     model.stages = nsl.convert(model.stages, kind=kind, similarity="diagonal", **options)
     return model.to(memory_format=torch.channels_last)
 
