@@ -27,8 +27,8 @@ report.scope()
 # Three stages of two 3x3 convolutions with poolings between them; a 1x1 classifier a stage, whose scores are enlarged
 # and added (Long, Shelhamer and Darrell, 2015). Plain, static ($M^\top W$) and dynamic ($W^\top M(X) X$, a mask for
 # every position) convolutions after the root. Scenes are handwritten digits in several sizes and colours on an uneven
-# ground; a pixel's class is the digit whose ink covers it, or the ground: 11 classes. Test scenes hold other writers'
-# digits. The score is the mean over classes of
+# ground; a pixel's class is the digit whose ink covers it, or the ground: 11 classes. Test scenes hold other
+# digits than training scenes. The score is the mean over classes of
 #
 # $$ \mathrm{IoU}_c = |P_c \cap T_c| \,/\, |P_c \cup T_c| $$
 #

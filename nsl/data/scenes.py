@@ -1,8 +1,8 @@
 """A rendered segmentation set: handwritten digits in several sizes and colours on an uneven ground.
 
 Every image is a canvas with a colour gradient and noise, on which some of scikit-learn's handwritten digits are pasted;
-a pixel's class is the digit whose ink covers it, or the ground. Train and test scenes use different writers' digits:
-those of the train and the test split of `nsl.data.load("digits")`.
+a pixel's class is the digit whose ink covers it, or the ground. Train and test scenes hold different digits: those of
+the train and of the test split of `nsl.data.load("digits")`.
 """
 
 from __future__ import annotations

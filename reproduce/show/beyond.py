@@ -25,8 +25,9 @@ def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, An
         shapes: (name, D [K] of zeros and ones).
     """
     count = max(len(layers), len(shapes), 1)
-    figure = new_figure(1.9 * count + 0.4, 4.2)
-    axes = np.asarray(figure.subplots(2, count, squeeze=False), dtype=object)
+    lines = 2 if shapes else 1
+    figure = new_figure(1.9 * count + 0.4, 2.1 * lines)
+    axes = np.asarray(figure.subplots(lines, count, squeeze=False), dtype=object)
     for ax in axes.ravel():
         ax.axis("off")
     for ax, (name, offsets) in zip(axes[0], layers):
@@ -40,7 +41,7 @@ def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, An
         ax.quiver(columns, rows, short[:, 1], short[:, 0], color=OKABE_ITO[0], **arrows)
         ax.set_title(f"offsets, {name}", fontsize=7)
         ax.set(xlim=(-2.5, side + 1.5), ylim=(side + 1.5, -2.5), aspect="equal")
-    for ax, (name, shape) in zip(axes[1], shapes):
+    for ax, (name, shape) in zip(axes[-1], shapes):
         values = np.asarray(shape, float)
         side = round(len(values) ** 0.5)
         ax.imshow(values.reshape(side, side), cmap="gray", vmin=0, vmax=1)
