@@ -1,7 +1,8 @@
-"""Deformable convolution: taps that move with the input (paper 2, ref. 13).
+"""Deformable and active convolution: taps that move, with the input or for good (paper 2, refs. 13, 25).
 
-Source: Dai et al., Deformable Convolutional Networks, ICCV 2017; the modulation is that of Zhu et al., Deformable
-ConvNets v2, CVPR 2019. Sampling is `torch.nn.functional.grid_sample`, so that no other library is needed.
+Sources: Dai et al., Deformable Convolutional Networks, ICCV 2017; the modulation is that of Zhu et al., Deformable
+ConvNets v2, CVPR 2019. Active convolution: Jeon, Kim, Active Convolution, CVPR 2017. Sampling is
+`torch.nn.functional.grid_sample`, so that no other library is needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ from nsl.layers.window import Window
 OFFSET_RATE = 0.1
 
 
+class Places(nn.Module):
+    """Learned offsets of the taps of an active convolution; a module, so that they can have a rate of their own.
+
+    Parameters:
+        shift [K, 2], down and right in pixels.
+    """
+
+    def __init__(self, taps: int, **made: Any) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(taps, 2, **made))
+
+
 class DeformConv2d(Window):
     """A convolution whose every tap is read at a place of its own, between the pixels by bilinear interpolation.
 
@@ -28,17 +41,18 @@ class DeformConv2d(Window):
     d is predicted by a plain convolution of the same window, which starts at zero, and m, with `modulated`, is
     2 sigmoid of another one, so that the layer starts as the plain convolution. With d = 0 the mask m is a dynamic
     diagonal similarity (DNS); a learned kernel shape D (3.5) chooses among fixed places instead. Outside of the map
-    x is zero.
+    x is zero. With `predicted` off d is a learned number a tap, the same at every position: active convolution.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, bias, device, dtype: as in
             `torch.nn.Conv2d`; zero padding, one group.
         rate: learning rate of offset and modulation relative to the other layers' (`nsl.training`).
+        predicted: whether the input moves the taps.
         modulated: multiply the taps (v2). v2 has a plain sigmoid; the factor 2 makes 1 the neutral start.
 
     Parameters:
-        weight [F, C, kh, kw], bias [F], offset.weight [2 K, C, kh, kw], offset.bias [2 K], with modulated
-        modulation.weight [K, C, kh, kw], modulation.bias [K].
+        weight [F, C, kh, kw], bias [F], offset.weight [2 K, C, kh, kw], offset.bias [2 K] or places.shift [K, 2], with
+        modulated modulation.weight [K, C, kh, kw], modulation.bias [K].
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo]; offsets in pixels of the input, (down, right) for every tap.
     """
@@ -55,6 +69,7 @@ class DeformConv2d(Window):
         *,
         modulated: bool = False,
         rate: float = OFFSET_RATE,
+        predicted: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,9 +77,10 @@ class DeformConv2d(Window):
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         window: tuple[Any, ...] = (self.kernel_size, *self.geometry)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size, **made))
-        self.offset = nn.Conv2d(in_channels, 2 * self.taps, *window, **made)
+        self.offset = nn.Conv2d(in_channels, 2 * self.taps, *window, **made) if predicted else None
+        self.places = None if predicted else Places(self.taps, **made)
         self.modulation = nn.Conv2d(in_channels, self.taps, *window, **made) if modulated else None
-        for part in (self.offset, self.modulation):
+        for part in (self.offset, self.places, self.modulation):
             if part is not None:
                 part.rate = rate  # type: ignore[assignment]
         if bias:
@@ -80,11 +96,16 @@ class DeformConv2d(Window):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if self.places is not None:
+            nn.init.zeros_(self.places.shift)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def offsets(self, input: Tensor) -> Tensor:
         """d [B, K, 2, Ho, Wo]: how far every tap moves down and right, in pixels."""
+        if self.offset is None:
+            assert self.places is not None
+            return self.places.shift[None, :, :, None, None].expand(len(input), -1, -1, *self.map_size(input))
         return self.offset(input).unflatten(1, (self.taps, 2))
 
     def masks(self, input: Tensor) -> Tensor | None:

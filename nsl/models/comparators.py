@@ -97,9 +97,11 @@ def deformable9(
     modulated: bool = False,
     stages: int = 1,
     rate: float = OFFSET_RATE,
+    predicted: bool = True,
 ) -> PlainCNN:
     """CNN-9 with deformable convolutions in its last `stages` stages; one, its last three convolutions, is what Dai et
-    al. use by default. The others are plain. `rate` is the learning rate of the offsets relative to the network's.
+    al. use by default. The others are plain. `rate` is the learning rate of the offsets relative to the network's;
+    without `predicted` the convolutions are active ones.
 
     Raises:
         ValueError: stages is not 1, 2 or 3.
@@ -114,7 +116,8 @@ def deformable9(
         built += 1
         if built <= plain:
             return nn.Conv2d(in_channels, out_channels, kernel_size, **more)
-        return DeformConv2d(in_channels, out_channels, kernel_size, modulated=modulated, rate=rate, **more)
+        options: dict[str, Any] = {"modulated": modulated, "rate": rate, "predicted": predicted}
+        return DeformConv2d(in_channels, out_channels, kernel_size, **options, **more)
 
     return _network(num_classes, width, image_size, convolution)
 

@@ -25,6 +25,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dynamic_filter9", {"depthwise": False, "hidden": 2, "normalise": False}),
     ("hyper9", {"dynamic": True}),
     ("deformable9", {"stages": 3, "modulated": True}),
+    ("deformable9", {"predicted": False}),
     ("unshared9", {"similarity": "unconstrained"}),
     ("shaped9", {"kind": "dynamic", "boolean": True}),
     *(("ode9", {"scheme": scheme}) for scheme in SCHEMES),

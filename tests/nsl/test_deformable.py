@@ -72,6 +72,21 @@ def test_without_offsets_modulation_is_the_dynamic_diagonal_similarity() -> None
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_an_active_convolution_moves_its_taps_alike_at_every_position() -> None:
+    layer = DeformConv2d(2, 3, 3, padding=1, predicted=False, dtype=torch.float64)
+    moved(layer)
+    assert layer.places is not None
+    x = torch.randn(2, 2, 6, 5, dtype=torch.float64)
+    y = layer(x)
+    for i, j in ((0, 0), (3, 2), (5, 4)):
+        total = layer.bias.clone()
+        for k in range(9):
+            row, column = ((torch.tensor([i - 1 + k // 3, j - 1 + k % 3]) + layer.places.shift[k]).tolist())
+            total = total + layer.weight[:, :, k // 3, k % 3] @ read(x[0], row, column)
+        torch.testing.assert_close(y[0, :, i, j], total, rtol=1e-9, atol=1e-10)
+    assert passes_gradcheck(layer, torch.randn(1, 2, 3, 3, dtype=torch.float64))
+
+
 def test_derivatives_are_those_of_finite_differences() -> None:
     layer = DeformConv2d(2, 2, 2, modulated=True, dtype=torch.float64)
     moved(layer)  # no place is at a pixel's edge
