@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from nsl.data import Dataset
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
 
 ERROR = Metric("test_error", "1-NN error", False, 1.0)
 
@@ -79,6 +82,9 @@ class MetricLearning(Task):
                 return images.mean(1).flatten(1)
 
         return nn.Sequential(Grey(), nn.Linear(features, rank, bias=False))
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
 
 
 TASK = MetricLearning()

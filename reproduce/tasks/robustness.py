@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproduce.declare.runs import model_config
+from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks import named
 from reproduce.tasks.task import Outcome, Task
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from nsl.data import Dataset
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
 
 PGD_ERROR = Metric("pgd_error", "error under PGD", False, 1.0)
 FGSM_ERROR = Metric("fgsm_error", "error under FGSM", False, 1.0, mark="fgsm")
@@ -71,6 +74,9 @@ class Robustness(Task):
             result |= attacked(model, dataset, run.recipe["attack"], run.seed)
         cost = nsl.count_multiply_adds(model, dataset.image_size)
         return Outcome(result, nsl.count_parameters(model), {}, cost)
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def attacked(model: Any, dataset: Dataset, attack: dict[str, Any], seed: int) -> dict[str, Any]:

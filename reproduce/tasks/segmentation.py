@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from nsl.data.scenes import SegmentationSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
 
 MEAN_IOU = Metric("mean_iou", "mean IoU", True, 1.0)
 PIXEL_ERROR = Metric("pixel_error", "wrong pixels", False, 1.0, mark="pixels")
@@ -101,6 +104,9 @@ class Segmentation(Task):
 
         options = {name: value for name, value in run.model.items() if name != "name"}
         return SegmentationNetwork(sizes.classes, kind=run.model["name"], **options)
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def class_ious(predicted: Any, truth: Any, classes: int) -> list[float | None]:

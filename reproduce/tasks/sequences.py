@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from nsl.data.sequences import SequenceSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
 
 #: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
 ERROR = Metric("test_error", "test error", False, 1.0)
@@ -97,6 +100,9 @@ class Sequences(Task):
 
         channels = sizes.image_size if run.dataset["name"] == "digit_rows" else CHANNELS[run.dataset["name"]][0]
         return nn.Sequential(Rows(), _network(run, channels, sizes.classes))
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _network(run: Run, channels: int, classes: int) -> Any:
