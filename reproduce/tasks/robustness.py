@@ -28,7 +28,7 @@ CLEAN_ERROR = Metric("test_error", "test error", False, 1.0, mark="clean")
 
 #: Largest change of a pixel, in 255ths; the metrics are means over these radii. PGD takes `steps` steps of radius / 4.
 #: Attacked are the first `images` test images.
-ATTACK = {"radii": [1, 2, 4, 8], "steps": 10, "images": 300}
+ATTACK = {"radii": [1, 2, 4, 8], "steps": 10, "images": 200}
 BATCH = 100
 
 
