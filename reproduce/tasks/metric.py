@@ -71,17 +71,21 @@ class MetricLearning(Task):
         return Outcome(result, metric.factor.numel(), observations)
 
     def network(self, run: Run, sizes: Shape) -> Any:
-        """The linear map L, which is what a distance costs beside the Euclidean one."""
+        """The linear map L, which is what a distance costs beside the Euclidean one, as a classifier for the clock."""
         from torch import nn
 
         features = sizes.image_size**2
         rank = int(run.model.get("rank", features))
 
-        class Grey(nn.Module):
-            def forward(self, images: Any) -> Any:
-                return images.mean(1).flatten(1)
+        class Mapped(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.factor = nn.Linear(features, rank, bias=False)
 
-        return nn.Sequential(Grey(), nn.Linear(features, rank, bias=False))
+            def forward(self, images: Any) -> Any:
+                return self.factor(images.mean(1).flatten(1))[:, :1].expand(-1, sizes.classes)
+
+        return Mapped()
 
     def columns(self, table: Table) -> tuple[Column, ...]:
         return without_paper(self.metric, *table.experiment.metrics)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ERROR = Metric("test_error", "test error", False, 1.0)
 #: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
 CLIP = 1.0
-#: Numbers a step and classes (0: the target is a number), by the set.
-CHANNELS = {"digit_rows": (16, 10), "adding": (2, 0)}
+#: Numbers a step and outputs, by the set.
+CHANNELS = {"digit_rows": (16, 10), "adding": (2, 1)}
 
 
 class Sequences(Task):

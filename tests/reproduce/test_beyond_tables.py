@@ -14,6 +14,7 @@ from nsl.training import load_checkpoint
 from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.declare.sizes import count
+from reproduce.run.costs import pass_seconds
 from reproduce.run.rehearsal import rehearse_run
 from reproduce.tasks.robustness import attacked
 from reproduce.tasks.segmentation import class_ious
@@ -63,6 +64,12 @@ def test_networks_are_counted_without_training(key: str, method: str) -> None:
     run = run_of(key, method)
     assert count(run, "parameters") > 0
     assert count(run, "multiply_adds") > 0
+
+
+@pytest.mark.parametrize("key", plan.beyond())
+def test_costs_are_timed_on_every_network(key: str) -> None:
+    for method in plan.experiment(key).methods[-1:]:
+        assert pass_seconds(run_of(key, method.key), 1, 0.01) > 0
 
 
 def test_every_route_from_a_pretrained_network_has_three_stages_of_equal_length() -> None:
