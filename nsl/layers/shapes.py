@@ -15,8 +15,10 @@ import math
 import torch
 from torch import Tensor
 
-from nsl.layers.static import SHAPE_THRESHOLD
 from nsl.layers.structures import Block, Shift, Structure, Unconstrained, _keep_largest, boolean_shape, make_structure
+
+#: alpha of a Boolean d, as of the layers' own learned shape.
+THRESHOLD = 0.9
 
 
 class Shaped(Structure):
@@ -37,7 +39,7 @@ class Shaped(Structure):
     name = "shaped"
 
     def __init__(
-        self, inner: str | Structure = "diagonal", boolean: bool = False, threshold: float = SHAPE_THRESHOLD
+        self, inner: str | Structure = "diagonal", boolean: bool = False, threshold: float = THRESHOLD
     ) -> None:
         self.inner, self.boolean, self.threshold = make_structure(inner), boolean, float(threshold)
         self.is_mask = self.inner.is_mask

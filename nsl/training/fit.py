@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.loop import parameter_groups
-from nsl.training.schedule import Recipe
+from nsl.training import CheckpointError, Recipe, load_checkpoint, parameter_groups, save_checkpoint
 
 Measured = Mapping[str, float | None]
 
