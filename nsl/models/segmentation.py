@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.models.cnn import BATCH_NORM_MOMENTUM, ConvBlock, Convolution, _he_initialise
+from nsl.models.cnn import BATCH_NORM_MOMENTUM, ConvBlock, Convolution
 
 KINDS = ("plain", "static", "dynamic")
 
@@ -66,7 +66,10 @@ class SegmentationNetwork(nn.Module):
             stages.append(nn.Sequential(*blocks))
             classifiers.append(nn.Conv2d(filters, num_classes, 1))
         self.stages, self.classifier = nn.ModuleList(stages), nn.ModuleList(classifiers)
-        _he_initialise(self)
+        for stage in [self.root, *self.stages]:
+            for block in stage.modules():
+                if isinstance(block, ConvBlock):
+                    nn.init.kaiming_normal_(block.conv.weight, mode="fan_in", nonlinearity="relu")  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to logits [B, num_classes, H, W]."""
