@@ -49,8 +49,10 @@ class Shaped(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return block.taps + self.inner.degrees_of_freedom(block)
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.cat([torch.ones(block.taps), self.inner.identity(block)])
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        inner = self.inner.identity(block)
+        free = torch.cat([inner.new_ones(block.taps), inner])
+        return free if free.is_meta else free.to(device)
 
     def shape(self, free: Tensor, block: Block) -> Tensor:
         """d of free numbers [..., D], [..., K]."""
@@ -93,7 +95,7 @@ class FewTaps(Shift):
             raise ValueError(f"few_taps: count must be at least 1, got {count}")
         self.count = count
 
-    def identity(self, block: Block) -> Tensor:
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         """Every row reads its nearest of T taps spread evenly over the kernel, the centre first; D numbers."""
         # Plain numbers, so that a network can also be built without storage (on the meta device).
         places = list(itertools.product(*map(range, block.kernel_size)))
@@ -101,7 +103,7 @@ class FewTaps(Shift):
         rows = [[0.0] * block.taps for _ in places]
         for row, place in zip(rows, places):
             row[min(kept, key=lambda tap: math.dist(place, places[tap]))] = 1.0
-        return torch.tensor(rows).flatten()
+        return torch.tensor(rows, device=device).flatten()
 
     def _spread(self, places: list[tuple[int, ...]]) -> list[int]:
         """Indices of T taps, each next one the farthest from those before; the centre is the first."""
