@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 pytest.importorskip("reproduce.show.columns")  # until a table beyond the paper can be declared
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from nsl.data import make_dataset  # noqa: E402
-from nsl.training import load_checkpoint  # noqa: E402
-from reproduce import tasks  # noqa: E402
-from reproduce.declare import plan  # noqa: E402
-from reproduce.declare.sizes import count  # noqa: E402
-from reproduce.run.costs import pass_seconds  # noqa: E402
-from reproduce.run.rehearsal import rehearse_run  # noqa: E402
-from reproduce.tasks.robustness import attacked  # noqa: E402
-from reproduce.tasks.segmentation import class_ious  # noqa: E402
-from reproduce.tasks.stages import ROUTES  # noqa: E402
+from nsl.data import make_dataset
+from nsl.training import load_checkpoint
+from reproduce import tasks
+from reproduce.declare import plan
+from reproduce.declare.sizes import count
+from reproduce.run.costs import pass_seconds
+from reproduce.run.rehearsal import rehearse_run
+from reproduce.tasks.robustness import attacked
+from reproduce.tasks.segmentation import class_ious
+from reproduce.tasks.stages import ROUTES
 
 DEMO = plan.profile("demo")
 NEW_TASKS = ("sequences", "segmentation", "robustness", "stages", "metric")
