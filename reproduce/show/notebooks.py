@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.run.executors import end_with_parent
 from reproduce.run.files import digest, write_text
@@ -37,13 +38,20 @@ STAMP = "reproduce_inputs"
 KERNEL = "python3"
 
 
-def names(tables: tuple[int, ...]) -> list[str]:
-    """Notebooks to execute: those of the chosen tables; with all tables, also those of none but the theory's."""
+def names(tables: tuple[plan.Key, ...]) -> list[str]:
+    """Notebooks to execute: those of the tables; with all of the paper's, also those of none but the theory's."""
     if not SOURCES.is_dir():
         raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
-    if set(tables) == set(plan.tables()):
-        return [path.stem for path in sorted(SOURCES.glob("*.py")) if not path.stem.startswith("theory_")]
-    return [f"table{number}" for number in sorted(tables)]
+    chosen = {plan.experiment(key).stem for key in tables}
+    if set(tables) >= set(plan.tables()):
+        others = {path.stem for path in SOURCES.glob("*.py")} - set(_stems())
+        chosen |= {name for name in others if not name.startswith("theory_")}
+    return sorted(name for name in chosen if (SOURCES / f"{name}.py").is_file())
+
+
+def _stems() -> dict[str, plan.Key]:
+    """The tables by the names of their notebooks."""
+    return {plan.experiment(key).stem: key for key in plan.every()}
 
 
 def _text_hash(paths: list[Path]) -> str:
@@ -56,11 +64,13 @@ def _text_hash(paths: list[Path]) -> str:
 def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     """Hash of everything the executed notebook depends on."""
     parts: list[Any] = [name, profile.name, closure_texts(SOURCES / f"{name}.py")]
-    if name.startswith("table") and name.removeprefix("table").isdigit():
-        table = make_table(int(name.removeprefix("table")), profile, store)
+    if (key := _stems().get(name)) is not None:
+        table = make_table(key, profile, store)
         parts.append(sorted(record["checksum"] for row in table.rows for record in row.records.values()))
         files = sorted((store.folder / "tables").glob(f"{name}*.csv"))
-        parts.append(_text_hash([plan.EXPERIMENTS / f"{name}.toml", *files]))
+        # The table's task is imported by its name, which the closure does not see.
+        task = tasks.source(table.experiment.task)
+        parts.append(_text_hash([plan.EXPERIMENTS / f"{name}.toml", task, *files]))
     return digest(parts)
 
 
@@ -128,7 +138,7 @@ def _reason(error: BaseException) -> str:
 
 
 def execute_all(
-    tables: tuple[int, ...],
+    tables: tuple[plan.Key, ...],
     profile: plan.Profile,
     store: Store,
     jobs: int,

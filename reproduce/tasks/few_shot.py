@@ -1,4 +1,4 @@
-"""Executing a few-shot run: fit a method on the base classes, measure it on episodes of the novel ones.
+"""Table 6: fit a few-shot method on the base classes, measure it on episodes of the novel ones.
 
 Settings are chosen on the validation classes: :func:`on_validation` makes the run that measures there.
 """
@@ -6,21 +6,29 @@ Settings are chosen on the validation classes: :func:`on_validation` makes the r
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.declare.runs import FEWSHOT, Run
 from reproduce.run.attempts import code, machine
-from reproduce.tasks.outcome import Outcome
+from reproduce.show import fewshot_tables
+from reproduce.show.cells import as_csv
+from reproduce.show.columns import Column
+from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.tasks.task import STEP_PASSES, Outcome, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nsl.data import FewShotData, ImageSet
     from nsl.fewshot import FewShotMethod
+    from reproduce.declare.experiments import Method
+    from reproduce.declare.runs import Run
+    from reproduce.declare.shapes import Shape
+    from reproduce.show.rows import Table
 
 #: Support and query images a class in the picture of an episode.
 PICTURE_SUPPORT, PICTURE_QUERY = 5, 3
@@ -30,15 +38,177 @@ PICTURED = "finetune"
 #: Classes of the test episodes, `split` of a recipe's episodes; a recipe without it is measured on the novel ones.
 NOVEL, VALIDATION = "novel", "validation"
 
+#: Images of a class where there is noise in place of data.
+NOISE_IMAGES = 30
+
+class FewShot(Task):
+    """A method, its backbone, and a recipe of parts; noise is counted over episodes while there are few seeds.
+
+    A recipe has ``pretrain`` (a classifier of all base classes) and ``meta`` (a training on episodes of them) where the
+    method takes these trainings, and ``episodes``, what it is tested on.
+    """
+
+    name = "few-shot"
+    metric = ACCURACY
+    trial_data = "validation classes"
+
+    def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        return {"name": method.model, "backbone": method.backbone, **options}
+
+    def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
+        return {part: dict(declared[part]) for part in (*method.trainings, "episodes")}
+
+    def images(self, recipe: dict[str, Any]) -> int:
+        total = super().images(recipe["pretrain"]) if "pretrain" in recipe else 0
+        if part := recipe.get("meta"):
+            items = int(part["way"]) * (int(part["shot"]) + int(part["query"]))
+            total += int(part["iterations"]) * int(part["tasks"]) * items
+        return total
+
+    def held_out(self, run: Run, declared: dict[str, Any]) -> Run:
+        return on_validation(run)
+
+    def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> FewShotData:
+        import nsl.data
+
+        options = {name: value for name, value in dataset.items() if name != "name"}
+        return nsl.data.load_fewshot(dataset["name"], Path(data) if data else None, download=download, **options)
+
+    def train(self, run: Run, dataset: FewShotData, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+        return train(run, dataset, checkpoint, minutes, progress)
+
+    def shares(self, run: Run) -> str:
+        part = run.recipe.get("pretrain")
+        if part is None:
+            return super().shares(run)
+        model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
+        return f"{model} {part} {run.seed} {run.dataset} {_is_dynamic(run)}"
+
+    def network(self, run: Run, sizes: Shape) -> Any:
+        """The backbone with a classifier of the base classes."""
+        from nsl.models.backbones import BackboneClassifier, create_backbone
+
+        kind = "dynamic" if _is_dynamic(run) else "none"
+        options: dict[str, Any] = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
+        backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
+        return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
+
+    def deployed(self, network: Any) -> Any:
+        """The backbone: testing does not use the classifier of the base classes."""
+        return network.backbone
+
+    def passes(self, run: Run, sizes: Shape) -> int:
+        """Passes of the backbone; what costs little beside it is left out."""
+        return _training_passes(run, sizes) + _episode_passes(run, sizes)
+
+    def training(self, run: Run) -> tuple[int, str]:
+        part = run.recipe.get("pretrain") or run.recipe["meta"]
+        items = int(part["way"]) * (int(part["shot"]) + int(part["query"])) if "way" in part else part["batch_size"]
+        return int(items), str(part.get("precision", "float32"))
+
+    def shortened(self, run: Run, steps: int) -> Run:
+        recipe: dict[str, Any] = {name: dict(part) for name, part in run.recipe.items()}
+        for name in ("pretrain", "meta"):
+            if name in recipe:
+                recipe[name]["iterations"] = steps
+        if "pretrain" in recipe:
+            recipe["pretrain"]["evaluations"] = 1
+        recipe["episodes"] |= {"count": 2, "shot_count": 1, "step_counts": [0, 1], "step_episodes": 1}
+        return replace(run, recipe=recipe)
+
+    def noise(self, run: Run, steps: int) -> FewShotData:
+        import torch
+
+        from nsl.data import split_classes
+
+        sizes = self.shape(run.dataset)
+        counts = {"base": sizes.classes, "validation": 1, "novel": 20}
+        names = [f"{part} {i}" for part, count in counts.items() for i in range(count)]
+        split = {part: [n for n in names if n.startswith(f"{part} ")] for part in counts}
+        labels = torch.arange(len(names)).repeat_interleave(NOISE_IMAGES)
+        size, random = sizes.image_size, torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (len(labels), 3, size, size), dtype=torch.uint8, generator=random)
+        return split_classes(f"{run.dataset['name']} (noise)", images, labels, names, split)
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return fewshot_tables.columns(table)
+
+    def files(self, table: Table) -> dict[str, str]:
+        return {"_shots": as_csv(fewshot_tables.SHOT_COLUMNS, fewshot_tables.shot_rows(table))}
+
+    def scope(self, table: Table) -> str:
+        return fewshot_tables.scope(table)
+
+
+def _is_dynamic(run: Run) -> bool:
+    return "dynamic" in run.model["name"]
+
+
+def _option(run: Run, name: str, default: Any) -> Any:
+    """An option of a few-shot method: the run's, else the method's own default."""
+    from nsl.fewshot import METHODS
+
+    if name in run.model:
+        return run.model[name]
+    parameter = inspect.signature(METHODS[run.model["name"]]).parameters.get(name)
+    return default if parameter is None else parameter.default
+
+
+def _by_gradient(run: Run) -> tuple[bool, bool, bool]:
+    """Whether a method adapts by gradient steps, whether it learns by differentiating such, and whether it is LEO."""
+    from nsl.fewshot import METHODS
+    from nsl.fewshot.finetune import GradientAdaptation
+    from nsl.fewshot.leo import LEO
+    from nsl.fewshot.maml import GradientMeta
+
+    method = METHODS[run.model["name"]]
+    differentiates = issubclass(method, GradientMeta)
+    return differentiates or issubclass(method, GradientAdaptation), differentiates, issubclass(method, LEO)
+
+
+def _training_passes(run: Run, sizes: Shape) -> int:
+    recipe, total = run.recipe, 0
+    if part := recipe.get("pretrain"):
+        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+    if part := recipe.get("meta"):
+        _, differentiates, of_features = _by_gradient(run)
+        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+        support, query = way * int(part["shot"]), way * int(part["query"])
+        if differentiates:
+            # A step of second order is differentiated once more.
+            first = _option(run, "first_order", False) or _option(run, "first_order_until", 0.0)
+            inner = int(_option(run, "train_steps", 5)) * (2 - float(first))
+            total += round(STEP_PASSES * tasks * (support * inner + query))
+        elif of_features:
+            total += sizes.train  # its episodes are of features, which are computed once
+        else:
+            total += STEP_PASSES * tasks * (support + query)
+    return total
+
+
+def _episode_passes(run: Run, sizes: Shape) -> int:
+    from nsl.fewshot import METHODS, FewShotMethod
+
+    episodes, (by_gradient, _, _) = run.recipe["episodes"], _by_gradient(run)
+    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+    steps = int(_option(run, "steps", 0) or 0)
+    embeds = METHODS[run.model["name"]].embed is not FewShotMethod.embed and not by_gradient
+    total = sizes.test if embeds else 0
+    for shot in episodes["shots"]:
+        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+        if by_gradient:
+            total += count * (STEP_PASSES * steps * way * int(shot) + query)
+        elif not embeds:
+            total += count * (way * int(shot) + query)
+    if by_gradient:
+        support = way * int(episodes["shot"])
+        for number in episodes["step_counts"]:
+            total += int(episodes["step_episodes"]) * (STEP_PASSES * int(number) * support + query)
+    return total
+
 
 def on_validation(run: Run) -> Run:
-    """The same training, measured on episodes of the validation classes: another run, with a record of its own.
-
-    Raises:
-        ValueError: the run is not a few-shot run.
-    """
-    if run.task != FEWSHOT:
-        raise ValueError(f"{run.name} is no few-shot run; only those have validation classes.")
+    """The same training, measured on episodes of the validation classes: another run, with a record of its own."""
     episodes = {**run.recipe["episodes"], "split": VALIDATION}
     return replace(run, recipe={**run.recipe, "episodes": episodes})
 
@@ -176,3 +346,6 @@ def _mosaic(images: Tensor, support: Tensor, query: Tensor) -> str:
     stream = io.BytesIO()
     Image.fromarray(canvas).save(stream, format="png")
     return base64.b64encode(stream.getvalue()).decode()
+
+
+TASK = FewShot()

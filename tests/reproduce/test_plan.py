@@ -8,7 +8,7 @@ import pytest
 
 from reproduce import commands
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
+from reproduce.declare.runs import CLASSIFICATION
 
 PROFILES = ("demo", "cpu", "paper")
 
@@ -16,10 +16,10 @@ PROFILES = ("demo", "cpu", "paper")
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_fills_every_slot_of_every_table(name: str) -> None:
     profile = plan.profile(name)
-    runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION), profile.seeds)
+    runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION))
     assert len(runs) == 20 * profile.seeds + 2  # two rows beyond the paper have one seed
-    few_shot = plan.planned_runs(profile, plan.tables(FEWSHOT), profile.seeds)
-    assert len(few_shot) == 18 * profile.fewshot["seeds"]
+    few_shot = plan.planned_runs(profile, plan.tables("few-shot"))
+    assert len(few_shot) == 18 * profile.slots["mini_imagenet"].seeds
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -43,10 +43,10 @@ def test_recipes_and_models_are_known_to_nsl(name: str) -> None:
 
 def test_the_paper_profile_is_the_papers_protocol() -> None:
     paper = plan.profile("paper")
-    recipe = paper.recipe_for("cifar10")
+    recipe = paper.slots["cifar10"].recipe
     assert (recipe["iterations"], recipe["batch_size"], recipe["learning_rate"]) == (64_000, 128, 0.1)
     assert [milestone * 64_000 for milestone in recipe["milestones"]] == [34_000, 54_000]
-    assert (paper.seeds, paper.width, paper.budget("cifar10")) == (5, 32, 1.0)
+    assert (paper.seeds, paper.width, paper.slots["cifar10"].budget) == (5, 32, 1.0)
 
 
 def test_illegible_paper_values_are_absent() -> None:
