@@ -276,7 +276,8 @@ def select(arguments: argparse.Namespace) -> int:
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)
-    runs = [run for choice in selection.choices(now.profile, arguments.table) for run in choice.runs]
+    table = now.tables[0]
+    runs = [run for choice in selection.choices(now.profile, table) for run in choice.runs]
     if not runs:
         raise ValueError(
             f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
@@ -284,14 +285,14 @@ def select(arguments: argparse.Namespace) -> int:
         )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
-    found = selection.rows(now.profile, now.store, arguments.table)
+    found = selection.rows(now.profile, now.store, table)
     print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, found))
     return 0
 
 
 def _declare_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROFILE", help="demo, cpu or paper")
-    parser.add_argument("table", type=int, metavar="TABLE", help="number of the table")
+    parser.add_argument("table", metavar="TABLE", help="number or name of the table")
     declare_common(parser)
 
 

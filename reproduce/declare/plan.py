@@ -51,7 +51,8 @@ def planned_runs(
                 wanted = slot in chosen.slots and (slots is None or slot in slots)
                 if not wanted or seed >= numbers[slot]:
                     continue
-                for method in declared.methods:
+                most = declared.seeds.get(chosen.name, seed + 1)
+                for method in declared.methods if seed < most else ():
                     if method.seeds is None or seed < method.seeds:
                         run = chosen.run(method, slot, seed)
                         found.setdefault(repr(run.declared("")), run)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -37,21 +38,26 @@ STAMP = "reproduce_inputs"
 #: Kernel that ipykernel installs beside the Python it belongs to.
 KERNEL = "python3"
 
+#: How a notebook asks for the report of a table.
+_REPORTS = re.compile(r"Report\(\"?(\w+)\"?,")
+
 
 def names(tables: tuple[plan.Key, ...]) -> list[str]:
     """Notebooks to execute: those of the tables; with all of the paper's, also those of none but the theory's."""
     if not SOURCES.is_dir():
         raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
-    chosen = {plan.experiment(key).stem for key in tables}
-    if set(tables) >= set(plan.tables()):
-        others = {path.stem for path in SOURCES.glob("*.py")} - set(_stems())
-        chosen |= {name for name in others if not name.startswith("theory_")}
-    return sorted(name for name in chosen if (SOURCES / f"{name}.py").is_file())
+    every = {path.stem: read_tables(path.stem) for path in SOURCES.glob("*.py")}
+    beyond, whole = set(plan.beyond()), set(tables) >= set(plan.tables())
+    found = [name for name, read in every.items() if set(tables) & (set(read) & beyond or set(read))]
+    if whole:
+        found += [name for name, read in every.items() if not read and not name.startswith("theory_")]
+    return sorted(found)
 
 
-def _stems() -> dict[str, plan.Key]:
-    """The tables by the names of their notebooks."""
-    return {plan.experiment(key).stem: key for key in plan.every()}
+def read_tables(name: str) -> tuple[plan.Key, ...]:
+    """The tables that a notebook reads: those whose reports its source asks for."""
+    asked = _REPORTS.findall((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
+    return tuple(dict.fromkeys(key for key in plan.every() if str(key) in asked))
 
 
 def _text_hash(paths: list[Path]) -> str:
@@ -64,13 +70,14 @@ def _text_hash(paths: list[Path]) -> str:
 def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     """Hash of everything the executed notebook depends on."""
     parts: list[Any] = [name, profile.name, closure_texts(SOURCES / f"{name}.py")]
-    if (key := _stems().get(name)) is not None:
+    for key in read_tables(name):
         table = make_table(key, profile, store)
+        stem = table.experiment.stem
         parts.append(sorted(record["checksum"] for row in table.rows for record in row.records.values()))
-        files = sorted((store.folder / "tables").glob(f"{name}*.csv"))
+        files = sorted((store.folder / "tables").glob(f"{stem}*.csv"))
         # The table's task is imported by its name, which the closure does not see.
         task = tasks.source(table.experiment.task)
-        parts.append(_text_hash([plan.EXPERIMENTS / f"{name}.toml", task, *files]))
+        parts.append(_text_hash([plan.EXPERIMENTS / f"{stem}.toml", task, *files]))
     return digest(parts)
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("reproduce.show.columns")  # until a table beyond the paper can be declared
 import torch
 from torch import Tensor, nn
 
