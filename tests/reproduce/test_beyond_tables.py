@@ -16,6 +16,7 @@ from reproduce.declare import plan
 from reproduce.declare.sizes import count
 from reproduce.run.costs import pass_seconds
 from reproduce.run.rehearsal import rehearse_run
+from reproduce.show import notebooks
 from reproduce.tasks.robustness import attacked
 from reproduce.tasks.segmentation import class_ious
 from reproduce.tasks.stages import ROUTES
@@ -121,3 +122,17 @@ def test_intersection_over_union_by_hand() -> None:
     truth = torch.tensor([[0, 0, 1], [1, 1, 2]])
     predicted = torch.tensor([[0, 1, 1], [1, 0, 2]])
     assert class_ious(predicted, truth, 4) == [pytest.approx(100 / 3), 50.0, 100.0, None]
+
+
+def test_notebooks_belong_to_the_tables_that_they_read() -> None:
+    assert notebooks.read_tables("table6") == (6,)
+    assert set(notebooks.read_tables("related_work")) == {2, "dynamic", "structures", "connected", "stages", "metric"}
+    assert notebooks.names(("dynamic",)) == ["related_work"]
+    assert notebooks.names((2,)) == ["table2"]
+    assert notebooks.names(plan.beyond()) == ["related_work", "robustness", "segmentation", "sequences"]
+    assert not set(notebooks.names(plan.tables())) & set(notebooks.names(plan.beyond()))
+
+
+def test_a_tables_own_number_of_seeds_holds_in_the_profile_it_names() -> None:
+    assert {run.seed for run in plan.planned_runs(DEMO, ("dynamic",))} == {0}
+    assert {run.seed for run in plan.planned_runs(plan.profile("cpu"), ("dynamic",))} == {0, 1, 2}
