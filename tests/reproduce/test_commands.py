@@ -11,7 +11,7 @@ import pytest
 from reproduce.__main__ import main
 from reproduce.declare import plan
 from reproduce.run.store import Store
-from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, write_profile
+from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, run_on, write_profile
 
 
 def complaint(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -126,7 +126,7 @@ def test_a_changed_data_file_is_read_again(tmp_path: Path) -> None:
         return f"{len(read):016x}"
 
     def current() -> list[str]:
-        found = fingerprints.current(tmp_path / "results", [{"name": "cifar10"}], str(data), load, "test")
+        found = fingerprints.current(tmp_path / "results", [run_on({"name": "cifar10"})], str(data), load, "test")
         return list(found.values())
 
     with pytest.MonkeyPatch.context() as patch:
