@@ -26,6 +26,9 @@ from reproduce.declare.shapes import KNOWN
 from reproduce.run.files import canonical_json, digest, write_text
 from reproduce.run.store import read_record
 
+#: What a failed run says when the fingerprint it was planned with is not that of the data.
+DROPPED = "its entry is dropped"
+
 #: Key of ``data.json`` that holds the hash of the others.
 CHECKSUM = "checksum"
 
