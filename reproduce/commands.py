@@ -19,6 +19,9 @@ from reproduce.run.worker import DEFAULT_BACKEND, load_backend
 from reproduce.show import notebooks, tables
 
 RESULTS = Path("results")
+PROFILES = "demo, cpu, paper or paper-bf16 (default: demo)"
+#: The largest number of seeds, or of runs side by side, that is no slip of the finger.
+MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ class Session:
 
 def declare_common(parser: argparse.ArgumentParser) -> None:
     """The arguments that most commands share."""
-    parser.add_argument("--profile", default="demo", help="demo, cpu or paper (default: demo)")
-    parser.add_argument("--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)")
+    parser.add_argument("--profile", default="demo", help=PROFILES)
+    parser.add_argument("--tables", default=None, help="tables such as 1, 1-4, 1,3 or beyond (default: the paper's)")
     parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
     parser.add_argument(
@@ -94,8 +97,9 @@ def _count(text: str | None, name: str) -> int | None:
     """A number that was given; None where none was."""
     if text is None or not text.strip():
         return None
-    if not text.strip().isdigit() or int(text) < 1:
-        raise ValueError(f"{name}={text!r} is not understood; write a whole number of at least 1.")
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 1 <= int(digits) <= MOST):
+        raise ValueError(f"{name}={text!r} is not understood; write a whole number from 1 to {MOST}.")
     return int(text)
 
 
@@ -148,8 +152,8 @@ def run_runs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> None:
-    """Execute those of the runs that have no record yet."""
+def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again: bool = True) -> None:
+    """Execute those of the runs that have no record yet; ``again`` when a remembered fingerprint turns out wrong."""
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
     missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
@@ -157,6 +161,10 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> No
     if not missing:
         return
     report = _executor(arguments, now, missing).execute(sorted(missing, key=_shares(missing)))
+    if again and any(fingerprints.DROPPED in failure for failure in report.failures):
+        print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
+        _execute(arguments, now, runs, again=False)
+        return
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
@@ -210,7 +218,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help="demo, cpu or paper (default: demo)")
+    parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help=PROFILES)
     parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
     declare_common(parser)
 
@@ -291,7 +299,7 @@ def select(arguments: argparse.Namespace) -> int:
 
 
 def _declare_select(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="PROFILE", help="demo, cpu or paper")
+    parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
     parser.add_argument("table", metavar="TABLE", help="number or name of the table")
     declare_common(parser)
 

@@ -40,20 +40,23 @@ __all__ = [
 def planned_runs(
     chosen: Profile, keys: tuple[Key, ...], seeds: int | None = None, slots: tuple[str, ...] | None = None
 ) -> list[Run]:
-    """Every run the tables need (on the data sets in ``slots`` only, where given), each once, seeds outermost so that
-    whole tables fill up seed by seed; ``seeds`` None means every slot's own number."""
+    """Every run the tables need (on the data sets in ``slots`` only, where given), each once.
+
+    Seeds are outermost, so that all tables fill up seed by seed, or, in a profile with ``whole_tables``, tables.
+    ``seeds`` None means every slot's own number.
+    """
     found: dict[str, Run] = {}
     numbers = {name: slot.seeds if seeds is None else seeds for name, slot in chosen.slots.items()}
-    for seed in range(max(numbers.values(), default=0)):
-        for key in keys:
-            declared = experiment(key)
-            for slot in declared.datasets:
-                wanted = slot in chosen.slots and (slots is None or slot in slots)
-                if not wanted or seed >= numbers[slot]:
-                    continue
-                most = declared.seeds.get(chosen.name, seed + 1)
-                for method in declared.methods if seed < most else ():
-                    if method.seeds is None or seed < method.seeds:
-                        run = chosen.run(method, slot, seed)
-                        found.setdefault(repr(run.declared("")), run)
+    every = range(max(numbers.values(), default=0))
+    order = [(key, seed) for key in keys for seed in every]
+    for key, seed in order if chosen.whole_tables else sorted(order, key=lambda item: item[1]):
+        declared = experiment(key)
+        for slot in declared.datasets:
+            if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
+                continue
+            most = declared.seeds.get(chosen.name, seed + 1)
+            for method in declared.methods if seed < most else ():
+                if method.seeds is None or seed < method.seeds:
+                    run = chosen.run(method, slot, seed)
+                    found.setdefault(repr(run.declared("")), run)
     return list(found.values())

@@ -95,8 +95,9 @@ class Slot:
 @dataclass(frozen=True)
 class Profile:
     """Slots, and what they share unless they say otherwise: ``seeds``, ``threads`` of a run, ``jobs`` side by side,
-    ``width``, ``same_data``, ``same_width``. ``select`` says what was tried to choose recipes
-    (:mod:`reproduce.run.selection`).
+    ``width``, ``same_data``, ``same_width``. ``whole_tables`` says that a table's seeds are run before the next table,
+    so that finished tables come early, and not seed by seed through all tables; ``select`` says what was tried to
+    choose recipes (:mod:`reproduce.run.selection`).
     """
 
     name: str
@@ -108,6 +109,7 @@ class Profile:
     same_data: bool
     same_width: bool
     slots: dict[str, Slot]
+    whole_tables: bool = False
     select: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def jobs_for(self, chosen: tuple[Key, ...]) -> int:

@@ -20,9 +20,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from reproduce import tasks
 from reproduce.declare.runs import Run
+from reproduce.declare.shapes import KNOWN
 from reproduce.run.files import canonical_json, digest, write_text
 from reproduce.run.store import read_record
+
+#: What a failed run says when the fingerprint it was planned with is not that of the data.
+DROPPED = "its entry is dropped"
 
 #: Key of ``data.json`` that holds the hash of the others.
 CHECKSUM = "checksum"
@@ -94,6 +99,8 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
         root = Path(os.path.expanduser(data)) if data else default_root()
         patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
         found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+        if dataset["name"] not in KNOWN:  # its task's own: what that makes is determined by its file too
+            parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
     return digest(parts)
 

@@ -112,7 +112,7 @@ def execute(
             cache = fingerprints.forget(fingerprint)
             raise ValueError(
                 f"The data of {run.dataset['name']} have the fingerprint {seen}, planned was {fingerprint}: they "
-                f"changed, or {cache} was wrong; its entry is dropped, start again to compute it anew."
+                f"changed, or {cache} was wrong; {fingerprints.DROPPED}, start again to compute it anew."
             )
         attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
         attempts.begin({**machine(), **backend.environment()})

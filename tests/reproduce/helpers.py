@@ -106,6 +106,11 @@ def call(command: list[str], folder: Path, **environment: str) -> subprocess.Com
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def run_on(dataset: dict[str, Any]) -> Run:
+    """Some run on a data set."""
+    return Run(label="some", dataset=dataset, model={"name": "cnn9"}, recipe={}, seed=0, threads=1)
+
+
 MARK = "0123456789abcdef"
 EXECUTION = {"device": "none", "kernels": "plain", "matmul": "highest"}
 

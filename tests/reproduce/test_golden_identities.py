@@ -20,7 +20,7 @@ def identities(name: str) -> dict[str, str]:
     return {run.name: declared_id(run.declared("")) for run in runs}
 
 
-@pytest.mark.parametrize("name", ["demo", "cpu", "paper"])
+@pytest.mark.parametrize("name", ["demo", "cpu", "paper", "paper-bf16"])
 def test_the_planned_runs_have_the_identities_they_always_had(name: str) -> None:
     # A changed declaration changes them on purpose: then write the file again, and carry stored records along.
     assert identities(name) == json.loads(GOLDEN.read_text())[name]
