@@ -42,7 +42,7 @@ help:
 	@echo "make env         build .venv (every other target does so when it is missing)"
 	@echo "make clean       remove the demo's results and caches; results/cpu, results/paper and .venv stay"
 	@echo
-	@echo "Variables: PROFILE=demo|cpu|paper (now: $$PROFILE)   TABLES=1-4,6 SEEDS=number   JOBS=number"
+	@echo "Variables: PROFILE=demo|cpu|paper|paper-bf16 (now: $$PROFILE)   TABLES=1-4,6 or beyond SEEDS=number   JOBS=number"
 	@echo "           SLOTS=cifar10: of the tables' data sets only these"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
 	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reproduce import theory
+from reproduce import tasks, theory
 from reproduce.declare import plan
 from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints, progress
@@ -19,6 +19,9 @@ from reproduce.run.worker import DEFAULT_BACKEND, load_backend
 from reproduce.show import notebooks, tables
 
 RESULTS = Path("results")
+PROFILES = "demo, cpu, paper or paper-bf16 (default: demo)"
+#: The largest number of seeds, or of runs side by side, that is no slip of the finger.
+MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,8 @@ class Session:
     """What the common arguments mean: profile, tables, seeds, store."""
 
     profile: plan.Profile
-    tables: tuple[int, ...]
-    seeds: int
+    tables: tuple[plan.Key, ...]
+    seeds: int | None
     jobs: int
     data: str | None
     store: Store
@@ -62,20 +65,14 @@ class Session:
 
     def fingerprints(self, runs: list[Run]) -> dict[str, str]:
         """Fingerprints of the runs' data as they are now, by data set."""
-        datasets = {fingerprints.dataset_key(run.dataset): run.dataset for run in runs}
-        return fingerprints.current(
-            self.store.folder,
-            list(datasets.values()),
-            self.data,
-            lambda dataset, data: load_backend(self.backend).fingerprint(dataset, data),
-            self.backend,
-        )
+        load = load_backend(self.backend).fingerprint
+        return fingerprints.current(self.store.folder, runs, self.data, load, self.backend)
 
 
 def declare_common(parser: argparse.ArgumentParser) -> None:
     """The arguments that most commands share."""
-    parser.add_argument("--profile", default="demo", help="demo, cpu or paper (default: demo)")
-    parser.add_argument("--tables", default=None, help="tables to reproduce, such as 1, 1-4 or 1,3 (default: all)")
+    parser.add_argument("--profile", default="demo", help=PROFILES)
+    parser.add_argument("--tables", default=None, help="tables such as 1, 1-4, 1,3 or beyond (default: the paper's)")
     parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
     parser.add_argument(
@@ -96,11 +93,13 @@ def _data(text: str) -> str:
     return str(path_argument(text)) if text.strip() else ""
 
 
-def _count(text: str | None, default: int, name: str) -> int:
+def _count(text: str | None, name: str) -> int | None:
+    """A number that was given; None where none was."""
     if text is None or not text.strip():
-        return default
-    if not text.strip().isdigit() or int(text) < 1:
-        raise ValueError(f"{name}={text!r} is not understood; write a whole number of at least 1.")
+        return None
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 1 <= int(digits) <= MOST):
+        raise ValueError(f"{name}={text!r} is not understood; write a whole number from 1 to {MOST}.")
     return int(text)
 
 
@@ -113,8 +112,8 @@ def session(arguments: argparse.Namespace) -> Session:
     return Session(
         profile=profile,
         tables=numbers,
-        seeds=_count(arguments.seeds, profile.seeds, "SEEDS"),
-        jobs=_count(arguments.jobs, profile.jobs_for(numbers), "JOBS"),
+        seeds=_count(arguments.seeds, "SEEDS"),
+        jobs=_count(arguments.jobs, "JOBS") or profile.jobs_for(numbers),
         data=data,
         store=Store(arguments.results, profile.name),
         backend=arguments.backend,
@@ -122,13 +121,13 @@ def session(arguments: argparse.Namespace) -> Session:
     )
 
 
-def _executor(arguments: argparse.Namespace, now: Session, count: int) -> Executor:
+def _executor(arguments: argparse.Namespace, now: Session, missing: list[tuple[Run, str]]) -> Executor:
     """What executes the missing runs: processes of this machine, or jobs of a cluster."""
-    threads = now.profile.threads
+    threads = max(run.threads for run, _ in missing)
     if arguments.executor == "local":
         if arguments.cluster:
             raise ValueError(f"CLUSTER={arguments.cluster} belongs to EXECUTOR=slurm; leave it out or choose that.")
-        return LocalExecutor(now.store, min(now.jobs, count), threads, now.backend, now.data)
+        return LocalExecutor(now.store, min(now.jobs, len(missing)), threads, now.backend, now.data)
     from reproduce.run.cluster import CLUSTERS, ClusterExecutor
 
     if arguments.executor not in CLUSTERS:
@@ -141,19 +140,9 @@ def _executor(arguments: argparse.Namespace, now: Session, count: int) -> Execut
 
 def _shares(jobs: list[tuple[Run, str]]) -> Callable[[tuple[Run, str]], bool]:
     """Sorting key that puts runs last whose first training is that of an earlier one: side by side they would wait."""
-    first: dict[str, Run] = {}
-    for run, _ in jobs:
-        first.setdefault(_first_training(run), run)
-    return lambda job: first[_first_training(job[0])] is not job[0]
-
-
-def _first_training(run: Run) -> str:
-    """What tells the classifier of the base classes that a few-shot method starts from; for other runs, the run."""
-    part = run.recipe.get("pretrain")
-    if part is None:
-        return repr(run.declared(""))
-    model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
-    return f"{model} {part} {run.seed} {run.dataset} {'dynamic' in run.model['name']}"
+    keys = [(tasks.named(run.task).shares(run), run) for run, _ in jobs]
+    first = dict(reversed(keys))
+    return lambda job: first[tasks.named(job[0].task).shares(job[0])] is not job[0]
 
 
 def run_runs(arguments: argparse.Namespace) -> int:
@@ -163,15 +152,19 @@ def run_runs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> None:
-    """Execute those of the runs that have no record yet."""
+def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again: bool = True) -> None:
+    """Execute those of the runs that have no record yet; ``again`` when a remembered fingerprint turns out wrong."""
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
     missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return
-    report = _executor(arguments, now, len(missing)).execute(sorted(missing, key=_shares(missing)))
+    report = _executor(arguments, now, missing).execute(sorted(missing, key=_shares(missing)))
+    if again and any(fingerprints.DROPPED in failure for failure in report.failures):
+        print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
+        _execute(arguments, now, runs, again=False)
+        return
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
@@ -208,7 +201,8 @@ def show_plan(arguments: argparse.Namespace) -> int:
 
         for line in costs.lines(costs.estimate(now.profile, now.tables, now.seeds, now.jobs), now.profile, now.jobs):
             print(line)
-    print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {now.seeds} seeds.")
+    seeds = "the profile's seeds" if now.seeds is None else f"{now.seeds} seeds"
+    print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {seeds}.")
     return 0
 
 
@@ -224,7 +218,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
 
 
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help="demo, cpu or paper (default: demo)")
+    parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help=PROFILES)
     parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
     declare_common(parser)
 
@@ -234,7 +228,7 @@ def make_tables(arguments: argparse.Namespace) -> int:
     now = session(arguments)
     made = tables.write_tables(now.tables, now.profile, now.store)
     for table in made:
-        print(f"\nTable {table.experiment.table}: {table.experiment.title}. {tables.scope_sentence(table)}\n")
+        print(f"\n{table.experiment.name}: {table.experiment.title}. {tables.scope_sentence(table)}\n")
         print(tables.markdown_rows(table))
     return 0
 
@@ -290,7 +284,8 @@ def select(arguments: argparse.Namespace) -> int:
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)
-    runs = [run for choice in selection.choices(now.profile, arguments.table) for run in choice.runs]
+    table = now.tables[0]
+    runs = [run for choice in selection.choices(now.profile, table) for run in choice.runs]
     if not runs:
         raise ValueError(
             f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
@@ -298,14 +293,14 @@ def select(arguments: argparse.Namespace) -> int:
         )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
-    found = selection.rows(now.profile, now.store, arguments.table)
+    found = selection.rows(now.profile, now.store, table)
     print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, found))
     return 0
 
 
 def _declare_select(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="PROFILE", help="demo, cpu or paper")
-    parser.add_argument("table", type=int, metavar="TABLE", help="number of the table")
+    parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
+    parser.add_argument("table", metavar="TABLE", help="number or name of the table")
     declare_common(parser)
 
 

@@ -13,7 +13,9 @@ from torch import nn
 from nsl.models.backbones import backbone_classifier
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
 from nsl.models.cnn10 import cnn10, cnn10pp, nsn10
+from nsl.models.comparators import MODELS as COMPARATORS
 from nsl.models.kinds import check_kinds
+from nsl.models.mlp import mlp
 from nsl.models.spherenet import spherenet
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -33,6 +35,8 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": partial(backbone_classifier, backbone="resnet34", kind="none", similarity="diagonal"),
     "wrn28_10": partial(backbone_classifier, backbone="wrn28_10", kind="none", similarity="diagonal"),
     "spherenet": spherenet,
+    "mlp": mlp,
+    **COMPARATORS,
 }
 
 

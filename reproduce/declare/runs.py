@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from reproduce import tasks
 from reproduce.run.files import digest
 
 #: Raised by one whenever the code changes what a configuration computes; old records then no longer match.
@@ -38,28 +39,16 @@ def model_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
 _MISSING = object()
 
 
-#: What a run does. A classification is one training with one recipe; a few-shot run trains on base classes and
-#: is measured on episodes of novel ones, with a recipe of several parts.
-CLASSIFICATION, FEWSHOT = "classification", "few-shot"
-
-
-def training_images(recipe: dict[str, Any]) -> int:
-    """Training images that a recipe processes, whichever task it belongs to."""
-    count = int(recipe.get("iterations", 0)) * int(recipe.get("batch_size", 0))
-    if part := recipe.get("pretrain"):
-        count += int(part["iterations"]) * int(part["batch_size"])
-    if part := recipe.get("meta"):
-        items = int(part["way"]) * (int(part["shot"]) + int(part["query"]))
-        count += int(part["iterations"]) * int(part["tasks"]) * items
-    return count
+#: The task of runs that do not name one: Tables 1 to 5.
+CLASSIFICATION = "classification"
 
 
 @dataclass(frozen=True)
 class Run:
     """One training to be done: the configuration without the data's fingerprint, and what to call it.
 
-    ``dataset`` is the name and options of the data set as ``nsl.data.load`` takes them (``load_fewshot`` for the
-    task "few-shot"); the fingerprint joins them in :meth:`declared` once the data have been seen.
+    ``dataset`` is the name and options of the data set as its task loads it; the fingerprint joins them in
+    :meth:`declared` once the data have been seen. ``task`` names a file of ``reproduce/tasks``.
     """
 
     label: str
@@ -90,7 +79,7 @@ class Run:
     @property
     def images(self) -> int:
         """Training images the run processes: the budget."""
-        return training_images(self.recipe)
+        return tasks.named(self.task).images(self.recipe)
 
     @property
     def name(self) -> str:

@@ -43,6 +43,8 @@ _FIXED = {
 }
 #: Sets that are made or bundled; classes, and images of each for training and testing, unless the options say more.
 _MADE = {"digits": (10, 144, 36, 16), "glyphs": (100, 100, 20, 32)}
+#: All of them.
+KNOWN = (*_FIXED, *_MADE, "glyphs_fs")
 
 
 def shape(dataset: dict[str, Any]) -> Shape:

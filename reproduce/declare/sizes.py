@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
 
-from reproduce.declare.runs import FEWSHOT, Run
-from reproduce.declare.shapes import Shape, shape
+from reproduce import tasks
+from reproduce.declare.runs import Run
 from reproduce.run.files import canonical_json
 
 #: What can be counted, and how it is written.
@@ -31,35 +30,18 @@ def count(run: Run, quantity: str) -> int:
     return _counts(canonical_json([run.task, run.dataset, run.model]))[quantity]
 
 
-def network(run: Run, sizes: Shape) -> Any:
-    """The run's network (of a few-shot method its backbone with a classifier), randomly initialised."""
-    import nsl
-    from nsl.fewshot import METHODS
-    from nsl.models.backbones import BackboneClassifier, create_backbone
-
-    if run.task != FEWSHOT:
-        options = {key: value for key, value in run.model.items() if key != "name"}
-        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
-    # A static similarity folds away: the network is counted without it.
-    kind = "dynamic" if METHODS[run.model["name"]].kind == "dynamic" else "none"
-    options = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
-    backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
-    return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
-
-
 @cache
 def _counts(what: str) -> dict[str, int]:
     import torch
 
     import nsl
 
-    task, dataset, model = json.loads(what)
-    run = Run(label="", dataset=dataset, model=model, recipe={}, seed=0, threads=1, task=task)
-    sizes = shape(dataset)
+    name, dataset, model = json.loads(what)
+    task = tasks.named(name)
+    run = Run(label="", dataset=dataset, model=model, recipe={}, seed=0, threads=1, task=name)
+    sizes = task.shape(dataset)
     with torch.device("meta"):
-        built: Any = network(run, sizes)
-    if task == FEWSHOT:
-        built = built.backbone
+        built = task.deployed(task.network(run, sizes))
     return {
         "parameters": nsl.count_parameters(built),
         "multiply_adds": nsl.count_multiply_adds(built, sizes.image_size),

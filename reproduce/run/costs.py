@@ -8,22 +8,19 @@ share of a stated peak, an assumption and no measurement.
 
 from __future__ import annotations
 
-import inspect
 import multiprocessing
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
+from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import FEWSHOT, Run
-from reproduce.declare.shapes import Shape, shape
-from reproduce.declare.sizes import network
+from reproduce.declare.runs import Run
 from reproduce.run.files import canonical_json
 from reproduce.run.progress import duration
+from reproduce.tasks.task import STEP_PASSES
 
-#: Of a training step, forward and backward.
-STEP_PASSES = 3
 #: Seconds that the calibration may take, processes' start aside.
 CALIBRATION_SECONDS = 10.0
 #: Dense tensor-core peak of an H100 SXM in floating-point operations a second (NVIDIA's data sheet): convolutions in
@@ -54,65 +51,23 @@ class Work:
         return self.passes * self.pass_cost
 
 
-def passes(run: Run, sizes: Shape) -> int:
-    """Passes of training and evaluation; of few-shot methods without what costs little beside the backbone."""
-    recipe = run.recipe
-    if run.task != FEWSHOT:
-        return STEP_PASSES * run.images + int(recipe["evaluations"]) * sizes.test
-    from nsl.fewshot import METHODS
-
-    method, episodes = METHODS[run.model["name"]], recipe["episodes"]
-    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-    options = defaults | run.model
-    total = 0
-    if part := recipe.get("pretrain"):
-        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
-    if part := recipe.get("meta"):
-        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
-        support, query = way * int(part["shot"]), way * int(part["query"])
-        total += round(tasks * method.task_passes(support, query, options))
-        total += sizes.train if method.trains_on_features else 0
-    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
-    total += sizes.test if method.features_once else 0
-    steps = options.get("steps")
-    for shot in episodes["shots"]:
-        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
-        total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
-    for number in episodes["step_counts"] if steps is not None else ():
-        one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
-        total += int(episodes["step_episodes"]) * one
-    return total
-
-
 def work(run: Run) -> Work:
     """What a run does."""
     import nsl
 
-    sizes = shape(run.dataset)
-    built = network(run, sizes)
+    task = tasks.named(run.task)
+    sizes = task.shape(run.dataset)
+    built = task.network(run, sizes)
     cost = nsl.count_multiply_adds(built, sizes.image_size)
-    return Work(run.images, passes(run, sizes), cost, nsl.count_parameters(built))
+    return Work(run.images, task.passes(run, sizes), cost, nsl.count_parameters(built))
 
 
 def network_key(run: Run) -> str:
     """Runs with equal keys cost the same a pass."""
-    sizes = shape(run.dataset)
-    parts = [{k: v for k, v in run.model.items() if k in _NETWORK_FIELDS}, sizes.image_size, _precision(run)]
+    task = tasks.named(run.task)
+    sizes, (_, precision) = task.shape(run.dataset), task.training(run)
+    parts = [{k: v for k, v in run.model.items() if k in _NETWORK_FIELDS}, sizes.image_size, precision]
     return canonical_json([run.task, *parts])
-
-
-def _precision(run: Run) -> str:
-    recipe = run.recipe.get("pretrain") or run.recipe.get("meta") or run.recipe
-    return str(recipe.get("precision", "float32"))
-
-
-def _batch(run: Run) -> int:
-    if "batch_size" in run.recipe:
-        return int(run.recipe["batch_size"])
-    if part := run.recipe.get("pretrain"):
-        return int(part["batch_size"])
-    part = run.recipe["meta"]
-    return int(part["way"]) * (int(part["shot"]) + int(part["query"]))
 
 
 def pass_seconds(run: Run, threads: int, seconds: float) -> float:
@@ -127,10 +82,11 @@ def pass_seconds(run: Run, threads: int, seconds: float) -> float:
     import nsl
 
     torch.set_num_threads(threads)
-    sizes = shape(run.dataset)
-    model = network(run, sizes).to(memory_format=torch.channels_last).train()
+    task = tasks.named(run.task)
+    sizes, (usual, precision) = task.shape(run.dataset), task.training(run)
+    model = task.network(run, sizes).to(memory_format=torch.channels_last).train()
     step_cost = STEP_PASSES * nsl.count_multiply_adds(model, sizes.image_size) / _GUESS
-    batch = max(2, min(_batch(run), int(seconds / step_cost)))
+    batch = max(2, min(usual, int(seconds / step_cost)))
     images = torch.randn(batch, 3, sizes.image_size, sizes.image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(sizes.classes, (batch,))
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
@@ -138,7 +94,7 @@ def pass_seconds(run: Run, threads: int, seconds: float) -> float:
     started = time.perf_counter()
     while len(timings) < 2 or time.perf_counter() - started < seconds:
         mark = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=_precision(run) == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             logits = model(images)
         optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()
@@ -186,7 +142,7 @@ def calibrate(runs: Iterable[Run], jobs: int, threads: int, seconds: float = CAL
 class Cost:
     """A table's cost: number of runs, training images, multiply-adds, seconds here and on one H100."""
 
-    table: int
+    table: plan.Key
     runs: int
     images: int
     multiply_adds: int
@@ -205,9 +161,14 @@ class Estimate:
     records: int
 
 
-def estimate(profile: plan.Profile, tables: tuple[int, ...], seeds: int, jobs: int) -> Estimate:
+def _h100_seconds(run: Run, done: Work) -> float:
+    _, precision = tasks.named(run.task).training(run)
+    return 2 * done.multiply_adds / (H100_PEAK[precision] * H100_UTILISATION)
+
+
+def estimate(profile: plan.Profile, tables: tuple[plan.Key, ...], seeds: int | None, jobs: int) -> Estimate:
     """The cost of the tables; a run that several of them share is paid for by the first."""
-    by_table: list[tuple[int, list[Run]]] = []
+    by_table: list[tuple[plan.Key, list[Run]]] = []
     seen: set[str] = set()
     for table in tables:
         own = [run for run in plan.planned_runs(profile, (table,), seeds) if repr(run.declared("")) not in seen]
@@ -226,10 +187,10 @@ def estimate(profile: plan.Profile, tables: tuple[int, ...], seeds: int, jobs: i
         # A few long runs cannot be shared out evenly: never less than the longest one.
         seconds = [of(run).passes * speed.passes[network_key(run)] for run in own]
         here = max([sum(seconds) / jobs, *seconds]) if seconds else 0.0
-        h100 = sum(2 * of(run).multiply_adds / (H100_PEAK[_precision(run)] * H100_UTILISATION) for run in own)
+        h100 = sum(_h100_seconds(run, of(run)) for run in own)
         images, total = sum(of(run).images for run in own), sum(of(run).multiply_adds for run in own)
         costs.append(Cost(table, len(own), images, total, here, h100))
-    data = {canonical_json(run.dataset): shape(run.dataset).bytes for run in every}
+    data = {canonical_json(run.dataset): tasks.named(run.task).shape(run.dataset).bytes for run in every}
     # Weights and momentum of the runs that are executing.
     checkpoints = sum(sorted((8 * of(run).parameters for run in every), reverse=True)[:jobs])
     # The command itself and its workers import the libraries and load the data, one after the other.

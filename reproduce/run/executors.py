@@ -27,7 +27,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from reproduce.declare.runs import Run
+from reproduce import tasks
+from reproduce.declare.runs import CLASSIFICATION, Run
 from reproduce.run.store import Store
 from reproduce.run.worker import Backend, execute, load_backend
 
@@ -136,9 +137,8 @@ def summary(record: dict[str, Any]) -> str:
     result = record["result"]
     if record["status"] == "diverged":
         return f"diverged ({result.get('divergence') or 'no reason recorded'})"
-    if "accuracy" in result:
-        return f"accuracy {result['accuracy']:.2f} % in {result['train_seconds']:.0f} s"
-    return f"test error {result['test_error']:.2f} % in {result['train_seconds']:.0f} s"
+    metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+    return f"{metric.title} {result[metric.name]:.2f} % in {result['train_seconds']:.0f} s"
 
 
 class LocalExecutor:

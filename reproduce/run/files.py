@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import json
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+#: A temporary file this old belongs to a process that was killed while it wrote.
+ABANDONED_SECONDS = 3600.0
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,9 +33,16 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # "No space left on device" alone does not say where.
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                leftover.unlink()
 
 
 def canonical_json(value: Any) -> str:

@@ -13,15 +13,21 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from reproduce import tasks
+from reproduce.declare.runs import Run
+from reproduce.declare.shapes import KNOWN
 from reproduce.run.files import canonical_json, digest, write_text
 from reproduce.run.store import read_record
+
+#: What a failed run says when the fingerprint it was planned with is not that of the data.
+DROPPED = "its entry is dropped"
 
 #: Key of ``data.json`` that holds the hash of the others.
 CHECKSUM = "checksum"
@@ -46,7 +52,7 @@ OWN_PATTERNS = {
     for name, folders in _FOLDERS.items()
 }
 
-Loader = Callable[[dict[str, Any], str | None], str]
+Loader = Callable[[Run, str | None], str]
 
 
 def _home_cache() -> Path:
@@ -81,8 +87,9 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
-    """A hash that changes whenever the contents of the data set may have changed."""
+def _signature(run: Run, data: str | None, loader: str) -> str:
+    """A hash that changes whenever the contents of the run's data set may have changed."""
+    dataset = run.dataset
     sources = Path(__file__).parents[2] / "nsl" / "data"
     parts: list[Any] = [dataset, loader]
     if dataset["name"] in EMBEDDED:
@@ -92,6 +99,8 @@ def _signature(dataset: dict[str, Any], data: str | None, loader: str) -> str:
         root = Path(os.path.expanduser(data)) if data else default_root()
         patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
         found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+        if dataset["name"] not in KNOWN:  # its task's own: what that makes is determined by its file too
+            parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
     return digest(parts)
 
@@ -186,9 +195,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def current(
-    folder: Path, datasets: list[dict[str, Any]], data: str | None, load: Loader, loader: str
+    folder: Path, runs: Iterable[Run], data: str | None, load: Loader, loader: str
 ) -> dict[str, str]:
-    """Fingerprints of the data as they are now; ``load`` is called only for those that may have changed.
+    """Fingerprints of the runs' data as they are now; ``load`` is called only for those that may have changed.
 
     ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
     written to ``data.json`` in ``folder``.
@@ -196,16 +205,16 @@ def current(
     cache = _read_json(_cache_path())
     found: dict[str, str] = {}
     fresh = False
-    for dataset in datasets:
-        signature = _signature(dataset, data, loader)
+    for key, run in {dataset_key(run.dataset): run for run in runs}.items():
+        signature = _signature(run, data, loader)
         if signature not in cache:
-            fingerprint = load(dataset, data)
+            fingerprint = load(run, data)
             # Loading may have downloaded files: what is remembered is how they are now.
-            cache[_signature(dataset, data, loader)] = fingerprint
+            cache[_signature(run, data, loader)] = fingerprint
             fresh = True
-            found[dataset_key(dataset)] = fingerprint
+            found[key] = fingerprint
         else:
-            found[dataset_key(dataset)] = cache[signature]
+            found[key] = cache[signature]
     if fresh:
         # A cache folder that cannot be written costs time, not correctness.
         with suppress(OSError):

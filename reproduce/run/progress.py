@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from reproduce.declare.runs import Run, declared_id, training_images
+from reproduce import tasks
+from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
 from reproduce.run.files import canonical_json
 from reproduce.run.store import Store
 
@@ -37,7 +38,7 @@ class Costs:
             data = {key: value for key, value in config["dataset"].items() if key != "fingerprint"}
             seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
             measured.setdefault((canonical_json(config["model"]), canonical_json(data)), []).append(
-                seconds / max(1, training_images(config["recipe"]))
+                seconds / max(1, tasks.named(config.get("task", CLASSIFICATION)).images(config["recipe"]))
             )
         self._cost = {key: fmean(values) for key, values in measured.items()}
 

@@ -14,13 +14,13 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from reproduce.declare.runs import FEWSHOT, Run
-from reproduce.declare.shapes import shape
+from reproduce import tasks
+from reproduce.declare.runs import Run
 from reproduce.run.files import canonical_json
 from reproduce.run.store import EPHEMERAL_RESULTS
 from reproduce.run.worker import NslBackend
@@ -28,50 +28,8 @@ from reproduce.run.worker import NslBackend
 STEPS = 2
 #: Batches that the input side alone is timed over.
 INPUT_STEPS = 4
-#: Images of the evaluation, and of every class where episodes are drawn.
-TEST_IMAGES, CLASS_IMAGES = 128, 30
-
-
-def shortened(run: Run) -> Run:
-    """The run with two steps in place of its budget; batches, networks and episodes keep their sizes."""
-    if run.task != FEWSHOT:
-        return replace(run, recipe={**run.recipe, "iterations": STEPS, "evaluations": 1})
-    recipe: dict[str, Any] = {name: dict(part) for name, part in run.recipe.items()}
-    for name in ("pretrain", "meta"):
-        if name in recipe:
-            recipe[name]["iterations"] = STEPS
-    if "pretrain" in recipe:
-        recipe["pretrain"]["evaluations"] = 1
-    recipe["episodes"] |= {"count": 2, "shot_count": 1, "step_counts": [0, 1], "step_episodes": 1}
-    return replace(run, recipe=recipe)
-
-
-def noise(run: Run) -> Any:
-    """Random images with the sizes and classes of the run's data set: two batches and a small test set."""
-    import torch
-
-    from nsl.data import make_dataset, split_classes
-
-    sizes = shape(run.dataset)
-    random = torch.Generator().manual_seed(0)
-    stored = sizes.stored_size or sizes.image_size
-
-    def images(count: int) -> Any:
-        return torch.randint(0, 256, (count, 3, stored, stored), dtype=torch.uint8, generator=random)
-
-    name = f"{run.dataset['name']} (noise)"
-    if run.task == FEWSHOT:
-        stored = sizes.image_size
-        counts = {"base": sizes.classes, "validation": 1, "novel": 20}
-        names = [f"{part} {i}" for part, count in counts.items() for i in range(count)]
-        split = {part: [n for n in names if n.startswith(f"{part} ")] for part in counts}
-        labels = torch.arange(len(names)).repeat_interleave(CLASS_IMAGES)
-        return split_classes(name, images(len(labels)), labels, names, split)
-    count = STEPS * int(run.recipe["batch_size"])
-    classes = [f"class {i}" for i in range(sizes.classes)]
-    parts = (images(count), torch.arange(count) % sizes.classes)
-    made = make_dataset(name, *parts, images(TEST_IMAGES), torch.arange(TEST_IMAGES) % sizes.classes, classes)
-    return replace(made, crop_size=sizes.image_size) if stored != sizes.image_size else made
+#: Sets that are decoded into a packed cache.
+PACKED = ("imagenet", "tiny_imagenet", "tiny_imagenet_25")
 
 
 class RehearsalBackend(NslBackend):
@@ -83,25 +41,19 @@ class RehearsalBackend(NslBackend):
         super().__init__()
         self.run = run
         self.real = True
+        task = tasks.named(run.task)
         try:
-            self.found = self._real(run.dataset, data)
+            self.found = task.load(_few(run.dataset), data, download=False)
         except ValueError:  # nsl.data.DataError: absent
-            self.found, self.real = noise(run), False
+            self.found, self.real = task.noise(run, STEPS), False
 
-    @staticmethod
-    def _real(dataset: dict[str, Any], data: str | None) -> Any:
-        import nsl.data
-
-        name = dataset["name"]
-        options = {key: value for key, value in dataset.items() if key != "name"}
-        if "imagenet" in name and name in nsl.data.NAMES:
-            # Enough to see that the folder can be read; packing all of it is for the training.
-            options |= {"train_per_class": 2, "test_per_class": 1}
-        load = nsl.data.load_fewshot if name in nsl.data.FEWSHOT_NAMES else nsl.data.load
-        return load(name, Path(data) if data else None, download=False, **options)
-
-    def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
+    def _load(self, run: Run, data: str | None) -> Any:
         return self.found
+
+
+def _few(dataset: dict[str, Any]) -> dict[str, Any]:
+    """A few images of sets that are packed first: that the folder can be read is seen; packing is for the training."""
+    return dataset | ({"train_per_class": 2, "test_per_class": 1} if dataset["name"] in PACKED else {})
 
 
 @dataclass(frozen=True)
@@ -130,7 +82,7 @@ def _numbers(result: dict[str, Any]) -> str:
 
 def rehearse_run(run: Run, data: str | None, folder: Path) -> Rehearsed:
     """Train for two steps, start again from the checkpoint, compare."""
-    short = shortened(run)
+    short = tasks.named(run.task).shortened(run, STEPS)
     backend = RehearsalBackend(short, data)
     checkpoint = folder / "rehearsal.pt"
     started = time.perf_counter()

@@ -15,8 +15,9 @@ from itertools import product
 from statistics import fmean
 from typing import Any
 
+from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT, Run, declared_id
+from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
 from reproduce.run import fingerprints
 from reproduce.run.store import Store
 
@@ -50,13 +51,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a profile declares to be tried for one slot, or for one few-shot method.
+    """What a profile declares to be tried for one slot, or for one method in it.
 
     ``chosen_on`` says which data the errors are of, ``budget`` how long the trials train; ``declared`` has the values
     that the profile's recipe has.
     """
 
-    table: int
+    table: plan.Key
     slot: str
     chosen_on: str
     budget: str
@@ -69,23 +70,22 @@ class Choice:
         return [run for candidate in self.candidates for trials in candidate.trials.values() for run in trials]
 
 
-def choices(profile: plan.Profile, table: int) -> list[Choice]:
+def choices(profile: plan.Profile, table: plan.Key) -> list[Choice]:
     """What is tried for the recipes of a table; empty where the profile declares nothing."""
     experiment = plan.experiment(table)
     found = []
     for key, declared in profile.select.items():
         if declared["table"] == table:
-            slot = experiment.datasets[0] if experiment.task == FEWSHOT else declared.get("slot", key)
-            found.append(_choice(profile, experiment, slot, declared))
+            found.append(_choice(profile, experiment, declared.get("slot", key), declared))
     return found
 
 
-def recipe_table(profile: plan.Profile, slot: str) -> int | None:
+def recipe_table(profile: plan.Profile, slot: str) -> plan.Key | None:
     """The table among whose trials the training recipe of a data set was chosen; None where it was not.
 
     Trials of a model's own option, such as the rate of D_r, choose no recipe.
     """
-    for number in plan.tables(CLASSIFICATION):
+    for number in plan.every():
         for choice in choices(profile, number):
             if choice.slot == slot and not all(key.startswith("model.") for key in choice.declared):
                 return number
@@ -93,8 +93,7 @@ def recipe_table(profile: plan.Profile, slot: str) -> int | None:
 
 
 def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, declared: dict[str, Any]) -> Choice:
-    few_shot = experiment.task == FEWSHOT
-    candidates = []
+    task, candidates = tasks.named(experiment.task), []
     for values in _points(declared):
         trials = {
             key: [
@@ -106,7 +105,7 @@ def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, decla
         candidates.append(Candidate(values, trials))
     usual = profile.run(experiment.method(declared["methods"][0]), slot, 0)
     own = {key: _get(usual, key) for key in candidates[0].values}
-    chosen_on = "validation classes" if few_shot else f"{declared['validation']} training images held out"
+    chosen_on = task.trial_data.format(**declared)
     return Choice(experiment.table, slot, chosen_on, _budget(candidates[0]), tuple(candidates), own)
 
 
@@ -125,16 +124,11 @@ def _budget(candidate: Candidate) -> str:
 
 def _trial(run: Run, declared: dict[str, Any], values: dict[str, Any]) -> Run:
     """A run of the table as a trial: on other data, with other values."""
-    dataset = dict(run.dataset)
-    changes = {**declared.get("trial", {}), **values}
-    if run.task == FEWSHOT:
-        changes["episodes.split"] = "validation"
-    else:
-        dataset["validation"] = int(declared["validation"])
-    for key, value in changes.items():
+    run = tasks.named(run.task).held_out(run, declared)
+    for key, value in {**declared.get("trial", {}), **values}.items():
         run = _set(run, key, value)
     words = ", ".join(f"{key} {value}" for key, value in values.items())
-    return replace(run, label=f"{run.label} ({words}; trial)", dataset=dataset)
+    return replace(run, label=f"{run.label} ({words}; trial)")
 
 
 def _place(run: Run, key: str) -> tuple[dict[str, Any], list[str]]:
@@ -198,8 +192,11 @@ def tried(choice: Choice, store: Store) -> list[Tried]:
 
 
 def _error(record: dict[str, Any] | None) -> float | None:
-    found = None if record is None else record["result"]["test_error"]
-    return None if found is None else float(found)
+    if record is None:
+        return None
+    metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+    found = record["result"].get(metric.name)
+    return None if found is None else metric.error(float(found))
 
 
 def _keeps_all_taps(record: dict[str, Any]) -> bool:
@@ -215,10 +212,8 @@ def best(found: list[Tried]) -> Tried | None:
     return min(known, key=lambda item: item.mean or 0.0, default=None)
 
 
-def rows(profile: plan.Profile, store: Store, table: int) -> list[dict[str, str]]:
+def rows(profile: plan.Profile, store: Store, table: plan.Key) -> list[dict[str, str]]:
     """The trials of a table as text, by column of ``COLUMNS``."""
-    from reproduce.show.rows import dataset_title
-
     lines = []
     for choice in choices(profile, table):
         found = tried(choice, store)
@@ -230,7 +225,7 @@ def rows(profile: plan.Profile, store: Store, table: int) -> list[dict[str, str]
             )
             values = (
                 str(table),
-                dataset_title(profile, choice.slot),
+                profile.slots[choice.slot].title,
                 choice.chosen_on,
                 ", ".join(item.errors),
                 str(len(next(iter(item.errors.values())))),

@@ -138,7 +138,8 @@ class Store:
         path = self.locks / f"{declared}.lock"
         if not path.exists():
             return False
-        with path.open("a") as stream:
+        # For reading: NFS gives a shared lock on nothing else, and a folder may be read-only.
+        with path.open() as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

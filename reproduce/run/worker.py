@@ -7,18 +7,17 @@ a fake; the real one imports ``nsl`` (and torch) only when it is first used.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from reproduce import tasks
 from reproduce.declare.runs import Run, declared_id, run_id
 from reproduce.run import fingerprints
 from reproduce.run.attempts import Attempts, machine
 from reproduce.run.memory import keep_freed_memory
 from reproduce.run.store import SCHEMA, Store
-from reproduce.tasks.outcome import Outcome
+from reproduce.tasks.task import Outcome
 
 DEFAULT_BACKEND = "reproduce.run.worker:NslBackend"
 
@@ -26,8 +25,8 @@ DEFAULT_BACKEND = "reproduce.run.worker:NslBackend"
 class Backend(Protocol):
     """What executes runs."""
 
-    def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
-        """The fingerprint of a data set, which is loaded for it."""
+    def fingerprint(self, run: Run, data: str | None) -> str:
+        """The fingerprint of a run's data set, which is loaded for it."""
         ...
 
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
@@ -43,19 +42,6 @@ class Backend(Protocol):
         ...
 
 
-def task_of(run: Run) -> Callable[[Run, Any, Path, float, bool], Outcome]:
-    """What trains a run: ``train`` of the file in ``reproduce/tasks`` that is named like the run's task.
-
-    Raises:
-        ValueError: there is no such file.
-    """
-    name = f"reproduce.tasks.{run.task.replace('-', '_')}"
-    if importlib.util.find_spec(name) is None:
-        raise ValueError(f"task {run.task!r} of {run.name} has no file in reproduce/tasks; write one with a train().")
-    train: Callable[[Run, Any, Path, float, bool], Outcome] = importlib.import_module(name).train
-    return train
-
-
 class NslBackend:
     """Trains with ``nsl``; data sets stay loaded between runs."""
 
@@ -66,25 +52,21 @@ class NslBackend:
         self._datasets: dict[str, Any] = {}
         keep_freed_memory()
 
-    def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
-        import nsl.data
-
-        key = repr((sorted(dataset.items()), data))
+    def _load(self, run: Run, data: str | None) -> Any:
+        key = repr((run.task, sorted(run.dataset.items()), data))
         if key not in self._datasets:
-            options = {name: value for name, value in dataset.items() if name != "name"}
-            load = nsl.data.load_fewshot if dataset["name"] in nsl.data.FEWSHOT_NAMES else nsl.data.load
-            self._datasets[key] = load(dataset["name"], Path(data) if data else None, **options)
+            self._datasets[key] = tasks.named(run.task).load(run.dataset, data)
         return self._datasets[key]
 
-    def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
-        return str(self._load(dataset, data).fingerprint)
+    def fingerprint(self, run: Run, data: str | None) -> str:
+        return str(self._load(run, data).fingerprint)
 
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
         import torch
 
         torch.set_num_threads(run.threads)
-        dataset = self._load(run.dataset, data)
-        return task_of(run)(run, dataset, checkpoint, self.checkpoint_minutes, progress)
+        dataset = self._load(run, data)
+        return tasks.named(run.task).train(run, dataset, checkpoint, self.checkpoint_minutes, progress)
 
     def execution(self) -> dict[str, str]:
         import torch
@@ -143,12 +125,12 @@ def execute(
         existing = store.find(declared)
         if existing is not None:
             return existing
-        seen = backend.fingerprint(run.dataset, data)
+        seen = backend.fingerprint(run, data)
         if seen != fingerprint:
             cache = fingerprints.forget(fingerprint)
             raise ValueError(
                 f"The data of {run.dataset['name']} have the fingerprint {seen}, planned was {fingerprint}: they "
-                f"changed, or {cache} was wrong; its entry is dropped, start again to compute it anew."
+                f"changed, or {cache} was wrong; {fingerprints.DROPPED}, start again to compute it anew."
             )
         attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
         attempts.begin({**machine(), **backend.environment()})

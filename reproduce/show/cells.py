@@ -41,6 +41,11 @@ def as_csv(columns: tuple[str, ...], rows: list[dict[str, str]]) -> str:
 
 def as_markdown(columns: dict[str, str], rows: list[dict[str, str]]) -> str:
     """Rows as a Markdown table; ``columns`` maps keys to headings."""
-    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row[key] or "–" for key in columns) + " |" for row in rows]
+    return markdown_lines(list(columns.values()), [[row[key] for key in columns] for row in rows])
+
+
+def markdown_lines(headings: list[str], rows: list[list[str]]) -> str:
+    """Rows of cells as a Markdown table; an empty cell is a dash."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    lines += ["| " + " | ".join(cell or "–" for cell in row) + " |" for row in rows]
     return "\n".join(lines)

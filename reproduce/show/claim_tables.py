@@ -77,7 +77,8 @@ def markdown_claims(table: Table) -> str:
     rows = []
     for judged, row in zip(table.claims, claim_rows(table)):
         points = row["difference"] if row["level"] else row["seed_values"]
-        unit = "%" if row["observed"] else "" if judged.claim.metric != "test_top5_error" else "(top-5)"
+        mark = judged.claim.metric.mark
+        unit = "%" if row["observed"] else f"({mark})" if mark else ""
         rows.append(
             {
                 **row,

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.show.metrics import METRICS, Metric, gains
+from reproduce.show.metrics import Metric, gains
 from reproduce.show.statistics import (
     EPISODE,
     MINIMUM_SEEDS,
@@ -30,7 +30,8 @@ from reproduce.show.statistics import (
 )
 
 if TYPE_CHECKING:
-    from reproduce.declare.plan import Claim, Method, Profile
+    from reproduce.declare.experiments import Claim, Method
+    from reproduce.declare.profiles import Profile
 
 
 class Side(Protocol):
@@ -61,7 +62,7 @@ class Side(Protocol):
         """Number of runs that diverged."""
         ...
 
-    def paper_by(self, metric: str) -> float | None:
+    def printed(self, metric: Metric) -> float | None:
         """The paper's value of a metric."""
         ...
 
@@ -80,7 +81,7 @@ class Case:
     @property
     def metric(self) -> Metric:
         """What the claim compares."""
-        return METRICS[self.claim.metric]
+        return self.claim.metric
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Kind(ABC):
 
     def quantity(self, claim: Claim) -> str:
         """What the claim's difference is in."""
-        return f"points of {METRICS[claim.metric].title}, positive as claimed"
+        return f"points of {claim.metric.title}, positive as claimed"
 
     @abstractmethod
     def evidence(self, case: Case) -> Evidence:
@@ -130,7 +131,7 @@ class Kind(ABC):
 
 
 def _paper_gain(case: Case) -> float | None:
-    better, worse = (side.paper_by(case.claim.metric) for side in (case.better, case.worse))
+    better, worse = (side.printed(case.metric) for side in (case.better, case.worse))
     return None if better is None or worse is None else case.metric.gain(better, worse)
 
 
@@ -172,7 +173,7 @@ class Similar(_Comparison):
     name = "similar"
 
     def check(self, claim: Claim) -> str:
-        metric = METRICS[claim.metric]
+        metric = claim.metric
         if 0 < claim.margin <= metric.widest_margin:
             return ""
         return (
@@ -293,7 +294,7 @@ class Judged:
 
 def pair(case: Case) -> Hashable:
     """What a family counts once: two methods, in either order, on one data set and metric."""
-    return case.better.slot, case.claim.metric, frozenset((case.better.method.key, case.worse.method.key))
+    return case.better.slot, case.metric.name, frozenset((case.better.method.key, case.worse.method.key))
 
 
 def _handicap(case: Case, direction: Direction) -> str:
@@ -303,7 +304,7 @@ def _handicap(case: Case, direction: Direction) -> str:
         Direction.DISAGREES: case.better,
         Direction.NO_EFFECT: case.better,
     }.get(direction)
-    handicap = "" if loser is None else case.profile.handicap(loser.method)
+    handicap = "" if loser is None else case.profile.handicap(loser.method, loser.slot)
     if loser is None or not handicap or not KINDS[case.claim.kind].ranks:
         return ""
     return f"{loser.method.label} is handicapped: {handicap}"
@@ -345,7 +346,5 @@ def check(claim: Claim) -> str:
     """What is wrong with a declared claim, in a sentence; empty when nothing is."""
     if claim.kind not in KINDS:
         return f"claim kind {claim.kind!r} is unknown; use one of {', '.join(KINDS)}."
-    if claim.metric not in METRICS:
-        return f"claim metric {claim.metric!r} is unknown; use one of {', '.join(METRICS)}."
     problem = KINDS[claim.kind].check(claim)
     return f"claim {claim.words!r}: {problem}" if problem else ""

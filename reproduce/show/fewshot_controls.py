@@ -7,7 +7,8 @@ aside, one as large as dynamic NSN the second as well.
 
 from __future__ import annotations
 
-from reproduce.show.metrics import METRICS, gains
+from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.show.metrics import gains
 from reproduce.show.rows import Row, Table
 from reproduce.show.statistics import Interval, mean_interval
 
@@ -16,7 +17,7 @@ DYNAMIC, COMPETITOR, SAME_CLASSIFIER, SAME_SIZE = "dynamic", "proto", "linear", 
 
 def lead(better: Row, worse: Row) -> Interval | None:
     """Mean gain in accuracy of one row over another, in points, with its 95 % interval; None without common seeds."""
-    found = gains(METRICS["accuracy"], better.records, worse.records)
+    found = gains(ACCURACY, better.records, worse.records)
     return None if found is None else mean_interval(found.values)
 
 
@@ -40,7 +41,7 @@ def paragraph(table: Table, slot: str) -> str:
     rows = {row.method.key: row for row in table.rows if row.slot == slot}
     dynamic = rows.get(DYNAMIC)
     needed = [rows[key] for key in (DYNAMIC, COMPETITOR, SAME_CLASSIFIER, SAME_SIZE) if key in rows]
-    missing = [row.method.label for row in needed if not METRICS["accuracy"].values(row.records)]
+    missing = [row.method.label for row in needed if not row.values()]
     if dynamic is None or missing:
         return f"Not to be said yet; not run: {', '.join(missing) or 'dynamic NSN'}."
     over = {key: lead(dynamic, rows[key]) for key in (COMPETITOR, SAME_CLASSIFIER, SAME_SIZE)}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduce.show import fewshot_controls, fewshot_figures, fewshot_tables
+from reproduce.show import fewshot_controls, fewshot_figures
+from reproduce.show.fewshot_tables import published
 from reproduce.show.report import Report, show, text
 from reproduce.show.rows import Row
+from reproduce.show.tables import markdown_rows, scope_sentence
 
 
 class FewShotReport(Report):
     """The few-shot table of one profile; arguments as of :class:`reproduce.show.report.Report`."""
 
     def _measured(self) -> list[Row]:
-        return [row for row in self.table.rows if fewshot_tables.finished(row)]
+        return [row for row in self.table.rows if row.finished]
 
     def scope(self) -> Any:
         """What was run here."""
-        return text(f"**What was run here.** {fewshot_tables.scope_sentence(self.table)}")
+        return text(f"**What was run here.** {scope_sentence(self.table)}")
 
     def episode(self) -> Any:
         """The first test episode, as stored by the finetuning baseline."""
@@ -45,7 +47,7 @@ class FewShotReport(Report):
     def _curves(self, key: str, xlabel: str, logarithmic: bool = False) -> Any:
         lines = {}
         for row in self._measured():
-            record = next(iter(fewshot_tables.finished(row).values()))
+            record = next(iter(row.finished.values()))
             points = record["result"].get(key)
             if points:
                 lines[row.method.label] = {float(x): (pair[0], pair[1]) for x, pair in points.items()}
@@ -67,19 +69,16 @@ class FewShotReport(Report):
 
     def accuracies(self) -> Any:
         """Paper against ours."""
-        return text(fewshot_tables.markdown(self.table))
+        return text(markdown_rows(self.table))
 
     def accuracy_chart(self) -> Any:
         """Ours with intervals; the paper's and other published values where the data are the same."""
         rows = []
         for row in self._measured():
-            measured = fewshot_tables.measured(row)
-            assert measured is not None
-            interval = measured.accuracy
+            interval, slot = row.mean(row.metric), self.profile.slots[row.slot]
+            assert interval is not None
             half = 0.0 if interval.low is None else interval.mean - interval.low
-            shot = str(self.profile.fewshot["episodes"]["shot"])
-            name = str(self.profile.slots[row.slot]["name"])
-            published = row.method.published.get(name, {}).get(shot)
-            paper = row.paper if self.profile.same(row.slot)[0] else None
-            rows.append((row.method.label, interval.mean, half, paper, float(published[0]) if published else None))
+            others = published(row, slot, str(slot.recipe["episodes"]["shot"]))
+            paper = row.printed(row.metric) if slot.same_data else None
+            rows.append((row.method.label, interval.mean, half, paper, others[0] if others else None))
         return show(fewshot_figures.accuracy_chart(rows)) if rows else text("No run is stored yet.")

@@ -1,44 +1,26 @@
-"""Table 6 from records: accuracies with intervals over episodes, what adapting costs, and paired differences."""
+"""Table 6's columns: accuracies with intervals over episodes, what adapting costs, what others published."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from reproduce.declare import plan
-from reproduce.show.cells import as_csv, as_markdown, level_of, number
-from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows
-from reproduce.show.metrics import METRICS, episode_accuracies, replicates
-from reproduce.show.rows import Row, Table, dataset_title
-from reproduce.show.statistics import Interval, mean_interval
-
-COLUMNS = (
-    "table",
-    "dataset",
-    "method",
-    "backbone",
-    "metric",
-    "shots",
-    "paper",
-    "paper_interval",
-    "published",
-    "published_interval",
-    "ours_mean",
-    "ours_ci_low",
-    "ours_ci_high",
-    "level",
-    "unit",
-    "episodes",
-    "seeds",
-    "seed_values",
-    "parameters",
-    "adapted_parameters",
-    "adapt_milliseconds",
-    "train_seconds",
-    "direction",
-    "note",
-    "scope",
+from reproduce.show.cells import interval_texts, level_of, number
+from reproduce.show.columns import (
+    Column,
+    claim_columns,
+    count,
+    row_columns,
+    seconds_column,
+    seed_columns,
+    size_column,
 )
+from reproduce.show.metrics import Metric
+
+if TYPE_CHECKING:
+    from reproduce.declare.experiments import Method
+    from reproduce.declare.profiles import Slot
+    from reproduce.show.rows import Row, Table
 
 #: How backbones are written, and the width that the paper or the method's own paper gives them.
 BACKBONES = {
@@ -50,90 +32,70 @@ BACKBONES = {
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the records of one row come to for one number of shots: ``unit`` is what the interval is over."""
-
-    accuracy: Interval
-    unit: str
-    episodes: int
+def episode_accuracies(record: Mapping[str, Any]) -> list[float]:
+    """Accuracy of every test episode of a record, in percent."""
+    result = record["result"]
+    return [100.0 * right / result["queries"] for right in result["right"]]
 
 
-def finished(row: Row) -> dict[int, dict[str, Any]]:
-    """The row's records by seed, without those that diverged."""
-    return {seed: record for seed, record in row.records.items() if record["status"] == "finished"}
+#: The margin is the smallest difference that Table 6 calls an advantage (static NSN over RelationNet), less than the
+#: paper's interval.
+ACCURACY = Metric("accuracy", "accuracy", True, 0.42, episodes=episode_accuracies)
 
 
-def measured(row: Row) -> Measured | None:
-    """Mean accuracy with its interval, over seeds from three on, else over episodes; None when nothing is stored."""
-    found = replicates(METRICS["accuracy"], row.records)
-    if found is None:
-        return None
-    episodes = sum(len(episode_accuracies(record)) for record in finished(row).values())
-    return Measured(mean_interval(found.values), found.unit, episodes)
-
-
-def backbone_title(profile: plan.Profile, method: plan.Method) -> str:
+def backbone_title(slot: Slot, method: Method) -> str:
     """A backbone as it is written, with its width where that is not the paper's."""
     title, usual = BACKBONES[method.backbone]
-    width = profile.width_of(method)
+    width = slot.width_of(method)
     return title if width == usual else f"{title} (width {width}, paper {usual})"
 
 
-def _published(profile: plan.Profile, row: Row, shot: str) -> tuple[float, float] | None:
-    name = str(profile.slots[row.slot]["name"])
-    found = row.method.published.get(name, {}).get(shot)
+def published(row: Row, slot: Slot, shot: str) -> tuple[float, float] | None:
+    """An accuracy that others published on the very data, with half its interval."""
+    found = row.method.published.get(str(slot.data["name"]), {}).get(shot)
     return None if found is None else (float(found[0]), float(found[1]))
 
 
-def _mean(row: Row, key: str) -> float | None:
-    values = [float(record["result"][key]) for record in finished(row).values()]
-    return sum(values) / len(values) if values else None
+def _paper_interval(row: Row) -> float | None:
+    return row.method.interval.get(row.slot)
 
 
-def table_rows(table: Table) -> list[dict[str, str]]:
-    """The rows of ``table6.csv`` as text, by column."""
-    profile = table.profile
-    shot = str(profile.fewshot["episodes"]["shot"]) if profile.fewshot else ""
-    found = []
-    for row in table.rows:
-        ours = measured(row)
-        published = _published(profile, row, shot)
-        claimed = any(judged.better == row.method for judged in table.claims)
-        # The paper compares a competitor with nothing: its row has a measurement and no verdict.
-        judged = claimed or row.method.key == table.experiment.baseline or not row.records
-        adapt = _mean(row, "adapt_seconds")
-        adapted = _mean(row, "adapted_parameters")
-        accuracy = None if ours is None else ours.accuracy
-        values = (
-            str(table.experiment.table),
-            dataset_title(profile, row.slot),
-            row.method.label,
-            backbone_title(profile, row.method),
-            METRICS["accuracy"].label,
-            shot,
-            number(row.paper),
-            number(row.method.interval.get(row.slot)),
-            number(published[0] if published else None, 1),
-            number(published[1] if published else None, 1),
-            number(accuracy.mean if accuracy else None),
-            number(accuracy.low if accuracy else None),
-            number(accuracy.high if accuracy else None),
-            level_of(accuracy),
-            "" if ours is None else ours.unit,
-            "0" if ours is None else str(ours.episodes),
-            str(len(row.records)),
-            row.seed_values("accuracy"),
-            "" if row.parameters is None else str(row.parameters),
-            "" if adapted is None else f"{adapted:.0f}",
-            number(None if adapt is None else 1000 * adapt, 1),
-            number(row.train_seconds, 1),
-            str(row.verdict.direction) if judged else "",
-            row.verdict.note(),
-            str(row.verdict.scope) if judged else "",
-        )
-        found.append(dict(zip(COLUMNS, values)))
-    return found
+def _with(value: str, half: str) -> str:
+    return f"{value} ± {half}" if value and half else value
+
+
+def _milliseconds(row: Row) -> str:
+    seconds = row.mean_of("adapt_seconds")
+    return number(None if seconds is None else 1000 * seconds, 1)
+
+
+def _measured() -> tuple[Column, ...]:
+    """Our accuracy with its interval, and what that is over."""
+
+    def part(place: int) -> Any:
+        return lambda row: interval_texts(row.mean(ACCURACY))[place]
+
+    def half(row: Row) -> str:
+        _, low, high = interval_texts(row.mean(ACCURACY))
+        return number((float(high) - float(low)) / 2) if low else ""
+
+    def unit(row: Row) -> str:
+        found = row.replicates(ACCURACY)
+        return "" if found is None else found.unit
+
+    def episodes(row: Row) -> str:
+        return str(sum(len(episode_accuracies(record)) for record in row.finished.values()))
+
+    return (
+        Column(part(0), "ours_mean"),
+        Column(part(1), "ours_ci_low"),
+        Column(part(2), "ours_ci_high"),
+        Column(lambda row: level_of(row.mean(ACCURACY)), "level"),
+        Column(lambda row: _with(part(0)(row), half(row)), heading="ours"),
+        Column(unit, "unit"),
+        Column(lambda row: f"{unit(row)}s" if half(row) else "", heading="interval over"),
+        Column(episodes, "episodes", "episodes"),
+    )
 
 
 SHOT_COLUMNS = (
@@ -153,95 +115,73 @@ def shot_rows(table: Table) -> list[dict[str, str]]:
     """Accuracy against the number of shots at test time; training episodes keep their number."""
     found = []
     for row in table.rows:
-        for shot in table.profile.fewshot.get("episodes", {}).get("shots", []):
-            published = _published(table.profile, row, str(shot))
-            ours = [record["result"]["shots"][str(shot)] for record in finished(row).values()]
-            mean = sum(pair[0] for pair in ours) / len(ours) if ours else None
-            half = ours[0][1] if len(ours) == 1 else None
+        slot = table.profile.slots[row.slot]
+        for shot in map(str, slot.recipe["episodes"]["shots"]):
+            others = published(row, slot, shot)
+            ours = [record["result"]["shots"][shot] for record in row.finished.values()]
             values = (
-                str(table.experiment.table),
-                dataset_title(table.profile, row.slot),
+                str(row.table),
+                row.dataset,
                 row.method.label,
-                str(shot),
-                number(published[0] if published else None, 1),
-                number(published[1] if published else None, 1),
-                number(mean),
-                number(half),
+                shot,
+                number(others[0] if others else None, 1),
+                number(others[1] if others else None, 1),
+                number(sum(pair[0] for pair in ours) / len(ours) if ours else None),
+                number(ours[0][1] if len(ours) == 1 else None),
                 str(len(ours)),
             )
             found.append(dict(zip(SHOT_COLUMNS, values)))
     return found
 
 
-def files(table: Table) -> dict[str, str]:
-    """File names and contents of the table."""
-    stem = f"table{table.experiment.table}"
-    return {
-        f"{stem}.csv": as_csv(COLUMNS, table_rows(table)),
-        f"{stem}_shots.csv": as_csv(SHOT_COLUMNS, shot_rows(table)),
-        f"{stem}_claims.csv": as_csv(CLAIM_COLUMNS, claim_rows(table)),
-    }
+def columns(table: Table) -> tuple[Column, ...]:
+    """Accuracies with intervals over episodes or seeds, what others published, and what adapting costs."""
+    slots = table.profile.slots
+    shot = next((str(slot.recipe["episodes"]["shot"]) for slot in table.slots), "")
+    compared = any(published(row, slots[row.slot], shot) for row in table.rows)
+
+    def elsewhere(row: Row, place: int) -> str:
+        found = published(row, slots[row.slot], shot)
+        return number(found[place] if found else None, 1)
+
+    heading = "published, same data" if compared else ""
+    return (
+        *row_columns(ACCURACY)[:1],
+        Column(lambda row: row.dataset, "dataset"),
+        Column(lambda row: row.method.label, "method", "method"),
+        Column(lambda row: backbone_title(slots[row.slot], row.method), "backbone", "backbone"),
+        Column(lambda row: ACCURACY.label, "metric"),
+        Column(lambda row: shot, "shots"),
+        Column(lambda row: number(row.printed(ACCURACY)), "paper"),
+        Column(lambda row: number(_paper_interval(row)), "paper_interval"),
+        Column(
+            lambda row: _with(number(row.printed(ACCURACY)), number(_paper_interval(row))),
+            heading="paper, Mini-ImageNet",
+        ),
+        Column(lambda row: elsewhere(row, 0), "published"),
+        Column(lambda row: elsewhere(row, 1), "published_interval"),
+        Column(lambda row: _with(elsewhere(row, 0), elsewhere(row, 1)), heading=heading),
+        *_measured(),
+        *seed_columns(ACCURACY),
+        Column(lambda row: count(row.mean_of("adapted_parameters")), "adapted_parameters", "adapted parameters"),
+        Column(_milliseconds, "adapt_milliseconds", "to adapt, ms"),
+        size_column(),
+        seconds_column(),
+        *claim_columns(),
+    )
 
 
-HEADINGS = {
-    "method": "method",
-    "backbone": "backbone",
-    "paper_text": "paper, Mini-ImageNet",
-    "published_text": "published, same data",
-    "ours_text": "ours",
-    "over": "interval over",
-    "episodes": "episodes",
-    "seeds": "seeds",
-    "adapted_parameters": "adapted parameters",
-    "adapt_milliseconds": "to adapt, ms",
-    "parameters": "parameters",
-    "train_seconds": "training, s",
-    "verdict": "verdict",
-    "scope": "scope",
-}
-
-
-def _with(value: str, half: str) -> str:
-    return f"{value} ± {half}" if value and half else value
-
-
-def markdown(table: Table) -> str:
-    """Paper against ours as a Markdown table."""
-    rows = []
-    for row, cells in zip(table.rows, table_rows(table)):
-        half = ""
-        if cells["ours_ci_low"]:
-            half = number((float(cells["ours_ci_high"]) - float(cells["ours_ci_low"])) / 2)
-        rows.append(
-            {
-                **cells,
-                "paper_text": _with(cells["paper"], cells["paper_interval"]),
-                "published_text": _with(cells["published"], cells["published_interval"]),
-                "ours_text": _with(cells["ours_mean"], half),
-                "over": f"{cells['unit']}s" if half else "",
-                "verdict": row.verdict.short() if cells["direction"] else row.verdict.note(),
-            }
-        )
-    headings = dict(HEADINGS)
-    if not any(row["published"] for row in rows):
-        headings.pop("published_text")
-    return as_markdown(headings, rows)
-
-
-def scope_sentence(table: Table) -> str:
+def scope(table: Table) -> str:
     """What the profile trains on and how it tests, beside the paper."""
     profile = table.profile
-    if not profile.fewshot:
-        return f"Profile {profile.name} declares no few-shot data."
-    episodes = profile.fewshot["episodes"]
-    sets = ", ".join(dataset_title(profile, slot) for slot in table.experiment.datasets if slot in profile.slots)
+    slots = table.slots
+    episodes, widths = slots[0].recipe["episodes"], slots[0].widths
     reduced = [
-        f"{title} {profile.fewshot['width'][name]} (paper {usual})"
-        for name, (title, usual) in BACKBONES.items()
-        if profile.fewshot["width"][name] != usual
+        f"{title} {widths[name]} (paper {usual})" for name, (title, usual) in BACKBONES.items() if widths[name] != usual
     ]
-    widths = f"Other widths than the paper's: {', '.join(reduced)}." if reduced else "All widths are the paper's."
+    words = f"Other widths than the paper's: {', '.join(reduced)}." if reduced else "All widths are the paper's."
     return (
-        f"Profile {profile.name}, {sets}: {episodes['way']}-way {episodes['shot']}-shot, {episodes['query']} queries a "
-        f"class, {episodes['count']} test episodes of the novel classes, the same for every method. {widths}"
+        f"Profile {profile.name}, {', '.join(slot.title for slot in slots)}: {episodes['way']}-way "
+        f"{episodes['shot']}-shot, {episodes['query']} queries a class, {episodes['count']} test episodes of the "
+        f"novel classes, the same for every method. {words}"
     )

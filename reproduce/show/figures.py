@@ -57,9 +57,11 @@ def band_name(seeds: int) -> str:
 
 
 def learning_curves(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]], key: str = "test_error"
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]],
+    key: str = "test_error",
+    name: str = "test error",
 ) -> Figure:
-    """Test error (percent) against training images, one panel a data set, one line a method.
+    """A metric (percent), written as ``name``, against training images, one panel a data set, one line a method.
 
     ``panels`` maps a panel's title to method labels, those to one curve a seed; a curve is a list of points
     with ``images`` and ``key``.
@@ -84,7 +86,7 @@ def learning_curves(
             if band is not None:
                 ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)
             seeds = max(seeds, len(values))
-        ax.set(title=title, xlabel="training images (thousands)", ylabel="test error (%)", yscale="log")
+        ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)", yscale="log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="y", which="both", labelsize=8)
@@ -93,10 +95,13 @@ def learning_curves(
     return figure
 
 
-def error_chart(panels: Mapping[str, Sequence[tuple[str, Sequence[float], float | None]]]) -> Figure:
-    """Test errors per method: every seed a dot, the mean with its 95 % interval, the paper's value beside it.
+def error_chart(
+    panels: Mapping[str, Sequence[tuple[str, Sequence[float], float | None]]], name: str = "test error"
+) -> Figure:
+    """A metric (percent), written as ``name``, per method: every seed a dot, the mean with its 95 % interval, the
+    paper's value beside it.
 
-    ``panels`` maps a panel's title to rows (label, error of each seed in percent, the paper's error or None).
+    ``panels`` maps a panel's title to rows (label, value of each seed, the paper's value or None).
     """
     rows = max(len(items) for items in panels.values())
     figure = new_figure(5.6 * len(panels), 1.3 + 0.42 * rows)
@@ -112,7 +117,7 @@ def error_chart(panels: Mapping[str, Sequence[tuple[str, Sequence[float], float 
             if interval.count >= MINIMUM_SEEDS and interval.low is not None and interval.high is not None:
                 ax.plot([interval.low, interval.high], [place, place], color=OKABE_ITO[0], linewidth=2)
             ax.scatter([interval.mean], [place], color=OKABE_ITO[0], marker="|", s=160, zorder=4)
-        ax.set(title=title, xlabel="test error (%)")
+        ax.set(title=title, xlabel=f"{name} (%)")
         ax.set_yticks(range(len(items)), [label for label, _, _ in items], fontsize=8)
         ax.set_ylim(len(items) - 0.5, -0.5)
         ax.grid(alpha=0.3, axis="x")

@@ -1,12 +1,13 @@
 """What a table measures: in which direction it is better, and over what its noise is counted.
 
 Claims are judged on *gains*: differences between two methods, positive when the method that the paper calls better is
-better, whether the metric is an error or an accuracy. The sign is decided here and nowhere else.
+better, whether the metric is an error or an accuracy. The sign is decided here and nowhere else. Which metrics there
+are is said by the tasks (``reproduce/tasks``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
@@ -24,15 +25,23 @@ class Metric:
         name: its key in a run's result.
         title: how it is written.
         higher_is_better: True of an accuracy, False of an error.
-        unit: the unit of replication, ``SEED`` or ``EPISODE``; episodes count only while there are too few seeds.
         widest_margin: the largest margin, in points, that a claim of similarity may declare.
+        episodes: the values of a record's test episodes, where it has such; then an interval is over episodes while
+            there are too few seeds for one over seeds.
+        mark: a short name that tells a table's second metric from its first; empty of the first.
     """
 
     name: str
     title: str
     higher_is_better: bool
-    unit: str
     widest_margin: float
+    episodes: Callable[[Record], list[float]] | None = None
+    mark: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The unit of replication, ``SEED`` or ``EPISODE``; episodes count only while there are too few seeds."""
+        return SEED if self.episodes is None else EPISODE
 
     @property
     def label(self) -> str:
@@ -56,18 +65,6 @@ class Metric:
         }
 
 
-#: An error's margin just holds the paper's own largest gap between DNS and UNS, 0.24 (Table 4); an accuracy's is the
-#: smallest difference that Table 6 calls an advantage (static NSN over RelationNet), less than the paper's interval.
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("test_error", "test error", False, SEED, 0.25),
-        Metric("test_top5_error", "top-5 error", False, SEED, 0.25),
-        Metric("accuracy", "accuracy", True, EPISODE, 0.42),
-    )
-}
-
-
 @dataclass(frozen=True)
 class Replicates:
     """Values that an interval is computed from.
@@ -81,12 +78,6 @@ class Replicates:
     values: tuple[float, ...]
     unit: str
     by_seed: Mapping[int, float]
-
-
-def episode_accuracies(record: Record) -> list[float]:
-    """Accuracy of every test episode of a few-shot record, in percent."""
-    result = record["result"]
-    return [100.0 * right / result["queries"] for right in result["right"]]
 
 
 def _over_episodes(by_seed: Mapping[int, list[float]]) -> tuple[float, ...]:
@@ -105,9 +96,9 @@ def replicates(metric: Metric, records: Mapping[int, Record]) -> Replicates | No
     by_seed = metric.values(records)
     if not by_seed:
         return None
-    if metric.unit == SEED or len(by_seed) >= MINIMUM_SEEDS:
+    if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:
         return Replicates(tuple(by_seed.values()), SEED, by_seed)
-    return Replicates(_over_episodes({seed: episode_accuracies(records[seed]) for seed in by_seed}), EPISODE, by_seed)
+    return Replicates(_over_episodes({seed: metric.episodes(records[seed]) for seed in by_seed}), EPISODE, by_seed)
 
 
 def gains(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> Replicates | None:
@@ -116,11 +107,11 @@ def gains(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Reco
     by_seed = {seed: metric.gain(first[seed], second[seed]) for seed in first if seed in second}
     if not by_seed:
         return None
-    if metric.unit == SEED or len(by_seed) >= MINIMUM_SEEDS:
+    if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:
         return Replicates(tuple(by_seed.values()), SEED, by_seed)
     pairs: dict[int, list[float]] = {}
     for seed in by_seed:
-        ours, theirs = episode_accuracies(better[seed]), episode_accuracies(worse[seed])
+        ours, theirs = metric.episodes(better[seed]), metric.episodes(worse[seed])
         if len(ours) != len(theirs):
             raise ValueError(
                 f"Two records of seed {seed} have {len(ours)} and {len(theirs)} test episodes and cannot be compared; "

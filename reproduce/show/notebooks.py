@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -21,6 +22,7 @@ from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
+from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.run.files import digest, write_text
 from reproduce.run.store import Store
@@ -42,14 +44,26 @@ _TEMPORARY = "reproduce-notebook-"
 #: Kernel that ipykernel installs beside the Python it belongs to.
 KERNEL = "python3"
 
+#: How a notebook asks for the report of a table.
+_REPORTS = re.compile(r"Report\(\"?(\w+)\"?,")
 
-def names(tables: tuple[int, ...]) -> list[str]:
-    """Notebooks to execute: those of the chosen tables; with all tables, also those of none but the theory's."""
+
+def names(tables: tuple[plan.Key, ...]) -> list[str]:
+    """Notebooks to execute: those of the tables; with all of the paper's, also those of none but the theory's."""
     if not SOURCES.is_dir():
         raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
-    if set(tables) == set(plan.tables()):
-        return [path.stem for path in sorted(SOURCES.glob("*.py")) if not path.stem.startswith("theory_")]
-    return [f"table{number}" for number in sorted(tables)]
+    every = {path.stem: read_tables(path.stem) for path in SOURCES.glob("*.py")}
+    beyond, whole = set(plan.beyond()), set(tables) >= set(plan.tables())
+    found = [name for name, read in every.items() if set(tables) & (set(read) & beyond or set(read))]
+    if whole:
+        found += [name for name, read in every.items() if not read and not name.startswith("theory_")]
+    return sorted(found)
+
+
+def read_tables(name: str) -> tuple[plan.Key, ...]:
+    """The tables that a notebook reads: those whose reports its source asks for."""
+    asked = _REPORTS.findall((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
+    return tuple(dict.fromkeys(key for key in plan.every() if str(key) in asked))
 
 
 def _text_hash(paths: list[Path]) -> str:
@@ -62,11 +76,14 @@ def _text_hash(paths: list[Path]) -> str:
 def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     """Hash of everything the executed notebook depends on."""
     parts: list[Any] = [name, profile.name, closure_texts(SOURCES / f"{name}.py")]
-    if name.startswith("table") and name.removeprefix("table").isdigit():
-        table = make_table(int(name.removeprefix("table")), profile, store)
+    for key in read_tables(name):
+        table = make_table(key, profile, store)
+        stem = table.experiment.stem
         parts.append(sorted(record["checksum"] for row in table.rows for record in row.records.values()))
-        files = sorted((store.folder / "tables").glob(f"{name}*.csv"))
-        parts.append(_text_hash([plan.EXPERIMENTS / f"{name}.toml", *files]))
+        files = sorted((store.folder / "tables").glob(f"{stem}*.csv"))
+        # The table's task is imported by its name, which the closure does not see.
+        task = tasks.source(table.experiment.task)
+        parts.append(_text_hash([plan.EXPERIMENTS / f"{stem}.toml", task, *files]))
     return digest(parts)
 
 
@@ -158,7 +175,7 @@ def _reason(error: BaseException) -> str:
 
 
 def execute_all(
-    tables: tuple[int, ...],
+    tables: tuple[plan.Key, ...],
     profile: plan.Profile,
     store: Store,
     jobs: int,

@@ -64,7 +64,7 @@ def describe(layer: Any) -> Predictor:
     return Predictor(first, between, second, after, bounds, similarity)
 
 
-def predictors(profile: plan.Profile, table: int, slot: str) -> dict[str, Predictor]:
+def predictors(profile: plan.Profile, table: plan.Key, slot: str) -> dict[str, Predictor]:
     """The predictors of a table's dynamic rows, by the rows' labels, from networks as they are trained."""
     import torch
 

@@ -14,7 +14,7 @@ from reproduce.run.store import Store
 from reproduce.show import figures, predictor_rows
 from reproduce.show.cells import as_markdown
 from reproduce.show.claim_tables import markdown_claims
-from reproduce.show.rows import Row, Table, dataset_title, make_table
+from reproduce.show.rows import Row, Table, make_table
 from reproduce.show.tables import markdown_rows, scope_sentence
 
 
@@ -42,19 +42,19 @@ class Report:
     """One table of one profile.
 
     Args:
-        number: the table.
+        number: the table, by its name where it is beyond the paper.
         profile: name of the profile.
         results: folder of results, holding ``<profile>/runs``.
     """
 
-    def __init__(self, number: int, profile: str, results: str | Path) -> None:
+    def __init__(self, number: plan.Key, profile: str, results: str | Path) -> None:
         self.profile = plan.profile(profile)
         self.store = Store(Path(results), profile)
         self.table: Table = make_table(number, self.profile, self.store)
 
     def _slots(self) -> dict[str, str]:
         return {
-            slot: dataset_title(self.profile, slot)
+            slot: self.profile.slots[slot].title
             for slot in self.table.experiment.datasets
             if any(row.records for row in self.table.rows if row.slot == slot)
         }
@@ -84,7 +84,7 @@ class Report:
         return text(f"*{labels[0]}* and *{labels[1]}* differ in " + "; ".join(parts) + ".")
 
     def learning_curves(self) -> Any:
-        """Test error against training images, with intervals over seeds."""
+        """The metric against training images, with intervals over seeds."""
         panels = {
             title: {
                 row.method.label: [record["result"]["curve"] for record in row.records.values()]
@@ -93,22 +93,25 @@ class Report:
             }
             for slot, title in self._slots().items()
         }
-        return show(figures.learning_curves(panels)) if panels else text("No run is stored yet.")
+        metric = self.table.metric
+        if not panels:
+            return text("No run is stored yet.")
+        return show(figures.learning_curves(panels, metric.name, metric.title))
 
     def error_chart(self) -> Any:
-        """Every seed's error, the mean, and the paper's value where the data are the paper's."""
+        """The metric of every seed, the mean, and the paper's value where the data are the paper's."""
         panels = {
             title: [
                 (
                     row.method.label,
-                    list(row.errors.values()),
-                    row.paper if self.profile.same(slot)[0] else None,
+                    list(row.values().values()),
+                    row.printed(row.metric) if self.profile.slots[slot].same_data else None,
                 )
                 for row in self._rows(slot)
             ]
             for slot, title in self._slots().items()
         }
-        return show(figures.error_chart(panels)) if panels else text("No run is stored yet.")
+        return show(figures.error_chart(panels, self.table.metric.title)) if panels else text("No run is stored yet.")
 
     def errors(self) -> Any:
         """Paper against ours."""

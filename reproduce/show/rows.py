@@ -9,19 +9,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
 from reproduce.show.claims import KINDS, Case, Judged, judge
-from reproduce.show.metrics import METRICS, replicates
-from reproduce.show.statistics import Direction, Interval, Scope, Verdict, combine, mean_interval, values_text
+from reproduce.show.metrics import Metric, Replicates, replicates
+from reproduce.show.statistics import Direction, Interval, Verdict, combine, mean_interval, values_text
 
 
 @dataclass(frozen=True)
 class Row:
     """One method on one data set: its records by seed, and what they come to."""
 
+    table: plan.Key
     slot: str
     dataset: str
     method: plan.Method
@@ -29,23 +31,45 @@ class Row:
     verdict: Verdict
 
     @property
-    def errors(self) -> dict[int, float]:
-        """Test error in percent by seed, of the runs that did not diverge."""
-        return METRICS["test_error"].values(self.records)
+    def finished(self) -> dict[int, dict[str, Any]]:
+        """The records without those that diverged."""
+        return {seed: record for seed, record in self.records.items() if record["status"] == "finished"}
 
     @property
     def diverged(self) -> int:
         """Number of runs that diverged."""
-        return sum(record["status"] == "diverged" for record in self.records.values())
+        return len(self.records) - len(self.finished)
 
-    def mean(self, metric: str) -> Interval | None:
-        """Mean of a metric (see ``reproduce.show.metrics.METRICS``) with its 95 % interval; None when no run has it."""
-        found = replicates(METRICS[metric], self.records)
+    @property
+    def metric(self) -> Metric:
+        """What the row's task compares by."""
+        return tasks.named(self.method.task).metric
+
+    def values(self, metric: Metric | None = None) -> dict[int, float]:
+        """A metric (the task's own where none is named) by seed, of the runs that did not diverge."""
+        return (metric or self.metric).values(self.records)
+
+    def replicates(self, metric: Metric) -> Replicates | None:
+        """What the interval of a metric is computed from."""
+        return replicates(metric, self.records)
+
+    def mean(self, metric: Metric) -> Interval | None:
+        """Mean of a metric with its 95 % interval; None when no run has it."""
+        found = replicates(metric, self.records)
         return None if found is None else mean_interval(found.values)
 
-    def seed_values(self, metric: str) -> str:
+    def seed_values(self, metric: Metric) -> str:
         """The metric of every seed."""
-        return values_text(list(METRICS[metric].values(self.records).values()))
+        return values_text(list(self.values(metric).values()))
+
+    def mean_of(self, key: str) -> float | None:
+        """Mean over seeds of a number of the result that is no metric; None where nothing is stored."""
+        values = [float(record["result"][key]) for record in self.finished.values()]
+        return sum(values) / len(values) if values else None
+
+    def printed(self, metric: Metric) -> float | None:
+        """The paper's value of a metric in percent, None where it is illegible or not given."""
+        return self.method.printed(metric, self.slot)
 
     @property
     def parameters(self) -> int | None:
@@ -64,24 +88,25 @@ class Row:
         seconds = [float(record["result"]["train_seconds"]) for record in self.records.values()]
         return sum(seconds) / len(seconds) if seconds else None
 
-    @property
-    def paper(self) -> float | None:
-        """The paper's error (of few-shot learning its accuracy) in percent, None where it is illegible."""
-        return self.method.paper.get(self.slot)
-
-    def paper_by(self, metric: str) -> float | None:
-        """The paper's value of a metric in percent, None where it is illegible or not given."""
-        return self.method.paper_top5.get(self.slot) if metric == "test_top5_error" else self.paper
-
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper as the records have it."""
+    """A table as the records have it."""
 
     experiment: plan.Experiment
     profile: plan.Profile
     rows: tuple[Row, ...]
     claims: tuple[Judged, ...]
+
+    @property
+    def slots(self) -> list[plan.Slot]:
+        """The slots of its data sets that the profile fills."""
+        return [self.profile.slots[name] for name in self.experiment.datasets if name in self.profile.slots]
+
+    @property
+    def metric(self) -> Metric:
+        """What its task compares by."""
+        return tasks.named(self.experiment.task).metric
 
     def row(self, slot: str, key: str) -> Row:
         """The row of one method on the data set in ``slot``."""
@@ -101,43 +126,26 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
     return found
 
 
-def dataset_title(profile: plan.Profile, slot: str) -> str:
-    """How a data set is written: CIFAR-10, or what stands in for it."""
-    name = str(profile.slots[slot]["name"])
-    title = plan.SLOT_TITLES[slot]
-    return title if name == slot else f"{plan.SET_TITLES.get(name, name)} (for {title})"
-
-
-def scope_of(profile: plan.Profile, slot: str) -> Scope:
-    """What results of a profile on one data set can speak about."""
-    same_data, same_width = profile.same(slot)
-    data = "" if same_data else dataset_title(profile, slot).replace(" (for ", " for ").removesuffix(")")
-    width = ""
-    if not same_width:
-        few_shot = profile.is_fewshot(slot)
-        width = "other widths than the paper's" if few_shot else f"width {profile.width_for(slot)} (paper: 32)"
-    return Scope(data, width, profile.budget(slot))
-
-
-def make_table(number: int, profile: plan.Profile, store: Store) -> Table:
+def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     """One table from the stored records."""
-    declared = plan.experiment(number)
+    declared = plan.experiment(key)
     records = index(store)
     marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}
     slots = [slot for slot in declared.datasets if slot in profile.slots]
     for slot in slots:
-        mark = marks.get(fingerprints.dataset_key(profile.slots[slot]), "")
+        place = profile.slots[slot]
+        mark = marks.get(fingerprints.dataset_key(place.data), "")
         for method in declared.methods:
-            key = _without_seed(profile.run(method, slot, 0).declared(mark))
-            found = dict(sorted(records.get(key, {}).items()))
-            title = dataset_title(profile, slot)
-            plain[slot, method.key] = Row(slot, title, method, found, Verdict(Direction.REFERENCE))
+            configuration = _without_seed(profile.run(method, slot, 0).declared(mark))
+            found = dict(sorted(records.get(configuration, {}).items()))
+            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE))
+            plain[slot, method.key] = row
     cases = [
         Case(
             claim,
             profile,
-            scope_of(profile, slot),
+            profile.slots[slot].scope,
             plain[slot, claim.better],
             plain[slot, claim.worse],
             plain[slot, claim.without] if claim.without else None,

@@ -1,72 +1,69 @@
 """All tables of a profile: their CSV files and a summary in Markdown.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
-(``reproduce/declare/sizes.py``). What a table looks like belongs to its task, one file a task.
+(``reproduce/declare/sizes.py``). What a table looks like is said by its task's columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
+from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import error_tables, fewshot_tables
-from reproduce.show.cells import as_csv, as_markdown
-from reproduce.show.claim_tables import markdown_claims
-from reproduce.show.rows import Table, dataset_title, make_table
+from reproduce.show.cells import as_csv, as_markdown, markdown_lines
+from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
+from reproduce.show.rows import Table, make_table
 
 
-class TaskTables(Protocol):
-    """What a task's file offers."""
-
-    def files(self, table: Table) -> dict[str, str]:
-        """Names and contents of the table's CSV files."""
-
-    def markdown(self, table: Table) -> str:
-        """Paper against ours."""
-
-    def scope_sentence(self, table: Table) -> str:
-        """What the profile trains on and how much, beside the paper."""
+def csv_rows(table: Table) -> list[dict[str, str]]:
+    """The rows of the table's CSV file as text, by column."""
+    columns = [column for column in tasks.named(table.experiment.task).columns(table) if column.name]
+    return [{column.name: column.cell(row) for column in columns} for row in table.rows]
 
 
-BY_TASK: dict[str, TaskTables] = {CLASSIFICATION: error_tables, FEWSHOT: fewshot_tables}
-
-
-def _of_task(table: Table) -> TaskTables:
-    return BY_TASK[table.experiment.task]
+def files(table: Table) -> dict[str, str]:
+    """Names and contents of the table's CSV files."""
+    task, stem = tasks.named(table.experiment.task), table.experiment.stem
+    names = tuple(column.name for column in task.columns(table) if column.name)
+    more = {f"{stem}{end}.csv": content for end, content in task.files(table).items()}
+    claims = as_csv(CLAIM_COLUMNS, claim_rows(table))
+    return {f"{stem}.csv": as_csv(names, csv_rows(table)), **more, f"{stem}_claims.csv": claims}
 
 
 def markdown_rows(table: Table) -> str:
     """Paper against ours as a Markdown table."""
-    return _of_task(table).markdown(table)
+    columns = [column for column in tasks.named(table.experiment.task).columns(table) if column.heading]
+    cells = [[column.cell(row) for column in columns] for row in table.rows]
+    return markdown_lines([column.heading for column in columns], cells)
 
 
 def scope_sentence(table: Table) -> str:
     """What the profile trains on and how much, beside the paper."""
-    return _of_task(table).scope_sentence(table)
+    if not table.slots:
+        return f"Profile {table.profile.name} declares no data for it."
+    return tasks.named(table.experiment.task).scope(table)
 
 
-def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) -> list[Table]:
+def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
     """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv`` and the summary of all declared tables."""
     made = []
-    for item in numbers:
-        table = make_table(item, profile, store)
+    for key in keys:
+        table = make_table(key, profile, store)
         folder = store.folder / "tables"
-        for name, content in _of_task(table).files(table).items():
+        for name, content in files(table).items():
             write_text(folder / name, content)
-        if trials := selection.rows(profile, store, item):
-            write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
+        if trials := selection.rows(profile, store, key):
+            write_text(folder / f"{table.experiment.stem}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
 
 
 def summary(profile: plan.Profile, store: Store) -> str:
-    """Every table that has records, in Markdown."""
+    """Every table of the paper, and those beyond it that have records, in Markdown."""
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
@@ -77,21 +74,21 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
         "well: they do not compare methods. The verdict rule is in `reproduce/show/statistics.py`.",
     ]
-    for item in plan.tables():
-        table = make_table(item, profile, store)
-        parts.append(f"## Table {item}: {table.experiment.title}")
-        if not any(row.records for row in table.rows):
-            parts += ["Not run.", *_recipe_choice(profile, store, item)]
+    for key in plan.every():
+        table = make_table(key, profile, store)
+        run = any(row.records for row in table.rows)
+        if not run and key not in plan.tables():
             continue
-        parts += [scope_sentence(table), markdown_rows(table), markdown_claims(table)]
-        parts += _recipe_choice(profile, store, item)
+        parts.append(f"## {table.experiment.name}: {table.experiment.title}")
+        parts += [scope_sentence(table), markdown_rows(table), markdown_claims(table)] if run else ["Not run."]
+        parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 
 
-def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str]:
+def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[str]:
     """Which data chose the recipe of a table, with everything that was tried."""
-    trials = selection.rows(profile, store, number)
-    elsewhere = _chosen_elsewhere(profile, number)
+    trials = selection.rows(profile, store, key)
+    elsewhere = _chosen_elsewhere(profile, key)
     if not trials:
         return elsewhere or ["Nothing of this recipe was chosen by trials in this profile."]
     on = " and ".join(dict.fromkeys(row["chosen_on"] for row in trials))
@@ -102,18 +99,17 @@ def _recipe_choice(profile: plan.Profile, store: Store, number: int) -> list[str
     return [*elsewhere, words, as_markdown(head, trials)]
 
 
-def _chosen_elsewhere(profile: plan.Profile, number: int) -> list[str]:
+def _chosen_elsewhere(profile: plan.Profile, key: plan.Key) -> list[str]:
     """A sentence for every data set whose recipe the trials of another table, or on another data set, choose."""
-    experiment = plan.experiment(number)
-    if experiment.task != CLASSIFICATION:
-        return []
-    tables = {slot: selection.recipe_table(profile, slot) for slot in profile.data}
+    tables = {slot: selection.recipe_table(profile, slot) for slot in profile.slots}
     sentences = []
-    for slot in filter(tables.__contains__, experiment.datasets):
-        same = (other for other in tables if profile.recipe_for(other) == profile.recipe_for(slot) and tables[other])
-        source = slot if tables[slot] else next(same, None)
-        if source is not None and (source != slot or tables[source] != number):
-            of = "" if source == slot else f" (on {dataset_title(profile, source)}, whose recipe it is too)"
-            title = dataset_title(profile, slot)
-            sentences.append(f"For the recipe of {title}, see the trials under Table {tables[source]}{of}.")
+    for name in filter(tables.__contains__, plan.experiment(key).datasets):
+        slot = profile.slots[name]
+        same = (other for other, table in tables.items() if table and profile.slots[other].recipe == slot.recipe)
+        source = name if tables[name] else next(same, None)
+        chosen = None if source is None else tables[source]
+        if source is not None and chosen is not None and (source != name or chosen != key):
+            of = "" if source == name else f" (on {profile.slots[source].title}, whose recipe it is too)"
+            there = plan.experiment(chosen).name
+            sentences.append(f"For the recipe of {slot.title}, see the trials under {there}{of}.")
     return sentences

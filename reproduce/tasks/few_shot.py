@@ -1,4 +1,4 @@
-"""Executing a few-shot run: fit a method on the base classes, measure it on episodes of the novel ones.
+"""Table 6: fit a few-shot method on the base classes, measure it on episodes of the novel ones.
 
 Settings are chosen on the validation classes: :func:`on_validation` makes the run that measures there.
 """
@@ -6,21 +6,31 @@ Settings are chosen on the validation classes: :func:`on_validation` makes the r
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.declare.runs import FEWSHOT, Run
+from reproduce.declare.runs import NUMERICS
 from reproduce.run.attempts import code, machine
-from reproduce.tasks.outcome import Outcome
+from reproduce.run.files import digest
+from reproduce.show import fewshot_tables
+from reproduce.show.cells import as_csv
+from reproduce.show.columns import Column
+from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.tasks.task import STEP_PASSES, Outcome, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from nsl.data import FewShotData, ImageSet
     from nsl.fewshot import FewShotMethod
+    from reproduce.declare.experiments import Method
+    from reproduce.declare.runs import Run
+    from reproduce.declare.shapes import Shape
+    from reproduce.show.rows import Table
 
 #: Support and query images a class in the picture of an episode.
 PICTURE_SUPPORT, PICTURE_QUERY = 5, 3
@@ -30,17 +40,155 @@ PICTURED = "finetune"
 #: Classes of the test episodes, `split` of a recipe's episodes; a recipe without it is measured on the novel ones.
 NOVEL, VALIDATION = "novel", "validation"
 
+#: Images of a class where there is noise in place of data.
+NOISE_IMAGES = 30
+
+class FewShot(Task):
+    """A method, its backbone, and a recipe of parts; noise is counted over episodes while there are few seeds.
+
+    A recipe has ``pretrain`` (a classifier of all base classes) and ``meta`` (a training on episodes of them) where the
+    method takes these trainings, and ``episodes``, what it is tested on.
+    """
+
+    name = "few-shot"
+    metric = ACCURACY
+    trial_data = "validation classes"
+
+    def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        return {"name": method.model, "backbone": method.backbone, **options}
+
+    def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
+        return {part: dict(declared[part]) for part in (*method.trainings, "episodes")}
+
+    def images(self, recipe: dict[str, Any]) -> int:
+        total = super().images(recipe["pretrain"]) if "pretrain" in recipe else 0
+        if part := recipe.get("meta"):
+            items = int(part["way"]) * (int(part["shot"]) + int(part["query"]))
+            total += int(part["iterations"]) * int(part["tasks"]) * items
+        return total
+
+    def held_out(self, run: Run, declared: dict[str, Any]) -> Run:
+        return on_validation(run)
+
+    def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> FewShotData:
+        import nsl.data
+
+        options = {name: value for name, value in dataset.items() if name != "name"}
+        return nsl.data.load_fewshot(dataset["name"], Path(data) if data else None, download=download, **options)
+
+    def train(self, run: Run, dataset: FewShotData, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+        return train(run, dataset, checkpoint, minutes, progress)
+
+    def shares(self, run: Run) -> str:
+        part = run.recipe.get("pretrain")
+        if part is None:
+            return super().shares(run)
+        model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
+        return f"{model} {part} {run.seed} {run.dataset} {_is_dynamic(run)}"
+
+    def network(self, run: Run, sizes: Shape) -> Any:
+        """The backbone with a classifier of the base classes."""
+        from nsl.models.backbones import BackboneClassifier, create_backbone
+
+        kind = "dynamic" if _is_dynamic(run) else "none"
+        options: dict[str, Any] = {"predictor_options": run.model.get("predictor_options")} if kind == "dynamic" else {}
+        backbone = create_backbone(run.model["backbone"], width=run.model["width"], kind=kind, **options)
+        return BackboneClassifier(backbone, sizes.classes, sizes.image_size)
+
+    def deployed(self, network: Any) -> Any:
+        """The backbone: testing does not use the classifier of the base classes."""
+        return network.backbone
+
+    def passes(self, run: Run, sizes: Shape) -> int:
+        """Passes of the backbone; what costs little beside it is left out."""
+        return _passes(run, sizes)
+
+    def training(self, run: Run) -> tuple[int, str]:
+        part = run.recipe.get("pretrain") or run.recipe["meta"]
+        items = int(part["way"]) * (int(part["shot"]) + int(part["query"])) if "way" in part else part["batch_size"]
+        return int(items), str(part.get("precision", "float32"))
+
+    def shortened(self, run: Run, steps: int) -> Run:
+        recipe: dict[str, Any] = {name: dict(part) for name, part in run.recipe.items()}
+        for name in ("pretrain", "meta"):
+            if name in recipe:
+                recipe[name]["iterations"] = steps
+        if "pretrain" in recipe:
+            recipe["pretrain"]["evaluations"] = 1
+        recipe["episodes"] |= {"count": 2, "shot_count": 1, "step_counts": [0, 1], "step_episodes": 1}
+        return replace(run, recipe=recipe)
+
+    def noise(self, run: Run, steps: int) -> FewShotData:
+        import torch
+
+        from nsl.data import split_classes
+
+        sizes = self.shape(run.dataset)
+        counts = {"base": sizes.classes, "validation": 1, "novel": 20}
+        names = [f"{part} {i}" for part, count in counts.items() for i in range(count)]
+        split = {part: [n for n in names if n.startswith(f"{part} ")] for part in counts}
+        labels = torch.arange(len(names)).repeat_interleave(NOISE_IMAGES)
+        size, random = sizes.image_size, torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (len(labels), 3, size, size), dtype=torch.uint8, generator=random)
+        return split_classes(f"{run.dataset['name']} (noise)", images, labels, names, split)
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return fewshot_tables.columns(table)
+
+    def files(self, table: Table) -> dict[str, str]:
+        return {"_shots": as_csv(fewshot_tables.SHOT_COLUMNS, fewshot_tables.shot_rows(table))}
+
+    def scope(self, table: Table) -> str:
+        return fewshot_tables.scope(table)
+
+
+def _is_dynamic(run: Run) -> bool:
+    from nsl.fewshot import METHODS
+
+    return METHODS[run.model["name"]].kind == "dynamic"
+
+
+def _passes(run: Run, sizes: Shape) -> int:
+    from nsl.fewshot import METHODS
+
+    recipe, method, episodes = run.recipe, METHODS[run.model["name"]], run.recipe["episodes"]
+    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
+    options = defaults | run.model
+    total = 0
+    if part := recipe.get("pretrain"):
+        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+    if part := recipe.get("meta"):
+        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+        support, query = way * int(part["shot"]), way * int(part["query"])
+        total += round(tasks * method.task_passes(support, query, options))
+        total += sizes.train if method.trains_on_features else 0
+    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+    total += sizes.test if method.features_once else 0
+    steps = options.get("steps")
+    for shot in episodes["shots"]:
+        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+        total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
+    for number in episodes["step_counts"] if steps is not None else ():
+        one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
+        total += int(episodes["step_episodes"]) * one
+    return total
+
 
 def on_validation(run: Run) -> Run:
-    """The same training, measured on episodes of the validation classes: another run, with a record of its own.
-
-    Raises:
-        ValueError: the run is not a few-shot run.
-    """
-    if run.task != FEWSHOT:
-        raise ValueError(f"{run.name} is no few-shot run; only those have validation classes.")
+    """The same training, measured on episodes of the validation classes: another run, with a record of its own."""
     episodes = {**run.recipe["episodes"], "split": VALIDATION}
     return replace(run, recipe={**run.recipe, "episodes": episodes})
+
+
+def _shared_folder(run: Run, checkpoint: Path) -> Path:
+    """Where classifiers of the base classes are kept for the runs that share what determines their numbers."""
+    import torch
+
+    from nsl.kernels import paths
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    key = digest([NUMERICS, run.threads, device, paths.describe(device)])
+    return checkpoint.parent / f"shared-{key[:8]}"
 
 
 def measured_classes(run: Run, data: FewShotData) -> ImageSet:
@@ -86,7 +234,7 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     method = create_method(run.model["name"], settings, **options)
     parameters = method.parameters
     tested = measured_classes(run, data)
-    place = Place(checkpoint, checkpoint.parent, minutes, progress, {**code(), **machine()})
+    place = Place(checkpoint, _shared_folder(run, checkpoint), minutes, progress, {**code(), **machine()})
     try:
         history = method.fit(data.base, place, data.validation)
     except Diverged as error:
@@ -174,3 +322,6 @@ def _mosaic(images: Tensor, support: Tensor, query: Tensor) -> str:
     stream = io.BytesIO()
     Image.fromarray(canvas).save(stream, format="png")
     return base64.b64encode(stream.getvalue()).decode()
+
+
+TASK = FewShot()

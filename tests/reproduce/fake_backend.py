@@ -15,14 +15,14 @@ from typing import Any
 
 from reproduce.declare.runs import Run
 from reproduce.run.files import write_text
-from reproduce.tasks.outcome import Outcome
+from reproduce.tasks.task import Outcome
 
 
 class FakeBackend:
     """Errors are a hash of model and seed; model options can ask for a crash, a failure or a divergence."""
 
-    def fingerprint(self, dataset: dict[str, Any], data: str | None) -> str:
-        return hashlib.sha256(repr(sorted(dataset.items())).encode()).hexdigest()[:16]
+    def fingerprint(self, run: Run, data: str | None) -> str:
+        return hashlib.sha256(repr(sorted(run.dataset.items())).encode()).hexdigest()[:16]
 
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
         if log := os.environ.get("FAKE_LOG"):

@@ -15,11 +15,15 @@ from reproduce.declare.plan import Profile
 from reproduce.declare.runs import Run, run_id
 from reproduce.run import fingerprints
 from reproduce.run.store import SCHEMA, Store
+from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.tasks.classification import TEST_ERROR, TOP5_ERROR
 
 ROOT = Path(__file__).parents[2]
 #: Methods of Table 1, the table that tests run.
 TABLE_1 = len(plan.experiment(1).methods)
 TABLE_1_TWICE = sum(min(2, method.seeds or 2) for method in plan.experiment(1).methods)
+#: The metrics of the paper's tables.
+METRICS = {metric.name: metric for metric in (TEST_ERROR, TOP5_ERROR, ACCURACY)}
 FAKE = "tests.reproduce.fake_backend:FakeBackend"
 
 _TINY = """
@@ -31,17 +35,19 @@ jobs = {jobs}
 width = 4
 same_data = {comparable}
 same_width = {comparable}
-[tiny.data.cifar10]
+[tiny.slot.cifar10.data]
 name = "digits"
 image_size = 16
 train_per_class = 8
 test_per_class = 4
-[tiny.data.cifar100]
+[tiny.slot.cifar100]
+like = "cifar10"
+[tiny.slot.cifar100.data]
 name = "digits"
 image_size = 16
 train_per_class = 6
 test_per_class = 4
-[tiny.recipe]
+[tiny.slot.cifar10.recipe]
 iterations = {iterations}
 batch_size = 8
 learning_rate = 0.001
@@ -100,6 +106,11 @@ def call(command: list[str], folder: Path, **environment: str) -> subprocess.Com
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def run_on(dataset: dict[str, Any]) -> Run:
+    """Some run on a data set."""
+    return Run(label="some", dataset=dataset, model={"name": "cnn9"}, recipe={}, seed=0, threads=1)
+
+
 MARK = "0123456789abcdef"
 EXECUTION = {"device": "none", "kernels": "plain", "matmul": "highest"}
 
@@ -139,7 +150,7 @@ def put_record(
 def fill(store: Store, profile: Profile, number: int, errors: dict[str, list[float]], **parameters: int) -> None:
     """Store records of a table: ``errors[method key]`` by seed, on every data set of the table."""
     experiment = plan.experiment(number)
-    marks = {fingerprints.dataset_key(profile.data[slot]): MARK for slot in experiment.datasets}
+    marks = {fingerprints.dataset_key(profile.slots[slot].data): MARK for slot in experiment.datasets}
     store.folder.mkdir(parents=True, exist_ok=True)
     known = fingerprints.recorded(store.folder)
     (store.folder / "data.json").write_text(json.dumps(known | marks), "utf-8")

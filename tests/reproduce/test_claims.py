@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.declare import plan, sizes
+from reproduce.declare import experiments, plan, sizes
 from reproduce.run.store import Store
 from reproduce.show import claims
 from reproduce.show.claims import KINDS, Case, judge
-from reproduce.show.metrics import METRICS, Replicates, gains, replicates
+from reproduce.show.metrics import Replicates, gains, replicates
 from reproduce.show.rows import Row, make_table
 from reproduce.show.statistics import Direction, Scope, Verdict
-from tests.reproduce.helpers import fill, put_record
+from tests.reproduce.helpers import METRICS, fill, put_record
 
 
 def record(error: float | None) -> dict[str, object]:
@@ -25,11 +25,11 @@ def record(error: float | None) -> dict[str, object]:
 def row(key: str, errors: list[float | None], *, paper: float | None = None, handicap: str = "") -> Row:
     values = {} if paper is None else {"cifar10": paper}
     method = plan.Method(key, key.upper(), "cnn9", paper=values, handicap=handicap)
-    return Row("cifar10", "CIFAR-10", method, dict(enumerate(map(record, errors))), Verdict(Direction.REFERENCE))
+    return Row(1, "cifar10", "CIFAR-10", method, dict(enumerate(map(record, errors))), Verdict(Direction.REFERENCE))
 
 
 def case(kind: str, better: Row, worse: Row, **more: object) -> Case:
-    claim = plan.Claim("words", kind, better.method.key, worse.method.key, "source")
+    claim = plan.Claim("words", kind, better.method.key, worse.method.key, "source", METRICS["test_error"])
     return Case(replace(claim, **more), plan.profile("paper"), Scope(), better, worse)  # type: ignore[arg-type]
 
 
@@ -188,7 +188,6 @@ def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
     ("change", "message"),
     [
         ({"kind": "nicer"}, "claim kind 'nicer' is unknown; use one of better, similar"),
-        ({"metric": "speed"}, "claim metric 'speed' is unknown; use one of test_error"),
         ({"kind": "similar"}, "margin is 0; .* above 0 and at most 0.25 points"),
         ({"kind": "similar", "margin": 0.5}, "margin is 0.5; .* above 0 and at most 0.25 points"),
         ({"kind": "does_not_converge"}, "multiple is 0; declare one above 1"),
@@ -199,13 +198,14 @@ def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
 def test_a_claim_that_is_declared_wrongly_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:
     import re
 
-    sound = plan.Claim("A beats B.", "better", "a", "b", "source")
+    sound = plan.Claim("A beats B.", "better", "a", "b", "source", METRICS["test_error"])
     assert claims.check(sound) == ""
     assert re.search(message, claims.check(replace(sound, **change)))  # type: ignore[arg-type]
 
 
 def test_no_similar_claim_allows_more_than_another_calls_an_advantage() -> None:
-    margins = {claim.metric: claim.margin for n in plan.tables() for claim in plan.experiment(n).claims if claim.margin}
+    every = [claim for number in plan.tables() for claim in plan.experiment(number).claims]
+    margins = {claim.metric.name: claim.margin for claim in every if claim.margin}
     assert margins == {"test_error": 0.25, "accuracy": 0.42}
     declared = plan.experiment(6)
     advantages = [
@@ -220,8 +220,10 @@ def test_no_similar_claim_allows_more_than_another_calls_an_advantage() -> None:
 def test_a_wrong_claim_in_a_table_names_its_file() -> None:
     path = Path("table9.toml")
     sound = {"words": "A beats B.", "kind": "better", "better": "a", "worse": "b", "source": "7"}
-    assert plan._claim(sound, path).metric == "test_error"
+    assert experiments._claim(sound, METRICS, path).metric.name == "test_error"
+    with pytest.raises(ValueError, match=r"table9\.toml: claim metric 'speed' is unknown; use one of test_error"):
+        experiments._claim({**sound, "metric": "speed"}, METRICS, path)
     with pytest.raises(ValueError, match=r"table9\.toml: claim 'A beats B\.' is incomplete or misspelt .*wrose"):
-        plan._claim({**sound, "wrose": "b"}, path)
+        experiments._claim({**sound, "wrose": "b"}, METRICS, path)
     with pytest.raises(ValueError, match=r"table9\.toml: claim kind 'beter' is unknown"):
-        plan._claim({**sound, "kind": "beter"}, path)
+        experiments._claim({**sound, "kind": "beter"}, METRICS, path)

@@ -10,8 +10,9 @@ import pytest
 
 from reproduce.__main__ import main
 from reproduce.declare import plan
+from reproduce.declare.runs import Run
 from reproduce.run.store import Store
-from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, write_profile
+from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, run_on, write_profile
 
 
 def complaint(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -40,6 +41,9 @@ def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path, capsys: pytest.
         ("--tables", "x", "TABLES='x' is not understood"),
         ("--tables", "12", "table 12"),
         ("--seeds", "0", "SEEDS='0' is not understood"),
+        ("--seeds", "3000000", "SEEDS='3000000' is not understood"),
+        ("--seeds", "\u00b2", "SEEDS='\u00b2' is not understood"),
+        ("--jobs", "1e3", "JOBS='1e3' is not understood"),
         ("--jobs", "two", "JOBS='two' is not understood"),
         ("--profiles", "/nowhere.toml", "/nowhere.toml does not exist"),
     ],
@@ -110,7 +114,7 @@ def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.Cap
     assert main(arguments("plan", tmp_path, "--tables", "3", "--runs")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Baseline CNN on digits, seed 0: cnn9(width=4), 48 images"
-    assert lines[-1] == "3 runs for tables 3, 1 seeds."
+    assert lines[-1] == "3 runs for tables 3, the profile's seeds."
 
 
 def test_a_changed_data_file_is_read_again(tmp_path: Path) -> None:
@@ -121,12 +125,12 @@ def test_a_changed_data_file_is_read_again(tmp_path: Path) -> None:
     data.mkdir()
     (data / "test.bin").write_bytes(b"one")
 
-    def load(dataset: dict[str, object], folder: str | None) -> str:
-        read.append(dataset["name"])
+    def load(run: Run, folder: str | None) -> str:
+        read.append(run.dataset["name"])
         return f"{len(read):016x}"
 
     def current() -> list[str]:
-        found = fingerprints.current(tmp_path / "results", [{"name": "cifar10"}], str(data), load, "test")
+        found = fingerprints.current(tmp_path / "results", [run_on({"name": "cifar10"})], str(data), load, "test")
         return list(found.values())
 
     with pytest.MonkeyPatch.context() as patch:

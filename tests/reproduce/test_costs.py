@@ -22,14 +22,15 @@ def run_of(table: int, key: str, profile: str = "demo") -> Run:
 
 @pytest.mark.parametrize("name", ["demo", "cpu", "paper"])
 def test_the_sizes_of_every_declared_data_set_are_known(name: str) -> None:
-    for dataset in plan.profile(name).slots.values():
-        assert shape(dataset).train > 0
+    for slot in plan.profile(name).slots.values():
+        assert shape(slot.data).train > 0
 
 
 def test_the_sizes_of_made_sets_are_those_they_have() -> None:
     from nsl.data import load, load_fewshot
 
-    for slot, dataset in plan.profile("demo").slots.items():
+    for slot, place in plan.profile("demo").slots.items():
+        dataset = place.data
         options = {key: value for key, value in dataset.items() if key != "name"}
         sizes = shape(dataset)
         if slot == "mini_imagenet":

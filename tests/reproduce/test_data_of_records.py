@@ -12,7 +12,7 @@ from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
-from tests.reproduce.helpers import MARK, fill, put_record
+from tests.reproduce.helpers import MARK, fill, put_record, run_on
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_tables_are_made_from_the_records_where_data_json_is_gone(store: Store, 
 
 
 def test_a_changed_character_of_data_json_is_noticed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = plan.profile("paper").data["cifar10"]
-    fingerprints.current(store.folder, [dataset | {"extra": 1}], None, lambda *_: MARK, "a test")
+    dataset = plan.profile("paper").slots["cifar10"].data
+    fingerprints.current(store.folder, [run_on(dataset | {"extra": 1})], None, lambda *_: MARK, "a test")
     path = store.folder / "data.json"
     path.write_text(path.read_text(encoding="utf-8").replace(MARK, "e" + MARK[1:], 1), encoding="utf-8")
     assert shown(store) == [8.0]
@@ -55,7 +55,7 @@ def test_records_of_several_data_need_a_data_json_that_chooses(store: Store) -> 
 
 def remember(folder: Path, number: int) -> None:
     """Enter a data set of this number's."""
-    fingerprints.current(folder, [{"name": f"set{number}"}], None, lambda *_: MARK, "a test")
+    fingerprints.current(folder, [run_on({"name": f"set{number}"})], None, lambda *_: MARK, "a test")
 
 
 def test_two_commands_that_write_data_json_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_wrong_remembered_fingerprint_is_dropped_and_computed_again(
     store, backend = Store(tmp_path / "results", "tiny"), FakeBackend()
 
     def remembered(load: fingerprints.Loader) -> str:
-        return next(iter(fingerprints.current(store.folder, [run.dataset], str(tmp_path), load, "fake").values()))
+        return next(iter(fingerprints.current(store.folder, [run], str(tmp_path), load, "fake").values()))
 
     wrong = remembered(lambda dataset, data: "0" * 16)
     with pytest.raises(ValueError, match=r"fingerprints\.json was wrong; its entry is dropped, start again"):

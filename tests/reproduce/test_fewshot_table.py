@@ -13,7 +13,7 @@ from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
 from reproduce.declare import plan
-from reproduce.declare.runs import FEWSHOT, Run, run_id
+from reproduce.declare.runs import Run, run_id
 from reproduce.run import fingerprints
 from reproduce.run.store import Store, differences
 from reproduce.run.worker import NslBackend, execute
@@ -23,7 +23,7 @@ from reproduce.show.claims import Judged
 from reproduce.show.fewshot_report import FewShotReport
 from reproduce.show.rows import make_table
 from reproduce.show.statistics import Direction, Verdict
-from reproduce.show.tables import write_tables
+from reproduce.show.tables import csv_rows, markdown_rows, scope_sentence, write_tables
 from reproduce.tasks.few_shot import measured_classes, on_validation
 from tests.reproduce.helpers import MARK, put_record
 
@@ -57,8 +57,8 @@ def test_every_run_is_known_to_nsl(name: str) -> None:
     from nsl.training import Recipe
 
     profile = plan.profile(name)
-    for run in plan.planned_runs(profile, (6,), profile.seeds):
-        assert run.task == FEWSHOT
+    for run in plan.planned_runs(profile, (6,)):
+        assert run.task == "few-shot"
         assert run.dataset["name"] in FEWSHOT_NAMES
         assert run.model["backbone"] in BACKBONES
         options = set(run.model) - {"name", "backbone", "width"}
@@ -74,7 +74,7 @@ def test_the_widths_of_the_paper_profile_are_the_papers() -> None:
     from nsl.models.backbones import BACKBONES
 
     usual = {name: width for name, (_, width) in BACKBONES.items()}
-    assert plan.profile("paper").fewshot["width"] == usual
+    assert plan.profile("paper").slots[SLOT].widths == usual
     assert {name: width for name, (_, width) in fewshot_tables.BACKBONES.items()} == usual
 
 
@@ -83,7 +83,7 @@ def test_the_controls_have_the_width_or_the_size_of_dynamic_nsn_and_its_training
     from nsl.fewshot import Settings, create_method
 
     profile, declared = plan.profile(name), plan.experiment(6)
-    size = profile.slots[SLOT].get("image_size", 32)
+    size = profile.slots[SLOT].data.get("image_size", 32)
     runs, counts = {}, {}
     for key in ("dynamic", "linear", "linear_large"):
         run = profile.run(declared.method(key), SLOT, 0)
@@ -110,8 +110,8 @@ def test_meta_learned_static_nsn_has_mamls_episodes_and_as_many_steps_in_trainin
 
 def test_a_handicap_is_the_profiles() -> None:
     maml = plan.experiment(6).method("maml")
-    assert "training episodes" in plan.profile("cpu").handicap(maml)
-    assert plan.profile("paper").handicap(maml) == ""
+    assert "training episodes" in plan.profile("cpu").handicap(maml, SLOT)
+    assert plan.profile("paper").handicap(maml, SLOT) == ""
 
 
 def test_a_run_is_measured_on_validation_classes_when_its_recipe_says_so() -> None:
@@ -126,8 +126,6 @@ def test_a_run_is_measured_on_validation_classes_when_its_recipe_says_so() -> No
     broken = replace(run, recipe={"episodes": {"split": "base"}})
     with pytest.raises(ValueError, match=r"episodes.split must be 'novel' or 'validation', got 'base'"):
         measured_classes(broken, data)
-    with pytest.raises(ValueError, match="is no few-shot run"):
-        on_validation(plan.profile("demo").run(plan.experiment(1).methods[0], "cifar10", 0))
 
 
 def test_the_controls_are_put_in_words_from_the_stored_values(tmp_path: Path) -> None:
@@ -154,17 +152,17 @@ def test_a_profile_without_few_shot_data_has_no_such_runs_and_an_empty_table(tmp
     assert plan.planned_runs(profile, (6,), 1) == []
     table = write_tables((6,), profile, Store(tmp_path, "tiny"))[0]
     assert table.rows == ()
-    assert "declares no few-shot data" in fewshot_tables.scope_sentence(table)
+    assert "declares no data for it" in scope_sentence(table)
 
 
 def put(store: Store, profile: plan.Profile, key: str, right: list[int], seed: int = 0) -> None:
     """A record of a few-shot run with the given right answers of 75 a test episode."""
-    data = {fingerprints.dataset_key(profile.slots[SLOT]): MARK}
+    data = {fingerprints.dataset_key(profile.slots[SLOT].data): MARK}
     store.folder.mkdir(parents=True, exist_ok=True)
     (store.folder / "data.json").write_text(json.dumps(data), "utf-8")
     mean = 100 * sum(right) / len(right) / 75
     record = put_record(store, profile.run(plan.experiment(6).method(key), SLOT, seed), 100 - mean)
-    shots = {str(shot): [mean, 0.5] for shot in profile.fewshot["episodes"]["shots"]}
+    shots = {str(shot): [mean, 0.5] for shot in profile.slots[SLOT].recipe["episodes"]["shots"]}
     record["result"] |= {
         "accuracy": mean,
         "right": right,
@@ -223,9 +221,8 @@ def test_with_fewer_seeds_episodes_decide_about_these_trainings_only(tmp_path: P
     assert judged.difference is not None
     assert (judged.verdict.unit, judged.difference.count, judged.verdict.seeds) == ("episode", 4, seeds)
     assert f"| {seeds} (4 episodes) |" in markdown_claims(table)
-    measured = fewshot_tables.measured(table.row(SLOT, "static"))
-    assert measured is not None
-    assert (measured.unit, measured.accuracy.count, measured.episodes) == ("episode", 4, 4 * seeds)
+    row = next(row for row in csv_rows(table) if row["method"] == "Static NSN")
+    assert (row["unit"], row["episodes"]) == ("episode", str(4 * seeds))
 
 
 def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -> None:
@@ -258,10 +255,10 @@ def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) ->
     row = read(store.folder / "tables" / "table6.csv")["ProtoNet"]
     assert row["dataset"] == "CIFAR-FS (for Mini-ImageNet)"
     assert (row["published"], row["published_interval"]) == ("72.0", "0.6")
-    assert "72.0 ± 0.6" in fewshot_tables.markdown(make_table(6, profile, store))
+    assert "72.0 ± 0.6" in markdown_rows(make_table(6, profile, store))
     demo = make_table(6, plan.profile("demo"), Store(tmp_path, "demo"))
-    assert all(row["published"] == "" for row in fewshot_tables.table_rows(demo))
-    assert "ResNet-12 (width 8, paper 64)" in fewshot_tables.markdown(demo)
+    assert all(row["published"] == "" for row in csv_rows(demo))
+    assert "ResNet-12 (width 8, paper 64)" in markdown_rows(demo)
 
 
 def test_the_notebook_can_be_shown_from_incomplete_records(tmp_path: Path) -> None:
@@ -283,7 +280,7 @@ class TinyData(NslBackend):
 
     checkpoint_minutes = 0.0
 
-    def _load(self, dataset: dict[str, Any], data: str | None) -> Any:
+    def _load(self, run: Run, data: str | None) -> Any:
         from tests.nsl.fewshot.toy import toy
 
         return toy()
@@ -309,7 +306,7 @@ def tiny_run(name: str, **options: Any) -> Run:
         },
         seed=0,
         threads=1,
-        task=FEWSHOT,
+        task="few-shot",
     )
 
 
@@ -337,7 +334,7 @@ def test_runs_are_stored_as_records_and_are_the_same_after_an_interruption(
     assert len(records["static_nsn"]["observations"]["adaptation"]) == 4
     assert len(records["meta_static_nsn"]["observations"]["adaptation"]) == 4
     assert records["finetune"]["observations"]["episode"]["classes"]
-    assert records["finetune"]["config"]["task"] == FEWSHOT
+    assert records["finetune"]["config"]["task"] == "few-shot"
 
     real, calls = evaluation.EpisodeSampler, 0
 
@@ -374,5 +371,5 @@ def test_a_method_that_is_only_said_to_equal_another_has_that_verdict() -> None:
     claim = next(claim for claim in declared.claims if claim.better == method.key)
     assert claim.kind == "similar"
     judged = Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, verdict)
-    row = rows.Row("mini_imagenet", "set", method, {0: {"status": "finished"}}, Verdict(Direction.REFERENCE))
+    row = rows.Row(6, "mini_imagenet", "set", method, {0: {"status": "finished"}}, Verdict(Direction.REFERENCE))
     assert rows._with_verdict(row, [judged], False).verdict == verdict

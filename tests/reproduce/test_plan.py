@@ -8,7 +8,7 @@ import pytest
 
 from reproduce import commands
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
+from reproduce.declare.runs import CLASSIFICATION
 
 PROFILES = ("demo", "cpu", "paper")
 
@@ -16,10 +16,10 @@ PROFILES = ("demo", "cpu", "paper")
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_fills_every_slot_of_every_table(name: str) -> None:
     profile = plan.profile(name)
-    runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION), profile.seeds)
+    runs = plan.planned_runs(profile, plan.tables(CLASSIFICATION))
     assert len(runs) == 20 * profile.seeds + 2  # two rows beyond the paper have one seed
-    few_shot = plan.planned_runs(profile, plan.tables(FEWSHOT), profile.seeds)
-    assert len(few_shot) == 18 * profile.fewshot["seeds"]
+    few_shot = plan.planned_runs(profile, plan.tables("few-shot"))
+    assert len(few_shot) == 18 * profile.slots["mini_imagenet"].seeds
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -43,10 +43,10 @@ def test_recipes_and_models_are_known_to_nsl(name: str) -> None:
 
 def test_the_paper_profile_is_the_papers_protocol() -> None:
     paper = plan.profile("paper")
-    recipe = paper.recipe_for("cifar10")
+    recipe = paper.slots["cifar10"].recipe
     assert (recipe["iterations"], recipe["batch_size"], recipe["learning_rate"]) == (64_000, 128, 0.1)
     assert [milestone * 64_000 for milestone in recipe["milestones"]] == [34_000, 54_000]
-    assert (paper.seeds, paper.width, paper.budget("cifar10")) == (5, 32, 1.0)
+    assert (paper.seeds, paper.width, paper.slots["cifar10"].budget) == (5, 32, 1.0)
 
 
 def test_illegible_paper_values_are_absent() -> None:
@@ -88,7 +88,7 @@ def test_ranges_that_run_backwards_or_far_beyond_the_tables_are_refused(text: st
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"PROFILE='nope' is unknown; choose one of: demo, cpu, paper\."):
+    with pytest.raises(ValueError, match=r"PROFILE='nope' is unknown; choose one of: demo, cpu, paper, paper-bf16\."):
         plan.profile("nope")
 
 
@@ -116,3 +116,48 @@ def test_the_few_shot_table_has_its_own_number_of_processes() -> None:
     assert (profile.jobs_for((6,)), profile.jobs_for((1, 6)), profile.jobs_for((4,))) == (2, 2, 2)
     assert {run.threads for run in plan.planned_runs(profile, (6,), 1)} == {1}
     assert plan.profile("demo").jobs_for((6,)) == plan.profile("demo").jobs
+
+
+def test_the_paper_profile_finishes_a_table_before_the_next_and_the_others_go_seed_by_seed() -> None:
+    seeds = [run.seed for run in plan.planned_runs(plan.profile("paper"), (1, 2))]
+    first = len(plan.planned_runs(plan.profile("paper"), (1,)))
+    assert seeds[:first] == sorted(seeds[:first])
+    assert (seeds[first - 1], seeds[first]) == (4, 0)
+    others = [run.seed for run in plan.planned_runs(plan.profile("cpu"), (1, 2))]
+    assert others == sorted(others)
+
+
+def test_another_precision_is_another_profile_and_nothing_else_differs() -> None:
+    paper, other = plan.profile("paper"), plan.profile("paper-bf16")
+    for first, second in zip(plan.planned_runs(paper, plan.tables()), plan.planned_runs(other, plan.tables())):
+        assert repr(first).replace("'float32'", "'bfloat16'") == repr(second)
+
+
+def test_tables_beyond_the_paper_are_chosen_by_their_names_and_are_no_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reproduce.declare import experiments
+
+    text = (Path(__file__).parent / "table7.toml").read_text(encoding="utf-8").replace("table = 7\n", "")
+    text = text.replace('"toy"', '"classification"').replace("0.3", "0.2")
+    for path in plan.EXPERIMENTS.glob("table*.toml"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("robust", "long"):
+        (tmp_path / f"beyond_{name}.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(experiments, "EXPERIMENTS", tmp_path)
+    for cached in (experiments.experiment, experiments.tables, experiments.beyond):
+        cached.cache_clear()
+    try:
+        assert plan.parse_tables(None) == (1, 2, 3, 4, 5, 6)
+        assert plan.parse_tables("beyond") == ("long", "robust")
+        assert plan.parse_tables("1 robust beyond_long") == (1, "robust", "long")
+        assert plan.experiment("robust").stem == "beyond_robust"
+    finally:
+        for cached in (experiments.experiment, experiments.tables, experiments.beyond):
+            cached.cache_clear()
+
+
+@pytest.mark.parametrize("text", [",", "-", "1-", "-1", "1.5", "\u00b2", "1--2", "0", "beyond_none", "1" * 30])
+def test_every_wrong_table_is_refused_in_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="TABLES"):
+        plan.parse_tables(text)

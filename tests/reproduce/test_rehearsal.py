@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
+from reproduce.declare.runs import CLASSIFICATION
 from reproduce.declare.shapes import shape
-from reproduce.run.rehearsal import RehearsalBackend, noise, rehearse_alone, rehearse_run, shortened
+from reproduce.run.rehearsal import STEPS, RehearsalBackend, rehearse_alone, rehearse_run
 from tests.reproduce.helpers import call, write_profile
 from tests.reproduce.test_costs import run_of
 
@@ -18,7 +19,7 @@ from tests.reproduce.test_costs import run_of
 def test_a_shortened_run_keeps_batches_and_networks() -> None:
     for number, key in ((4, "dynamic_uns"), (6, "meta_static")):
         run = run_of(number, key, "paper")
-        short = shortened(run)
+        short = tasks.named(run.task).shortened(run, STEPS)
         assert (short.model, short.dataset, short.seed) == (run.model, run.dataset, run.seed)
         for part, settings in run.recipe.items():
             if isinstance(settings, dict):
@@ -30,7 +31,7 @@ def test_a_shortened_run_keeps_batches_and_networks() -> None:
 def test_noise_has_the_shape_of_the_real_set(table: int) -> None:
     run = run_of(table, "cnn" if table != 6 else "proto", "paper")
     run = run if table != 5 else replace(run, recipe={**run.recipe, "batch_size": 4})
-    data, sizes = noise(run), shape(run.dataset)
+    data, sizes = tasks.named(run.task).noise(run, STEPS), shape(run.dataset)
     assert data.image_size == sizes.image_size
     assert (data.base if table == 6 else data).num_classes == sizes.classes
     if table == 5:
@@ -54,7 +55,7 @@ def test_every_few_shot_method_is_rehearsed(tmp_path: Path, key: str) -> None:
 
 def test_absent_data_are_replaced_by_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSL_DATA", str(tmp_path))
-    backend = RehearsalBackend(shortened(run_of(1, "cnn", "cpu")), None)
+    backend = RehearsalBackend(run_of(1, "cnn", "cpu"), None)
     assert not backend.real
     assert backend.found.name == "cifar10 (noise)"
 
@@ -77,5 +78,5 @@ def test_the_command_stores_nothing(tmp_path: Path) -> None:
 def test_every_table_is_in_the_rehearsal_of_the_paper_profile() -> None:
     paper = plan.profile("paper")
     runs = plan.planned_runs(paper, plan.tables(), 1)
-    assert {run.task for run in runs} == {CLASSIFICATION, FEWSHOT}
+    assert {run.task for run in runs} == {CLASSIFICATION, "few-shot"}
     assert len(runs) == 40

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, FEWSHOT, Run, declared_id, model_config, run_id, training_images
+from reproduce.declare.runs import CLASSIFICATION, Run, declared_id, model_config, run_id
 
 RUN = Run(
     label="a label",
@@ -38,7 +39,7 @@ def test_everything_else_enters_the_identity() -> None:
         replace(RUN, seed=1).declared("f"),
         replace(RUN, threads=1).declared("f"),
         RUN.declared("g"),
-        replace(RUN, task=FEWSHOT).declared("f"),
+        replace(RUN, task="few-shot").declared("f"),
     ]
     assert len({declared_id(config) for config in [RUN.declared("f"), *others]}) == 8
     executions = [EXECUTION, *({**EXECUTION, key: "other"} for key in EXECUTION)]
@@ -48,8 +49,9 @@ def test_everything_else_enters_the_identity() -> None:
 
 def test_a_recipe_of_several_parts_counts_the_images_of_all() -> None:
     meta = {"iterations": 3, "tasks": 2, "way": 5, "shot": 1, "query": 4}
-    assert training_images({"iterations": 10, "batch_size": 4}) == 40
-    assert training_images({"pretrain": {"iterations": 10, "batch_size": 4}, "meta": meta, "episodes": {}}) == 40 + 150
+    assert tasks.named("classification").images({"iterations": 10, "batch_size": 4}) == 40
+    parts = {"pretrain": {"iterations": 10, "batch_size": 4}, "meta": meta, "episodes": {}}
+    assert tasks.named("few-shot").images(parts) == 40 + 150
 
 
 def test_options_equal_to_the_default_are_dropped() -> None:

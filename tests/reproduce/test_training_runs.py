@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from reproduce.declare.runs import Run
+from reproduce import tasks
 from reproduce.run.store import Store, differences
-from reproduce.run.worker import task_of
-from reproduce.tasks.outcome import Outcome
 from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 
@@ -74,13 +69,6 @@ def test_a_corrupt_checkpoint_is_one_clear_line(whole: Path, tmp_path: Path) -> 
     assert "delete it to start this run again" in done.stderr
 
 
-def test_a_task_is_one_file_and_a_task_without_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, data = {"name": "toy"}, {"name": "digits"}
-    run = Run(label="Toy", dataset=data, model=model, recipe={}, seed=0, threads=1, task="a-toy")
-    with pytest.raises(ValueError, match=r"'a-toy' .* has no file in reproduce/tasks"):
-        task_of(run)
-    toy = ModuleType("reproduce.tasks.a_toy")
-    toy.__spec__ = ModuleSpec("reproduce.tasks.a_toy", None)
-    toy.train = lambda run, *_: Outcome({"toy": run.label}, 0, {})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reproduce.tasks.a_toy", toy)
-    assert task_of(run)(run, None, Path(), 1.0, False).result == {"toy": "Toy"}
+def test_a_task_without_a_file_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'a-toy' has no file in reproduce/tasks"):
+        tasks.named("a-toy")

@@ -15,9 +15,9 @@ import pytest
 
 from reproduce.declare import plan
 from reproduce.show.claims import Case, Judged, judge
-from reproduce.show.metrics import METRICS
 from reproduce.show.rows import Row
 from reproduce.show.statistics import Direction, Scope, Verdict
+from tests.reproduce.helpers import METRICS
 
 TABLES = 600
 PROFILE = plan.profile("paper")
@@ -41,8 +41,9 @@ class Synthetic:
             records: dict[int, dict[str, Any]] = {
                 seed: {"status": "finished", "result": {self.metric: float(value)}} for seed, value in enumerate(values)
             }
-            method = plan.Method(key, key, "cnn9", paper={"slot": float(paper)})
-            found[key] = Row("slot", "data", method, records, Verdict(Direction.REFERENCE))
+            task = "few-shot" if self.metric == "accuracy" else "classification"
+            method = plan.Method(key, key, "cnn9", paper={"slot": float(paper)}, task=task)
+            found[key] = Row(1, "slot", "data", method, records, Verdict(Direction.REFERENCE))
         return found
 
     def judged(self) -> tuple[Judged, ...]:
@@ -59,7 +60,7 @@ class Synthetic:
 
 
 def claim(kind: str, better: int, worse: int, metric: str) -> plan.Claim:
-    return plan.Claim("words", kind, f"m{better}", f"m{worse}", "source", metric=metric, margin=0.25)
+    return plan.Claim("words", kind, f"m{better}", f"m{worse}", "source", METRICS[metric], margin=0.25)
 
 
 def random_table(rng: np.random.Generator, *, effect: float, noise: float, paper: float = 0.5) -> Synthetic:
@@ -187,7 +188,7 @@ def test_errors_and_accuracies_are_judged_alike() -> None:
     for table in random_tables(8):
         if table.metric != "test_error":
             continue
-        claims = [replace(item, metric="accuracy") for item in table.claims]
+        claims = [replace(item, metric=METRICS["accuracy"]) for item in table.claims]
         other = Synthetic("accuracy", 100 - table.values, 100 - table.paper, claims)
         assert directions(table) == directions(other)
 

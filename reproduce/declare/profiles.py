@@ -1,0 +1,197 @@
+"""What ``PROFILE=`` chooses: data, width, budget and recipe in every slot, from ``experiments/profiles.toml``.
+
+A *slot* is the place of one of the paper's data sets: tables name slots, a profile says what stands in them. It holds
+everything that a run needs beside its row, for every table alike. A table's own file may add slots to the profiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproduce import tasks
+from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, read
+from reproduce.declare.runs import Run
+from reproduce.show.statistics import Scope
+
+#: The budgets of the paper's protocols in training images: iterations of 128 images (paper, section 7.1).
+PAPER_IMAGES = {"cifar10": 64_000 * 128, "cifar100": 64_000 * 128, "imagenet": 600_000 * 128}
+
+#: How data sets are written whose key is not that.
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+    "mini_imagenet": "Mini-ImageNet",
+    "cifar_fs": "CIFAR-FS",
+    "glyphs_fs": "glyphs",
+    "tiny_imagenet_25": "Tiny-ImageNet-25",
+    "tiny_imagenet_25_fs": "Tiny-ImageNet-25",
+}
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``; tables within are merged likewise."""
+    both = {
+        key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return {**base, **both}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a profile runs in the place of one data set.
+
+    Attributes:
+        name: of the slot: the paper's data set.
+        data: name and options of the data set that stands in it.
+        recipe: of the training; what it holds is the task's.
+        width: of the networks; ``widths``, by backbone, go before it.
+        seeds, threads, jobs: as in :class:`Profile`.
+        same_data, same_width: whether data and networks are the paper's.
+        method: for single rows of a table, by their keys, what differs: ``width``, ``recipe``, ``options``,
+            ``handicap``.
+    """
+
+    name: str
+    data: dict[str, Any]
+    recipe: dict[str, Any]
+    width: int
+    seeds: int
+    threads: int
+    jobs: int
+    same_data: bool
+    same_width: bool
+    widths: dict[str, int] = field(default_factory=dict)
+    method: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """How its data set is written: CIFAR-10, or what stands in for it."""
+        name, title = str(self.data["name"]), TITLES.get(self.name, self.name)
+        return title if name == self.name else f"{TITLES.get(name, name)} (for {title})"
+
+    @property
+    def budget(self) -> float:
+        """Training images of a run as a fraction of the paper's; where the paper names no budget: 1."""
+        if self.name not in PAPER_IMAGES:
+            return 1.0
+        return float(self.recipe["iterations"] * self.recipe["batch_size"] / PAPER_IMAGES[self.name])
+
+    @property
+    def scope(self) -> Scope:
+        """What results can speak about."""
+        data = "" if self.same_data else self.title.replace(" (for ", " for ").removesuffix(")")
+        width = "other widths than the paper's" if self.widths else f"width {self.width} (paper: 32)"
+        return Scope(data, "" if self.same_width else width, self.budget)
+
+    def width_of(self, method: Method) -> int:
+        """Width of a row's network."""
+        return int(self.method.get(method.key, {}).get("width", self.widths.get(method.backbone, self.width)))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Slots, and what they share unless they say otherwise: ``seeds``, ``threads`` of a run, ``jobs`` side by side,
+    ``width``, ``same_data``, ``same_width``. ``whole_tables`` says that a table's seeds are run before the next table,
+    so that finished tables come early, and not seed by seed through all tables; ``select`` says what was tried to
+    choose recipes (:mod:`reproduce.run.selection`).
+    """
+
+    name: str
+    description: str
+    seeds: int
+    threads: int
+    jobs: int
+    width: int
+    same_data: bool
+    same_width: bool
+    slots: dict[str, Slot]
+    whole_tables: bool = False
+    select: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def jobs_for(self, chosen: tuple[Key, ...]) -> int:
+        """Runs side by side: what the slots of the tables agree on, else the profile's own number."""
+        names = {slot for table in chosen for slot in experiment(table).datasets}
+        numbers = {self.slots[name].jobs for name in names if name in self.slots}
+        return numbers.pop() if len(numbers) == 1 else self.jobs
+
+    def handicap(self, method: Method, slot: str) -> str:
+        """What keeps the method from its published strength in this profile; empty where nothing is known to."""
+        return str(self.slots[slot].method.get(method.key, {}).get("handicap", method.handicap))
+
+    def run(self, method: Method, slot: str, seed: int) -> Run:
+        """The run of one method on the data set in ``slot`` with one seed."""
+        declared, task = self.slots[slot], tasks.named(method.task)
+        own = declared.method.get(method.key, {})
+        options = {"width": declared.width_of(method), **method.options, **own.get("options", {})}
+        return Run(
+            label=method.label,
+            dataset=dict(declared.data),
+            model=task.model(method, options),
+            recipe=task.recipe(method, merged(declared.recipe, own.get("recipe", {}))),
+            seed=seed,
+            threads=declared.threads,
+            task=method.task,
+        )
+
+
+#: What slots take from their profile unless they say otherwise.
+_SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
+
+
+def _slot(name: str, slots: dict[str, dict[str, Any]], shared: dict[str, Any]) -> Slot:
+    """A slot with its recipe; ``like`` names the slot whose recipe it changes."""
+    own = {key: value for key, value in slots[name].items() if key != "like"}
+    if (model := slots[name].get("like")) is not None:
+        own["recipe"] = merged(_slot(model, slots, shared).recipe, own.get("recipe", {}))
+    return Slot(name=name, **{**shared, **own})
+
+
+def _declared(path: Path | None) -> dict[str, dict[str, Any]]:
+    """All profiles as they are written, with what the tables' own files add to them."""
+    found = read(path or EXPERIMENTS / "profiles.toml")
+    for source in sorted(EXPERIMENTS.glob("*.toml")):
+        for name, added in read(source).get("profiles", {}).items():
+            if name in found:
+                found[name] = merged(found[name], added)
+    return found
+
+
+def names() -> tuple[str, ...]:
+    """The declared profiles."""
+    return tuple(_declared(None))
+
+
+def profile(name: str, path: Path | None = None) -> Profile:
+    """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named.
+
+    ``like`` in a profile names another one that it changes.
+    """
+    declared = _declared(path)
+    if name not in declared:
+        raise ValueError(f"PROFILE={name!r} is unknown; choose one of: {', '.join(declared)}.")
+    raw = dict(declared[name])
+    try:
+        if (base := raw.pop("like", None)) is not None:
+            raw = merged(declared[base], raw)
+        slots = raw.pop("slot", {})
+        shared = {key: raw[key] for key in _SHARED}
+        return Profile(name=name, slots={slot: _slot(slot, slots, shared) for slot in slots}, **raw)
+    except (TypeError, KeyError, AttributeError) as error:
+        source = path or EXPERIMENTS / "profiles.toml"
+        raise ValueError(f"{source}: profile {name!r} is incomplete or misspelt ({error}).") from None
+
+
+def parse_slots(text: str | None, chosen: Profile) -> tuple[str, ...] | None:
+    """Slots from text such as ``cifar10`` or ``cifar10,cifar100``; None or empty means all of the profile's."""
+    if text is None or not text.strip():
+        return None
+    wanted = tuple(text.replace(",", " ").split())
+    for name in wanted:
+        if name not in chosen.slots:
+            known = ", ".join(chosen.slots)
+            raise ValueError(f"SLOTS: profile {chosen.name} declares no data for {name!r}; choose from {known}.")
+    return wanted or None
