@@ -14,7 +14,7 @@ from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import error_tables, fewshot_tables
+from reproduce.show import error_tables, fewshot_tables, rankings, words
 from reproduce.show.cells import as_csv, as_markdown
 from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.rows import Table, dataset_title, make_table
@@ -58,6 +58,8 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
         folder = store.folder / "tables"
         for name, content in _of_task(table).files(table).items():
             write_text(folder / name, content)
+        if ranks := rankings.rows(table):
+            write_text(folder / f"table{item}_ranking.csv", as_csv(rankings.COLUMNS, ranks))
         if trials := selection.rows(profile, store, item):
             write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
@@ -83,7 +85,7 @@ def summary(profile: plan.Profile, store: Store) -> str:
         if not any(row.records for row in table.rows):
             parts += ["Not run.", *_recipe_choice(profile, store, item)]
             continue
-        parts += [scope_sentence(table), markdown_rows(table), markdown_claims(table)]
+        parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
         parts += _recipe_choice(profile, store, item)
     return "\n\n".join(parts) + "\n"
 
