@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,25 +72,26 @@ def save_model(
         },
         "training": training or {},
     }
+    write_tensors(path, model.state_dict(), about)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename."""
     # Contiguous copies: safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
-    metadata["checksum"] = _checksum(tensors, metadata)
+    metadata["checksum"] = _checksum(kept, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        _library().torch.save_file(tensors, temporary, metadata)
+        _library().torch.save_file(kept, temporary, metadata)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in `path`, in evaluation mode, and what `save_model` was told of it.
-
-    Returns:
-        The module, from images normalised with about["data"]["mean"] and ["std"] to logits, and about, with the keys
-        model, data and training.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` was given.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -110,16 +111,51 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     checksum = metadata.pop("checksum", None)  # files of earlier versions have none
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
-    about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
-    wanted, data = about["model"], about["data"]
-    random = torch.random.get_rng_state()
-    model = create_model(
-        wanted["name"], len(data["class_names"]), image_size=data["image_size"], **wanted["options"]
-    )
-    torch.random.set_rng_state(random)
+    return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+
+
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Refuse tensors that do not fit, before memory is spent: `build` is called on the meta device, which has none.
+
+    Raises:
+        ExportError: names or shapes differ (the sentence names the first), or there is no such network.
+    """
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            wanted = {name: tuple(tensor.shape) for name, tensor in build().items()}
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.") from None
+        raise ExportError(f"{path} describes a network that cannot be built ({reason}); export it again.") from None
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            reason = f"{name} is {found.get(name, 'missing')} in it and {wanted.get(name, 'missing')} in the network"
+            raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.")
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in `path`, in evaluation mode, and what `save_model` was told of it.
+
+    Returns:
+        The module, from images normalised with about["data"]["mean"] and ["std"] to logits, and about, with the keys
+        model, data and training.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ExportError: it is damaged, or not one of ours, or does not fit the network that it names.
+    """
+    tensors, about = read_tensors(path)
+    if "few_shot" in about.get("model", {}):
+        raise ExportError(f"{path} holds a few-shot method; read it with nsl.load or nsl.fewshot.load_method.")
+    wanted, data = about["model"], about["data"]
+
+    def build() -> nn.Module:
+        return create_model(
+            wanted["name"], len(data["class_names"]), image_size=data["image_size"], **wanted["options"]
+        )
+
+    check_shapes(path, tensors, lambda: build().state_dict())
+    with torch.random.fork_rng(devices=[]):
+        model = build()
+    model.load_state_dict(tensors)
     return model.eval(), about

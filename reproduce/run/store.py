@@ -72,6 +72,7 @@ class Store:
         self.runs = self.folder / "runs"
         self.locks = self.folder / "locks"
         self.checkpoints = self.folder / "checkpoints"
+        self.kept = self.folder / "weights"
         self._known: dict[str, str] = {}  # identity of a record to its declared identity
 
     def path(self, identity: str) -> Path:
@@ -81,6 +82,10 @@ class Store:
     def checkpoint(self, identity: str) -> Path:
         """Where the training keeps its state until the record is stored."""
         return self.checkpoints / f"{identity}.pt"
+
+    def weights(self, identity: str) -> Path:
+        """Where the trained network of a run is kept."""
+        return self.kept / f"{identity}.safetensors"
 
     def read(self, identity: str) -> dict[str, Any] | None:
         """The record of a run, or None when there is none yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ import nsl
 from nsl.data.dataset import Dataset
 from nsl.training import Recipe, observe
 from nsl.training import train as train_network
+from nsl.training.export import save_model
 from reproduce.declare.runs import Run
 from reproduce.tasks.outcome import Outcome
 
@@ -31,4 +33,11 @@ def train(run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress
     )
     observations = {} if result.diverged else observe(model, dataset)
     multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
-    return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
+    parameters = nsl.count_parameters(model)
+    if result.diverged:
+        return Outcome(result.as_dict(), parameters, observations, multiply_adds)
+
+    def keep(path: Path, facts: dict[str, Any]) -> None:
+        save_model(path, model, run.model["name"], options, dataset, facts)
+
+    return Outcome(result.as_dict(), parameters, observations, multiply_adds, keep)

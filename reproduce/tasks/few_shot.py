@@ -9,6 +9,7 @@ import base64
 import io
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,13 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
             result["steps"][str(count)] = [found.mean, found.half_width]
         method.steps = usual
     result["evaluate_seconds"] = time.perf_counter() - started
-    return Outcome(result, parameters, observations)
+    return Outcome(result, parameters, observations, keep=partial(_keep, method))
+
+
+def _keep(method: FewShotMethod, path: Path, facts: dict[str, Any]) -> None:
+    from nsl.fewshot.export import save_method
+
+    save_method(path, method, facts)
 
 
 def _observe(
