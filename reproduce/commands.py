@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reproduce import theory
-from reproduce.declare import plan
+from reproduce.declare import overrides, plan
 from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
@@ -87,6 +87,9 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
         "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
     )
     parser.add_argument("--cluster", type=path_argument, default=None, help="TOML file of job parameters for slurm")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PROFILE.KEY=VALUE", help="change a setting, e.g. cpu.width=16"
+    )
     parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
 
@@ -106,6 +109,7 @@ def _count(text: str | None, default: int, name: str) -> int:
 
 def session(arguments: argparse.Namespace) -> Session:
     """The common arguments, checked."""
+    arguments.profile, arguments.set = overrides.named(arguments.profile, arguments.set), []
     profile = plan.profile(arguments.profile, arguments.profiles)
     data = arguments.data or None
     fingerprints.check_folder(data)

@@ -16,7 +16,6 @@ them are an error, because the folder is then something else than was meant.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -81,7 +80,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Only one process builds; others wait and then find the work done."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

@@ -150,9 +150,10 @@ def _alone(folder: Path | None, key: str) -> Iterator[None]:
     if folder is None:
         yield
         return
-    import fcntl
-
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"backbone-{key}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with contextlib.suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield

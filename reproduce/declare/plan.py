@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from reproduce.declare import overrides
 from reproduce.declare.runs import FEWSHOT, Run, model_config
 from reproduce.show import claims as claim_kinds
 
@@ -271,9 +272,15 @@ def tables(task: str | None = None) -> tuple[int, ...]:
 
 
 def profile(name: str, path: Path | None = None) -> Profile:
-    """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named."""
+    """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named.
+
+    The name may change settings, see :mod:`reproduce.declare.overrides`.
+    """
     source = path or EXPERIMENTS / "profiles.toml"
     declared = _read(source)
+    base = name.split(overrides.SIGN)[0]
+    if base in declared:
+        declared[name] = overrides.changed(name, declared[base])
     if name not in declared:
         raise ValueError(f"PROFILE={name!r} is unknown; choose one of: {', '.join(declared)}.")
     try:

@@ -28,7 +28,11 @@ from reproduce.run.store import Store
 from reproduce.show.closure import ROOT, closure_texts
 from reproduce.show.rows import make_table
 
-SOURCES = ROOT / "notebooks"
+#: Where a wheel puts them, beside the packages of its environment.
+INSTALLED = Path(sys.prefix) / "share" / "neural-similarity-learning" / "notebooks"
+
+#: The percent files: of the checkout, or those that came with an installed wheel.
+SOURCES = ROOT / "notebooks" if (ROOT / "notebooks").is_dir() else INSTALLED
 
 #: Key of the notebook's metadata that holds the hash of its inputs.
 STAMP = "reproduce_inputs"
@@ -40,7 +44,7 @@ KERNEL = "python3"
 def names(tables: tuple[int, ...]) -> list[str]:
     """Notebooks to execute: those of the chosen tables; with all tables, also those of none but the theory's."""
     if not SOURCES.is_dir():
-        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
+        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout, or install the package again.")
     if set(tables) == set(plan.tables()):
         return [path.stem for path in sorted(SOURCES.glob("*.py")) if not path.stem.startswith("theory_")]
     return [f"table{number}" for number in sorted(tables)]
