@@ -358,6 +358,19 @@ def _declare_picture(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def site(arguments: argparse.Namespace) -> int:
+    """Build the offline site."""
+    from reproduce.site.build import build
+
+    print(build(arguments.results, arguments.output))
+    return 0
+
+
+def _declare_site(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
+    parser.add_argument("--output", type=path_argument, default=Path("build/site"), help="default: build/site")
+
+
 COMMANDS = {
     "all": Command("missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce),
     "run": Command("execute the missing runs", declare_common, run_runs),
@@ -371,5 +384,6 @@ COMMANDS = {
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "theory": Command("the claims of section 5 and the theory's notebooks", theory.declare, theory.run),
+    "site": Command("build an offline site of all results", _declare_site, site),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }

@@ -1,0 +1,34 @@
+# Settings of Sphinx; copied beside the pages that reproduce/site/pages.py writes.
+import nsl
+
+project = "Neural Similarity Learning"
+author = "the authors of the reproduction"
+release = nsl.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+]
+html_theme = "furo"
+html_title = "Neural Similarity Learning"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_extra_path = ["extra"]
+html_copy_source = False
+html_show_sphinx = False
+exclude_patterns = ["extra"]
+default_role = "code"
+# Notebooks are shown as they were executed; nothing runs here.
+nb_execution_mode = "off"
+nb_render_markdown_format = "gfm"
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+add_module_names = False
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+suppress_warnings = ["myst.xref_missing", "myst.header", "autodoc", "docutils", "ref.python", "misc.highlighting_failure"]
