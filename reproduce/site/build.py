@@ -29,6 +29,8 @@ def build(results: Path, output: Path) -> str:
         import sphinx  # noqa: F401
     except ImportError as error:
         raise ValueError(f"The site needs {error.name}; run `make env`, or `pip install '.[site]'`.") from None
+    if output.exists() and not (output / "searchindex.js").exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is no site of ours and not empty; name another folder by --output.")
     with tempfile.TemporaryDirectory(prefix="nsl-site-") as folder:
         source, made = Path(folder) / "source", Path(folder) / "html"
         source.mkdir()
@@ -45,10 +47,7 @@ def build(results: Path, output: Path) -> str:
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         if size > LARGEST:
             raise ValueError(f"The site has {size / 2**20:.0f} MiB, more than {LARGEST // 2**20}; leave records out.")
-        if output.exists():
-            if not (output / "searchindex.js").exists() and any(output.iterdir()):
-                raise ValueError(f"{output} is no site of ours and not empty; name another folder by --output.")
-            shutil.rmtree(output)
+        shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, output)
     pages = len(list(output.rglob("*.html")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from reproduce.show.claims import Judged
 from reproduce.show.figures import new_figure, png
@@ -18,7 +19,17 @@ COLOURS = {
 }
 
 #: Points beyond this are drawn at the edge, as arrows: one far claim shall not make the others a line.
-EDGE = 6.0
+FARTHEST = 6.0
+
+
+def _edge(found: Sequence[tuple[int, Judged]]) -> float:
+    """Half the width of the axis: all means with their intervals, as far as :data:`FARTHEST`."""
+    ends = [0.5]
+    for _, judged in found:
+        interval = judged.verdict.interval
+        assert interval is not None
+        ends += [abs(end) for end in (interval.mean, interval.low, interval.high, judged.paper) if end is not None]
+    return min(FARTHEST, 1.05 * max(end for end in ends if end <= FARTHEST or end == ends[0]))
 
 
 def compared(claims: Sequence[tuple[int, Judged]]) -> list[tuple[int, Judged]]:
@@ -37,6 +48,7 @@ def draw(claims: Sequence[tuple[int, Judged]], dark: bool = False) -> bytes:
     is the paper's own difference.
     """
     found = compared(claims)
+    edge = _edge(found)
     ink = "#dddddd" if dark else "#222222"
     figure = new_figure(9.5, 1.1 + 0.36 * max(1, len(found)))
     figure.patch.set_alpha(0.0)
@@ -49,22 +61,24 @@ def draw(claims: Sequence[tuple[int, Judged]], dark: bool = False) -> bytes:
         assert interval is not None
         decided = interval.low is not None and interval.high is not None
         if interval.low is not None and interval.high is not None:
-            axes.plot([max(interval.low, -EDGE), min(interval.high, EDGE)], [place, place], color=colour, linewidth=2.2)
-        inside = abs(interval.mean) <= EDGE
+            axes.plot([max(interval.low, -edge), min(interval.high, edge)], [place, place], color=colour, linewidth=2.2)
+        inside = abs(interval.mean) <= edge
         marker = "o" if inside else ("<" if interval.mean < 0 else ">")
         axes.plot(
-            max(-EDGE, min(EDGE, interval.mean)), place, marker, color=colour, markersize=7,
+            max(-edge, min(edge, interval.mean)), place, marker, color=colour, markersize=7,
             markerfacecolor=colour if decided else "none", markeredgewidth=1.6,
         )
         if judged.paper is not None:
-            far = abs(judged.paper) > EDGE
+            far = abs(judged.paper) > edge
             tick = ">" if far else "|"
-            axes.plot(min(EDGE, judged.paper), place, tick, color=ink, markersize=5 if far else 12, alpha=0.8)
+            axes.plot(min(edge, judged.paper), place, tick, color=ink, markersize=5 if far else 12, alpha=0.8)
         metric = METRICS[judged.claim.metric].title
-        labels.append(f"{table}: {judged.better.label} – {judged.worse.label}\n{judged.dataset}, {metric}")
+        scope = str(replace(judged.verdict.scope, data=""))
+        where = ", ".join(part for part in (judged.dataset, metric, scope) if part)
+        labels.append(f"Table {table}: {judged.better.label} – {judged.worse.label}\n{where}")
     axes.set_yticks(range(len(found)), labels, fontsize=6.5, color=ink)
     axes.set_ylim(len(found) - 0.4, -0.6)
-    axes.set_xlim(-EDGE - 0.3, EDGE + 0.3)
+    axes.set_xlim(-1.05 * edge, 1.05 * edge)
     axes.set_xlabel("points in the claim's direction: right of zero as the paper says", color=ink, fontsize=8)
     axes.tick_params(colors=ink, labelsize=6.5)
     for side, spine in axes.spines.items():

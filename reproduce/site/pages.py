@@ -84,7 +84,7 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
         "",
         "What came out of reproducing *Neural Similarity Learning* (Liu, Liu, Rehg, Song; NeurIPS 2019), made from "
         "stored records. A claim is decided by an interval from three seeds on (few-shot: over test episodes of single "
-        "trainings, which the sentence says); the rule is in [the summary's source](guide.md).",
+        "trainings, which the sentence says); [the guide](guide.md) has the rule.",
         "",
     ]
     if not profiles:
@@ -92,7 +92,7 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
     for profile, store in profiles:
         tables = [make_table(number, profile, store) for number in plan.tables()]
         claims = [(table.experiment.table, judged) for table in tables for judged in table.claims]
-        lines += [f"## Verdicts of the {profile.name} profile", "", profile.description, ""]
+        lines += [f"## Verdicts of the {profile.name} profile", "", f"{profile.description[:1].upper()}{profile.description[1:]}.", ""]
         lines += [f"**{words.count([judged for _, judged in claims])}**", ""]
         if profile.name == "demo":
             lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]

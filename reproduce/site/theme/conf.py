@@ -32,3 +32,21 @@ add_module_names = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 suppress_warnings = ["myst.xref_missing", "myst.header", "autodoc", "docutils", "ref.python", "misc.highlighting_failure"]
+
+
+def as_restructured_text(app, what, name, obj, options, lines):
+    """Docstrings of this project: indented blocks are code, and a bar means itself."""
+    made = []
+    for number, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if indented and number and not lines[number - 1].strip():
+            before = next((text for text in reversed(lines[:number]) if text.strip()), "")
+            if not before.startswith("    "):
+                made += ["::", ""]
+        made.append(line if indented else line.replace("|", "\\|"))
+    lines[:] = made
+
+
+def setup(app):
+    # Before napoleon, whose priority is 500.
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
