@@ -60,7 +60,7 @@ $(STAMP): pyproject.toml
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(TOO_OLD)" >&2; exit 2; }
 	@test -x $(VENV)/bin/pip || "$$PYTHON" -m venv $(VENV)
-	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -e ".[reproduce,site,dev]"
+	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[reproduce,site,dev]"
 	@cp $< $@
 
 reproduce: $(STAMP)

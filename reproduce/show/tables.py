@@ -14,7 +14,7 @@ from reproduce.declare.runs import CLASSIFICATION, FEWSHOT
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import cards, error_tables, fewshot_tables, rankings, words
+from reproduce.show import cards, error_tables, fewshot_tables, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown
 from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.rows import Table, dataset_title, make_table
@@ -64,6 +64,8 @@ def write_tables(numbers: Iterable[int], profile: plan.Profile, store: Store) ->
             write_text(folder / f"table{item}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
     cards.write_cards(profile, store)
+    if any(store.runs.glob("*.json")):
+        write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
 
