@@ -92,7 +92,8 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
     for profile, store in profiles:
         tables = [make_table(number, profile, store) for number in plan.tables()]
         claims = [(table.experiment.table, judged) for table in tables for judged in table.claims]
-        lines += [f"## Verdicts of the {profile.name} profile", "", f"{profile.description[:1].upper()}{profile.description[1:]}.", ""]
+        described = f"{profile.description[:1].upper()}{profile.description[1:]}."
+        lines += [f"## Verdicts of the {profile.name} profile", "", described, ""]
         lines += [f"**{words.count([judged for _, judged in claims])}**", ""]
         if profile.name == "demo":
             lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
@@ -103,8 +104,8 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
                 alt = "Every compared claim with its difference, interval and the paper's difference"
                 lines += [f"```{{image}} pictures/{name}", f":alt: {alt}", f":class: only-{mode}", "```", ""]
             lines += [
-                "Differences in points, right of zero as the paper claims. A bar is the interval that decided; a hollow "
-                "point has too few seeds for one; the tick is the paper's own difference.",
+                "Differences in points, right of zero as the paper claims. A bar is the interval that decided; a "
+                "hollow point has too few seeds for one; the tick is the paper's own difference.",
                 "",
             ]
         lines += _claims_page(profile, store, tables, has_notebook)
@@ -187,9 +188,9 @@ def write_source(results: Path, root: Path, source: Path) -> None:
             shutil.copyfile(path, target / path.name)
     if (results / "theory" / "claims.json").exists():
         write_text(source / "ledger.md", _ledger(results))
-    for name, path in DOCUMENTS.items():
-        if (root / path).exists():
-            write_text(source / f"{name}.md", _document((root / path).read_text("utf-8")))
+    for name, document in DOCUMENTS.items():
+        if (root / document).exists():
+            write_text(source / f"{name}.md", _document((root / document).read_text("utf-8")))
     if (SOURCES / "picture.png").exists():
         write_bytes(source / "pictures" / "picture.png", (SOURCES / "picture.png").read_bytes())
     for package, modules in _MODULES.items():

@@ -1,4 +1,6 @@
 # Settings of Sphinx; copied beside the pages that reproduce/site/pages.py writes.
+from typing import Any
+
 import nsl
 
 project = "Neural Similarity Learning"
@@ -31,12 +33,19 @@ autodoc_typehints = "signature"
 add_module_names = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-suppress_warnings = ["myst.xref_missing", "myst.header", "autodoc", "docutils", "ref.python", "misc.highlighting_failure"]
+suppress_warnings = [
+    "myst.xref_missing",
+    "myst.header",
+    "autodoc",
+    "docutils",
+    "ref.python",
+    "misc.highlighting_failure",
+]
 
 
-def as_restructured_text(app, what, name, obj, options, lines):
+def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings of this project: indented blocks are code, and a bar means itself."""
-    made = []
+    made: list[str] = []
     for number, line in enumerate(lines):
         indented = line.startswith("    ")
         if indented and number and not lines[number - 1].strip():
@@ -47,6 +56,6 @@ def as_restructured_text(app, what, name, obj, options, lines):
     lines[:] = made
 
 
-def setup(app):
+def setup(app: Any) -> None:
     # Before napoleon, whose priority is 500.
     app.connect("autodoc-process-docstring", as_restructured_text, priority=400)

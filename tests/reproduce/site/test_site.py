@@ -78,7 +78,9 @@ def test_every_page_is_whole_in_a_browser(site: Path, browser: Browser, width: i
         browser.open(path, width, dark)
         name = path.relative_to(site)
         text = browser.ask("document.querySelector('article') ? document.querySelector('article').innerText : ''")
-        raw = browser.ask("[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).length")
+        raw = browser.ask(
+            "[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).length"
+        )
         problems = {
             "formulas that are not rendered": raw,
             "$$ in the text": int("$$" in text),
