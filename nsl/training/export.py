@@ -30,7 +30,8 @@ def _library() -> Any:
     try:
         import safetensors.torch
     except ImportError:
-        raise ExportError("Exported networks need safetensors, which is not installed; run `make env`.") from None
+        advice = "run `make env`, or install the extra [export]"
+        raise ExportError(f"Exported networks need safetensors, which is not installed; {advice}.") from None
     return safetensors
 
 
