@@ -16,7 +16,6 @@ them are an error, because the folder is then something else than was meant.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,7 +79,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Only one process builds; others wait and then find the work done."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

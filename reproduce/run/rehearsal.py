@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -94,6 +93,8 @@ def rehearse_run(run: Run, data: str | None, folder: Path) -> Rehearsed:
     if _numbers(first.result) != _numbers(second.result):
         return Rehearsed(run.name, "it resumed from its checkpoint to other numbers.")
     seconds = float(first.result.get("train_seconds") or once)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     total = time.perf_counter() - started
     rate = _input_rate(run, backend.found)

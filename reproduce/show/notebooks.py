@@ -29,7 +29,11 @@ from reproduce.run.store import Store
 from reproduce.show.closure import ROOT, closure_texts
 from reproduce.show.rows import make_table
 
-SOURCES = ROOT / "notebooks"
+#: Where a wheel puts them, beside the packages of its environment.
+INSTALLED = Path(sys.prefix) / "share" / "neural-similarity-learning" / "notebooks"
+
+#: The percent files: of the checkout, or those that came with an installed wheel.
+SOURCES = ROOT / "notebooks" if (ROOT / "notebooks").is_dir() else INSTALLED
 
 #: Key of the notebook's metadata that holds the hash of its inputs.
 STAMP = "reproduce_inputs"
@@ -51,7 +55,7 @@ _REPORTS = re.compile(r"Report\(\"?(\w+)\"?,")
 def names(tables: tuple[plan.Key, ...]) -> list[str]:
     """Notebooks to execute: those of the tables; with all of the paper's, also those of none but the theory's."""
     if not SOURCES.is_dir():
-        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
+        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout, or install the package again.")
     every = {path.stem: read_tables(path.stem) for path in SOURCES.glob("*.py")}
     beyond, whole = set(plan.beyond()), set(tables) >= set(plan.tables())
     found = [name for name, read in every.items() if set(tables) & (set(read) & beyond or set(read))]

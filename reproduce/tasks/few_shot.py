@@ -10,6 +10,7 @@ import inspect
 import io
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,7 +279,13 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
             found = measure(int(episodes["shot"]), int(episodes["step_episodes"]), int(count))
             result["steps"][str(count)] = [found.mean, found.half_width]
     result["evaluate_seconds"] = time.perf_counter() - started
-    return Outcome(result, parameters, observations)
+    return Outcome(result, parameters, observations, keep=partial(_keep, method))
+
+
+def _keep(method: FewShotMethod, path: Path, facts: dict[str, Any]) -> None:
+    from nsl.fewshot.export import save_method
+
+    save_method(path, method, facts)
 
 
 def _observe(
