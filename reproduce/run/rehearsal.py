@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,9 @@ def _input_rate(run: Run, dataset: Any) -> float:
 
     if not isinstance(dataset, Dataset):
         return 0.0
-    return images_per_second(dataset, Recipe(**run.recipe), choose_device(), INPUT_STEPS)
+    # A task may keep more in its recipe than the training's own settings.
+    own = {field.name: run.recipe[field.name] for field in fields(Recipe) if field.name in run.recipe}
+    return images_per_second(dataset, Recipe(**own), choose_device(), INPUT_STEPS)
 
 
 def _serve(pipe: Connection, run: Run, data: str | None, folder: Path) -> None:
