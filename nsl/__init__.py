@@ -8,14 +8,18 @@
 
 from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
 from nsl.kernels.convolution import neural_similarity_conv2d
+from nsl.kernels.definition import reference_conv2d
 from nsl.layers.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
 from nsl.layers.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.layers.dynamic import DynamicSimilarity
 from nsl.layers.linear import DynamicNSLinear, LinearPredictor, NSLinear
-from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SharedKernels, SpherePredictor
+from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
 from nsl.layers.recurrent import NSGRUCell, NSRNNCell
+from nsl.layers.shared import SharedKernels
 from nsl.layers.shift import ShiftConv2d
+from nsl.layers.similarity import is_dynamic, similarity_penalty
 from nsl.layers.spherical import SphereConv2d, angular, patch_norm
-from nsl.layers.static import similarity_penalty
+from nsl.layers.static import StaticSimilarity
 from nsl.layers.structures import (
     L1,
     PSD,
@@ -31,7 +35,7 @@ from nsl.layers.structures import (
     Symmetric,
     Unconstrained,
 )
-from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models, model_kind
 
 __version__ = "0.1.0"
 
@@ -45,6 +49,7 @@ __all__ = [
     "Dilated",
     "DynamicNSConv2d",
     "DynamicNSLinear",
+    "DynamicSimilarity",
     "Full",
     "GlobalSimilarity",
     "HardSparse",
@@ -64,6 +69,7 @@ __all__ = [
     "SphereConv2d",
     "SpherePredictor",
     "StaticGlobalSimilarity",
+    "StaticSimilarity",
     "Structure",
     "Symmetric",
     "Unconstrained",
@@ -74,10 +80,13 @@ __all__ = [
     "create_model",
     "fold",
     "freeze_backbone",
+    "is_dynamic",
     "list_models",
+    "model_kind",
     "neural_similarity_conv2d",
     "orthogonality_penalty",
     "patch_norm",
+    "reference_conv2d",
     "reset_to_identity",
     "similarity_penalty",
     "sphere_maps",

@@ -13,22 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from nsl.layers.conv import CONV_ARGUMENTS, DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
-from nsl.layers.linear import DynamicNSLinear, NSLinear
-from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
-from nsl.layers.recurrent import NSGRUCell, NSRNNCell
-from nsl.layers.static import Similar, Static
+from nsl.layers.dynamic import DynamicLayer
+from nsl.layers.similarity import Similar, Similarity, replacement
 from nsl.layers.structures import Structure
 
 Where = Callable[[str, nn.Module], bool]
 """(qualified name, module) to whether it is converted."""
 
-_STATIC: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: NSConv1d,
-    nn.Conv2d: NSConv2d,
-    nn.Conv3d: NSConv3d,
-    nn.ConvTranspose2d: NSConvTranspose2d,
-}
 #: Usual names of a classifier, tried in this order by `freeze_backbone`.
 CLASSIFIER_NAMES = ("classifier", "fc", "head", "linear")
 
@@ -108,41 +99,15 @@ def _read_by_parents(model: nn.Module) -> set[int]:
     return found
 
 
-def _options(module: nn.Module) -> dict[str, Any]:
-    names = [*CONV_ARGUMENTS]
-    if isinstance(module, nn.ConvTranspose2d):
-        names.append("output_padding")
-    weight: Any = module.weight
-    return {name: getattr(module, name) for name in names} | {
-        "bias": module.bias is not None,
-        "device": weight.device,
-        "dtype": weight.dtype,
-    }
-
-
-def reset_to_identity(layer: DynamicNSConv2d | DynamicNSLinear) -> None:
-    """Silence the last step of a built-in predictor, so that M(X) = I exactly, in training and evaluation mode.
+def reset_to_identity(layer: DynamicLayer) -> None:
+    """Silence the last step of a dynamic layer's predictor, so that M(X) = I exactly, in training and evaluation mode.
 
     The gradient still reaches that last step, and through it, after one update, the rest.
 
     Raises:
         ValueError: the predictor is a module of the user's, which has to bring `reset_to_identity` itself.
     """
-    predictor: Any = layer.predictor
-    if isinstance(predictor, SpherePredictor):
-        nn.init.zeros_(predictor.second.weight)
-    elif isinstance(predictor, ReleasePredictor | CNNPredictor):
-        last = predictor.second_norm if isinstance(predictor.second_norm, nn.BatchNorm2d) else predictor.second
-        nn.init.zeros_(last.weight)
-        if isinstance(last, nn.BatchNorm2d):
-            nn.init.zeros_(last.bias)
-    elif hasattr(predictor, "reset_to_identity"):
-        predictor.reset_to_identity()
-    else:
-        raise ValueError(
-            f"predictor {type(predictor).__name__} has no reset_to_identity(), so its layer cannot start as the "
-            "convolution it replaces; add that method"
-        )
+    layer.neural.reset_to_identity()
 
 
 def convert(
@@ -179,12 +144,8 @@ def convert(
     read_by_parents = _read_by_parents(model)
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
-        plain = type(module)
-        if kind == "dynamic":
-            known: Any = {nn.Conv2d: DynamicNSConv2d, nn.Linear: DynamicNSLinear}.get(plain)
-        else:
-            known = NSLinear if plain is nn.Linear else _STATIC.get(plain)
-        if known is None or (plain is nn.Linear and where is None) or not chosen(name, module):
+        similar = replacement(type(module), dynamic=kind == "dynamic")
+        if similar is None or not chosen(name, module):
             return None
         _copy_hooks_forbidden(name, module)
         if id(module) in read_by_parents:
@@ -192,18 +153,10 @@ def convert(
                 f"module {name!r} cannot get a similarity: its parent multiplies by its weight itself (the fast path "
                 "of nn.TransformerEncoderLayer, nn.MultiheadAttention) and would leave M out; exclude it by `where`"
             )
-        if isinstance(module, nn.Linear):
-            bias = module.bias is not None
-            new = known(module.in_features, module.out_features, bias, similarity, **options).to(module.weight)
-        else:
-            try:
-                new = known(**_options(module), similarity=similarity, **options)
-            except ValueError as error:
-                raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from None
-        if isinstance(new, DynamicNSConv2d | DynamicNSLinear):
-            reset_to_identity(new)
-        new.weight, new.bias = module.weight, module.bias
-        return new.train(module.training)
+        try:
+            return similar.from_plain(module, similarity=similarity, **options)
+        except ValueError as error:
+            raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from None
 
     converted, count = _replace(model, build)
     if not count:
@@ -224,18 +177,18 @@ def fold(model: nn.Module) -> nn.Module:
     """
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
-        folded: nn.Module | None = None
-        if isinstance(module, Static | NSRNNCell | NSGRUCell):
-            folded = module.fold()  # type: ignore[operator]
-            on_tensors = any(
-                parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
-                for parameter in module.parameters()
+        if not isinstance(module, Similar) or module.is_dynamic:
+            return None
+        folded: nn.Module = module.fold()  # type: ignore[operator]
+        on_tensors = any(
+            parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
+            for parameter in module.parameters()
+        )
+        if on_tensors or any(_has_hooks(part) for part in (module, *module.parts())):
+            raise ValueError(
+                f"module {name or '(root)'!r} has hooks, which folding would lose: remove them first and register "
+                "them again on the folded layer"
             )
-            if _has_hooks(module) or on_tensors:
-                raise ValueError(
-                    f"module {name or '(root)'!r} has hooks, which folding would lose: remove them first and register "
-                    "them again on the folded layer"
-                )
         return folded
 
     return _replace(model, build)[0]
@@ -258,16 +211,6 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
     return linear[-1].parameters()
 
 
-def _of_similarity(name: str) -> bool:
-    """Whether a layer's parameter belongs to its similarity, by its name in the layer: what a similarity, a shape or a
-    predictor owns, also where pruning or a parametrisation keeps it under another name ("similarity_orig",
-    "parametrizations.similarity.original"). Kernels and biases, under whatever name, are the backbone."""
-    first, *rest = name.split(".")
-    if first == "parametrizations":
-        first = rest[0]
-    return first == "predictor" or first.startswith(("similarity", "shape"))
-
-
 def freeze_backbone(
     model: nn.Module, classifier: str | nn.Module | None = None, train_classifier: bool = True
 ) -> list[str]:
@@ -288,10 +231,8 @@ def freeze_backbone(
     Raises:
         ValueError: there is no similarity to train, or no classifier was found.
     """
-    keep: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, Similar | NSRNNCell | NSGRUCell):
-            keep |= {id(parameter) for name, parameter in module.named_parameters() if _of_similarity(name)}
+    similarities = [module for module in model.modules() if isinstance(module, Similarity)]
+    keep = {id(parameter) for similarity in similarities for parameter in similarity.parameters()}
     if not keep:
         raise ValueError("freeze_backbone found no similarity to train: convert the model first (nsl.convert)")
     if train_classifier:

@@ -27,8 +27,10 @@ from nsl.models.cost import count_multiply_adds
 from nsl.models.registry import count_parameters, create_model, list_models
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
 from nsl.training.distributed import joined, local_device
+from nsl.training.evaluate import evaluate
+from nsl.training.execution import Execution
 from nsl.training.export import load_model, save_model
-from nsl.training.loop import TrainResult, evaluate, train
+from nsl.training.loop import TrainResult, train
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, SCHEDULES, Recipe
 
 _CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "augment": AUGMENTATIONS}
@@ -173,15 +175,17 @@ def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
             dataset,
             recipe,
             seed=arguments.seed,
-            device=arguments.device,
-            checkpoint=arguments.checkpoint,
-            checkpoint_minutes=arguments.checkpoint_minutes,
-            description=arguments.model,
-            accumulate=arguments.accumulate,
-            compiled=arguments.compile,
-            sync_batch_norm=arguments.sync_batch_norm,
+            execution=Execution(
+                device=arguments.device,
+                checkpoint=arguments.checkpoint,
+                checkpoint_minutes=arguments.checkpoint_minutes,
+                keep_last=True,
+                description=arguments.model,
+                accumulate=arguments.accumulate,
+                compiled=arguments.compile,
+                sync_batch_norm=arguments.sync_batch_norm,
+            ),
             log=log,
-            keep_last=True,
         )
     if not first:
         return result

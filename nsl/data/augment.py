@@ -6,7 +6,9 @@ the paper's protocol. `resized_crop`, a random rectangle of random size, is what
 Tiny-ImageNet's 64x64 pixels, which leave no margin to crop from.
 
 All choices of a batch come from one generator in one order, and `part` says which of the batch's images are at hand:
-processes that share a batch make the choices that one process makes.
+processes that share a batch make the choices that one process makes. Drawing (`crop_flip_choices`, ...) and doing
+(`crop_flip_by`, ...) are apart, so that the choices of many steps can be brought to a device at once; what is done
+there reads nothing back and makes no tensor on the host.
 """
 
 from __future__ import annotations
@@ -23,6 +25,20 @@ LOG_RATIO = math.log(4 / 3)
 
 Part = tuple[int, int]
 """(total, start): the images at hand are `start`, `start + 1`, ... of a batch of `total`."""
+
+Choices = tuple[Tensor, ...]
+"""What was drawn for a batch, each [B, ...]."""
+
+
+def _at_hand(choices: Choices, images: Tensor, part: Part | None) -> list[Tensor]:
+    """The choices of these images, on their device."""
+    start = 0 if part is None else part[1]
+    return [choice[start : start + len(images)].to(images.device) for choice in choices]
+
+
+def _mirrored(generator: torch.Generator, total: int) -> Tensor:
+    """Which of the images are mirrored: bool [total], a random half."""
+    return torch.rand(total, generator=generator, device="cpu") < 0.5
 
 
 def crop_flip(
@@ -50,17 +66,26 @@ def crop_flip(
         raise ValueError(f"crop_flip needs images [B, C, H, W], got shape {list(images.shape)}.")
     if padding < 0:
         raise ValueError(f"crop_flip needs padding of at least 0, got {padding}.")
+    choices = crop_flip_choices(generator, len(images) if part is None else part[0], padding, flip)
+    return crop_flip_by(images, *_at_hand(choices, images, part), padding=padding)
+
+
+def crop_flip_choices(generator: torch.Generator, total: int, padding: int = 4, flip: bool = True) -> Choices:
+    """What `crop_flip` draws for a batch of `total`: corners int64 [total, 2] and, with `flip`, bool [total]."""
+    corners = torch.randint(0, 2 * padding + 1, (2, total), generator=generator, device="cpu").T
+    return (corners, _mirrored(generator, total)) if flip else (corners,)
+
+
+def crop_flip_by(images: Tensor, corners: Tensor, mirrored: Tensor | None = None, *, padding: int = 4) -> Tensor:
+    """`crop_flip` of images [B, C, H, W] by choices on their device; see `crop_flip_choices`."""
     batch, channels, height, width = images.shape
-    total, start = (batch, 0) if part is None else part
-    offsets = torch.randint(0, 2 * padding + 1, (2, total), generator=generator)
-    top, left = offsets[:, start : start + batch].to(images.device)
     if padding:
         padded = images.new_zeros(batch, channels, height + 2 * padding, width + 2 * padding)
         padded[:, :, padding : padding + height, padding : padding + width] = images
-        cropped = _windows(padded, top, left, height, width)
+        cropped = _windows(padded, corners[:, 0], corners[:, 1], height, width)
     else:
         cropped = images.clone(memory_format=torch.contiguous_format)
-    return _mirror(cropped, generator, total, start) if flip else cropped
+    return _mirror(cropped, mirrored)
 
 
 def window_flip(
@@ -83,14 +108,27 @@ def window_flip(
     """
     if images.ndim != 4:
         raise ValueError(f"window_flip needs images [B, C, H, W], got shape {list(images.shape)}.")
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     if not 0 < size <= min(height, width):
         raise ValueError(f"window_flip needs a size of 1 to {min(height, width)}, got {size}.")
-    total, start = (batch, 0) if part is None else part
-    top = torch.randint(0, height - size + 1, (total,), generator=generator)[start : start + batch]
-    left = torch.randint(0, width - size + 1, (total,), generator=generator)[start : start + batch]
-    cut = _windows(images.contiguous(), top.to(images.device), left.to(images.device), size, size)
-    return _mirror(cut, generator, total, start) if flip else cut
+    total = len(images) if part is None else part[0]
+    choices = window_flip_choices(generator, total, (height, width), size, flip)
+    return window_flip_by(images, *_at_hand(choices, images, part), size=size)
+
+
+def window_flip_choices(
+    generator: torch.Generator, total: int, stored: tuple[int, int], size: int, flip: bool = True
+) -> Choices:
+    """What `window_flip` draws for a batch of `total` images of stored height and width: as `crop_flip_choices`."""
+    corners = [
+        torch.randint(0, side - size + 1, (total,), generator=generator, device="cpu") for side in stored
+    ]
+    return (torch.stack(corners, 1), _mirrored(generator, total)) if flip else (torch.stack(corners, 1),)
+
+
+def window_flip_by(images: Tensor, corners: Tensor, mirrored: Tensor | None = None, *, size: int) -> Tensor:
+    """`window_flip` of images [B, C, H, W] by choices on their device; see `window_flip_choices`."""
+    return _mirror(_windows(images.contiguous(), corners[:, 0], corners[:, 1], size, size), mirrored)
 
 
 def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
@@ -105,10 +143,9 @@ def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int)
     return runs.index_select(0, starts.flatten()).view(batch, channels, height, width)
 
 
-def _mirror(images: Tensor, generator: torch.Generator, total: int, start: int) -> Tensor:
-    """Mirror a random half of the images; they are those from `start` on of a batch of `total`."""
-    mirrored = (torch.rand(total, generator=generator)[start : start + len(images)] < 0.5).to(images.device)
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+def _mirror(images: Tensor, mirrored: Tensor | None) -> Tensor:
+    """Mirror those of the images [B, C, H, W] that bool [B] says; None: none of them."""
+    return images if mirrored is None else torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def resized_crop(
@@ -143,19 +180,30 @@ def resized_crop(
         raise ValueError(f"resized_crop needs images [B, C, H, W], got shape {list(images.shape)}.")
     if not 0 < scale <= 1:
         raise ValueError(f"resized_crop needs a scale above 0 and at most 1, got {scale}.")
-    batch, channels, height, width = images.shape
-    total, start = (batch, 0) if part is None else part
-    draws = torch.rand(5, total, generator=generator)[:, start : start + batch]
+    choices = resized_crop_choices(generator, len(images) if part is None else part[0], scale, flip)
+    return resized_crop_by(images, *_at_hand(choices, images, part), size=size)
+
+
+def resized_crop_choices(
+    generator: torch.Generator, total: int, scale: float = 0.35, flip: bool = True
+) -> Choices:
+    """What `resized_crop` draws for a batch of `total`: the affine map of every image's window, [total, 2, 3]."""
+    draws = torch.rand(5, total, generator=generator, device="cpu")
     area = scale + (1 - scale) * draws[0]
     ratio = ((2 * draws[1] - 1) * LOG_RATIO).exp()
     # Shares of the image's width and height; grid_sample's coordinates run from -1 to 1 over the image.
     wide, high = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     centre_x, centre_y = (2 * draws[2] - 1) * (1 - wide), (2 * draws[3] - 1) * (1 - high)
-    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(batch)
-    zeros = torch.zeros(batch)
-    affine = torch.stack([wide * sign, zeros, centre_x, zeros, high, centre_y], 1).view(batch, 2, 3)
+    sign = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(total, device="cpu")
+    zeros = torch.zeros(total, device="cpu")
+    return (torch.stack([wide * sign, zeros, centre_x, zeros, high, centre_y], 1).view(total, 2, 3),)
+
+
+def resized_crop_by(images: Tensor, affine: Tensor, *, size: int | None = None) -> Tensor:
+    """`resized_crop` of images [B, C, H, W] by choices on their device; see `resized_crop_choices`."""
+    batch, channels, height, width = images.shape
     shape = [batch, channels, height if size is None else size, width if size is None else size]
-    grid = F.affine_grid(affine.to(images.device), shape, align_corners=False)
+    grid = F.affine_grid(affine, shape, align_corners=False)
     sampled = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
     return sampled.round().to(images.dtype)
 
@@ -166,6 +214,37 @@ def centre_crop(images: Tensor, size: int | None) -> Tensor:
         return images
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
+
+
+class Normalise:
+    """`(images / 255 - mean) / std` per channel, with its constants on the device once and for all.
+
+    Args:
+        mean: C values in 0..1.
+        std: C values in units of 0..1; a channel that is constant (0) is only centred.
+        device: of the images.
+        dtype: type of the result; the arithmetic is float32 (float64 for float64).
+
+    Raises:
+        ValueError: `mean` and `std` have not one value a channel each.
+    """
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        if len(mean) != len(std):
+            raise ValueError(f"normalise needs one mean and one std a channel, got {len(mean)} and {len(std)}.")
+        precise = torch.float64 if dtype == torch.float64 else torch.float32
+        spread = [s if s > 0 else 1.0 for s in std]
+        scale = torch.tensor([1 / (255 * s) for s in spread], dtype=precise, device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, spread)], dtype=precise, device=device)
+        self.dtype, self.scale, self.shift = dtype, scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+
+    def __call__(self, images: Tensor, channels_last: bool = False) -> Tensor:
+        """uint8 [B, C, H, W] to floats of the same shape; `channels_last` is the memory format of the result."""
+        # Plane by plane first: over interleaved channels the same multiply and add take several times longer.
+        values = images.contiguous().to(self.scale.dtype).mul_(self.scale).add_(self.shift)
+        return values.to(self.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def normalise(
@@ -195,11 +274,4 @@ def normalise(
         raise ValueError(
             f"normalise needs one mean and one std a channel ({channels}), got {len(mean)} and {len(std)}."
         )
-    precise = torch.float64 if dtype == torch.float64 else torch.float32
-    spread = [s if s > 0 else 1.0 for s in std]
-    scale = torch.tensor([1 / (255 * s) for s in spread], dtype=precise, device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, spread)], dtype=precise, device=images.device)
-    # Plane by plane first: over interleaved channels the same multiply and add take several times longer.
-    values = images.contiguous().to(precise).mul_(scale.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return values.to(dtype, memory_format=layout)
+    return Normalise(mean, std, images.device, dtype)(images, channels_last)

@@ -93,7 +93,7 @@ class Dataset:
         if self.moments is not None:
             return self.moments
         # Integer sums: exact, so the same on every machine, thread count and chunk size.
-        total, squares = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+        total, squares = torch.zeros(2, 3, dtype=torch.int64, device="cpu")
         for chunk in self.train_images.split(1024):
             values = chunk.to(torch.int32)
             total += values.sum(dim=(0, 2, 3))

@@ -72,7 +72,7 @@ def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Indices int64 of train and test images: of a fixed shuffle each class's first fifth is for testing."""
     order = torch.from_numpy(np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(labels)))
     shuffled = labels[order]
-    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    is_test = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in range(10):
         where = torch.nonzero(shuffled == label).flatten()
         is_test[where[: round(_TEST_SHARE * len(where))]] = True

@@ -108,8 +108,8 @@ class EpisodeSampler(Sequence[Episode]):
         if seed < 0:
             raise ValueError(f"EpisodeSampler: seed must be at least 0, got {seed}.")
         self.seed = seed
-        self._support_labels = torch.arange(n_way).repeat_interleave(n_shot)
-        self._query_labels = torch.arange(n_way).repeat_interleave(n_query)
+        self._support_labels = torch.arange(n_way, device="cpu").repeat_interleave(n_shot)
+        self._query_labels = torch.arange(n_way, device="cpu").repeat_interleave(n_query)
 
     def __len__(self) -> int:
         return self.n_episodes

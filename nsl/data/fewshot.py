@@ -128,7 +128,7 @@ def split_classes(
         chosen = tuple(split[part])
         if not chosen:
             raise DataError(f"{name}: the part {part!r} of the split has no classes.")
-        relabel = torch.full((len(class_names) + 1,), -1, dtype=torch.int64)
+        relabel = torch.full((len(class_names) + 1,), -1, dtype=torch.int64, device="cpu")
         for label, class_name in enumerate(chosen):
             if class_name not in number:
                 raise DataError(f"{name}: the split names the class {class_name!r}, which the set does not have.")
@@ -183,7 +183,7 @@ def _first(name: str, labels: Tensor, count: int | None, classes: Sequence[str])
     """Positions of the first `count` images of every class, or of all."""
     from nsl.data.dataset import first_per_class
 
-    return torch.arange(len(labels)) if count is None else first_per_class(labels, count, classes, name)
+    return torch.arange(len(labels), device="cpu") if count is None else first_per_class(labels, count, classes, name)
 
 
 def _load_cifar_fs(root: Path, download: bool, images_per_class: int | None = None) -> FewShotData:
@@ -340,7 +340,7 @@ def _from_files(
     images = np.empty((len(chosen), 3, image_size, image_size), np.uint8)
     for place, (path, _) in enumerate(chosen):
         images[place] = _read_image(path, image_size)
-    labels = torch.tensor([label for _, label in chosen])
+    labels = torch.tensor([label for _, label in chosen], device="cpu")
     return split_classes(name, torch.from_numpy(images), labels, classes, split)
 
 

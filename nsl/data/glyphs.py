@@ -120,7 +120,7 @@ def _render_split(
     images = np.empty((count, len(characters), 3, size, size), np.uint8)
     for label, character in enumerate(characters):
         images[:, label] = _render(character, count, stream, size, plain)
-    labels = torch.arange(len(characters)).repeat(count)
+    labels = torch.arange(len(characters), device="cpu").repeat(count)
     return torch.from_numpy(images).flatten(0, 1), labels
 
 

@@ -19,7 +19,7 @@ from nsl.fewshot.leo import LEO
 from nsl.fewshot.maml import MAML
 from nsl.fewshot.matching import MatchingNet
 from nsl.fewshot.meta_nsn import MetaDynamicNSN, MetaStaticNSN
-from nsl.fewshot.method import FewShotMethod, random_state_kept
+from nsl.fewshot.method import Adapted, FewShotMethod, random_state_kept
 from nsl.fewshot.nearest import NearestNeighbour
 from nsl.fewshot.proto import ProtoNet
 from nsl.fewshot.relation import RelationNet
@@ -74,6 +74,7 @@ def create_method(name: str, settings: Settings, **options: Any) -> FewShotMetho
 
 __all__ = [
     "METHODS",
+    "Adapted",
     "Diverged",
     "Evaluation",
     "FewShotMethod",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import cosine, cross_entropy, one_hot
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import Settings
 from nsl.models.backbones import Backbone
 
@@ -66,7 +67,6 @@ class BaselinePlusPlus(Pretrained):
     ) -> None:
         super().__init__(settings)
         self.scale, self.steps, self.rate, self.momentum = scale, steps, rate, momentum
-        self._weight: Tensor | None = None
         self._features = self.network.output_size(settings.image_size)
 
     def classifier(self, backbone: Backbone, classes: int) -> nn.Module:
@@ -75,22 +75,17 @@ class BaselinePlusPlus(Pretrained):
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "classifier": "cosine", "scale": self.scale}
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        assert self.steps is not None
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         targets = one_hot(labels, self.settings.way, support.dtype)
         weight = F.normalize(targets.T @ F.normalize(support, dim=1), dim=1).requires_grad_()
         speed = torch.zeros_like(weight)
-        for _ in range(self.steps):
+        for _ in range(steps):
             (gradient,) = torch.autograd.grad(cross_entropy(self.scale * cosine(support, weight), targets), weight)
             with torch.no_grad():
                 speed.mul_(self.momentum).add_(gradient)
                 weight.sub_(self.rate * speed)
-        self._weight = weight.detach()
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._weight is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return self.scale * cosine(query, self._weight)
+        learned = weight.detach()
+        return Adapted(lambda query: self.scale * cosine(query, learned), {"weight": learned})
 
     @property
     def adapted_parameters(self) -> int:

@@ -12,6 +12,8 @@ import torch
 from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.method import FewShotMethod
+from nsl.training.execution import upload
+from nsl.training.side_by_side import pass_turn, wait_for
 
 #: Normal quantile of the 95 % intervals that the literature reports over 600 episodes.
 QUANTILE = 1.959964
@@ -78,6 +80,7 @@ def evaluate(
     episodes: int,
     seed: int,
     represented: torch.Tensor | None = None,
+    steps: int | None = None,
 ) -> Evaluation:
     """Accuracy on episodes of the novel classes.
 
@@ -88,6 +91,7 @@ def evaluate(
         episodes: how many; episode i is the same for every method, way, shot and query being equal.
         seed: of the episodes.
         represented: `method.represent(novel.images)`, when it is there already.
+        steps: see `FewShotMethod.adapt`.
 
     Raises:
         ValueError: too few classes or images for such episodes.
@@ -97,18 +101,21 @@ def evaluate(
     )
     everything = method.represent(novel.images) if represented is None else represented
     device = everything.device
-    accuracies, adapting, predicting = [], [], []
+    wanted = upload(torch.arange(method.settings.way).repeat_interleave(query), device)
+    right, adapting, predicting = [], [], []
     for episode in sampler:
-        support, queries = everything[episode.support.to(device)], everything[episode.query.to(device)]
-        labels = episode.support_labels.to(device)
+        where = upload(torch.cat([episode.support, episode.query]), device)
+        support, queries = everything[where].split([len(episode.support), len(episode.query)])
+        labels = upload(episode.support_labels, device)
         started = _now(device)
-        method.adapt(support, labels)
-        adapted = _now(device)
-        logits = method.predict(queries)
-        predicting.append(_now(device) - adapted)
-        adapting.append(adapted - started)
-        right = logits.argmax(1).cpu() == episode.query_labels
-        accuracies.append(100.0 * float(right.float().mean()))
+        adapted = method.adapt(support, labels, steps)
+        between = _now(device)
+        logits = adapted.predict(queries)
+        predicting.append(_now(device) - between)
+        adapting.append(between - started)
+        right.append((logits.argmax(1) == wanted).float().mean())
+        pass_turn()
+    accuracies = [100.0 * value for value in wait_for(torch.stack(right))]
     return Evaluation(tuple(accuracies), median(adapting), median(predicting), method.adapted_parameters)
 
 

@@ -6,6 +6,7 @@ with the backbone frozen it is the "Baseline" of Chen et al., "A closer look at 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cross_entropy, feature_scale, fit_linear, one_hot
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import STEP_PASSES, Adapted, FewShotMethod
 from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
@@ -25,6 +26,7 @@ class Pretrained(FewShotMethod):
     `network` is the backbone; the classifier of the base classes exists during `train` only.
     """
 
+    features_once = True
     network: Backbone
     #: "none", "static" or "dynamic", and the structure: of the backbone that `build` makes.
     kind, similarity = "none", "diagonal"
@@ -98,21 +100,16 @@ class LinearOnFeatures(Pretrained):
     def __init__(self, settings: Settings, *, steps: int = 100, rate: float = 1.0, decay: float = 1e-3) -> None:
         super().__init__(settings)
         self.steps, self.rate, self.decay = steps, rate, decay
-        self._state: tuple[Tensor, Tensor, Tensor] | None = None
         self._features = self.network.output_size(settings.image_size)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        assert self.steps is not None
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         scale = feature_scale(support)
         targets = one_hot(labels, self.settings.way, support.dtype)
-        weight, bias = fit_linear(support * scale, targets, steps=self.steps, rate=self.rate, decay=self.decay)
-        self._state = weight, bias, scale
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._state is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        weight, bias, scale = self._state
-        return torch.addmm(bias, query * scale, weight.T)
+        weight, bias = fit_linear(support * scale, targets, steps=steps, rate=self.rate, decay=self.decay)
+        return Adapted(
+            lambda query: torch.addmm(bias, query * scale, weight.T),
+            {"classifier.weight": weight, "classifier.bias": bias},
+        )
 
     @property
     def adapted_parameters(self) -> int:
@@ -134,6 +131,8 @@ class GradientAdaptation(Pretrained):
         decay: l2 coefficient on the classifier's weight.
     """
 
+    features_once = False
+
     def __init__(
         self,
         settings: Settings,
@@ -147,8 +146,6 @@ class GradientAdaptation(Pretrained):
         super().__init__(settings)
         self.steps, self.rate, self.backbone_rate = steps, rate, backbone_rate
         self.momentum, self.decay = momentum, decay
-        self._fast: dict[str, Tensor] = {}
-        self._head: tuple[Tensor, Tensor, Tensor] | None = None
         self._features = self.network.output_size(settings.image_size)
 
     def adapts(self, name: str) -> bool:
@@ -158,40 +155,43 @@ class GradientAdaptation(Pretrained):
     def embed(self, images: Tensor) -> Tensor:
         return images
 
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to [B, D] with the adapted parameters."""
-        return torch.func.functional_call(self.network, self._fast, (images,))
+    def features(self, fast: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """[B, 3, S, S] to [B, D] with adapted parameters, by the backbone's names; others are not looked at."""
+        own = {name: value for name, value in fast.items() if not name.startswith("classifier.")}
+        return torch.func.functional_call(self.network, own, (images,))
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        assert self.steps is not None
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         way = self.settings.way
         targets = one_hot(labels, way, support.dtype)
-        adapted = {name: p for name, p in self.network.named_parameters() if self.adapts(name)}
-        self._fast = {name: p.detach().clone().requires_grad_() for name, p in adapted.items()}
+        start = {name: p for name, p in self.network.named_parameters() if self.adapts(name)}
+        fast = {name: p.detach().clone().requires_grad_() for name, p in start.items()}
         with torch.no_grad():
-            scale = feature_scale(self.features(support))
+            scale = feature_scale(self.features(fast, support))
         weight = support.new_zeros(way, self._features).requires_grad_()
         bias = support.new_zeros(way).requires_grad_()
-        leaves = [*self._fast.values(), weight, bias]
-        rates = [self.backbone_rate] * len(self._fast) + [self.rate, self.rate]
+        leaves = [*fast.values(), weight, bias]
+        rates = [self.backbone_rate] * len(fast) + [self.rate, self.rate]
         speeds = [torch.zeros_like(leaf) for leaf in leaves]
-        for _ in range(self.steps):
-            logits = torch.addmm(bias, self.features(support) * scale, weight.T)
+        for _ in range(steps):
+            logits = torch.addmm(bias, self.features(fast, support) * scale, weight.T)
             loss = cross_entropy(logits, targets) + 0.5 * self.decay * weight.square().sum()
             gradients = torch.autograd.grad(loss, leaves)
             with torch.no_grad():
                 for leaf, gradient, speed, rate in zip(leaves, gradients, speeds, rates):
                     speed.mul_(self.momentum).add_(gradient)
                     leaf.sub_(rate * speed)
-        self._fast = {name: p.detach() for name, p in self._fast.items()}
-        self._head = weight.detach(), bias.detach(), scale
+        head = {"classifier.weight": weight, "classifier.bias": bias}
+        learned = {name: p.detach() for name, p in {**fast, **head}.items()}
 
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._head is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        weight, bias, scale = self._head
-        return torch.addmm(bias, self.features(query) * scale, weight.T)
+        def classify(query: Tensor) -> Tensor:
+            w, b = learned["classifier.weight"], learned["classifier.bias"]
+            return torch.addmm(b, self.features(learned, query) * scale, w.T)
+
+        return Adapted(classify, learned)
+
+    @classmethod
+    def episode_passes(cls, support: int, query: int, steps: int) -> int:
+        return STEP_PASSES * steps * support + query
 
     @property
     def adapted_parameters(self) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import feature_scale, one_hot
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier
 
@@ -99,7 +100,6 @@ class DiscriminativeKShot(Pretrained):
         super().__init__(settings)
         self.prior, self.steps = prior, steps
         self._prior: tuple[Tensor, Tensor, Tensor] | None = None
-        self._weight: Tensor | None = None
         self._features = self.network.output_size(settings.image_size)
 
     def classifier(self, backbone: Backbone, classes: int) -> nn.Module:
@@ -115,23 +115,18 @@ class DiscriminativeKShot(Pretrained):
         assert isinstance(whole, BackboneClassifier)
         weights = whole.classifier.weight.detach()
         # Features are scaled to norm one for the optimiser's sake; the weights take the inverse, the products stay.
-        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // 512))
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // 512), device="cpu")
         scale = feature_scale(self.represent(base.images[some]))
         self._prior = (*fit_prior(weights / scale, self.prior), scale)
         return {"pretrain": history}
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._prior is None:
             raise ValueError(f"{self.name}: call fit before adapt.")
-        assert self.steps is not None
         mean, variance, scale = self._prior
         targets = one_hot(labels, self.settings.way, support.dtype)
-        self._weight = maximum(support * scale, targets, mean, variance, self.steps) * scale
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._weight is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return query @ self._weight.T
+        weight = maximum(support * scale, targets, mean, variance, steps) * scale
+        return Adapted(lambda query: query @ weight.T, {"weight": weight})
 
     @property
     def adapted_parameters(self) -> int:

@@ -25,7 +25,9 @@ from nsl.data.fewshot import ImageSet
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import cross_entropy, feature_scale, one_hot
 from nsl.fewshot.meta import Tasks, meta_train
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.training.execution import upload
 
 
 class Latent(nn.Module):
@@ -63,7 +65,7 @@ class Latent(nn.Module):
         """
         if draw is not None and self.dropout > 0:
             # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
-            kept = torch.rand(support.shape, generator=draw).to(support.device) >= self.dropout
+            kept = upload(torch.rand(support.shape, generator=draw, device="cpu"), support.device) >= self.dropout
             support = support * kept / (1 - self.dropout)
         codes = self.encoder(support)
         items = codes.shape[1]
@@ -94,7 +96,8 @@ def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor
     """mean + spread * standard normal noise; the mean without a generator."""
     if draw is None:
         return mean
-    return mean + spread * torch.randn(mean.shape, generator=draw, dtype=mean.dtype).to(mean.device)
+    noise = torch.randn(mean.shape, generator=draw, dtype=mean.dtype, device="cpu")
+    return mean + spread * upload(noise, mean.device)
 
 
 def divergence(mean: Tensor, spread: Tensor) -> Tensor:
@@ -116,6 +119,7 @@ class LEO(Pretrained):
     """
 
     name = "leo"
+    trains_on_features = True
 
     def __init__(
         self,
@@ -138,10 +142,9 @@ class LEO(Pretrained):
         torch.manual_seed(settings.seed)
         self.latent = Latent(self._features, latent, dropout).to(self.device)
         self._scale: Tensor | None = None
-        self._weight: Tensor | None = None
 
     def adapted_weights(
-        self, support: Tensor, targets: Tensor, draw: torch.Generator | None
+        self, support: Tensor, targets: Tensor, draw: torch.Generator | None, steps: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The inner loops.
 
@@ -149,17 +152,19 @@ class LEO(Pretrained):
             support: scaled features [T, S, D], class by class.
             targets: one-hot [S, way].
             draw: for the samples; None takes means and keeps no graph.
+            steps: latent steps, other than the method's.
 
         Returns:
             Weights w' [T, way, D], the divergence and ||stop(z') - z||^2 (mean over entries).
         """
         assert self.steps is not None
+        latent_steps = self.steps if steps is None else steps
         training = draw is not None
         with torch.enable_grad():
             mean, spread = self.latent.encode(support, targets.shape[1], draw)
             start = codes = sample(mean, spread, draw)
             weight = sample(*self.latent.decode(codes), draw)
-            for _ in range(self.steps):
+            for _ in range(latent_steps):
                 # A sum over tasks: each task's code has the gradient of its own loss.
                 loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
                 (gradient,) = torch.autograd.grad(loss, codes, create_graph=training, retain_graph=True)
@@ -188,7 +193,7 @@ class LEO(Pretrained):
         scaled = features * self._scale
 
         def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
-            return scaled[where.to(scaled.device)]
+            return scaled[upload(where, scaled.device)]
 
         self.latent.train()
         history = meta_train(
@@ -205,19 +210,16 @@ class LEO(Pretrained):
         self.latent.eval()
         return {"pretrain": before, "meta": history}
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._scale is None:
             raise ValueError(f"{self.name}: call fit before adapt.")
         # The relation network sees the classes one after the other.
         order = labels.argsort(stable=True)
         targets = one_hot(labels[order], self.settings.way, support.dtype)
-        weight, _, _ = self.adapted_weights((support[order] * self._scale).unsqueeze(0), targets, None)
-        self._weight = weight[0].detach()
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._weight is None or self._scale is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return query * self._scale @ self._weight.T
+        scale = self._scale
+        found, _, _ = self.adapted_weights((support[order] * scale).unsqueeze(0), targets, None, steps)
+        weight = found[0].detach()
+        return Adapted(lambda query: query * scale @ weight.T, {"weight": weight})
 
     @property
     def parameters(self) -> int:

@@ -9,7 +9,8 @@ running ones, as the authors' code does. The query set of an episode is therefor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,13 @@ from nsl.fewshot.evaluation import evaluate
 from nsl.fewshot.heads import cross_entropy, one_hot
 from nsl.fewshot.inner import Parameters, Rates, descend_once, meta_loss
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import STEP_PASSES, Adapted, FewShotMethod
 from nsl.fewshot.pretrain import as_dataset
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import BackboneClassifier, create_backbone
+
+#: Largest images on which tasks side by side pay on a CPU; measured on two cores by `make bench`.
+VECTORISED_SIZE = 16
 
 
 class GradientMeta(FewShotMethod):
@@ -39,8 +43,10 @@ class GradientMeta(FewShotMethod):
             several times as many episodes in the same time.
         validation_episodes: episodes of the validation classes by which the training chooses between its start and its
             later states; 0, or no validation classes in `fit`: it ends with its last.
-        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays, which is on small images. Per-task kernels
-            become grouped convolutions, which are slow on maps that fill a core by themselves.
+        vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays. On a CPU that is on small images, as was
+            measured: per-task kernels become grouped convolutions, which are slow on maps that fill a core by
+            themselves. On CUDA it is taken to be everywhere, since a task alone is many launches of little work: a
+            prediction, which `python -m reproduce bench` measures where there is a card.
 
     Raises:
         ValueError: training episodes have another number of classes, or a part is not within 0 and 1.
@@ -71,10 +77,10 @@ class GradientMeta(FewShotMethod):
         self.rate, self.train_steps, self.steps = rate, train_steps, steps
         self.first_order, self.first_order_until = first_order, first_order_until
         self.validation_episodes = validation_episodes
-        # Measured on two cores by `make bench`. Under autocast vmap's batched products mix precisions.
-        small = settings.image_size <= 16 and settings.meta.precision == "float32"
-        self.vectorise = small if vectorise is None else vectorise
-        self._fast: Parameters | None = None
+        # Under autocast vmap's batched products mix precisions.
+        pays = self.device.type == "cuda" or settings.image_size <= VECTORISED_SIZE
+        usual = pays and settings.meta.precision == "float32"
+        self.vectorise = usual if vectorise is None else vectorise
 
     def adapts(self, name: str) -> bool:
         """Whether the inner steps change this parameter of `network`."""
@@ -152,18 +158,27 @@ class GradientMeta(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return {"meta": self.meta_train(base, place)}
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        assert self.steps is not None
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         targets = one_hot(labels, self.settings.way, support.dtype)
         start: Parameters = dict(self.start())
-        self._fast = descend_once(lambda p: self._channels_last(p, support, targets), start, self.steps, self.rates())
+        fast = descend_once(lambda p: self._channels_last(p, support, targets), start, steps, self.rates())
 
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._fast is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        query = query.contiguous(memory_format=torch.channels_last)
-        return torch.func.functional_call(self.network, self._fast, (query,))
+        def classify(query: Tensor) -> Tensor:
+            query = query.contiguous(memory_format=torch.channels_last)
+            return torch.func.functional_call(self.network, fast, (query,))
+
+        return Adapted(classify, fast)
+
+    @classmethod
+    def task_passes(cls, support: int, query: int, options: Mapping[str, Any]) -> float:
+        """A step of second order is differentiated once more."""
+        first = options.get("first_order", False) or options.get("first_order_until", 0.0)
+        inner = int(options.get("train_steps", 5)) * (2 - float(first))
+        return STEP_PASSES * (support * inner + query)
+
+    @classmethod
+    def episode_passes(cls, support: int, query: int, steps: int) -> int:
+        return STEP_PASSES * steps * support + query
 
     @property
     def adapted_parameters(self) -> int:

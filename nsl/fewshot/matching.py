@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cosine, full_precision, one_hot
 from nsl.fewshot.meta import Tasks
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, create_backbone
+from nsl.training.execution import upload
 
 
 class FullContext(nn.Module):
@@ -70,12 +71,12 @@ class MatchingNet(FewShotMethod):
     """
 
     name = "matching"
+    features_once = True
     network: _MatchingNetwork
 
     def __init__(self, settings: Settings, *, full_context: bool = True, scale: float = 10.0) -> None:
         self.full_context, self.scale = full_context, scale
         super().__init__(settings)
-        self._support: tuple[Tensor, Tensor] | None = None
 
     def build(self) -> _MatchingNetwork:
         backbone = create_backbone(self.settings.backbone, width=self.settings.width)
@@ -100,7 +101,7 @@ class MatchingNet(FewShotMethod):
         support, query = items[:, :count], items[:, count:]
         if self.network.context is not None:
             # The LSTM reads a sequence: in a fixed order of classes it would learn the order.
-            order = torch.randperm(count, generator=tasks.generator).to(support.device)
+            order = upload(torch.randperm(count, generator=tasks.generator, device="cpu"), support.device)
         else:
             order = torch.arange(count, device=support.device)
         targets = one_hot(tasks.support_labels[order], way, support.dtype)
@@ -110,16 +111,11 @@ class MatchingNet(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return self.train_on_episodes(self.loss, base, place)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
-        self._support = support[order], one_hot(labels[order], self.settings.way, support.dtype)
-
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._support is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        support, targets = self._support
-        return self.logits(support.unsqueeze(0), targets, query.unsqueeze(0))[0]
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        draw = torch.Generator().manual_seed(0)
+        order = upload(torch.randperm(len(labels), generator=draw, device="cpu"), labels.device)
+        known, targets = support[order].unsqueeze(0), one_hot(labels[order], self.settings.way, support.dtype)
+        return Adapted(lambda query: self.logits(known, targets, query.unsqueeze(0))[0])
 
     @property
     def adapted_parameters(self) -> int:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.data.augment import normalise
+from nsl.data.augment import Normalise
 from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, MetaRecipe, Place
-from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.loop import augment, generator
+from nsl.training.batches import DEVICE_BYTES, carry_out, generator
+from nsl.training.batches import draw as drawn
+from nsl.training.execution import upload
+from nsl.training.state import TrainingState
 
 #: Points of the training curve.
 CURVE_POINTS = 8
@@ -91,12 +90,47 @@ Fetch = Callable[[Tensor, torch.Generator], Tensor]
 def image_fetcher(
     base: ImageSet, moments: tuple[Sequence[float], Sequence[float]], kind: str, device: torch.device
 ) -> Fetch:
-    """Fetches normalised images, augmented as `MetaRecipe.augment` says (`kind`)."""
+    """Fetches normalised images, augmented as `MetaRecipe.augment` says (`kind`).
+
+    On CUDA the images lie there where they have room; what is drawn goes over without waiting.
+    """
+    prepared = Normalise(*moments, device)
+    here = device.type == "cuda" and base.images.numel() <= DEVICE_BYTES
+    images = base.images.to(device) if here else base.images
+    stored = (images.shape[2], images.shape[3])
 
     def fetch(where: Tensor, draw: torch.Generator) -> Tensor:
-        return normalise(augment(base.images[where], kind, draw).to(device), *moments)
+        choices = [upload(choice, device) for choice in drawn(kind, draw, len(where), stored, None)]
+        chosen = images.index_select(0, upload(where, device)) if here else upload(images[where], device)
+        return prepared(carry_out(chosen, kind, choices, None))
 
     return fetch
+
+
+class EpisodesState(TrainingState):
+    """The state of `meta_train`; the numbers of a checkpoint are its position, its curve and the best state so far.
+
+    Args:
+        best: looks at the network at the points of the curve.
+        arguments: see `TrainingState`.
+    """
+
+    def __init__(self, *arguments: Any, best: Best, **more: Any) -> None:
+        super().__init__(*arguments, size=1, **more)
+        self.best = best
+
+    def numbers(self) -> dict[str, Any]:
+        position = [self.iteration, self.seconds, self.loss_sum, self.seen]
+        return {"position": position, "curve": self.curve, "best": self.best.state()}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        self.iteration, self.seconds, self.loss_sum, self.seen = kept["position"]
+        self.curve = kept["curve"]
+        self.best.load(kept["best"])
+
+    def measure(self) -> None:
+        self.curve.append({"iteration": self.iteration, "loss": self.loss_sum / self.seen})
+        self.best.look(self.iteration)
 
 
 def meta_train(
@@ -142,33 +176,20 @@ def meta_train(
     sampler = _sampler(base, recipe, seed)
     chosen = [p for p in network.parameters() if p.requires_grad] if parameters is None else list(parameters)
     optimiser = torch.optim.Adam(chosen, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    identity = {**identity, "recipe": asdict(recipe), "seed": seed}
-    best = Best(score, chosen)
-    start, seconds, total, counted = 0, 0.0, 0.0, 0
-    curve: list[dict[str, float]] = []
-    state = _kept(place, identity)
-    if state is not None:
-        try:
-            network.load_state_dict(state["network"])
-            optimiser.load_state_dict(state["optimiser"])
-            start, seconds, total, counted = state["position"]
-            curve = state["curve"]
-            best.load(state["best"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"checkpoint {place.checkpoint} does not fit this network; delete it") from error
-
-    def save(position: int) -> None:
-        if place.checkpoint is not None:
-            kept: dict[str, Any] = {"identity": identity, "position": [position, seconds, total, counted]}
-            kept |= {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(place.checkpoint, {**kept, "curve": curve, "best": best.state()})
-
-    points = {round(recipe.iterations * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)}
-    bar = _bar(place.progress, recipe.iterations, start)
-    if start == 0:
-        best.look(0)
-    last_save = mark = time.perf_counter()
-    for iteration in range(start, recipe.iterations):
+    state = EpisodesState(
+        {**identity, "recipe": asdict(recipe), "seed": seed},
+        {"network": network, "optimiser": optimiser},
+        place.execution("episodes"),
+        device=device,
+        total=recipe.iterations,
+        points={round(recipe.iterations * (i + 1) / CURVE_POINTS) for i in range(CURVE_POINTS)},
+        best=Best(score, chosen),
+    )
+    state.resume()
+    if state.iteration == 0:
+        state.best.look(0)
+    clock = torch.zeros(1, dtype=torch.int64, device=device)
+    for iteration in state.steps():
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(iteration)
         tasks = _meta_batch(sampler, fetch, recipe, seed, iteration, device)
@@ -178,26 +199,12 @@ def meta_train(
         value.backward()
         nn.utils.clip_grad_norm_(chosen, GRADIENT_NORM)
         optimiser.step()
-        number = _finite(value, iteration)
-        total, counted = total + number, counted + 1
-        now = time.perf_counter()
-        seconds, mark = seconds + now - mark, now
-        if bar is not None:
-            bar.set_postfix_str(f"loss {total / counted:.3f}", refresh=False)
-            bar.update(1)
-        if iteration + 1 in points:
-            curve.append({"iteration": iteration + 1, "loss": total / counted})
-            total, counted = 0.0, 0
-            best.look(iteration + 1)
-            mark = time.perf_counter()
-        # The finished training is kept too: what follows it, hundreds of test episodes, may be interrupted.
-        if mark - last_save > 60 * place.minutes or iteration + 1 == recipe.iterations:
-            save(iteration + 1)
-            last_save = time.perf_counter()
-    if bar is not None:
-        bar.close()
-    best.restore()
-    return {"curve": curve, "seconds": seconds} | ({"selection": best.seen} if best.seen else {})
+        state.note(clock.fill_(iteration), value)
+    if state.divergence is not None:
+        raise Diverged(f"training on episodes diverged: {state.divergence}")
+    state.best.restore()
+    selection = {"selection": state.best.seen} if state.best.seen else {}
+    return {"curve": state.curve, "seconds": state.seconds, **selection}
 
 
 def _sampler(base: ImageSet, recipe: MetaRecipe, seed: int) -> EpisodeSampler:
@@ -213,32 +220,6 @@ def _meta_batch(
     episodes = [sampler[iteration * recipe.tasks + t] for t in range(recipe.tasks)]
     where = torch.cat([torch.cat([e.support, e.query]) for e in episodes])
     items = fetch(where, generator(seed, _AUGMENT, iteration)).unflatten(0, (recipe.tasks, -1))
-    labels = [episodes[0].support_labels.to(device), episodes[0].query_labels.to(device)]
+    labels = [upload(part, device) for part in (episodes[0].support_labels, episodes[0].query_labels)]
     support, query = items.split([len(part) for part in labels], dim=1)
     return Tasks(support, labels[0], query, labels[1], iteration, generator(seed, _LOSS, iteration))
-
-
-def _finite(loss: Tensor, iteration: int) -> float:
-    """The loss as a number; Diverged where it is none."""
-    number = loss.item()
-    if not math.isfinite(number):
-        raise Diverged(f"training on episodes diverged: loss {number} at iteration {iteration + 1}")
-    return number
-
-
-def _kept(place: Place, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state of this training that a checkpoint has; None when there is no checkpoint."""
-    if place.checkpoint is None or not place.checkpoint.exists():
-        return None
-    state = load_checkpoint(place.checkpoint)
-    if state.get("identity") != identity:
-        raise CheckpointError(f"checkpoint {place.checkpoint} belongs to another training; delete it to start again")
-    return state
-
-
-def _bar(progress: bool, total: int, initial: int) -> Any:
-    if not progress or not sys.stderr.isatty():
-        return None
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=initial, desc="episodes", unit="step", mininterval=0.5)

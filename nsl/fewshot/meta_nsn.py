@@ -26,6 +26,7 @@ from nsl.fewshot.heads import feature_scale
 from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
 from nsl.fewshot.meta import image_fetcher
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
@@ -168,7 +169,7 @@ class _MetaNSN(GradientMeta):
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(self.adapts(name))
         self.network.log_rates.requires_grad_(self.learn_rates)
-        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES))
+        some = torch.arange(0, len(base.labels), max(1, len(base.labels) // SCALE_IMAGES), device="cpu")
         self.network.standardise(image_fetcher(base, self.moments, "none", self.device)(some, torch.Generator()))
         return {"pretrain": before, "meta": self.meta_train(base, place)}
 
@@ -178,6 +179,7 @@ class MetaStaticNSN(_MetaNSN):
 
     name = "meta_static_nsn"
     kind, pretrained_kind = "static", "none"
+    adapts_similarities = True
 
     def __init__(
         self,
@@ -211,12 +213,12 @@ class MetaStaticNSN(_MetaNSN):
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity") or name.startswith("classifier.")
 
-    def adapted_similarities(self) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
         found = []
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
                 start = layer.similarity.detach()
-                free = (self._fast or {}).get(f"{name}.similarity", start)
+                free = adapted.learned.get(f"{name}.neural.similarity", start)
                 assemble = layer.structure.assemble
                 found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
         return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +20,26 @@ from nsl.fewshot.settings import History, Place, Settings
 
 #: Images that are represented at once.
 BATCH = 256
+#: Passes through a network that a training step counts an image: forward, and backward for inputs and for weights.
+STEP_PASSES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A method adapted to one task.
+
+    Attributes:
+        classify: queries [Q, ...] from `represent` to logits [Q, way].
+        learned: what gradient steps or a formula made for this task, by name.
+    """
+
+    classify: Callable[[Tensor], Tensor]
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def predict(self, query: Tensor) -> Tensor:
+        """Queries [Q, ...] from `represent` to logits [Q, way]."""
+        return self.classify(query)
 
 
 @contextmanager
@@ -35,8 +55,10 @@ class FewShotMethod(ABC):
 
         method.fit(data.base)
         support = method.represent(images)      # once for any number of episodes
-        method.adapt(support, labels)
-        logits = method.predict(method.represent(queries))
+        adapted = method.adapt(support, labels)
+        logits = adapted.predict(method.represent(queries))
+
+    The fitted method is not changed by adapting: everything about a task is in what `adapt` returns.
 
     Args:
         settings: the circumstances.
@@ -44,11 +66,19 @@ class FewShotMethod(ABC):
     Attributes:
         network: what is trained.
         options: of the method by name, defaults included.
-        steps: gradient steps of `adapt`; None for a method that takes none. May be changed between episodes.
+        steps: gradient steps of `adapt`, unless it is told another number; None for a method that takes none.
     """
 
     #: Name in `nsl.fewshot.METHODS`.
     name: ClassVar[str]
+    #: The similarity of its network: "none", "static" or "dynamic".
+    kind: str = "none"
+    #: Whether `represent` gives features of a backbone that no task changes: an episode then needs it no more.
+    features_once: ClassVar[bool] = False
+    #: Whether the training on episodes is on such features.
+    trains_on_features: ClassVar[bool] = False
+    #: Whether adapting changes the similarities of layers; `adapted_similarities` then says how.
+    adapts_similarities: ClassVar[bool] = False
     options: dict[str, Any]
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
@@ -166,29 +196,43 @@ class FewShotMethod(ABC):
             ]
         return torch.cat(parts)
 
-    @abstractmethod
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapt(self, support: Tensor, labels: Tensor, steps: int | None = None) -> Adapted:
         """Adapt to a task.
 
         Args:
             support: [S, ...] from `represent`.
             labels: int64 [S], values 0 .. way - 1.
+            steps: gradient steps, other than the method's own number.
+
+        Raises:
+            ValueError: steps were asked of a method that takes none, or it needs `fit` first.
         """
+        if steps is not None and self.steps is None:
+            raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
+        return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)
 
     @abstractmethod
-    def predict(self, query: Tensor) -> Tensor:
-        """Classify with what `adapt` left.
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        """What `adapt` returns; `steps` says nothing to a method that takes none."""
+
+    def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, Tensor, Tensor]]:
+        """Layer name, M_s [K, K] before and after adapting, of every layer whose similarity the method adapts."""
+        return []
+
+    @classmethod
+    def task_passes(cls, support: int, query: int, options: Mapping[str, Any]) -> float:
+        """Images through the backbone for one task of the training on episodes, a training step counting three.
 
         Args:
-            query: [Q, ...] from `represent`.
-
-        Returns:
-            Logits [Q, way].
+            support, query: images of the task.
+            options: of the method, as `options` has them.
         """
+        return 0 if cls.trains_on_features else STEP_PASSES * (support + query)
 
-    def adapted_similarities(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Layer name, M_s [K, K] before and after the last `adapt`, of every layer whose similarity it adapts."""
-        return []
+    @classmethod
+    def episode_passes(cls, support: int, query: int, steps: int) -> int:
+        """Images through the backbone for one test episode, beside those of `represent`; arguments as above."""
+        return 0 if cls.features_once else support + query
 
     @property
     def parameters(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import cosine, squared_distances
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import Settings
 
 METRICS = ("cosine", "euclidean")
@@ -34,18 +35,15 @@ class NearestNeighbour(Pretrained):
             raise ValueError(f"metric must be one of {list(METRICS)}, got {metric!r}")
         super().__init__(settings)
         self.metric = metric
-        self._support: tuple[Tensor, Tensor] | None = None
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        self._support = support, labels
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        """The logits are the closeness of the nearest support image of every class, [Q, way]."""
 
-    def predict(self, query: Tensor) -> Tensor:
-        """Logits: the closeness of the nearest support image of every class, [Q, way]."""
-        if self._support is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        support, labels = self._support
-        near = cosine(query, support) if self.metric == "cosine" else -squared_distances(query, support)
-        return torch.stack([near[:, labels == w].amax(1) for w in range(self.settings.way)], 1)
+        def classify(query: Tensor) -> Tensor:
+            near = cosine(query, support) if self.metric == "cosine" else -squared_distances(query, support)
+            return torch.stack([near[:, labels == w].amax(1) for w in range(self.settings.way)], 1)
+
+        return Adapted(classify)
 
     @property
     def adapted_parameters(self) -> int:

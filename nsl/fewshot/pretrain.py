@@ -19,8 +19,10 @@ from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.execution import Execution
 from nsl.training.loop import train
 from nsl.training.schedule import Recipe
+from nsl.training.side_by_side import pass_turn
 
 #: One image in so many of every base class is kept out of the training, to draw its curve.
 HELD_OUT = 20
@@ -35,7 +37,7 @@ def as_dataset(base: ImageSet) -> Dataset:
     Raises:
         DataError: no class has two images, so that none is left for a test.
     """
-    held = torch.zeros(len(base.labels), dtype=torch.bool)
+    held = torch.zeros(len(base.labels), dtype=torch.bool, device="cpu")
     for label in range(base.num_classes):
         where = torch.nonzero(base.labels == label).flatten()
         if len(where) > 1:
@@ -106,11 +108,13 @@ def pretrain(
                 dataset,
                 recipe,
                 seed=seed,
-                device=device,
-                checkpoint=part,
-                checkpoint_minutes=place.minutes,
-                progress=place.progress,
-                description=f"base classes, {identity.get('backbone', 'network')}",
+                execution=Execution(
+                    device=device,
+                    checkpoint=part,
+                    checkpoint_minutes=place.minutes,
+                    progress=place.progress,
+                    description=f"base classes, {identity.get('backbone', 'network')}",
+                ),
             )
             if result.diverged:
                 raise Diverged(f"training on the base classes diverged: {result.divergence}")
@@ -154,5 +158,11 @@ def _alone(folder: Path | None, key: str) -> Iterator[None]:
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"backbone-{key}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # who has it may be a training of this process, which needs its turns
+                pass_turn()
+                time.sleep(0.05)
         yield

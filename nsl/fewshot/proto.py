@@ -11,7 +11,7 @@ from torch import Tensor
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
 from nsl.fewshot.meta import Tasks
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, create_backbone
 
@@ -24,11 +24,11 @@ class ProtoNet(FewShotMethod):
     """
 
     name = "proto"
+    features_once = True
     network: Backbone
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings) -> None:  # its signature says that there are no options
         super().__init__(settings)
-        self._centres: Tensor | None = None
 
     def build(self) -> Backbone:
         return create_backbone(self.settings.backbone, width=self.settings.width)
@@ -47,13 +47,9 @@ class ProtoNet(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return self.train_on_episodes(self.loss, base, place)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        self._centres = class_means(support, labels, self.settings.way)
-
-    def predict(self, query: Tensor) -> Tensor:
-        if self._centres is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return -squared_distances(query, self._centres)
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        centres = class_means(support, labels, self.settings.way)
+        return Adapted(lambda query: -squared_distances(query, centres))
 
     @property
     def adapted_parameters(self) -> int:

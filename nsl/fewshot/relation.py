@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import cross_entropy, full_precision, one_hot
 from nsl.fewshot.meta import Tasks
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.proto import flat
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.models.backbones import Backbone, _halve, create_backbone
+from nsl.models.backbone import Backbone, halve
+from nsl.models.backbones import create_backbone
 
 
 class Relation(nn.Module):
@@ -44,8 +45,8 @@ class Relation(nn.Module):
         self.score = nn.Linear(hidden, 1)
 
     def forward(self, pairs: Tensor) -> Tensor:
-        maps = _halve(F.relu(self.first_norm(self.first(pairs))))
-        maps = _halve(F.relu(self.second_norm(self.second(maps))))
+        maps = halve(F.relu(self.first_norm(self.first(pairs))))
+        maps = halve(F.relu(self.second_norm(self.second(maps))))
         return self.score(F.relu(self.hidden(maps.flatten(1)))).squeeze(1)
 
 
@@ -68,6 +69,7 @@ class RelationNet(FewShotMethod):
     """
 
     name = "relation"
+    features_once = True
     network: _RelationNetwork
 
     def __init__(self, settings: Settings, *, loss: str = "mse") -> None:
@@ -75,14 +77,13 @@ class RelationNet(FewShotMethod):
             raise ValueError(f"loss must be one of ['mse', 'cross_entropy'], got {loss!r}")
         self.objective = loss
         super().__init__(settings)
-        self._classes: Tensor | None = None
 
     def build(self) -> _RelationNetwork:
         options: dict[str, Any] = {"pools": 2} if self.settings.backbone == "cnn4" else {}
         backbone = create_backbone(self.settings.backbone, width=self.settings.width, **options)
         size = self.settings.image_size
         with torch.no_grad():
-            maps = backbone.eval().features(torch.zeros(2, 3, size, size))
+            maps = backbone.eval().features(next(backbone.parameters()).new_zeros(2, 3, size, size))
         backbone.train()
         return _RelationNetwork(backbone, Relation(backbone.channels, maps.shape[-1]))
 
@@ -115,14 +116,9 @@ class RelationNet(FewShotMethod):
     def train(self, base: ImageSet, place: Place) -> History:
         return self.train_on_episodes(self.loss, base, place)
 
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
-        self._classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])
-
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._classes is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        return self.scores(self._classes.unsqueeze(0), query.unsqueeze(0))[0]
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
+        classes = torch.stack([support[labels == w].mean(0) for w in range(self.settings.way)])
+        return Adapted(lambda query: self.scores(classes.unsqueeze(0), query.unsqueeze(0))[0])
 
     @property
     def adapted_parameters(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nsl.training.loop import choose_device
+from nsl.training.execution import Execution, choose_device
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 
 META_SCHEDULES = ("constant", "linear")
@@ -110,6 +110,17 @@ class Place:
     minutes: float = 5.0
     progress: bool = False
     attempt: dict[str, Any] = field(default_factory=dict)
+
+    def execution(self, description: str) -> Execution:
+        """How the training on episodes keeps its state. The finished training is kept too: what follows it, hundreds
+        of test episodes, may be interrupted."""
+        return Execution(
+            checkpoint=self.checkpoint,
+            checkpoint_minutes=self.minutes,
+            keep_last=True,
+            progress=self.progress,
+            description=description,
+        )
 
 
 class Diverged(ValueError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nsl.fewshot.finetune import GradientAdaptation
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import Settings
 from nsl.layers.conv import NSConv2d
 
@@ -26,6 +27,7 @@ class StaticNSN(GradientAdaptation):
 
     name = "static_nsn"
     kind = "static"
+    adapts_similarities = True
 
     def __init__(
         self,
@@ -49,12 +51,12 @@ class StaticNSN(GradientAdaptation):
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity")
 
-    def adapted_similarities(self) -> list[tuple[str, Tensor, Tensor]]:
+    def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, Tensor, Tensor]]:
         found = []
         for name, layer in self.network.named_modules():
             if isinstance(layer, NSConv2d):
                 start = layer.similarity.detach()
-                free = self._fast.get(f"{name}.similarity", start)
+                free = adapted.learned.get(f"{name}.neural.similarity", start)
                 assemble = layer.structure.assemble
                 found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
         return found

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
 from nsl.fewshot.meta import Fetch, Tasks, image_fetcher
-from nsl.fewshot.method import FewShotMethod
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.models.backbones import Film, ResNet12, create_backbone
+from nsl.models.backbone import Film
+from nsl.models.backbones import ResNet12, create_backbone
+from nsl.training.execution import upload
 
 
 class _Embedding(nn.Module):
@@ -120,7 +122,6 @@ class TADAM(FewShotMethod):
         self.conditioning, self.penalty = conditioning, penalty
         self.auxiliary, self.auxiliary_batch = auxiliary, auxiliary_batch
         self._base: tuple[Fetch, Tensor] | None = None
-        self._state: tuple[Film | None, Tensor] | None = None
 
     def build(self) -> _TadamNetwork:
         backbone = create_backbone("resnet12", width=self.settings.width)
@@ -141,7 +142,7 @@ class TADAM(FewShotMethod):
         """Episodes, or now and then all base classes."""
         meta = self.settings.meta
         chance = 0.9 ** (20 * tasks.iteration // meta.iterations)
-        if self.auxiliary and float(torch.rand((), generator=tasks.generator)) < chance:
+        if self.auxiliary and float(torch.rand((), generator=tasks.generator, device="cpu")) < chance:
             return self.auxiliary_loss(tasks.generator)
         total = self.penalty * self.network.task.penalty()
         for support, query in zip(tasks.support, tasks.query):
@@ -159,9 +160,9 @@ class TADAM(FewShotMethod):
         assert self._base is not None
         assert self.network.auxiliary is not None
         fetch, labels = self._base
-        where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw)
+        where = torch.randint(0, len(labels), (self.auxiliary_batch,), generator=draw, device="cpu")
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
-        return F.cross_entropy(logits.float(), labels[where].to(logits.device))
+        return F.cross_entropy(logits.float(), upload(labels[where], logits.device))
 
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None
@@ -174,17 +175,11 @@ class TADAM(FewShotMethod):
         return self.train_on_episodes(self.loss, base, place, fetch)
 
     @torch.no_grad()
-    def adapt(self, support: Tensor, labels: Tensor) -> None:
+    def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         way = self.settings.way
         film = self.condition(support, labels, way)
-        self._state = film, class_means(self.network.embed(support, film), labels, way)
-
-    @torch.no_grad()
-    def predict(self, query: Tensor) -> Tensor:
-        if self._state is None:
-            raise ValueError(f"{self.name}: call adapt before predict.")
-        film, centres = self._state
-        return self.logits(self.network.embed(query, film), centres)
+        centres = class_means(self.network.embed(support, film), labels, way)
+        return Adapted(lambda query: self.logits(self.network.embed(query, film), centres))
 
     @property
     def adapted_parameters(self) -> int:

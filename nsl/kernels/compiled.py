@@ -129,8 +129,23 @@ def library() -> ctypes.CDLL | None:
 
 
 def in_transform() -> bool:
-    """Inside vmap, grad, jvp, ... of torch.func, where tensors are wrappers without memory of their own."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Inside vmap, grad, jvp, ... of torch.func, where tensors are wrappers without memory of their own, and where
+    `torch.autograd.forward_ad` carries tangents, which no kernel has."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a kernel may read and write this tensor itself.
+
+    Not so for fake tensors and other subclasses, for what `torch.fx` traces with, for functional wrappers, and where a
+    dispatch mode (`make_fx`, `FakeTensorMode`, counters of operations) has to see every operation.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
+    return plain and not torch._C._len_torch_dispatch_stack() and not torch._is_functional_tensor(tensor)
 
 
 def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:

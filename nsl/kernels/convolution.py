@@ -70,24 +70,31 @@ def neural_similarity_conv2d(
         ValueError: a shape does not fit; the sentence names the argument and the expected shape.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-    _check_shapes(input, weight, similarity, stride, padding, dilation, groups)
+    if not torch.compiler.is_exporting():  # where sizes are symbols, which a comparison would pin down
+        _check_shapes(input, weight, similarity, stride, padding, dilation, groups)
     device = input.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    patches = input.shape[0] * similarity.shape[-2] * similarity.shape[-1] * weight[0].numel()
-    way = path(input)
-    small = input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS and way == "plain"
-    # Transforms of torch.func (vmap, jvp, ...) and exported graphs need plain tensor operations.
-    transformed = compiled.in_transform() or torch.compiler.is_exporting()
-    if way == "triton" and _fusible(input, weight, similarity, groups):
+    if path(input) == "triton" and _fusible(input, weight, similarity, groups):
         output = _fused(input, weight, similarity, stride, padding, dilation)
-    elif groups == 1 and not small and input.numel() > 0 and not transformed:
+    elif groups == 1 and not _by_definition(input, weight, similarity):
         output = _SimilarityConv.apply(input, weight, similarity, stride, padding, dilation)
     else:
         output = _unfolded(input, weight, similarity, stride, padding, dilation, groups)
     return output if bias is None else output + bias.view(1, -1, 1, 1)
+
+
+def _by_definition(input: Tensor, weight: Tensor, similarity: Tensor) -> bool:
+    """Whether plain tensor operations are asked for, or the faster."""
+    # Transforms of torch.func (vmap, jvp, ...), exported and traced graphs. First, since sizes may be symbols there.
+    if compiled.in_transform() or torch.compiler.is_exporting():
+        return True
+    if not all(compiled.has_memory(tensor) for tensor in (input, weight, similarity)) or input.numel() == 0:
+        return True
+    patches = input.shape[0] * similarity.shape[-2] * similarity.shape[-1] * weight[0].numel()
+    return input.shape[1] < _UNFOLD_CHANNELS and patches < _UNFOLD_ELEMENTS and path(input) == "plain"
 
 
 def _check_shapes(

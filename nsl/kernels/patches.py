@@ -162,9 +162,10 @@ def scale_positions(x: Tensor, scale: Tensor) -> Tensor:
     PyTorch's own product broadcasts channel by channel; on channels-last tensors a 1x1 similarity does the same
     several times faster.
     """
-    fits = x.dtype == scale.dtype and x.shape[2:] == scale.shape[2:] and x.shape[0] == scale.shape[0]
-    if fits and x.numel() and path(x) == "native" and x.is_contiguous(memory_format=torch.channels_last):
-        return _Scale.apply(x, scale)
+    if path(x) == "native" and x.is_contiguous(memory_format=torch.channels_last) and compiled.has_memory(scale):
+        fits = x.dtype == scale.dtype and x.shape[2:] == scale.shape[2:] and x.shape[0] == scale.shape[0]
+        if fits and x.numel():
+            return _Scale.apply(x, scale)
     return x * scale
 
 
@@ -323,7 +324,7 @@ def _row_energy(x: Tensor, dtype: torch.dtype) -> Tensor:
     rows = x.permute(0, 2, 3, 1)
     if not rows.is_contiguous() or dtype != wide_type(x):
         return _plain_energy(x, dtype)
-    energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype)
+    energy = torch.empty(x.shape[0], 1, *x.shape[2:], dtype=dtype, device=x.device)
     shape = compiled.Rows(energy.numel(), x.shape[1], torch.get_num_threads())
     compiled.call("row_energy", shape, rows, energy)
     return energy

@@ -2,7 +2,8 @@
 
     "native"   CPU; float32, float64, bfloat16; needs a C++ compiler (`nsl.kernels.compiled`)
     "triton"   CUDA from compute capability 8.0; float32, bfloat16, float16; needs Triton, which PyTorch for CUDA brings
-    "plain"    everything else: other types, `torch.func`, `torch.export`, other devices. The definition.
+    "plain"    everything else: other types and devices, `torch.func`, `torch.export`, forward-mode derivatives, fake
+               tensors, graphs that are traced. The definition.
 
 `NSL_COMPILE=0` leaves only "plain". `torch.compile` works on the CPU with "plain", since it fuses that itself, and on
 CUDA with "triton", whose operators it calls as they are.
@@ -59,7 +60,7 @@ _new_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def path(tensor: Tensor) -> Path:
     """The way that tensors of this device and type take, here and now."""
-    if _only == "plain" or compiled.in_transform() or torch.compiler.is_exporting():
+    if _only == "plain" or not isinstance(tensor, Tensor) or compiled.in_transform() or torch.compiler.is_exporting():
         return "plain"
     if _only == "triton" and tensor.device.type == "cpu":
         return "triton" if tensor.dtype in TRITON_TYPES else "plain"
@@ -67,7 +68,8 @@ def path(tensor: Tensor) -> Path:
         fits = _HAS_TRITON and tensor.dtype in TRITON_TYPES and _new_enough(tensor.device.index)
         return "triton" if fits else "plain"
     if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
-        return "native" if tensor.dtype in compiled.TYPES and compiled.library() is not None else "plain"
+        known = tensor.dtype in compiled.TYPES and compiled.has_memory(tensor)
+        return "native" if known and compiled.library() is not None else "plain"
     return "plain"
 
 

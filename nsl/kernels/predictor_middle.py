@@ -36,6 +36,8 @@ from nsl.kernels.patches import (
 from nsl.kernels.paths import path
 from nsl.layers.spherical import EPSILON, SphereConv2d
 
+torch.fx.wrap("scale_positions")
+
 
 def middle(
     z: Tensor,
@@ -60,7 +62,7 @@ def middle(
     if pads is None and _fits(z, norm, second):
         assert isinstance(second, nn.Conv2d)
         return _fused(z, scale, norm if isinstance(norm, nn.BatchNorm2d) else None, second)
-    if scale is not None and z.numel() and path(z) == "triton":
+    if scale is not None and path(z) == "triton" and z.numel():
         if pads is None and isinstance(norm, nn.Identity) and _is_plain_cosine(second):
             assert isinstance(second, SphereConv2d)
             return _on_gpu(z, scale, second)
@@ -142,7 +144,7 @@ def _moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     shift = rows[0].to(wide_type(z))
     if scales is not None:
         shift = shift * scales[0]
-    sums = torch.empty(2, z.shape[1], dtype=torch.float64)
+    sums = torch.empty(2, z.shape[1], dtype=torch.float64, device=z.device)
     compiled.call("middle_moments", _shape(rows), rows, scales, shift, sums)
     offset, square = sums / count
     return shift + offset, (square - offset.square()).clamp_min(0)
@@ -185,7 +187,8 @@ def _line(
     """a and b [h] of u = a t + b."""
     wide = wide_type(z)
     if gamma is None or beta is None or mean is None or variance is None:
-        return torch.ones(z.shape[1], dtype=wide), torch.zeros(z.shape[1], dtype=wide)
+        slope = torch.ones(z.shape[1], dtype=wide, device=z.device)
+        return slope, torch.zeros_like(slope)
     slope = gamma.double() * (variance.double() + epsilon).rsqrt()
     return slope.to(wide), (beta - mean * slope).to(wide)
 
@@ -227,7 +230,9 @@ class _Middle(torch.autograd.Function):
         ctx.geometry = second.stride, second.padding, second.dilation, second.groups
         line = _line(z, gamma, beta, mean, variance, epsilon)
         sphere = isinstance(second, SphereConv2d)
-        energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=wide_type(z)) if sphere else None
+        energy = None
+        if sphere:
+            energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=wide_type(z), device=z.device)
         parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line, energy)]
         output = parts[0] if len(parts) == 1 else torch.cat(parts)
         ctx.windows = inverse = None
@@ -278,7 +283,7 @@ class _Middle(torch.autograd.Function):
         constant, linear = torch.zeros_like(slope), torch.zeros_like(slope)
         dgamma = dbeta = dscale = None
         if gamma is not None:
-            sums = torch.empty(2, z.shape[1], dtype=torch.float64)
+            sums = torch.empty(2, z.shape[1], dtype=torch.float64, device=z.device)
             centre = mean.to(slope.dtype)
             compiled.call("middle_sums", _shape(rows), slopes, rows, scales, slope, offset, centre, energies, sums)
             inverse_std = (variance.double() + ctx.epsilon).rsqrt()

@@ -1,9 +1,12 @@
 """The layers of the paper (sections 3 and 6, appendix B), one subject a file.
 
     structures     what M looks like: diagonal, unconstrained, low rank, ...            3.1, 3.4
-    static         what every static layer has: M learned, folded into the kernel       3.2
+    similarity     the similarity as a part of a layer, the shape D, and such a layer   3.1, 3.5
+    static         M learned, folded into the kernel                                    3.2
+    dynamic        M predicted from the input                                           3.3
     conv           static and dynamic convolutions                                      3.2, 3.3
-    predictors     what predicts M at every position: SphereNet, the release's, a CNN   3.3.1, 3.3.2
+    predictors     what predicts M at every position: SphereNet, the release's, a CNN   3.3.1
+    shared         their kernels shared by several layers, adaptation networks           3.3.2
     spherical      SphereConv and its operators                                         3.3, of Liu et al. 2017
     linear         fully connected layers, static and dynamic                           1, 3.1
     recurrent      recurrent cells                                                      1, 5.2

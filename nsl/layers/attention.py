@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.predictors import BATCH_NORM_EPSILON
+from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.layers.spherical import SphereConv2d
 
 
@@ -33,7 +33,7 @@ class StaticGlobalSimilarity(nn.Module):
     Parameters:
         similarity [N, N], N = H W; rows are the output's positions p, columns the input's q.
 
-    Shapes: [B, C, H, W] to [B, C, H, W].
+    Shapes: [B, C, H, W] (or [C, H, W]) to the same.
 
     Raises:
         ValueError: an input of another size.
@@ -60,7 +60,7 @@ class StaticGlobalSimilarity(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""
-        if tuple(input.shape[-2:]) != self.size:
+        if isinstance(input, Tensor) and tuple(input.shape[-2:]) != self.size:
             raise ValueError(f"input must be a map of {self.size}, got {tuple(input.shape[-2:])}")
         return (input.flatten(-2) @ self.similarity.t()).view_as(input)
 
@@ -78,7 +78,7 @@ class GlobalSimilarity(nn.Module):
     Parameters:
         gamma [] unless None; query.*, key.*, value.*
 
-    Shapes: [B, C, H, W] to [B, C, H, W].
+    Shapes: [B, C, H, W] (or [C, H, W]) to the same.
     """
 
     def __init__(
@@ -113,10 +113,15 @@ class GlobalSimilarity(nn.Module):
         return torch.softmax(query.transpose(1, 2) @ key * scale, -1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C, H, W]."""
-        rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
-        # Never forms the N x N matrices of all images where a fused kernel exists.
-        attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
+        """[B, C, H, W] to [B, C, H, W], or both without B."""
+        if isinstance(input, Tensor) and input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        if torch.compiler.is_exporting():  # ONNX knows the attention of heads only
+            attended = self.predict_similarity(input) @ self.value(input).flatten(2).transpose(1, 2)
+        else:
+            rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
+            # Never forms the N x N matrices of all images where a fused kernel exists.
+            attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
         output = attended.transpose(1, 2).reshape(input.shape)
         if self.gamma is not None:
             output = self.gamma * output
@@ -144,7 +149,7 @@ def orthogonality_penalty(model: nn.Module, coefficient: float = 2e-4) -> Tensor
     Returns:
         A scalar for the loss; zero where there is no such layer.
     """
-    total = torch.zeros(())
+    total = torch.zeros((), device="cpu")
     for module in model.modules():
         if isinstance(module, SphereConv2d):
             kernels = module.weight.flatten(1)

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.predictors import move_like
+from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
 from nsl.layers.spherical import EPSILON
-from nsl.layers.static import SHAPE_RATE, SHAPE_THRESHOLD, Similar, Static, keep_frozen, refuse_stale
-from nsl.layers.structures import L1, Block, Structure
+from nsl.layers.static import StaticLayer, StaticSimilarity
+from nsl.layers.structures import Block, Structure
 
 
 def _block(in_features: int, block_size: int | None) -> Block:
@@ -19,7 +22,7 @@ def _block(in_features: int, block_size: int | None) -> Block:
     return Block((size,), in_features // size)
 
 
-class NSLinear(Static, nn.Linear):
+class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
     """`torch.nn.Linear` with a static neural similarity: y = (M^T W)^T x + b.
 
     Args:
@@ -30,13 +33,15 @@ class NSLinear(Static, nn.Linear):
         learn_shape, shape_threshold, shape_rate: as in `NSConv2d`.
 
     Parameters:
-        weight [out, in], bias [out], similarity [D], and with learn_shape shape [block_size].
+        weight [out, in], bias [out], neural.similarity [D], and with learn_shape neural.shape [block_size].
 
     Shapes: input [..., in_features], output [..., out_features].
 
     Raises:
         ValueError: unknown similarity, or block_size does not divide in_features.
     """
+
+    arguments = ("in_features", "out_features")
 
     def __init__(
         self,
@@ -54,35 +59,12 @@ class NSLinear(Static, nn.Linear):
     ) -> None:
         block = _block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._add_similarity(similarity, block, learn_shape, shape_threshold, shape_rate)
-
-    def _mixed_weight(self) -> Tensor:
-        """M^T W [out, in], the weight that the layer really uses."""
-        if self.structure.is_mask:
-            mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
-            return self.weight * (mask if shape is None else mask * shape).repeat(self.block.channels)
-        return super()._mixed_weight()
+        shape = {"learn_shape": learn_shape, "shape_threshold": shape_threshold, "shape_rate": shape_rate}
+        self.neural = StaticSimilarity(similarity, block, self.weight, **shape)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return F.linear(input, self._mixed_weight(), self.bias)
-
-    def fold(self) -> nn.Linear:
-        """A plain `torch.nn.Linear` with equal outputs.
-
-        Raises:
-            ValueError: a forward pre-hook computes one of the layer's tensors.
-        """
-        refuse_stale(self, "bias")
-        plain = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, self.weight.device, self.weight.dtype
-        )
-        with torch.no_grad():
-            plain.weight.copy_(self.effective_weight())
-            if self.bias is not None:
-                plain.bias.copy_(self.bias)
-        keep_frozen(plain, self)
-        return plain.train(self.training)
+        return F.linear(input, self.neural(self.weight), self.bias)
 
 
 class LinearPredictor(nn.Module):
@@ -117,7 +99,7 @@ class LinearPredictor(nn.Module):
         return self.second(torch.relu(self.first(input / norm)))
 
 
-class DynamicNSLinear(Similar, nn.Linear):
+class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
     """`torch.nn.Linear` whose similarity is predicted from its input: y = W^T M(x) x + b, M(x) = predictor(x) + I.
 
     Args:
@@ -128,7 +110,7 @@ class DynamicNSLinear(Similar, nn.Linear):
         hidden: of the built-in predictor.
 
     Parameters:
-        weight [out, in], bias [out], predictor.*
+        weight [out, in], bias [out], neural.predictor.*
 
     Shapes: input [..., in_features], output [..., out_features].
 
@@ -137,7 +119,7 @@ class DynamicNSLinear(Similar, nn.Linear):
             does not fit.
     """
 
-    identity: Tensor
+    arguments = ("in_features", "out_features")
 
     def __init__(
         self,
@@ -154,35 +136,21 @@ class DynamicNSLinear(Similar, nn.Linear):
     ) -> None:
         block = _block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._add_structure(similarity, block)
-        if not self.structure.is_shared or isinstance(self.structure, L1):
-            raise ValueError(f"similarity={self.structure!r} is for static layers; choose another one")
-        degrees = self.structure.degrees_of_freedom(block)
-        free = self.structure.identity(block).to(device=self.weight.device, dtype=self.weight.dtype)
-        self.register_buffer("identity", free, persistent=False)
-        self.predictor = predictor
+        self.neural = DynamicSimilarity(similarity, block, self.weight)
         if predictor is None:
-            self.predictor = LinearPredictor(in_features, degrees, hidden).to(self.weight.device, self.weight.dtype)
-
-    def _free(self, input: Tensor) -> Tensor:
-        raw = self.predictor(input)  # type: ignore[misc]
-        degrees = self.identity.numel()
-        if raw.shape != (*input.shape[:-1], degrees):
-            raise ValueError(
-                f"predictor must return {[*input.shape[:-1], degrees]} for {self.structure!r}, got {list(raw.shape)}"
-            )
-        return raw + self.identity.to(raw.dtype)
+            predictor = LinearPredictor(in_features, self.neural.degrees_of_freedom, hidden)
+            move_like(predictor, self.weight)
+        self.neural.predictor = predictor
 
     def predict_similarity(self, input: Tensor) -> Tensor:
         """[..., in_features] to masks [..., block_size] or matrices [..., block_size, block_size]."""
-        free = self._free(input)
-        if self.structure.is_mask:
-            return self.structure.mask(free, self.block)
-        return self.structure.assemble(free, self.block)
+        return self.neural(input)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        similarity = self.predict_similarity(input)
+        if isinstance(input, Tensor) and input.shape[-1] != self.in_features:
+            raise ValueError(f"input must be [..., {self.in_features}], got {list(input.shape)}")
+        similarity = self.neural(input)
         blocks = input.unflatten(-1, (self.block.channels, self.block.taps)).to(similarity.dtype)
         is_mask = self.structure.is_mask
         mixed = blocks * similarity.unsqueeze(-2) if is_mask else blocks @ similarity.transpose(-1, -2)

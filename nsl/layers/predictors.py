@@ -8,12 +8,12 @@ structure's degrees of freedom and Ho x Wo the layer's output map; the layer add
 * `CNNPredictor`, "cnn": plain convolutions, which need a bounded or normalised last step to train (Table 1);
 * `ReleasePredictor`, "release": what the authors' code has in this place; its numbers are not bounded.
 
-Disjoint (the default): every layer owns its predictor. Shared: `SharedKernels` holds the two convolutions for
-all layers and an adaptation network brings each layer's channels to their width (paper 3.3.2).
+Every layer owns its predictor, or its kernels are shared with others' (`nsl.layers.shared`).
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -21,150 +21,34 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.predictor_middle import middle
+from nsl.layers.shared import (
+    BATCH_NORM_EPSILON,
+    FIRST_INIT_SCALE,
+    SECOND_INIT_SCALE,
+    SharedKernels,
+    adaptation_network,
+    check_hidden,
+    geometry_of,
+    he_normal,
+    second_convolution,
+    uneven_padding,
+)
 from nsl.layers.spherical import SphereConv2d, inverse_patch_norm
+from nsl.layers.structures import Structure, Unconstrained, make_structure
 
-#: Batch norm of the release: eps 1e-3.
-BATCH_NORM_EPSILON = 1e-3
-#: The release scales the He initialisation of the two predictor layers, so that training starts near M = I.
-FIRST_INIT_SCALE, SECOND_INIT_SCALE = 0.1, 1e-3
-#: More weights than this in the last convolution are refused: 1 GiB in float32.
-LARGEST_CONVOLUTION = 1 << 28
+torch.fx.wrap("inverse_patch_norm")
 
 CNN_HEADS = ("batchnorm", "sigmoid", "tanh", "none")
-Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Stride, padding and dilation, (vertical, horizontal) each."""
 
 
-def _he_normal(convolution: nn.Conv2d, scale: float) -> None:
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
-    with torch.no_grad():
-        convolution.weight.mul_(scale)
+def hidden_width(similarity: str | Structure, width: int = 32) -> int:
+    """Channels between a predictor's two convolutions: the release's 64 (diagonal) and 128 (unconstrained) at width 32,
+    in proportion to the width of the network."""
+    return (4 if isinstance(make_structure(similarity), Unconstrained) else 2) * width
 
 
-def _check_hidden(hidden: int) -> None:
-    if hidden < 1:
-        raise ValueError(f"predictor: hidden must be at least 1, got {hidden}")
-
-
-def _geometry(
-    stride: int | tuple[int, int], padding: int | tuple[int, int], dilation: int | tuple[int, int]
-) -> Geometry:
-    return _pair(stride), _pair(padding), _pair(dilation)
-
-
-def _uneven_padding(kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Left, right, top and bottom zeros that keep a map's size under an even kernel: one more after it than before.
-    None for odd kernels, whose convolution pads by itself."""
-    if kernel[0] % 2 and kernel[1] % 2:
-        return None
-    (height, width), before = kernel, ((kernel[0] - 1) // 2, (kernel[1] - 1) // 2)
-    return before[1], width - 1 - before[1], before[0], height - 1 - before[0]
-
-
-def _second(
-    kind: type[nn.Conv2d], hidden: int, degrees_of_freedom: int, kernel: tuple[int, int], **options: Any
-) -> nn.Conv2d:
-    """The second convolution, of stride 1; the map keeps its size.
-
-    Raises:
-        ValueError: its weights alone would take more than 1 GiB.
-    """
-    weights = degrees_of_freedom * hidden * kernel[0] * kernel[1]
-    if weights > LARGEST_CONVOLUTION:
-        raise ValueError(
-            f"predicting {degrees_of_freedom} numbers a position from {hidden} maps with a {kernel[0]}x{kernel[1]} "
-            f"kernel takes {weights * 4 / 2**30:.1f} GiB of float32 weights; choose a diagonal similarity or fewer "
-            "hidden maps, or leave this layer as it is"
-        )
-    padding = (0, 0) if _uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
-    return kind(hidden, degrees_of_freedom, kernel, padding=padding, bias=False, **options)
-
-
-def adaptation_network(
-    in_channels: int,
-    width: int,
-    kernel_size: int | tuple[int, int],
-    stride: int | tuple[int, int] = 1,
-    padding: int | tuple[int, int] = 0,
-    dilation: int | tuple[int, int] = 1,
-    batch_norm_momentum: float = 0.1,
-) -> nn.Sequential:
-    """What brings a layer's channels to the width of shared kernels: convolution, batch norm, ReLU (paper 3.3.2).
-
-    Args:
-        in_channels, kernel_size, stride, padding, dilation: of the layer.
-        width: of the shared kernels.
-        batch_norm_momentum: of the running averages.
-
-    Shapes: [B, in_channels, H, W] to [B, width, Ho, Wo].
-    """
-    convolution = nn.Conv2d(
-        in_channels, width, _pair(kernel_size), *_geometry(stride, padding, dilation), bias=False
-    )
-    _he_normal(convolution, 1.0)
-    norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
-    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
-
-
-class SharedKernels(nn.Module):
-    """The two convolutions that all layers of equal kernel size share (paper Table 3, "shared").
-
-    Args:
-        in_channels: common width that the adaptation networks produce.
-        degrees_of_freedom: D of the structure.
-        kernel_size: of the layers.
-        hidden: channels between the two convolutions.
-        operator: of the hyperspherical convolutions, see `nsl.SphereConv2d`.
-        release: plain convolutions for `ReleasePredictor`. Its batch norms are not shared: the layers' statistics
-            differ, and running averages mixed over layers would be those of no layer at test time.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        degrees_of_freedom: int,
-        kernel_size: int | tuple[int, int],
-        hidden: int = 64,
-        operator: str = "cosine",
-        release: bool = False,
-    ) -> None:
-        super().__init__()
-        _check_hidden(hidden)
-        kernel = _pair(kernel_size)
-        kind = nn.Conv2d if release else SphereConv2d
-        options: dict[str, Any] = {} if release else {"operator": operator}
-        if _uneven_padding(kernel):
-            raise ValueError(f"shared predictors need an odd kernel_size, got {kernel}; give each layer its own")
-        # The adaptation network has the layer's geometry; from there on the map keeps its size.
-        self.first = kind(in_channels, hidden, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=False, **options)
-        self.second = _second(kind, hidden, degrees_of_freedom, kernel, **options)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
-
-    def check(self, degrees_of_freedom: int, kernel: tuple[int, int], kind: type[nn.Conv2d]) -> None:
-        """Raise ValueError unless these kernels serve such a layer."""
-        if self.second.out_channels != degrees_of_freedom or _pair(self.second.kernel_size) != kernel:
-            raise ValueError(
-                f"shared predictor has {self.second.out_channels} outputs and kernels of {self.second.kernel_size}, "
-                f"this layer's similarity needs {degrees_of_freedom} and {kernel}: share only among layers of equal "
-                "kernel size and structure"
-            )
-        if type(self.first) is not kind:
-            raise ValueError(
-                f"shared kernels of {type(self.first).__name__} do not belong to this predictor; make them with "
-                f"release={kind is nn.Conv2d}"
-            )
-
-
-class SpherePredictor(nn.Module):
-    """SphereNet: hyperspherical convolution, ReLU, hyperspherical convolution (paper 3.3.1).
-
-    Every product is divided by the norms of kernel and patch, then goes through an operator of the angle; nothing
-    follows the last one. So each output lies in [-1, 1] ([0, 1] with `relu_output`) whatever the weights are, and
-    M = I + output is "bounded and well behaved".
+class Predictor(nn.Module):
+    """Two convolutions and what lies between them: what the built-in predictors share.
 
     Args:
         in_channels: C of the layer.
@@ -173,6 +57,101 @@ class SpherePredictor(nn.Module):
             that the prediction lands on the layer's output map.
         hidden: channels between the two convolutions; the paper gives no number, the release has 64 (diagonal) and
             128 (unconstrained).
+        batch_norm_momentum: of all running averages.
+        kind, options: class of the two convolutions and its further arguments.
+        norms: whether batch norm follows the first convolution, and the second.
+        shared: kernels shared by several layers; an adaptation network then comes first.
+        adaptation: an adaptation network that several layers share; None: one of this layer's own.
+
+    Shapes: [B, C, H, W] to [B, D, Ho, Wo].
+
+    Raises:
+        ValueError: hidden is not positive, the shared kernels do not fit, or a prediction so large that its last
+            convolution would take more than 1 GiB.
+    """
+
+    adaptation: nn.Module | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        degrees_of_freedom: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        *,
+        hidden: int = 64,
+        batch_norm_momentum: float = 0.1,
+        kind: type[nn.Conv2d] = nn.Conv2d,
+        options: dict[str, Any] | None = None,
+        norms: tuple[bool, bool] = (False, False),
+        shared: SharedKernels | None = None,
+        adaptation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        check_hidden(hidden)
+        kernel, geometry = _pair(kernel_size), geometry_of(stride, padding, dilation)
+        self.adaptation, self.pads = adaptation, uneven_padding(kernel)
+        if shared is None:
+            self.first = kind(in_channels, hidden, kernel, *geometry, bias=False, **(options or {}))
+            self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **(options or {}))
+        else:
+            shared.check(degrees_of_freedom, kernel, kind)
+            width = shared.first.in_channels
+            if adaptation is None:
+                self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
+            self.first, self.second = shared.first, shared.second
+        sizes = (self.first.out_channels, degrees_of_freedom)
+        self.first_norm, self.second_norm = (
+            nn.BatchNorm2d(size, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum) if norm else nn.Identity()
+            for size, norm in zip(sizes, norms)
+        )
+        if shared is None:  # the shared ones reset themselves
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation scaled by 0.1 and 1e-3 (release). The length of a hyperspherical kernel does not matter but
+        for the epsilon under its norm, beside which the second kernels are small: training starts near M = I."""
+        he_normal(self.first, FIRST_INIT_SCALE)
+        he_normal(self.second, SECOND_INIT_SCALE)
+
+    def reset_to_identity(self) -> None:
+        """Silence the last step, so that M = I exactly."""
+        last = self.second if isinstance(self.second_norm, nn.Identity) else self.second_norm
+        nn.init.zeros_(last.weight)
+        if isinstance(last, nn.BatchNorm2d):
+            nn.init.zeros_(last.bias)
+
+    def _first(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first convolution's output, and a factor [B, 1, Ho, Wo] that it is still to be multiplied with."""
+        if isinstance(self.first, SphereConv2d):
+            return self.first.unscaled(input)
+        return self.first(input), None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to raw numbers [B, D, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor) and input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        if self.adaptation is not None:
+            input = self.adaptation(input)
+        hidden, scale = self._first(input)
+        return self._last(self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads)))
+
+    def _last(self, raw: Tensor) -> Tensor:
+        """What follows the second convolution and its norm."""
+        return raw
+
+
+class SpherePredictor(Predictor):
+    """SphereNet: hyperspherical convolution, ReLU, hyperspherical convolution (paper 3.3.1).
+
+    Every product is divided by the norms of kernel and patch, then goes through an operator of the angle; nothing
+    follows the last one. So each output lies in [-1, 1] ([0, 1] with `relu_output`) whatever the weights are, and
+    M = I + output is "bounded and well behaved".
+
+    Args:
+        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as in `Predictor`.
         operator: of both convolutions, see `nsl.SphereConv2d`.
         relu_output: ReLU after the last convolution too: outputs in [0, 1].
         shared: kernels shared by several layers; an adaptation network then comes first.
@@ -189,65 +168,39 @@ class SpherePredictor(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        degrees_of_freedom: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        *place: Any,
         hidden: int = 64,
         operator: str = "cosine",
         relu_output: bool = False,
         shared: SharedKernels | None = None,
         adaptation: nn.Module | None = None,
         batch_norm_momentum: float = 0.1,
+        **named_place: Any,
     ) -> None:
-        super().__init__()
-        _check_hidden(hidden)
-        kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
-        self.relu_output = relu_output
-        self.adaptation = adaptation
-        self.pads = _uneven_padding(kernel)
-        if shared is not None:
-            shared.check(degrees_of_freedom, kernel, SphereConv2d)
-            if adaptation is None:
-                width = shared.first.in_channels
-                self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
-            self.first, self.second = shared.first, shared.second
-            return
-        if adaptation is not None:
+        if adaptation is not None and shared is None:
             raise ValueError("predictor: an adaptation network belongs to shared kernels; give shared=... too")
-        self.first = SphereConv2d(in_channels, hidden, kernel, *geometry, bias=False, operator=operator)
-        self.second = _second(SphereConv2d, hidden, degrees_of_freedom, kernel, operator=operator)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He initialisation scaled by 0.1 and 1e-3 (release). A kernel's length does not matter but for the epsilon
-        under its norm, beside which the second kernels are small: training starts near M = I."""
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
+        super().__init__(
+            *place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, kind=SphereConv2d,
+            options={"operator": operator}, shared=shared, adaptation=adaptation,
+        )  # fmt: skip
+        self.relu_output = relu_output
 
     def extra_repr(self) -> str:
         return "relu_output=True" if self.relu_output else ""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        if self.adaptation is not None:
-            input = self.adaptation(input)
-        assert isinstance(self.first, SphereConv2d)
-        hidden, scale = self.first.unscaled(input)
-        raw = middle(hidden, scale, nn.Identity(), self.second, self.pads)
+    def _last(self, raw: Tensor) -> Tensor:
         return raw.relu() if self.relu_output else raw
 
 
-class ReleasePredictor(nn.Module):
+class ReleasePredictor(Predictor):
     """The release's SphereNet: convolution / patch norm, (BN,) ReLU, convolution(, BN). Its outputs are not bounded.
 
     Args:
-        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, shared: as in `SpherePredictor`.
+        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation: as in `Predictor`.
         hidden: channels between the two convolutions. Release: 64 (diagonal), 128 (unconstrained).
         batch_norm: release: True for the diagonal, False for the unconstrained structure.
         full: divide both layers by patch norm and kernel norm (release's best model, "full SphereNet").
+        shared: as in `SpherePredictor`.
         batch_norm_momentum: of all running averages.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
@@ -255,76 +208,37 @@ class ReleasePredictor(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        degrees_of_freedom: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        *place: Any,
         hidden: int = 64,
         batch_norm: bool = True,
         full: bool = False,
         shared: SharedKernels | None = None,
         batch_norm_momentum: float = 0.1,
+        **named_place: Any,
     ) -> None:
-        super().__init__()
-        _check_hidden(hidden)
-        kernel, geometry = _pair(kernel_size), _geometry(stride, padding, dilation)
+        if full and shared is not None:
+            raise ValueError("predictor: full=True and shared=... cannot be combined; predictor='sphere' shares")
+        super().__init__(
+            *place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum,
+            kind=SphereConv2d if full else nn.Conv2d, norms=(batch_norm, batch_norm), shared=shared,
+        )  # fmt: skip
         self.full = full
-        self.adaptation: nn.Module | None = None
-        self.pads = _uneven_padding(kernel)
-        if shared is not None:
-            if full:
-                raise ValueError("predictor: full=True and shared=... cannot be combined; predictor='sphere' shares")
-            shared.check(degrees_of_freedom, kernel, nn.Conv2d)
-            width = shared.first.in_channels
-            self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
-            self.first, self.second = shared.first, shared.second
-        else:
-            kind = SphereConv2d if full else nn.Conv2d
-            self.first = kind(in_channels, hidden, kernel, *geometry, bias=False)
-            self.second = _second(kind, self.first.out_channels, degrees_of_freedom, kernel)
-        self.first_norm: nn.Module = nn.Identity()
-        self.second_norm: nn.Module = nn.Identity()
-        if batch_norm:
-            self.first_norm = nn.BatchNorm2d(
-                self.first.out_channels, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
-            )
-            self.second_norm = nn.BatchNorm2d(
-                degrees_of_freedom, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
-            )
-        if shared is None:
-            self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """He initialisation scaled by 0.1 and 1e-3 (release)."""
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        if self.adaptation is not None:
-            input = self.adaptation(input)
+    def _first(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.full:
+            return super()._first(input)
         first = self.first
-        if isinstance(first, SphereConv2d):
-            hidden, scale = first.unscaled(input)
-        else:
-            hidden = first(input)
-            scale = inverse_patch_norm(
-                input,
-                _pair(first.kernel_size),
-                _pair(first.stride),
-                _pair(first.padding),  # type: ignore[arg-type]
-                _pair(first.dilation),
-            )
-        return self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads))
+        geometry = (first.kernel_size, first.stride, first.padding, first.dilation)
+        return first(input), inverse_patch_norm(input, *(_pair(pair) for pair in geometry))  # type: ignore[arg-type]
 
 
-class CNNPredictor(nn.Module):
+class CNNPredictor(Predictor):
     """Plain convolutions: convolution, BN, ReLU, convolution, head (paper Table 1, row "CNN").
 
+    The same initialisation as SphereNet's, so that the two differ in the normalisation only.
+
     Args:
-        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as for `SpherePredictor`.
+        in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as in `Predictor`.
         head: last step: "batchnorm" (default), "sigmoid" (minus one half, so that zero means M = I), "tanh",
             or "none": the trivial application, which the paper says diverges; batch norm is then absent from
             the whole predictor.
@@ -335,51 +249,71 @@ class CNNPredictor(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
-        degrees_of_freedom: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        *place: Any,
         hidden: int = 64,
         head: str = "batchnorm",
         batch_norm_momentum: float = 0.1,
+        **named_place: Any,
     ) -> None:
-        super().__init__()
         if head not in CNN_HEADS:
             raise ValueError(f"head must be one of {list(CNN_HEADS)}, got {head!r}")
-        _check_hidden(hidden)
-        kernel = _pair(kernel_size)
+        norms = (head != "none", head == "batchnorm")
+        super().__init__(*place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, norms=norms)
         self.head = head
-        self.pads = _uneven_padding(kernel)
-        self.first = nn.Conv2d(in_channels, hidden, kernel, *_geometry(stride, padding, dilation), bias=False)
-        self.second = _second(nn.Conv2d, hidden, degrees_of_freedom, kernel)
-        self.first_norm: nn.Module = nn.Identity()
-        self.second_norm: nn.Module = nn.Identity()
-        if head != "none":
-            self.first_norm = nn.BatchNorm2d(hidden, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
-        if head == "batchnorm":
-            self.second_norm = nn.BatchNorm2d(
-                degrees_of_freedom, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum
-            )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """The same initialisation as SphereNet's, so that the two differ in the normalisation only."""
-        _he_normal(self.first, FIRST_INIT_SCALE)
-        _he_normal(self.second, SECOND_INIT_SCALE)
 
     def extra_repr(self) -> str:
         return f"head={self.head!r}"
 
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to raw numbers [B, D, Ho, Wo]."""
-        raw = self.second_norm(middle(self.first(input), None, self.first_norm, self.second, self.pads))
+    def _last(self, raw: Tensor) -> Tensor:
         if self.head == "sigmoid":
             return torch.sigmoid(raw) - 0.5
-        if self.head == "tanh":
-            return torch.tanh(raw)
-        return raw
+        return torch.tanh(raw) if self.head == "tanh" else raw
 
 
-PREDICTORS = {"sphere": SpherePredictor, "cnn": CNNPredictor, "release": ReleasePredictor}
+PREDICTORS: dict[str, type[Predictor]] = {
+    "sphere": SpherePredictor,
+    "cnn": CNNPredictor,
+    "release": ReleasePredictor,
+}
+
+
+def move_like(module: nn.Module, like: Tensor) -> nn.Module:
+    """The module on the device and of the type of `like`; not for nothing, since fake parameters cannot be moved."""
+    same = all(own.device == like.device and own.dtype == like.dtype for own in module.parameters())
+    return module if same else module.to(device=like.device, dtype=like.dtype)
+
+
+def make_predictor(
+    predictor: str | nn.Module,
+    structure: Structure,
+    place: tuple[Any, ...],
+    like: Tensor,
+    options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """A predictor by its name, or the user's module itself.
+
+    Args:
+        predictor: a key of `PREDICTORS`, or a module.
+        structure: of the similarity.
+        place: the first six arguments of a `Predictor`: channels, degrees of freedom and geometry of the layer.
+        like: a tensor whose device and type the predictor gets.
+        options: further arguments of the built-in predictor.
+
+    Raises:
+        ValueError: an unknown name or option, or options for a module of the user's.
+    """
+    if isinstance(predictor, nn.Module):
+        if options:
+            raise ValueError("predictor_options are for the built-in predictors, not for your own module")
+        return predictor
+    if predictor not in PREDICTORS:
+        raise ValueError(f"predictor must be one of {sorted(PREDICTORS)} or a module, got {predictor!r}")
+    parameters = inspect.signature(PREDICTORS[predictor]).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    chosen: dict[str, Any] = dict(options or {})
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"predictor {predictor!r} has no option {unknown[0]!r}, it takes {known}")
+    if isinstance(structure, Unconstrained) and predictor != "cnn":  # the release's choices for UNS
+        norm = {"batch_norm": False} if predictor == "release" else {}
+        chosen = {"hidden": hidden_width(structure), **norm, **chosen}
+    return move_like(PREDICTORS[predictor](*place, **chosen), like)

@@ -8,44 +8,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.static import keep_frozen, mix, refuse_stale
-from nsl.layers.structures import Block, Structure, make_structure
+from nsl.layers.similarity import Similar, plain_options, refuse_stale
+from nsl.layers.static import StaticSimilarity, keep_frozen
+from nsl.layers.structures import Block, Structure
+
+MAPS = ("ih", "hh")
 
 
-class _NSCell(nn.Module):
+class _NSCell(Similar):
     """What the cells share: one M for each of the two maps; all gates of a map share it, as kernels of a layer do.
 
     Parameters beyond the plain cell's:
-        similarity_ih [D of input_size], similarity_hh [D of hidden_size].
+        neural_ih.similarity [D of input_size], neural_hh.similarity [D of hidden_size].
     """
 
-    _plain: type[nn.RNNCellBase]
     input_size: int
     hidden_size: int
     bias: bool
+    bias_ih: Any
+    bias_hh: Any
     weight_ih: Tensor
     weight_hh: Tensor
-    similarity_ih: nn.Parameter
-    similarity_hh: nn.Parameter
 
     def _add_similarities(self, similarity: str | Structure) -> None:
-        self.structure = make_structure(similarity)
-        self.blocks = {"ih": Block((self.input_size,)), "hh": Block((self.hidden_size,))}
-        for name, block in self.blocks.items():
-            free = self.structure.identity(block).to(self.weight_ih)
-            self.register_parameter(f"similarity_{name}", nn.Parameter(free))
+        self.neural_ih = StaticSimilarity(similarity, Block((self.input_size,)), self.weight_ih)
+        self.neural_hh = StaticSimilarity(similarity, Block((self.hidden_size,)), self.weight_hh)
 
-    def reset_parameters(self) -> None:
-        """The plain cell's initialisation and identities."""
-        super().reset_parameters()  # type: ignore[misc]
-        if hasattr(self, "similarity_ih"):
-            with torch.no_grad():
-                for name, block in self.blocks.items():
-                    getattr(self, f"similarity_{name}").copy_(self.structure.identity(block))
+    @property
+    def structure(self) -> Structure:
+        """The structure of both similarities."""
+        return self.neural_ih.structure
+
+    @property
+    def similarity_ih(self) -> nn.Parameter:
+        """The free numbers [D] of the input map's similarity."""
+        return self.neural_ih.similarity
+
+    @property
+    def similarity_hh(self) -> nn.Parameter:
+        """The free numbers [D] of the recurrent map's similarity."""
+        return self.neural_hh.similarity
+
+    def _of_part(self, name: str) -> str | None:
+        first, which = name[: len("similarity_")], name[len("similarity_") :]
+        return f"neural_{which[:2]}.similarity{which[2:]}" if first == "similarity_" and which[:2] in MAPS else None
+
+    def _part(self, name: str) -> StaticSimilarity:
+        return self.neural_ih if name == "ih" else self.neural_hh
 
     def similarity_matrix(self, name: str) -> Tensor:
-        """M of the input map ("ih") [input_size, input_size] or the recurrent one ("hh") [hidden_size, hidden_size]."""
-        return self.structure.assemble(getattr(self, f"similarity_{name}"), self.blocks[name])
+        """M of the input map ("ih") [input_size, input_size] or the recurrent one ("hh") [hidden_size, hidden_size].
+
+        Raises:
+            ValueError: a forward pre-hook computes the similarity.
+        """
+        return self._part(name).matrix()
 
     def effective_weight(self, name: str) -> Tensor:
         """M^T W of the input map ("ih") or the recurrent one ("hh"), of the weight's shape.
@@ -53,26 +70,9 @@ class _NSCell(nn.Module):
         Raises:
             ValueError: a forward pre-hook computes the weight or the similarity.
         """
-        refuse_stale(self, f"weight_{name}", f"similarity_{name}")
-        return self._mixed_weight(name)
-
-    def _mixed_weight(self, name: str) -> Tensor:
-        """The effective weight in the forward pass, where pre-hooks have done their work."""
-        weight, free = getattr(self, f"weight_{name}"), getattr(self, f"similarity_{name}")
-        if self.structure.is_mask:
-            return weight * self.structure.mask(free, self.blocks[name])
-        return mix(weight, self.similarity_matrix(name))
-
-    def similarity_penalty(self) -> Tensor | None:
-        """The structure's penalty of both maps, a scalar, or None."""
-        found = [self.structure.penalty(getattr(self, f"similarity_{n}"), b) for n, b in self.blocks.items()]
-        return None if found[0] is None or found[1] is None else found[0] + found[1]
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, similarity={self.structure!r}"
-
-    def _options(self) -> dict[str, Any]:
-        return {"input_size": self.input_size, "hidden_size": self.hidden_size, "bias": self.bias}
+        refuse_stale(self, f"weight_{name}")
+        refuse_stale(self._part(name), "similarity")
+        return self._part(name)(getattr(self, f"weight_{name}"))
 
     def fold(self) -> nn.RNNCellBase:
         """The plain cell with equal outputs.
@@ -81,27 +81,31 @@ class _NSCell(nn.Module):
             ValueError: a forward pre-hook computes one of the cell's tensors.
         """
         refuse_stale(self, "bias_ih", "bias_hh")
-        plain = self._plain(**self._options(), device=self.weight_ih.device, dtype=self.weight_ih.dtype)
+        plain = self.plain(**plain_options(self, self.arguments))
         with torch.no_grad():
-            for name in ("ih", "hh"):
+            for name in MAPS:
                 getattr(plain, f"weight_{name}").copy_(self.effective_weight(name))
                 if self.bias:
                     getattr(plain, f"bias_{name}").copy_(getattr(self, f"bias_{name}"))
         keep_frozen(plain, self)
-        return plain.train(self.training)
+        return plain.train(self.training)  # type: ignore[return-value]
 
-    def _start(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-        """Batched input and state, and whether they were batched."""
-        if input.dim() not in (1, 2):
-            raise ValueError(f"input must be [B, {self.input_size}] or [{self.input_size}], got {list(input.shape)}")
-        batched = input.dim() == 2
-        if not batched:
-            input, hx = input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)
-        return input, input.new_zeros(len(input), self.hidden_size) if hx is None else hx, batched
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
+        """The next state of a batch, [B, input_size] and [B, hidden_size]."""
+        raise NotImplementedError
 
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
-        return self._mixed_weight("ih"), self._mixed_weight("hh"), *biases
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state; or without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            size = self.input_size
+            if input.dim() not in (1, 2) or input.shape[-1] != size:
+                raise ValueError(f"input must be [B, {size}] or [{size}], got {list(input.shape)}")
+            if input.dim() == 1:
+                return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
+        return self._step(input, input.new_zeros(input.shape[0], self.hidden_size) if hx is None else hx)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Any, Any]:
+        return self.neural_ih(self.weight_ih), self.neural_hh(self.weight_hh), self.bias_ih, self.bias_hh
 
 
 class NSRNNCell(_NSCell, nn.RNNCell):
@@ -117,7 +121,8 @@ class NSRNNCell(_NSCell, nn.RNNCell):
         ValueError: unknown similarity or nonlinearity.
     """
 
-    _plain = nn.RNNCell
+    plain = nn.RNNCell
+    arguments = ("input_size", "hidden_size", "nonlinearity")
 
     def __init__(
         self,
@@ -134,15 +139,9 @@ class NSRNNCell(_NSCell, nn.RNNCell):
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
         self._add_similarities(similarity)
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"nonlinearity": self.nonlinearity}
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
-        input, hx, batched = self._start(input, hx)
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
         cell = torch.rnn_tanh_cell if self.nonlinearity == "tanh" else torch.rnn_relu_cell
-        output = cell(input, hx, *self._weights())
-        return output if batched else output.squeeze(0)
+        return cell(input, hx, *self._weights())
 
 
 class NSGRUCell(_NSCell, nn.GRUCell):
@@ -158,7 +157,8 @@ class NSGRUCell(_NSCell, nn.GRUCell):
         ValueError: unknown similarity.
     """
 
-    _plain = nn.GRUCell
+    plain = nn.GRUCell
+    arguments = ("input_size", "hidden_size")
 
     def __init__(
         self,
@@ -172,8 +172,5 @@ class NSGRUCell(_NSCell, nn.GRUCell):
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._add_similarities(similarity)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
-        input, hx, batched = self._start(input, hx)
-        output = torch.gru_cell(input, hx, *self._weights())
-        return output if batched else output.squeeze(0)
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
+        return torch.gru_cell(input, hx, *self._weights())

@@ -64,9 +64,9 @@ class ShiftConv2d(nn.Module):
             if len(taps) != len(self.taps):
                 conv = self.pointwise
                 conv.in_channels = conv.in_channels // len(self.taps) * len(taps)
-                old = conv.weight
-                new = old.new_empty(conv.out_channels, conv.in_channels, 1, 1)
-                conv.weight = nn.Parameter(new, old.requires_grad)
+                # The same parameter of another size, so that an optimiser that has it keeps it.
+                conv.weight.data = conv.weight.new_empty(conv.out_channels, conv.in_channels, 1, 1)
+                conv.weight.grad = None
                 self.taps = self.taps.new_empty(taps.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -75,7 +75,7 @@ class ShiftConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        if input.dim() == 3:
+        if isinstance(input, Tensor) and input.dim() == 3:
             return self(input.unsqueeze(0)).squeeze(0)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from nsl.kernels.convolution import _pair, output_size
 from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 from nsl.kernels.paths import path
+
+for _name in ("angular", "inverse_patch_norm", "scale_positions"):  # leaves of the graphs that torch.fx traces
+    torch.fx.wrap(_name)
 
 #: Added under both square roots, the value of the authors' release.
 EPSILON = 1e-4
@@ -93,7 +97,7 @@ def patch_norm(
     batch, channels, height, width = input.shape
     device = input.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        if groups == 1 and input.numel() and path(input) == "triton":
+        if groups == 1 and path(input) == "triton" and input.numel():
             geometry = (kernel, _pair(stride), _pair(padding), _pair(dilation))
             return maps.inverse_patch_norms(input, *geometry, epsilon).reciprocal()
         if groups == 1:
@@ -118,7 +122,7 @@ def inverse_patch_norm(
     groups: int = 1,
 ) -> Tensor:
     """1 / `patch_norm`, which the GPU computes as such."""
-    if groups == 1 and input.numel() and path(input) == "triton":
+    if groups == 1 and path(input) == "triton" and input.numel():
         geometry = (_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation))
         return maps.inverse_patch_norms(input, *geometry, EPSILON)
     return patch_norm(input, kernel_size, stride, padding, dilation, groups).reciprocal()
@@ -149,10 +153,16 @@ class SphereConv2d(nn.Conv2d):
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], and with the learnable sigmoid k [F].
 
-    Shapes: input [B, C, H, W], output [B, F, Ho, Wo], weight [F, C / groups, kh, kw].
+    Shapes: input [B, C, H, W] (or [C, H, W]), output [B, F, Ho, Wo], weight [F, C / groups, kh, kw].
+
+    Raises:
+        ValueError: an unknown operator, padding by name, an input of other channels, or another bias set from outside:
+            batch norm and the like cannot be folded into a layer whose output does not scale with its weight.
 
     Source: paper 3.3; Liu et al., Deep Hyperspherical Learning, NeurIPS 2017. Epsilon as in the release.
     """
+
+    _loading = False
 
     def __init__(
         self,
@@ -202,6 +212,22 @@ class SphereConv2d(nn.Conv2d):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, operator={self.operator!r}"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What `fuse_conv_bn_eval` and its like do with a convolution; PyTorch's own loading goes by another way.
+        if name == "bias" and isinstance(value, nn.Parameter) and "bias" in self._parameters and not self._loading:
+            raise ValueError(
+                "the bias of a SphereConv2d cannot be replaced: its output does not scale with its weight, so that "
+                "batch norm and the like cannot be folded into it; leave it out of the fusion"
+            )
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._loading = True
+        try:
+            super()._load_from_state_dict(*args)
+        finally:
+            self._loading = False
+
     def unit_weight(self) -> Tensor:
         """The kernels [F, C / groups, kh, kw] divided by their norms."""
         return self.weight / (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
@@ -216,9 +242,9 @@ class SphereConv2d(nn.Conv2d):
         hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
         if not plain or hooks or isinstance(self.padding, str):
             return self(input), None
-        geometry, device = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), input.device.type
-        way = path(input) if input.numel() else "plain"
-        if way != "plain":
+        geometry, way = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), path(input)
+        if way != "plain" and input.numel():
+            device = input.device.type
             autocast = torch.is_autocast_enabled(device)
             dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
             if way == "triton":
@@ -230,7 +256,12 @@ class SphereConv2d(nn.Conv2d):
         return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
+            if input.dim() != 4 or input.shape[1] != self.in_channels:
+                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)

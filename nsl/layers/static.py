@@ -1,43 +1,74 @@
-"""What every layer with a similarity shares, and what makes a static one (paper 3.1, 3.2, 3.5).
+"""Static similarity: M learned beside the kernel, into which it folds (paper 3.1, 3.2).
 
-The layers themselves are in `conv.py`, `linear.py` and `recurrent.py`.
+The layers that have one are in `conv.py`, `linear.py` and `recurrent.py`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.structures import Block, Structure, boolean_shape, make_structure
-
-#: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
-#: gives neither value; these are ours. Only their distance over the rate matters.
-SHAPE_INIT, SHAPE_THRESHOLD = 1.0, 0.9
-#: eta of equation (5), D_r <- D_r - eta dL/dD, as a multiple of the training's learning rate. The step is plain: no
-#: momentum, no weight decay.
-SHAPE_RATE = 1.0
+from nsl.layers.similarity import OneSimilarity, Similarity, plain_options, refuse_stale
+from nsl.layers.structures import Block, Structure
 
 
-def mix(weight: Tensor, matrix: Tensor) -> Tensor:
-    """M^T W: kernels [F, ...] whose trailing elements, in runs of M's size, are multiplied by M [size, size]."""
-    return (weight.reshape(weight.shape[0], -1, matrix.shape[0]) @ matrix).view_as(weight)
+class StaticSimilarity(Similarity):
+    """A learned M_s [K, K] ([C K, C K] when not shared), and with learn_shape M_s = D R (paper 3.5).
 
+    Called with kernels [F, ...] whose trailing elements, in runs of M's size, are multiplied by M, it gives M^T W.
 
-def refuse_stale(layer: nn.Module, *names: str) -> None:
-    """Refuse to read, outside of the forward pass, a tensor that a forward pre-hook computes.
+    Args:
+        similarity, block, like, learn_shape, shape_threshold, shape_rate: as in `Similarity`.
 
-    `torch.nn.utils.prune` and the old `weight_norm` and `spectral_norm` leave such a tensor as a plain attribute, which
-    is that of the last forward pass and not of the present parameters.
-
-    Raises:
-        ValueError: one of the named tensors is no parameter of the layer.
+    Parameters:
+        similarity [D], the structure's free numbers, and with learn_shape shape [K] (D_r).
     """
-    for name in names:
-        if layer.__dict__.get(name) is not None:
-            raise ValueError(
-                f"{name} of {type(layer).__name__} is computed by a forward pre-hook (pruning, the old weight_norm) "
-                "and may be out of date here: make it a parameter first (prune.remove, remove_weight_norm)"
-            )
+
+    is_dynamic = False
+
+    def __init__(self, similarity: str | Structure, block: Block, like: Tensor, **shape: Any) -> None:
+        super().__init__(similarity, block, like, **shape)
+        self.similarity = nn.Parameter(self.identity(like))
+
+    def reset_parameters(self) -> None:
+        """The identity and the full shape."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.similarity.copy_(self.identity(self.similarity))
+
+    def matrix(self) -> Tensor:
+        """M_s; with learn_shape D R.
+
+        Raises:
+            ValueError: a forward pre-hook computes the similarity or the shape (`refuse_stale`).
+        """
+        refuse_stale(self, "similarity", "shape")
+        return self._matrix()
+
+    def _matrix(self) -> Tensor:
+        matrix, shape = self.structure.assemble(self.similarity, self.block), self.boolean_shape()
+        if shape is None:
+            return matrix
+        return shape.repeat(matrix.shape[-1] // self.block.taps).unsqueeze(1) * matrix
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """M^T W, of weight's shape: the kernel that the layer really uses."""
+        if self.structure.is_mask:  # no matrix product needed
+            mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
+            mask = mask if shape is None else mask * shape
+            if isinstance(weight, Tensor) and weight.dim() == 2:  # of a linear map, whose taps are blocks of features
+                return weight * mask.repeat(self.block.channels)
+            # The shape that the kernels of a convolution have; torch.fx traces linear maps this way too.
+            kernels = weight.reshape(-1, self.block.channels, *self.block.kernel_size)
+            return (kernels * mask.view(self.block.kernel_size)).view_as(weight)
+        matrix = self._matrix()
+        return (weight.reshape(weight.shape[0], -1, matrix.shape[0]) @ matrix).view_as(weight)
+
+    def penalty(self) -> Tensor | None:
+        """The structure's penalty, a scalar, or None."""
+        return self.structure.penalty(self.similarity, self.block)
 
 
 def is_trainable(layer: nn.Module, name: str) -> bool:
@@ -55,122 +86,51 @@ def keep_frozen(plain: nn.Module, layer: nn.Module) -> nn.Module:
     return plain
 
 
-class Similar(nn.Module):
-    """A layer whose similarity has a structure and, with `learn_shape`, a Boolean shape D of its own.
+class StaticLayer(OneSimilarity):
+    """A layer with one kernel `weight` and one static similarity."""
 
-    Parameters:
-        shape [K] (D_r), only with learn_shape.
-    """
-
-    structure: Structure
-    block: Block
-    shape: nn.Parameter | None
-    shape_threshold: float
-    shape_rate: float
-
-    def _add_structure(
-        self,
-        similarity: str | Structure,
-        block: Block,
-        learn_shape: bool = False,
-        shape_threshold: float = SHAPE_THRESHOLD,
-        shape_rate: float = SHAPE_RATE,
-        like: Tensor | None = None,
-    ) -> None:
-        self.structure, self.block = make_structure(similarity), block
-        self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
-        if learn_shape:
-            like = torch.empty(0) if like is None else like
-            self.shape = nn.Parameter(torch.full((self.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype))
-        else:
-            self.register_parameter("shape", None)
+    neural: StaticSimilarity
+    weight: Tensor
+    bias: Any
 
     @property
-    def taps(self) -> int:
-        """K, the number of kernel taps (of input features for a linear layer)."""
-        return self.block.taps
-
-    def boolean_shape(self) -> Tensor | None:
-        """D [K], zeros and ones, or None without `learn_shape`."""
-        return None if self.shape is None else boolean_shape(self.shape, self.shape_threshold)
-
-    def extra_repr(self) -> str:
-        text = f"{super().extra_repr()}, similarity={self.structure!r}"
-        return text if self.shape is None else f"{text}, learn_shape=True"
-
-
-class Static(Similar):
-    """A layer with one kernel tensor `weight` and one learned similarity.
-
-    Parameters:
-        similarity [D], the structure's free numbers.
-    """
-
-    weight: Tensor
-    similarity: nn.Parameter
-
-    def _add_similarity(
-        self,
-        similarity: str | Structure,
-        block: Block,
-        learn_shape: bool = False,
-        shape_threshold: float = SHAPE_THRESHOLD,
-        shape_rate: float = SHAPE_RATE,
-    ) -> None:
-        self._add_structure(similarity, block, learn_shape, shape_threshold, shape_rate, self.weight)
-        free = self.structure.identity(block)
-        self.similarity = nn.Parameter(free.to(device=self.weight.device, dtype=self.weight.dtype))
-
-    def reset_parameters(self) -> None:
-        """The plain layer's initialisation for weight and bias, the identity for M, the full shape for D."""
-        super().reset_parameters()  # type: ignore[misc]
-        if hasattr(self, "similarity"):  # the plain layer's constructor calls this before the similarity exists
-            with torch.no_grad():
-                self.similarity.copy_(self.structure.identity(self.block))
-                if self.shape is not None:
-                    self.shape.fill_(SHAPE_INIT)
+    def similarity(self) -> nn.Parameter:
+        """The structure's free numbers [D]."""
+        return self.neural.similarity
 
     def similarity_matrix(self) -> Tensor:
-        """M_s [K, K] ([C K, C K] when not shared); with learn_shape D R."""
-        matrix = self.structure.assemble(self.similarity, self.block)
-        shape = self.boolean_shape()
-        if shape is None:
-            return matrix
-        return shape.repeat(matrix.shape[-1] // self.taps).unsqueeze(1) * matrix
+        """M_s [K, K] ([C K, C K] when not shared); with learn_shape D R.
+
+        Raises:
+            ValueError: a forward pre-hook computes the similarity or the shape.
+        """
+        return self.neural.matrix()
 
     def effective_weight(self) -> Tensor:
         """M^T W, of weight's shape: the kernel that the layer really uses.
 
         Raises:
-            ValueError: a forward pre-hook computes the weight or the similarity (`refuse_stale`).
+            ValueError: a forward pre-hook computes the weight, the similarity or the shape.
         """
-        refuse_stale(self, "weight", "similarity", "shape")
-        return self._mixed_weight()
+        refuse_stale(self, "weight")
+        refuse_stale(self.neural, "similarity", "shape")
+        return self.neural(self.weight)
 
-    def _mixed_weight(self) -> Tensor:
-        """The effective weight in the forward pass, where pre-hooks have done their work."""
-        if self.structure.is_mask:  # no matrix product needed
-            mask, shape = self.structure.mask(self.similarity, self.block), self.boolean_shape()
-            return self.weight * (mask if shape is None else mask * shape).view(self.block.kernel_size)
-        return mix(self.weight, self.similarity_matrix())
+    def fold(self) -> nn.Module:
+        """The plain layer with equal outputs: deployment costs nothing (paper 3.2).
 
-    def similarity_penalty(self) -> Tensor | None:
-        """The structure's penalty, a scalar, or None."""
-        return self.structure.penalty(self.similarity, self.block)
+        Raises:
+            ValueError: a forward pre-hook computes one of the layer's tensors.
+        """
+        return self._filled(self.plain(**plain_options(self, self.arguments)), self.effective_weight())
 
-
-def _penalties(model: nn.Module) -> list[Tensor]:
-    collectors = [getattr(module, "similarity_penalty", None) for module in model.modules()]
-    found = [collect() for collect in collectors if callable(collect)]
-    return [penalty for penalty in found if penalty is not None]
-
-
-def has_penalty(model: nn.Module) -> bool:
-    """Whether `similarity_penalty` has anything to collect."""
-    return bool(_penalties(model))
-
-
-def similarity_penalty(model: nn.Module) -> Tensor:
-    """Sum of all penalties of the model's similarities, a scalar to add to the loss; zero where there are none."""
-    found = _penalties(model)
-    return torch.stack(found).sum() if found else torch.zeros(())
+    def _filled(self, plain: nn.Module, weight: Tensor) -> nn.Module:
+        """A plain layer with the given kernel; bias, mode, memory format and what is frozen are this layer's."""
+        refuse_stale(self, "bias")
+        with torch.no_grad():
+            plain.weight.copy_(weight)  # type: ignore[operator]
+            if self.bias is not None:
+                plain.bias.copy_(self.bias)  # type: ignore[operator]
+        if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+            plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return keep_frozen(plain, self).train(self.training)

@@ -74,8 +74,11 @@ class Structure:
         """D, the number of free numbers."""
         raise NotImplementedError
 
-    def identity(self, block: Block) -> Tensor:
-        """Free numbers [D] whose matrix is the identity, or the nearest the structure has."""
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        """Free numbers [D] whose matrix is the identity, or the nearest the structure has.
+
+        A structure of yours may leave out `device`; a dynamic layer then copies from the CPU at every call.
+        """
         raise NotImplementedError
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
@@ -103,8 +106,8 @@ class Diagonal(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return block.taps
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.ones(block.taps)
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.ones(block.taps, device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
         return free
@@ -121,8 +124,8 @@ class Unconstrained(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return self.size(block) ** 2
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.eye(self.size(block)).flatten()
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.eye(self.size(block), device=device).flatten()
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return free.unflatten(-1, (self.size(block), self.size(block)))
@@ -137,7 +140,7 @@ class Full(Unconstrained):
     name = "full"
     is_shared = False
 
-    def identity(self, block: Block) -> Tensor:
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         entries = self.degrees_of_freedom(block)
         if entries > FULL_WARNING_ENTRIES:
             warnings.warn(
@@ -145,7 +148,12 @@ class Full(Unconstrained):
                 "gradient as much again); 'unconstrained' shares one block among the channels.",
                 stacklevel=3,
             )
-        return super().identity(block)
+        return super().identity(block, device)
+
+
+def _device(free: Tensor) -> torch.device:
+    """Where constants for these numbers belong; what torch.fx traces with is nowhere."""
+    return free.device if isinstance(free, Tensor) else torch.device("cpu")
 
 
 def _triangle(taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -163,12 +171,12 @@ class Symmetric(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return block.taps * (block.taps + 1) // 2
 
-    def identity(self, block: Block) -> Tensor:
-        eye = torch.eye(block.taps)
-        return eye[tuple(torch.tril_indices(block.taps, block.taps))]
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        eye = torch.eye(block.taps, device=device)
+        return eye[tuple(torch.tril_indices(block.taps, block.taps, device=device))]
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        places, _ = _triangle(block.taps, free.device)
+        places, _ = _triangle(block.taps, _device(free))
         return free[..., places].unflatten(-1, (block.taps, block.taps))
 
 
@@ -178,7 +186,7 @@ class PSD(Symmetric):
     name = "psd"
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        _, inside = _triangle(block.taps, free.device)
+        _, inside = _triangle(block.taps, _device(free))
         lower = super().assemble(free, block) * inside
         return lower @ lower.transpose(-1, -2)
 
@@ -205,9 +213,10 @@ class LowRank(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return 2 * block.taps * self.rank
 
-    def identity(self, block: Block) -> Tensor:
-        taps = torch.arange(block.taps, dtype=torch.float64)
-        cosines = torch.cos(math.pi / block.taps * (taps[:, None] + 0.5) * torch.arange(self.rank)[None, :])
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        taps = torch.arange(block.taps, dtype=torch.float64, device=device)
+        ranks = torch.arange(self.rank, device=device)
+        cosines = torch.cos(math.pi / block.taps * (taps[:, None] + 0.5) * ranks[None, :])
         basis = nn.functional.normalize(cosines, dim=0)
         # More than K cosines repeat; a rank beyond K is allowed and starts with zeros there.
         basis[:, block.taps :] = 0
@@ -219,7 +228,7 @@ class LowRank(Structure):
         matrix = left @ right.transpose(-1, -2)
         if not self.residual:
             return matrix
-        return matrix + torch.eye(block.taps, dtype=free.dtype, device=free.device)
+        return matrix + torch.eye(block.taps, device=_device(free)).to(free)
 
     def __repr__(self) -> str:
         return f"low_rank(rank={self.rank}, residual={self.residual})"
@@ -231,8 +240,15 @@ def _keep_largest(values: Tensor, count: int) -> Tensor:
     The gradient reaches the dropped values unchanged, so that an entry can come back. Projecting them to zero after
     each step instead would keep an entry out for good, since one step never makes it as large as those that stayed.
     """
-    order = values.detach().abs().sort(dim=-1, descending=True, stable=True).indices[..., :count]
-    keep = torch.zeros_like(values).scatter(-1, order, 1.0)
+    sizes = values.detach().abs()
+    if torch.compiler.is_exporting():  # ONNX has no stable sort: an entry stays that fewer than `count` go before
+        places = torch.arange(values.shape[-1], device=values.device)
+        one, other = sizes.unsqueeze(-1), sizes.unsqueeze(-2)
+        before = (other > one) | ((other == one) & (places < places.unsqueeze(-1)))
+        keep = (before.sum(-1) < count).to(values.dtype)
+    else:
+        order = sizes.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        keep = torch.zeros_like(values).scatter(-1, order, 1.0)
     # x - x.detach() is exactly zero: nothing is added but the gradient.
     return values * keep + (values - values.detach()) * (1 - keep)
 
@@ -288,7 +304,7 @@ class Dilated(Diagonal):
             raise ValueError(f"dilated: factor must be at least 1, got {factor}")
         self.factor = factor
 
-    def grid(self, block: Block, device: torch.device | None = None) -> Tensor:
+    def grid(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         """Which taps stay, Boolean [K], made on the device: a copy from the host could not be captured in a graph."""
         inside = torch.ones(1, dtype=torch.bool, device=device)
         for length in block.kernel_size:
@@ -297,17 +313,15 @@ class Dilated(Diagonal):
         return inside
 
     def degrees_of_freedom(self, block: Block) -> int:
-        centres = [length // 2 for length in block.kernel_size]
-        return math.prod(
-            sum((tap - centre) % self.factor == 0 for tap in range(length))
-            for length, centre in zip(block.kernel_size, centres)
-        )
+        # On both sides of the centre, and the centre. A list: torch.compile reads no generators.
+        sides = [(length // 2, (length - 1) // 2) for length in block.kernel_size]
+        return math.prod([before // self.factor + after // self.factor + 1 for before, after in sides])
 
-    def identity(self, block: Block) -> Tensor:
-        return torch.ones(self.degrees_of_freedom(block))
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return torch.ones(self.degrees_of_freedom(block), device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
-        grid = self.grid(block, free.device)
+        grid = self.grid(block, _device(free))
         return free[..., (grid.long().cumsum(0) - 1).clamp_min(0)] * grid
 
     def __repr__(self) -> str:
@@ -335,8 +349,8 @@ class L1(Structure):
     def degrees_of_freedom(self, block: Block) -> int:
         return self.inner.degrees_of_freedom(block)
 
-    def identity(self, block: Block) -> Tensor:
-        return self.inner.identity(block)
+    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        return self.inner.identity(block)  # a user's structure may know no other device
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return self.inner.assemble(free, block)
@@ -371,20 +385,3 @@ def make_structure(similarity: str | Structure) -> Structure:
     raise ValueError(
         f"similarity must be one of {sorted(STRUCTURES)} or an nsl.Structure object, got {similarity!r}"
     )
-
-
-def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
-    """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5).
-
-    An optimiser step on D_r is then the paper's update D_r <- D_r - eta * dLoss/dD.
-
-    Args:
-        real_shape: D_r [K].
-        threshold: alpha.
-
-    Returns:
-        D [K], exactly zeros and ones.
-    """
-    boolean = (real_shape > threshold).to(real_shape.dtype)
-    # x - x.detach() is exactly zero, so the forward value stays Boolean.
-    return boolean + (real_shape - real_shape.detach())

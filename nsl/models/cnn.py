@@ -9,7 +9,7 @@ nine convolutions between are what a Neural Similarity Network replaces. One net
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.layers.predictors import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
-from nsl.layers.static import SHAPE_RATE
+from nsl.layers.predictors import hidden_width
+from nsl.layers.shared import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
+from nsl.layers.similarity import SHAPE_RATE, Similarity
 from nsl.layers.structures import Block, make_structure
 
 VARIANTS = ("paper", "release")
@@ -29,10 +30,10 @@ Convolution = Callable[..., nn.Module]
 """(in_channels, out_channels, kernel_size, padding=..., bias=...) to a module."""
 
 
-def _he_initialise(network: nn.Module) -> None:
+def he_initialise(network: nn.Module) -> None:
     """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
-    own = [module.predictor for module in network.modules() if isinstance(module, DynamicNSConv2d)]
-    skip = {id(part) for predictor in own for part in predictor.modules()}
+    similarities = [module for module in network.modules() if isinstance(module, Similarity)]
+    skip = {id(part) for similarity in similarities for part in similarity.modules()}
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and id(module) not in skip:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -50,7 +51,68 @@ class ConvBlock(nn.Sequential):
         self.relu = nn.ReLU(inplace=True)
 
 
-class PlainCNN(nn.Module):
+class StagedCNN(nn.Module):
+    """A root, stages of convolutions with a pooling at their ends, and a classifier without bias.
+
+    Args:
+        num_classes: outputs.
+        root: module from images [B, 3, S, S] to [B, channels, S', S'].
+        channels: of the root.
+        stages: filters and number of convolutions of each stage.
+        last: the last stage's pooling; the others halve the map.
+        classifier_size: height and width of the map that is left: a valid convolution over all of it classifies, a
+            linear layer without bias, as in the release.
+        image_size: height and width of the square input.
+        convolution: what stands in the stages.
+        variant: "paper" or "release" (see DISCREPANCIES.md); read by the optimiser set-up too.
+
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        root: nn.Module,
+        channels: int,
+        stages: Sequence[tuple[int, int]],
+        last: nn.Module,
+        classifier_size: int,
+        image_size: int,
+        convolution: Convolution,
+        variant: str,
+    ) -> None:
+        super().__init__()
+        self.variant, self.image_size, self.root = variant, image_size, root
+        built = []
+        for number, (filters, depth) in enumerate(stages, 1):
+            blocks: list[nn.Module] = []
+            for _ in range(depth):
+                blocks.append(ConvBlock(channels, filters, convolution, BATCH_NORM_MOMENTUM[variant]))
+                channels = filters
+            built.append(nn.Sequential(*blocks, last if number == len(stages) else nn.MaxPool2d(2)))
+        self.stages = nn.Sequential(*built)
+        self.classifier = nn.Conv2d(channels, num_classes, classifier_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
+        he_initialise(self)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to the last map [B, F, classifier_size, classifier_size]."""
+        return self.stages(self.root(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] to logits [B, num_classes]."""
+        return self.classifier(self.features(images)).flatten(1)
+
+
+def check_variant(variant: str) -> None:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
+
+
+class PlainCNN(StagedCNN):
     """VGG-like network of three stages.
 
     Args:
@@ -61,7 +123,7 @@ class PlainCNN(nn.Module):
         convolution: what stands at the 3 * depth places after the root.
         variant: "paper" or "release" (see DISCREPANCIES.md); read by the optimiser set-up too.
 
-    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes]; `features` to [B, 4 * width, S / 8, S / 8].
 
     Raises:
         ValueError: image_size is not a positive multiple of 8, width or num_classes is not positive.
@@ -76,50 +138,30 @@ class PlainCNN(nn.Module):
         convolution: Convolution = nn.Conv2d,
         variant: str = "paper",
     ) -> None:
-        super().__init__()
         if image_size < 8 or image_size % 8:
             raise ValueError(f"image_size must be a multiple of 8 (three poolings), got {image_size}")
         if width < 1 or num_classes < 1:
             raise ValueError(f"width and num_classes must be positive, got {width} and {num_classes}")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
-        self.variant, self.image_size = variant, image_size
-        momentum = BATCH_NORM_MOMENTUM[variant]
-        self.root = ConvBlock(3, width, nn.Conv2d, momentum)
-        stages, channels = [], width
-        for filters in (width, 2 * width, 4 * width):
-            blocks: list[nn.Module] = []
-            for _ in range(depth):
-                blocks.append(ConvBlock(channels, filters, convolution, momentum))
-                channels = filters
-            stages.append(nn.Sequential(*blocks, nn.MaxPool2d(2)))
-        self.stages = nn.Sequential(*stages)
-        # A valid convolution over the whole map: a linear layer without bias, as in the release.
-        self.classifier = nn.Conv2d(channels, num_classes, image_size // 8, bias=False)
-        self.reset_parameters()
+        check_variant(variant)
+        root = ConvBlock(3, width, nn.Conv2d, BATCH_NORM_MOMENTUM[variant])
+        stages = [(width, depth), (2 * width, depth), (4 * width, depth)]
+        last = nn.MaxPool2d(2)
+        super().__init__(num_classes, root, width, stages, last, image_size // 8, image_size, convolution, variant)
 
     def reset_parameters(self) -> None:
         """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
-        _he_initialise(self)
+        super().reset_parameters()
         if self.variant == "release":
             for module in self.modules():
                 if isinstance(module, NSConv2d):
                     _release_similarity(module)
-
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to the last map [B, 4 * width, S / 8, S / 8]."""
-        return self.stages(self.root(images))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to logits [B, num_classes]."""
-        return self.classifier(self.features(images)).flatten(1)
 
 
 def _release_similarity(layer: NSConv2d) -> None:
     """The release initialises the static DNS mask with eye(3) flattened: corners and centre 1, the rest 0."""
     if layer.structure.name == "diagonal":
         with torch.no_grad():
-            layer.similarity.copy_(torch.eye(*layer.kernel_size).flatten())
+            layer.similarity.copy_(torch.eye(*layer.kernel_size, device=layer.similarity.device).flatten())
 
 
 def cnn9(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
@@ -193,11 +235,7 @@ def nsn9(
     if kind != "dynamic":
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     predictor = default_predictor(variant) if predictor is None else predictor
-    options: dict[str, Any] = {
-        "hidden": (4 if similarity == "unconstrained" else 2) * width,
-        "batch_norm_momentum": BATCH_NORM_MOMENTUM.get(variant, 0.1),
-    }
-    options |= predictor_options or {}
+    options = default_options(similarity, width, variant) | (predictor_options or {})
     convolution = partial(
         DynamicNSConv2d, similarity=similarity, predictor=predictor, residual=residual, **shape
     )
@@ -215,6 +253,12 @@ def nsn9(
 def default_predictor(variant: str) -> str:
     """The predictor that belongs to a variant."""
     return "release" if variant == "release" else "sphere"
+
+
+def default_options(similarity: str, width: int, variant: str) -> dict[str, Any]:
+    """The predictors' options in a network of this width."""
+    momentum = BATCH_NORM_MOMENTUM.get(variant, BATCH_NORM_MOMENTUM["paper"])
+    return {"hidden": hidden_width(similarity, width), "batch_norm_momentum": momentum}
 
 
 def _sharing(

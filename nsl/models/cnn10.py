@@ -17,11 +17,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from nsl.layers.conv import DynamicNSConv2d
-from nsl.layers.predictors import BATCH_NORM_EPSILON
-from nsl.models.cnn import BATCH_NORM_MOMENTUM, VARIANTS, ConvBlock, Convolution, default_predictor
+from nsl.layers.shared import BATCH_NORM_EPSILON
+from nsl.models.cnn import (
+    BATCH_NORM_MOMENTUM,
+    Convolution,
+    StagedCNN,
+    check_variant,
+    default_options,
+    default_predictor,
+)
 
 #: Convolutions a stage, of CNN-10 and of the deeper CNN-10++.
 DEPTHS, DEEPER = (3, 3, 3), (4, 4, 3)
@@ -44,7 +51,7 @@ class Root(nn.Sequential):
             self.pool = nn.MaxPool2d(3, 2, 1)
 
 
-class ImageNetCNN(nn.Module):
+class ImageNetCNN(StagedCNN):
     """The plain network above; `convolution` decides what stands at the nine places after the root.
 
     Args:
@@ -55,7 +62,7 @@ class ImageNetCNN(nn.Module):
         convolution: (in_channels, out_channels, kernel_size, padding=..., bias=...) to a module.
         variant: "paper" or "release", as in `nsl.models.cnn.PlainCNN`.
 
-    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes]; `features` to the means [B, 16w, 1, 1].
 
     Raises:
         ValueError: image_size, stage_width or num_classes is too small, or the variant is unknown.
@@ -70,45 +77,15 @@ class ImageNetCNN(nn.Module):
         convolution: Convolution = nn.Conv2d,
         variant: str = "paper",
     ) -> None:
-        super().__init__()
         if image_size < SMALLEST_IMAGE:
             raise ValueError(f"image_size must be at least {SMALLEST_IMAGE} (three poolings), got {image_size}")
         if stage_width < 2 or num_classes < 1:
             raise ValueError(f"width and num_classes must be positive, got {stage_width / 4:g} and {num_classes}")
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {list(VARIANTS)}, got {variant!r}")
-        self.variant, self.image_size = variant, image_size
-        momentum = BATCH_NORM_MOMENTUM[variant]
-        channels = stage_width // 2
-        self.root = Root(channels, image_size, momentum)
-        stages = []
-        for number, depth in enumerate(depths):
-            filters = stage_width << number
-            blocks: list[nn.Module] = []
-            for _ in range(depth):
-                blocks.append(ConvBlock(channels, filters, convolution, momentum))
-                channels = filters
-            last = number + 1 == len(depths)
-            stages.append(nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1) if last else nn.MaxPool2d(2)))
-        self.stages = nn.Sequential(*stages)
-        self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """He initialisation of all kernels (fan in); predictors keep their own, which starts near M = I."""
-        own = [module.predictor for module in self.modules() if isinstance(module, DynamicNSConv2d)]
-        skip = {id(part) for predictor in own for part in predictor.modules()}
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and id(module) not in skip:
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-
-    def features(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to the means of the last maps [B, 16w, 1, 1]."""
-        return self.stages(self.root(images))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to logits [B, num_classes]."""
-        return self.classifier(self.features(images)).flatten(1)
+        check_variant(variant)
+        root = Root(stage_width // 2, image_size, BATCH_NORM_MOMENTUM[variant])
+        stages = [(stage_width << number, depth) for number, depth in enumerate(depths)]
+        last = nn.AdaptiveAvgPool2d(1)
+        super().__init__(num_classes, root, stage_width // 2, stages, last, 1, image_size, convolution, variant)
 
 
 def cnn10(num_classes: int, *, width: int = 32, image_size: int = 224, variant: str = "paper") -> ImageNetCNN:
@@ -129,6 +106,7 @@ def cnn10pp(num_classes: int, *, width: int = 32, image_size: int = 224, variant
 def nsn10(
     num_classes: int,
     *,
+    kind: str = "dynamic",
     width: int = 32,
     image_size: int = 224,
     variant: str = "paper",
@@ -139,14 +117,17 @@ def nsn10(
 
     Args:
         num_classes, width, image_size, variant: as above.
+        kind: "dynamic", the only one that the paper has.
         predictor, predictor_options: as in `nsl.models.cnn.nsn9`; the hidden channels default to 2w, the
             release's 64 at width 32.
     """
-    options = {"hidden": 2 * width, "batch_norm_momentum": BATCH_NORM_MOMENTUM.get(variant, 0.1)}
+    if kind != "dynamic":
+        raise ValueError(f"kind must be 'dynamic', got {kind!r}")
+    options = default_options("diagonal", width, variant) | (predictor_options or {})
     convolution: Callable[..., nn.Module] = partial(
         DynamicNSConv2d,
         similarity="diagonal",
         predictor=default_predictor(variant) if predictor is None else predictor,
-        predictor_options=options | (predictor_options or {}),
+        predictor_options=options,
     )
     return ImageNetCNN(num_classes, 4 * width, DEPTHS, image_size, convolution, variant)

@@ -23,7 +23,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "nsn9_dynamic_unconstrained": partial(nsn9, kind="dynamic", similarity="unconstrained"),
     "cnn10": cnn10,
     "cnn10pp": cnn10pp,
-    "nsn10_dynamic_diagonal": nsn10,
+    "nsn10_dynamic_diagonal": partial(nsn10, kind="dynamic"),
     "cnn4": partial(backbone_classifier, backbone="cnn4", kind="none", similarity="diagonal"),
     "nsn4_static": partial(backbone_classifier, backbone="cnn4", kind="static"),
     "nsn4_dynamic": partial(backbone_classifier, backbone="cnn4", kind="dynamic"),
@@ -32,6 +32,18 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn28_10": partial(backbone_classifier, backbone="wrn28_10", kind="none", similarity="diagonal"),
     "spherenet": spherenet,
 }
+
+
+def model_kind(name: str) -> str:
+    """The similarity that a network has: "none", "static" or "dynamic".
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in _MODELS:
+        raise ValueError(f"model must be one of {list_models()}, got {name!r}")
+    build = _MODELS[name]
+    return build.keywords.get("kind", "none") if isinstance(build, partial) else "none"
 
 
 def list_models() -> list[str]:

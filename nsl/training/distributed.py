@@ -95,17 +95,25 @@ def own_range(count: int) -> range:
     return range(rank * count // size, (rank + 1) * count // size)
 
 
-def add_up(values: list[float], device: torch.device) -> list[float]:
-    """Sums over the processes, in float64; alone, the values themselves."""
-    if world().size == 1:
-        return values
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return [float(value) for value in total.tolist()]
+def add_up(values: torch.Tensor) -> torch.Tensor:
+    """Sums over the processes of float64 values on each one's device; alone, the values themselves."""
+    if world().size > 1:
+        dist.all_reduce(values)
+    return values
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Give every process rank 0's buffers: batch norm's running statistics differ by what each has seen."""
-    if world().size > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+    """Give every process rank 0's buffers: batch norm's running statistics differ by what each has seen.
+
+    One message for the buffers of a type.
+    """
+    if world().size < 2:
+        return
+    by_type: dict[torch.dtype, list[torch.Tensor]] = {}
+    for buffer in model.buffers():
+        by_type.setdefault(buffer.dtype, []).append(buffer)
+    for buffers in by_type.values():
+        together = torch.cat([buffer.detach().reshape(-1) for buffer in buffers])
+        dist.broadcast(together, 0)
+        for buffer, part in zip(buffers, together.split([buffer.numel() for buffer in buffers])):
+            buffer.copy_(part.view(buffer.shape))

@@ -23,7 +23,7 @@ class Recipe:
         iterations: optimiser steps, the whole budget.
         batch_size: images a step.
         learning_rate, momentum: of SGD (paper: 0.1 and 0.9).
-        weight_decay: l2 coefficient on kernels (paper: 5e-4); see `nsl.training.loop.parameter_groups`.
+        weight_decay: l2 coefficient on kernels (paper: 5e-4); see `nsl.training.parameter_groups`.
         schedule: "steps" (paper), "linear" or "cosine" (both to zero), or "constant".
         milestones, decay_factor: of "steps"; fractions of the budget after which the rate is multiplied.
         warmup: fraction of the budget over which the rate rises linearly from zero. The reason is written in

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nsl.data import Dataset, load, normalise
 from nsl.models import PlainCNN, create_model
-from nsl.training.loop import batches, parameter_groups
+from nsl.training.batches import batches
+from nsl.training.optimiser import parameter_groups
 from nsl.training.schedule import Recipe
 
 
@@ -49,9 +50,9 @@ def classifier_curvature(model: PlainCNN, images: Tensor, momentum: float = 0.9,
     features = model.features(images)
     logits = model.classifier(features).flatten(1).double()
     h, p = features.flatten(1).double(), logits.softmax(1)
-    vector = torch.ones(p.shape[1], h.shape[1], dtype=torch.float64)
+    vector = torch.ones(p.shape[1], h.shape[1], dtype=torch.float64, device=p.device)
     vector[::2] = -1  # not constant over classes: that direction has no curvature
-    eigenvalue = torch.zeros(())
+    eigenvalue = torch.zeros((), device=p.device)
     for _ in range(iterations):
         vector = vector / vector.norm()
         directional = h @ vector.T

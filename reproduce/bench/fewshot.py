@@ -91,11 +91,13 @@ def maml_iteration() -> list[Row]:
     from nsl.fewshot.meta import Tasks
 
     rows: list[Row] = []
+    device = Settings(image_size=16).torch_device()
     for size, width, count, shot, steps in CASES:
         draw = torch.Generator().manual_seed(0)
         support = torch.randn(count, WAY * shot, 3, size, size, generator=draw)
         query = torch.randn(count, WAY * QUERY, 3, size, size, generator=draw)
-        labels = [torch.arange(WAY).repeat_interleave(each) for each in (shot, QUERY)]
+        labels = [torch.arange(WAY).repeat_interleave(each).to(device) for each in (shot, QUERY)]
+        support, query = support.to(device), query.to(device)
         tasks = Tasks(support, labels[0], query, labels[1], 0, draw)
         settings = Settings(image_size=size, width=width, meta=MetaRecipe(iterations=1, shot=shot))
 
@@ -113,6 +115,8 @@ def maml_iteration() -> list[Row]:
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
 
             return call
 

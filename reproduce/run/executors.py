@@ -1,13 +1,17 @@
 """Executing many runs in worker processes on this machine.
 
 Each worker is a spawned process that takes one run after another over a pipe. Only the parent decides
-what runs next; a worker that dies loses its run, which is reported, and is replaced. A run that another
+what runs next; a worker that dies loses its runs, which is reported, and is replaced. A run that another
 invocation is executing is looked at again later. When the parent dies, however it dies, its workers end
 themselves.
+
+On a CPU ``jobs`` are processes. With CUDA cards there is one process a card, and ``jobs`` runs are shared out among
+them, side by side on a card (``nsl.training.side_by_side``): processes on one card would only take turns.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -52,7 +56,17 @@ class _Job:
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    job: _Job | None = None
+    card: int
+    jobs: dict[int, _Job] = field(default_factory=dict)
+
+
+def cards() -> int:
+    """CUDA cards that this process may use; without a driver PyTorch is not even imported."""
+    if not os.path.exists("/dev/nvidiactl"):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def end_with_parent() -> None:
@@ -76,19 +90,46 @@ def attempt(run: Run, fingerprint: str, store: Store, backend: Backend, data: st
         return "failed", " ".join(text.split())
 
 
-def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, progress: bool) -> None:
-    """A worker's loop: receive a job, execute it, answer (status, text)."""
+def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, progress: bool, slots: int) -> None:
+    """A worker's life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=end_with_parent, daemon=True).start()
     backend = load_backend(backend_path)
-    while True:
+    serve_jobs(pipe, lambda job: attempt(job.run, job.fingerprint, store, backend, data, progress), slots)
+
+
+def serve_jobs(pipe: Connection, answer: Callable[[_Job], Answer], slots: int) -> None:
+    """Receive (number, job), answer (number, status, text), until None comes: one job at a time, or ``slots`` of them
+    side by side, each a thread that has its turns on the card."""
+
+    def receive() -> tuple[int, _Job] | None:
         try:
-            job = pipe.recv()
+            found: tuple[int, _Job] | None = pipe.recv()
         except EOFError:
-            return
-        if job is None:
-            return
-        pipe.send(attempt(job.run, job.fingerprint, store, backend, data, progress))
+            return None
+        return found
+
+    if slots == 1:
+        while (received := receive()) is not None:
+            pipe.send((received[0], *answer(received[1])))
+        return
+    import torch
+
+    from nsl.training.side_by_side import Turns
+
+    turns, threads, sending = Turns(), [], threading.Lock()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def work(number: int, job: _Job) -> None:
+        found = turns.run(lambda: answer(job), device)
+        with sending:
+            pipe.send((number, *found))
+
+    while (received := receive()) is not None:
+        threads.append(threading.Thread(target=work, args=received, daemon=True))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -101,7 +142,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 class LocalExecutor:
-    """Executes runs in up to ``jobs`` processes of ``threads`` threads each."""
+    """Executes up to ``jobs`` runs at a time: in processes of ``threads`` threads each, on CUDA in one a card."""
 
     def __init__(self, store: Store, jobs: int, threads: int, backend: str, data: str | None) -> None:
         if jobs < 1:
@@ -111,16 +152,21 @@ class LocalExecutor:
         self.threads = threads
         self.backend = backend
         self.data = data
+        found = cards()
+        self.processes = min(jobs, found) if found else jobs
+        self.slots = -(-jobs // self.processes)
+        self._numbers = itertools.count()
 
-    def _start(self, progress: bool) -> _Worker:
+    def _start(self, progress: bool, card: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, self.store, self.backend, self.data, progress), daemon=True
+            target=_serve, args=(theirs, self.store, self.backend, self.data, progress, self.slots), daemon=True
         )
-        # Libraries read the thread count once, when they are first imported in the worker.
-        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(before, str(self.threads)))
+        # Libraries read these once, when they are first imported in the worker.
+        changes = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)) | _only_card(card)
+        before = {name: os.environ.get(name) for name in changes}
+        os.environ.update(changes)
         try:
             process.start()
         finally:
@@ -130,7 +176,7 @@ class LocalExecutor:
                 else:
                     os.environ[name] = value
         theirs.close()
-        return _Worker(process, ours)
+        return _Worker(process, ours, card)
 
     def execute(
         self, jobs: list[tuple[Run, str]], say: Callable[[str], None] = lambda line: print(line, flush=True)
@@ -142,48 +188,34 @@ class LocalExecutor:
         workers: list[_Worker] = []
         progress = self.jobs == 1 and sys.stderr.isatty()
         try:
-            while waiting or any(worker.job for worker in workers):
-                now = time.monotonic()
+            while waiting or any(worker.jobs for worker in workers):
                 for worker in list(workers):
-                    ready = next((item for item in waiting if item[0] <= now), None)
-                    if worker.job is None and ready is not None:
-                        try:
-                            worker.pipe.send(ready[1])
-                        except OSError:  # it died while idle and lost no run: another one takes its place
-                            worker.process.join(timeout=5)
-                            worker.pipe.close()
-                            workers.remove(worker)
-                            continue
-                        waiting.remove(ready)
-                        worker.job = ready[1]
-                if len(workers) < min(self.jobs, total) and any(item[0] <= now for item in waiting):
-                    workers.append(self._start(progress))
+                    if not self._fill(worker, waiting):
+                        worker.process.join(timeout=5)
+                        worker.pipe.close()
+                        workers.remove(worker)
+                more = any(item[0] <= time.monotonic() for item in waiting)
+                if more and len(workers) < min(self.processes, total):
+                    taken = {worker.card for worker in workers}
+                    workers.append(self._start(progress, min(set(range(self.processes)) - taken)))
                     continue
-                busy = [worker for worker in workers if worker.job]
+                busy = [worker for worker in workers if worker.jobs]
                 if not busy:
                     time.sleep(0.1)
                     continue
                 for ready_pipe in wait([worker.pipe for worker in busy], timeout=0.5):
                     worker = next(item for item in busy if item.pipe is ready_pipe)
-                    job = worker.job
-                    assert job is not None
-                    worker.job = None
-                    try:
-                        status, text = worker.pipe.recv()
-                    except (EOFError, ConnectionResetError):
-                        worker.process.join()
-                        workers.remove(worker)
-                        status, text = "failed", f"its process ended with code {worker.process.exitcode}"
-                    if status == "busy":
-                        waiting.append((time.monotonic() + _RETRY_SECONDS, job))
-                        continue
-                    done += 1
-                    if status == "done":
-                        report.finished.append(job.run.name)
-                        say(f"[{done}/{total}] {job.run.name}: {text}")
-                    else:
-                        report.failures.append(f"{job.run.name} failed: {text}")
-                        say(f"[{done}/{total}] {job.run.name}: failed, see the end")
+                    for job, (status, text) in self._answers(worker, workers):
+                        if status == "busy":
+                            waiting.append((time.monotonic() + _RETRY_SECONDS, job))
+                            continue
+                        done += 1
+                        if status == "done":
+                            report.finished.append(job.run.name)
+                            say(f"[{done}/{total}] {job.run.name}: {text}")
+                        else:
+                            report.failures.append(f"{job.run.name} failed: {text}")
+                            say(f"[{done}/{total}] {job.run.name}: failed, see the end")
             for worker in workers:
                 with suppress(OSError):  # one that died while idle needs no word to end
                     worker.pipe.send(None)
@@ -198,3 +230,38 @@ class LocalExecutor:
                         worker.process.kill()
                 worker.pipe.close()
         return report
+
+    def _fill(self, worker: _Worker, waiting: deque[tuple[float, _Job]]) -> bool:
+        """Give a worker what it has room for; False: it died while idle, lost no run, and another takes its place."""
+        while len(worker.jobs) < self.slots:
+            ready = next((item for item in waiting if item[0] <= time.monotonic()), None)
+            if ready is None:
+                break
+            number = next(self._numbers)
+            try:
+                worker.pipe.send((number, ready[1]))
+            except OSError:
+                return bool(worker.jobs)  # with jobs its end is read like an answer
+            waiting.remove(ready)
+            worker.jobs[number] = ready[1]
+        return True
+
+    @staticmethod
+    def _answers(worker: _Worker, workers: list[_Worker]) -> list[tuple[_Job, Answer]]:
+        """What a worker says of one of its jobs, or the end of all of them where it died; it is then removed."""
+        try:
+            number, status, text = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            workers.remove(worker)
+            lost = "failed", f"its process ended with code {worker.process.exitcode}"
+            return [(job, lost) for job in worker.jobs.values()]
+        return [(worker.jobs.pop(number), (status, text))]
+
+
+def _only_card(card: int) -> dict[str, str]:
+    """The environment of a process that is to see one card of those that this one sees; nothing without cards."""
+    if not cards():
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return {"CUDA_VISIBLE_DEVICES": visible.split(",")[card] if visible else str(card)}

@@ -28,6 +28,8 @@ from reproduce.run.worker import NslBackend
 STEPS = 2
 #: Sets that are decoded into a packed cache.
 PACKED = ("imagenet", "tiny_imagenet", "tiny_imagenet_25")
+#: Batches that the input side alone is timed over.
+INPUT_STEPS = 4
 
 
 class RehearsalBackend(NslBackend):
@@ -56,7 +58,11 @@ def _few(dataset: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """How a rehearsal went: seconds from start to end, of a step, and the process's peak memory in bytes."""
+    """How a rehearsal went: seconds from start to end, of a step, and the process's peak memory in bytes.
+
+    ``input_rate`` is images a second of the input side alone (gathering and augmenting, without a network), 0 where
+    training is on episodes.
+    """
 
     name: str
     problem: str = ""
@@ -65,6 +71,7 @@ class Rehearsed:
     peak: int = 0
     parameters: int = 0
     real: bool = False
+    input_rate: float = 0.0
 
 
 def _numbers(result: dict[str, Any]) -> str:
@@ -89,7 +96,20 @@ def rehearse_run(run: Run, data: str | None, folder: Path) -> Rehearsed:
     seconds = float(first.result.get("train_seconds") or once)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     total = time.perf_counter() - started
-    return Rehearsed(run.name, "", total, seconds / STEPS, peak, first.parameters, backend.real)
+    rate = _input_rate(run, backend.found)
+    return Rehearsed(run.name, "", total, seconds / STEPS, peak, first.parameters, backend.real, rate)
+
+
+def _input_rate(run: Run, dataset: Any) -> float:
+    """Images a second that the input side of a run's training achieves alone, on the device it would train on."""
+    from nsl.data import Dataset
+    from nsl.training import Recipe
+    from nsl.training.batches import images_per_second
+    from nsl.training.execution import choose_device
+
+    if not isinstance(dataset, Dataset):
+        return 0.0
+    return images_per_second(dataset, Recipe(**run.recipe), choose_device(), INPUT_STEPS)
 
 
 def _serve(pipe: Connection, run: Run, data: str | None, folder: Path) -> None:
@@ -143,9 +163,10 @@ def rehearse(
             say(start + f"failed, {found.problem}")
             continue
         peaks.append(found.peak)
+        alone = f"input alone {found.input_rate:,.0f} images/s, " if found.input_rate else ""
         say(
             f"{start}{found.parameters:,} parameters, {found.step_seconds:.2f} s a step, {found.seconds:.0f} s in all, "
-            f"peak {found.peak / 2**30:.1f} GiB, {'its own data' if found.real else 'noise'}"
+            f"{alone}peak {found.peak / 2**30:.1f} GiB, {'its own data' if found.real else 'noise'}"
         )
     minutes = (time.perf_counter() - started) / 60
     if peaks:

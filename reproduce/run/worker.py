@@ -7,6 +7,7 @@ a fake; the real one imports ``nsl`` (and torch) only when it is first used.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +73,7 @@ class NslBackend:
 
         from nsl.kernels import paths
 
+        choose_arithmetic()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return {"device": device, **paths.describe(device)}
 
@@ -82,6 +84,22 @@ class NslBackend:
         capability = torch.backends.cpu.get_cpu_capability()
         threads = torch.get_num_threads()
         return {"torch": torch.__version__, "device": device, "vectors": capability, "threads": threads}
+
+
+def choose_arithmetic() -> None:
+    """On CUDA one kind of float32 product for all networks, and numbers that repeat; before anything is computed there.
+
+    ``NSL_PRODUCTS`` is "tf32", the default, or "ieee"; what was chosen is part of a run's identity.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    from nsl.kernels.precision import set_float32_products
+    from nsl.training.execution import deterministic
+
+    set_float32_products(os.environ.get("NSL_PRODUCTS", "tf32"))  # type: ignore[arg-type]
+    deterministic()
 
 
 def load_backend(path: str) -> Backend:

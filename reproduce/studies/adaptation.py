@@ -12,7 +12,7 @@ import nsl
 import nsl.data
 from nsl.data.augment import normalise
 from nsl.data.dataset import Dataset
-from nsl.training import Recipe, evaluate, train
+from nsl.training import Execution, Recipe, evaluate, train
 
 #: The same for the pretraining and for every adaptation.
 RECIPE = Recipe(
@@ -37,7 +37,7 @@ def turned(dataset: Dataset) -> Dataset:
 
 def fit(model: nn.Module, dataset: Dataset) -> nn.Module:
     """Train what is trainable in place; returns the model in evaluation mode."""
-    train(model, dataset, RECIPE, seed=0, device="cpu", progress=False)
+    train(model, dataset, RECIPE, seed=0, execution=Execution(device="cpu", progress=False))
     return model.eval()
 
 

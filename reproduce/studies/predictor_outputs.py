@@ -10,7 +10,7 @@ import torch
 
 import nsl
 import nsl.data
-from nsl.training import Recipe, train
+from nsl.training import Execution, Recipe, train
 from reproduce.show import figures
 
 #: Label to the arguments of `nsl.create_model`.
@@ -52,7 +52,7 @@ def run(label: str, seed: int = 0) -> Outcome:
     dataset = nsl.data.load("digits", image_size=16)
     torch.manual_seed(seed)
     model = nsl.create_model("nsn9_dynamic_diagonal", 10, width=8, image_size=16, **PREDICTORS[label])
-    result = train(model, dataset, RECIPE, seed=seed, device="cpu", progress=False)
+    result = train(model, dataset, RECIPE, seed=seed, execution=Execution(device="cpu", progress=False))
     losses = [loss for point in result.curve if (loss := point["train_loss"]) is not None]
     return Outcome(label, losses, result.test_error, result.divergence)
 

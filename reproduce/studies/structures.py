@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import nsl
 import nsl.data
 from nsl.layers.structures import Structure
-from nsl.training import Recipe, train
+from nsl.training import Execution, Recipe, train
 from reproduce.show import figures
 
 #: What is compared, with the labels of the pictures. Kernels are 5x5, so K = 25.
@@ -95,7 +95,7 @@ def run(label: str, seed: int = 0) -> Outcome:
     torch.manual_seed(seed)
     model = SmallNet(STRUCTURES[label], learn_shape=label.startswith("D R"))
     before = _seen(model.second)
-    result = train(model, dataset, RECIPE, seed=seed, device="cpu", progress=False)
+    result = train(model, dataset, RECIPE, seed=seed, execution=Execution(device="cpu", progress=False))
     after = _seen(model.second)
     model.eval()
     images = dataset.test_images[:64].float() / 255

@@ -48,7 +48,7 @@ class Classification(Task):
         import torch
 
         import nsl
-        from nsl.training import Recipe, observe
+        from nsl.training import Execution, Recipe, observe
         from nsl.training import train as train_network
 
         options = {name: value for name, value in run.model.items() if name != "name"}
@@ -59,10 +59,9 @@ class Classification(Task):
             dataset,
             Recipe(**run.recipe),
             seed=run.seed,
-            checkpoint=checkpoint,
-            checkpoint_minutes=minutes,
-            progress=progress,
-            description=run.name,
+            execution=Execution(
+                checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=run.name
+            ),
         )
         observations = {} if result.diverged else observe(model, dataset)
         multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)

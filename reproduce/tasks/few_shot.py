@@ -101,7 +101,28 @@ class FewShot(Task):
 
     def passes(self, run: Run, sizes: Shape) -> int:
         """Passes of the backbone; what costs little beside it is left out."""
-        return _training_passes(run, sizes) + _episode_passes(run, sizes)
+        from nsl.fewshot import METHODS
+
+        method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
+        defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
+        options, total = defaults | run.model, 0
+        if part := recipe.get("pretrain"):
+            total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+        if part := recipe.get("meta"):
+            tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+            support, query = way * int(part["shot"]), way * int(part["query"])
+            total += round(tasks * method.task_passes(support, query, options))
+            total += sizes.train if method.trains_on_features else 0
+        way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+        total += sizes.test if method.features_once else 0
+        steps = options.get("steps")
+        for shot in episodes["shots"]:
+            count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+            total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
+        for number in episodes["step_counts"] if steps is not None else ():
+            one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
+            total += int(episodes["step_episodes"]) * one
+        return total
 
     def training(self, run: Run) -> tuple[int, str]:
         part = run.recipe.get("pretrain") or run.recipe["meta"]
@@ -143,70 +164,10 @@ class FewShot(Task):
 
 
 def _is_dynamic(run: Run) -> bool:
-    return "dynamic" in run.model["name"]
-
-
-def _option(run: Run, name: str, default: Any) -> Any:
-    """An option of a few-shot method: the run's, else the method's own default."""
+    # A static similarity folds away: the network is counted without it.
     from nsl.fewshot import METHODS
 
-    if name in run.model:
-        return run.model[name]
-    parameter = inspect.signature(METHODS[run.model["name"]]).parameters.get(name)
-    return default if parameter is None else parameter.default
-
-
-def _by_gradient(run: Run) -> tuple[bool, bool, bool]:
-    """Whether a method adapts by gradient steps, whether it learns by differentiating such, and whether it is LEO."""
-    from nsl.fewshot import METHODS
-    from nsl.fewshot.finetune import GradientAdaptation
-    from nsl.fewshot.leo import LEO
-    from nsl.fewshot.maml import GradientMeta
-
-    method = METHODS[run.model["name"]]
-    differentiates = issubclass(method, GradientMeta)
-    return differentiates or issubclass(method, GradientAdaptation), differentiates, issubclass(method, LEO)
-
-
-def _training_passes(run: Run, sizes: Shape) -> int:
-    recipe, total = run.recipe, 0
-    if part := recipe.get("pretrain"):
-        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
-    if part := recipe.get("meta"):
-        _, differentiates, of_features = _by_gradient(run)
-        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
-        support, query = way * int(part["shot"]), way * int(part["query"])
-        if differentiates:
-            # A step of second order is differentiated once more.
-            first = _option(run, "first_order", False) or _option(run, "first_order_until", 0.0)
-            inner = int(_option(run, "train_steps", 5)) * (2 - float(first))
-            total += round(STEP_PASSES * tasks * (support * inner + query))
-        elif of_features:
-            total += sizes.train  # its episodes are of features, which are computed once
-        else:
-            total += STEP_PASSES * tasks * (support + query)
-    return total
-
-
-def _episode_passes(run: Run, sizes: Shape) -> int:
-    from nsl.fewshot import METHODS, FewShotMethod
-
-    episodes, (by_gradient, _, _) = run.recipe["episodes"], _by_gradient(run)
-    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
-    steps = int(_option(run, "steps", 0) or 0)
-    embeds = METHODS[run.model["name"]].embed is not FewShotMethod.embed and not by_gradient
-    total = sizes.test if embeds else 0
-    for shot in episodes["shots"]:
-        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
-        if by_gradient:
-            total += count * (STEP_PASSES * steps * way * int(shot) + query)
-        elif not embeds:
-            total += count * (way * int(shot) + query)
-    if by_gradient:
-        support = way * int(episodes["shot"])
-        for number in episodes["step_counts"]:
-            total += int(episodes["step_episodes"]) * (STEP_PASSES * int(number) * support + query)
-    return total
+    return METHODS[run.model["name"]].kind == "dynamic"
 
 
 def on_validation(run: Run) -> Run:
@@ -279,8 +240,8 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     represented = method.represent(tested.images)
     query, seed = int(episodes["query"]), int(episodes["seed"])
 
-    def measure(shot: int, count: int) -> Any:
-        return evaluate(method, tested, shot, query, count, seed, represented)
+    def measure(shot: int, count: int, steps: int | None = None) -> Any:
+        return evaluate(method, tested, shot, query, count, seed, represented, steps)
 
     main = measure(int(episodes["shot"]), int(episodes["count"]))
     per_episode = query * settings.way
@@ -308,12 +269,10 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     result["shots"] = shots
     observations = _observe(method, tested, represented, episodes)
     if method.steps is not None:
-        usual, result["steps"] = method.steps, {}
+        result["steps"] = {}
         for count in episodes["step_counts"]:
-            method.steps = int(count)
-            found = measure(int(episodes["shot"]), int(episodes["step_episodes"]))
+            found = measure(int(episodes["shot"]), int(episodes["step_episodes"]), int(count))
             result["steps"][str(count)] = [found.mean, found.half_width]
-        method.steps = usual
     result["evaluate_seconds"] = time.perf_counter() - started
     return Outcome(result, parameters, observations)
 
@@ -331,12 +290,12 @@ def _observe(
         picture = _mosaic(tested.images, episode.support.view(way, -1), episode.query.view(way, -1))
         names = [tested.class_names[label] for label in episode.classes if isinstance(label, int)]
         found["episode"] = {"png": picture, "classes": names, "support": min(shot, PICTURE_SUPPORT)}
-    if method.adapted_similarities():
+    if method.adapts_similarities:
         device = represented.device
-        method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
+        adapted = method.adapt(represented[episode.support.to(device)], episode.support_labels.to(device))
         found["adaptation"] = [
             {"layer": name, "before": before.cpu().tolist(), "after": after.cpu().tolist()}
-            for name, before, after in method.adapted_similarities()
+            for name, before, after in method.adapted_similarities(adapted)
         ]
     return found
 

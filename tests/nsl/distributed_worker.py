@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl import DynamicNSConv2d, NSConv2d
-from nsl.training import Recipe, train
+from nsl.training import Execution, Recipe, train
 from nsl.training.distributed import joined, world
 from tests.nsl.test_training import tiny
 
@@ -71,13 +71,15 @@ def main(folder: Path, steps: int, dies_at: int, accumulate: int = 1) -> None:
             tiny(),
             recipe,
             seed=0,
-            device="cpu",
-            checkpoint=folder / "run.pt",
-            checkpoint_minutes=0.0,
-            progress=False,
+            execution=Execution(
+                device="cpu",
+                checkpoint=folder / "run.pt",
+                checkpoint_minutes=0.0,
+                progress=False,
+                accumulate=accumulate,
+            ),
             penalty=penalty,
             log=log,
-            accumulate=accumulate,
         )
         # Every process must have found the same.
         (folder / f"result{world().rank}.json").write_text(json.dumps(result.as_dict()["curve"]))

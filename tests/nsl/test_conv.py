@@ -64,6 +64,21 @@ def test_unfolding_and_chunking_are_the_same_function(
         torch.testing.assert_close(chunked, unfolded, rtol=1e-12, atol=1e-10)
 
 
+@pytest.mark.parametrize("similarity", STRUCTURES)
+@pytest.mark.parametrize("seed", range(20))
+def test_the_published_definition_is_the_oracle_and_what_the_kernels_compute(seed: int, similarity: str) -> None:
+    g = random_geometry(seed)
+    torch.manual_seed(seed)
+    out = functional.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
+    blocks = (g.taps,) if similarity == "diagonal" else (g.taps, g.taps)
+    shapes = [(g.batch, g.channels, *g.size), (g.filters, g.channels // g.groups, *g.kernel), (g.batch, *blocks, *out)]
+    tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    arguments = (*tensors, torch.randn(g.filters, dtype=torch.float64), g.stride, g.padding, g.dilation, g.groups)
+    found = nsl.reference_conv2d(*arguments)
+    torch.testing.assert_close(found, dense_neural_similarity_conv2d(*arguments), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found, nsl.neural_similarity_conv2d(*arguments), rtol=0, atol=1e-10)
+
+
 def layer_arguments(g: Geometry) -> dict:
     return {
         "in_channels": g.channels,
@@ -210,7 +225,7 @@ def test_layer_gradients_pass_gradcheck(kind: str, similarity: str, learn_shape:
             predictor_options={"hidden": 3},
         )
     # The threshold has no finite-difference derivative: its rule has a test of its own.
-    names = [name for name, _ in layer.named_parameters() if name != "shape"]
+    names = [name for name, _ in layer.named_parameters() if not name.endswith("shape")]
     values = tuple(torch.randn_like(layer.get_parameter(name)).requires_grad_() for name in names)
     x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
 

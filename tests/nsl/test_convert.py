@@ -270,7 +270,7 @@ def test_a_kernel_that_is_pruned_or_reparametrised_is_frozen_too(kind: str, how:
     else:
         parametrizations.weight_norm(layer)
     left = nsl.freeze_backbone(model)
-    assert all(name.startswith(("0.0.similarity", "0.0.predictor", "2.")) for name in left), left
+    assert all(name.startswith(("0.0.neural.", "2.")) for name in left), left
     assert any("similarity" in name or "predictor" in name for name in left)
 
 
@@ -314,8 +314,9 @@ def test_a_similarity_or_bias_that_a_pre_hook_computes_is_not_folded() -> None:
 
     for name in ("similarity", "bias"):
         layer = nsl.NSConv2d(3, 4, 3)
-        prune.random_unstructured(layer, name, 0.5)
-        with pytest.raises(ValueError, match=f"{name} of NSConv2d is computed by a forward pre-hook"):
+        owner = layer.neural if name == "similarity" else layer
+        prune.random_unstructured(owner, name, 0.5)
+        with pytest.raises(ValueError, match=f"{name} of {type(owner).__name__} is computed by a forward pre-hook"):
             layer.fold()
 
 
@@ -395,3 +396,39 @@ def test_a_layer_whose_parent_multiplies_by_its_weight_itself_is_refused(kind: s
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
     with pytest.raises(ValueError, match=r"module 'layers\.0\.linear1' cannot get a similarity: its parent multiplies"):
         nsl.convert(model, kind, where=lambda name, module: isinstance(module, nn.Linear))
+
+
+@pytest.mark.parametrize("name", ["static", "dynamic", "cell"])
+def test_state_dicts_of_earlier_versions_load(name: str) -> None:
+    """In them the layer itself owned the parameters of its similarity."""
+    build = {
+        "static": lambda: nsl.create_model("nsn9_static_diagonal", width=4, learn_shape=True),
+        "dynamic": lambda: nsl.create_model("nsn9_dynamic_diagonal", width=4, predictor="release", learn_shape=True),
+        "cell": lambda: nsl.NSGRUCell(3, 4),
+    }[name]
+    model, fresh = build(), build()
+    old = {
+        key.replace("neural_ih.similarity", "similarity_ih")
+        .replace("neural_hh.similarity", "similarity_hh")
+        .replace("neural.", ""): value
+        for key, value in model.state_dict().items()
+    }
+    assert not any("neural" in key for key in old)
+    fresh.load_state_dict(old)
+    assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_what_belongs_to_a_similarity_is_set_on_it_and_pruned_on_it_only() -> None:
+    from torch.nn.utils import prune
+
+    layer, dynamic = nsl.NSConv2d(3, 4, 3), nsl.DynamicNSConv2d(3, 4, 3)
+    layer.similarity = nn.Parameter(torch.zeros(9))
+    assert layer.neural.similarity.sum() == 0
+    dynamic.predictor = nn.Conv2d(3, 9, 3)
+    assert type(dynamic.neural.predictor) is nn.Conv2d
+    assert [name for name, _ in dynamic.named_children()] == ["neural"]
+    with pytest.raises(ValueError, match="prune or parametrise its attribute 'neural' and not the layer"):
+        prune.random_unstructured(layer, "similarity", 0.5)
+    prune.random_unstructured(layer.neural, "similarity", 0.5)
+    with pytest.raises(ValueError, match="similarity of StaticSimilarity is computed by a forward pre-hook"):
+        layer.similarity_matrix()

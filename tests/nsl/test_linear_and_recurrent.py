@@ -97,7 +97,7 @@ def test_a_cell_starts_as_the_plain_one_and_trains(cell: type, plain: type, opti
     assert layer.similarity_ih.grad.abs().sum() > 0
     torch.manual_seed(1)
     assert torch.autograd.gradcheck(
-        lambda m: torch.func.functional_call(layer.double(), {"similarity_ih": m}, (x.double(),)),
+        lambda m: torch.func.functional_call(layer.double(), {"neural_ih.similarity": m}, (x.double(),)),
         (torch.randn(9, dtype=torch.float64, requires_grad=True),),
     )
 

@@ -117,7 +117,8 @@ def test_the_variant_chooses_the_predictor_and_a_named_one_wins() -> None:
 def test_the_convolution_is_all_that_differs_between_the_networks() -> None:
     def skeleton(name: str) -> list[str]:
         model = nsl.create_model(name, 10, width=4)
-        return [type(m).__name__ for _, m in model.named_modules() if not isinstance(m, nn.Conv2d)]
+        convolutions = (nn.Conv2d, nsl.StaticSimilarity)
+        return [type(m).__name__ for _, m in model.named_modules() if not isinstance(m, convolutions)]
 
     assert skeleton("cnn9") == skeleton("nsn9_static_diagonal")
     assert isinstance(nsl.create_model("cnn9"), PlainCNN)

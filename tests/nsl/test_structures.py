@@ -190,7 +190,7 @@ def test_gradcheck_of_smooth_structures(name: str) -> None:
     values = (layer.weight.detach().clone().requires_grad_(), layer.similarity.detach().clone().requires_grad_())
 
     def run(x: Tensor, weight: Tensor, similarity: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, {"weight": weight, "similarity": similarity}, (x,))
+        return torch.func.functional_call(layer, {"weight": weight, "neural.similarity": similarity}, (x,))
 
     assert torch.autograd.gradcheck(run, (x, *values))
 
@@ -281,7 +281,7 @@ def test_a_parametrisation_of_the_free_numbers_works_as_on_any_parameter() -> No
             return torch.tanh(free)
 
     layer = nsl.NSConv2d(2, 3, 3, padding=1)
-    torch.nn.utils.parametrize.register_parametrization(layer, "similarity", Bounded())
+    torch.nn.utils.parametrize.register_parametrization(layer.neural, "similarity", Bounded())
     assert torch.equal(layer.similarity_matrix().diagonal(), torch.tanh(torch.ones(9)))
     x = torch.randn(1, 2, 5, 5)
     torch.testing.assert_close(layer.fold()(x), layer(x))

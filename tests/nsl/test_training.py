@@ -10,8 +10,17 @@ import torch
 
 import nsl
 from nsl.data import Dataset, make_dataset
-from nsl.training import CheckpointError, Recipe, batches, observe, parameter_groups, save_checkpoint, train
-from nsl.training import loop as loop_module
+from nsl.training import (
+    CheckpointError,
+    Execution,
+    Recipe,
+    batches,
+    observe,
+    parameter_groups,
+    save_checkpoint,
+    train,
+)
+from nsl.training import state as state_module
 
 KEPT = ("test_error", "test_loss", "train_loss", "train_error", "curve", "iterations_done", "diverged")
 
@@ -32,7 +41,7 @@ RECIPE = Recipe(iterations=24, batch_size=16, learning_rate=0.05, augment="crop"
 def run(name: str = "nsn9_dynamic_diagonal", recipe: Recipe = RECIPE, **kwargs: Any) -> Any:
     torch.manual_seed(3)
     model = nsl.create_model(name, 4, width=4, image_size=8)
-    return model, train(model, tiny(), recipe, seed=3, progress=False, **kwargs)
+    return model, train(model, tiny(), recipe, seed=3, execution=Execution(progress=False, **kwargs))
 
 
 def test_a_tiny_network_learns_a_tiny_task() -> None:
@@ -48,7 +57,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others() -> None:
     assert all(getattr(a, key) == getattr(b, key) for key in KEPT)
     torch.manual_seed(3)
     model = nsl.create_model("nsn9_dynamic_diagonal", 4, width=4, image_size=8)
-    other = train(model, tiny(), RECIPE, seed=4, progress=False)
+    other = train(model, tiny(), RECIPE, seed=4, execution=Execution(progress=False))
     assert other.train_loss != a.train_loss
 
 
@@ -60,7 +69,7 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
     recipe = Recipe(**{**RECIPE.as_dict(), "precision": precision})
     whole_model, whole = run(name, recipe)
     file = tmp_path / "run.pt"
-    real, calls = loop_module.save_checkpoint, []
+    real, calls = state_module.save_checkpoint, []
 
     def save_then_die(path: Path, state: dict[str, Any]) -> None:
         real(path, state)
@@ -68,11 +77,11 @@ def test_an_interrupted_training_resumes_to_the_same_bits(
         if len(calls) == 13:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop_module, "save_checkpoint", save_then_die)
+    monkeypatch.setattr(state_module, "save_checkpoint", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         run(name, recipe, checkpoint=file, checkpoint_minutes=0)
     assert calls[-1] == 13
-    monkeypatch.setattr(loop_module, "save_checkpoint", real)
+    monkeypatch.setattr(state_module, "save_checkpoint", real)
     model, resumed = run(name, recipe, checkpoint=file, checkpoint_minutes=1e9)
     assert all(getattr(resumed, key) == getattr(whole, key) for key in KEPT)
     for key, value in whole_model.state_dict().items():
@@ -97,7 +106,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path, content: bytes) ->
 def test_a_truncated_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.pt"
     save_checkpoint(file, {"identity": {"seed": 99}})
-    with pytest.raises(CheckpointError, match="belongs to another run"):
+    with pytest.raises(CheckpointError, match="belongs to another training"):
         run(checkpoint=file)
     file.write_bytes(file.read_bytes()[:-50])
     with pytest.raises(CheckpointError, match="damaged"):
@@ -173,7 +182,7 @@ def test_the_classifier_rate_scales_the_classifier_only() -> None:
     frozen = nsl.create_model("cnn9", 4, width=4, image_size=8)
     start = frozen.classifier.weight.detach().clone()
     data = make_dataset("zeros", images, torch.arange(4), images, torch.arange(4), ("a", "b", "c", "d"))
-    train(frozen, data, Recipe(iterations=3, classifier_rate=0.0, augment="none"), seed=0, progress=False)
+    train(frozen, data, Recipe(iterations=3, classifier_rate=0.0, augment="none"), seed=0)
     assert torch.equal(frozen.classifier.weight, start)
 
 

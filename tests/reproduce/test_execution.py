@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reproduce.declare import plan
-from reproduce.run import fingerprints
+from reproduce.run import executors, fingerprints
 from reproduce.run.executors import LocalExecutor
 from reproduce.run.store import Store, differences
 from reproduce.run.worker import execute
@@ -159,3 +159,34 @@ def test_a_wrong_remembered_fingerprint_is_dropped_and_computed_again(
     mark = remembered(backend.fingerprint)
     assert mark == backend.fingerprint(run.dataset, None)
     assert execute(run, mark, store, backend, None, False) is not None
+
+
+def test_runs_of_one_card_share_a_process_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = plan.profile("tiny", write_profile(tmp_path, iterations=20))
+    runs = plan.planned_runs(profile, plan.tables(), 1)[:4]
+    backend = "tests.reproduce.fake_backend:FakeBackend"
+    jobs = [(run, FakeBackend().fingerprint(run.dataset, None)) for run in runs]
+    monkeypatch.setattr(executors, "cards", lambda: 1)
+    executor = LocalExecutor(Store(tmp_path / "results", "tiny"), 3, 1, backend, None)
+    assert (executor.processes, executor.slots) == (1, 3)
+    seen: set[int | None] = set()
+    monkeypatch.setenv("FAKE_STEP_SECONDS", "0.01")
+    report = executor.execute(jobs, lambda line: seen.update(p.pid for p in multiprocessing.active_children()))
+    assert report.failures == []
+    assert sorted(report.finished) == sorted(run.name for run in runs)
+    assert len(seen) == 1
+
+
+def test_jobs_are_shared_out_over_the_cards_each_seen_by_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "cards", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    many = LocalExecutor(Store(Path("nowhere"), "tiny"), 10, 1, "", None)
+    assert (many.processes, many.slots) == (4, 3)
+    few = LocalExecutor(Store(Path("nowhere"), "tiny"), 2, 1, "", None)
+    assert (few.processes, few.slots) == (2, 1)
+    assert executors._only_card(1) == {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert executors._only_card(1) == {"CUDA_VISIBLE_DEVICES": "7"}
+    monkeypatch.setattr(executors, "cards", lambda: 0)
+    cpu = LocalExecutor(Store(Path("nowhere"), "tiny"), 3, 1, "", None)
+    assert (cpu.processes, cpu.slots, executors._only_card(0)) == (3, 1, {})

@@ -45,6 +45,7 @@ def test_a_training_is_resumed_and_measured(tmp_path: Path, key: str) -> None:
     assert found.real
     assert found.step_seconds > 0
     assert found.peak > 2**20
+    assert found.input_rate > 0
 
 
 @pytest.mark.parametrize("key", [method.key for method in plan.experiment(6).methods])

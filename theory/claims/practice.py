@@ -71,7 +71,7 @@ def track_training(
 
     import nsl
     from nsl import data
-    from nsl.training import Recipe, train
+    from nsl.training import Execution, Recipe, train
 
     dataset = data.load("digits", image_size=16)
     torch.manual_seed(seed)
@@ -80,27 +80,21 @@ def track_training(
     if weight_decay is not None:
         recipe = replace(recipe, weight_decay=weight_decay)
     rows: list[list[float]] = []
-    count = [0]
 
-    def record(module: nn.Module, _: Any) -> None:
-        if module.training:
-            if count[0] % every == 0:
-                kernels = effective_kernels(module)
-                rows.append(
-                    [
-                        float(count[0]),
-                        float(np.mean([observables.effective_rank(k) for k in kernels])),
-                        float(np.mean([observables.nuclear_norm(k) for k in kernels])),
-                        float(np.mean([observables.frobenius_norm(k) for k in kernels])),
-                    ]
-                )
-            count[0] += 1
+    def record(iteration: int) -> None:
+        if iteration % every == 0:
+            kernels = effective_kernels(model)
+            rows.append(
+                [
+                    float(iteration),
+                    float(np.mean([observables.effective_rank(k) for k in kernels])),
+                    float(np.mean([observables.nuclear_norm(k) for k in kernels])),
+                    float(np.mean([observables.frobenius_norm(k) for k in kernels])),
+                ]
+            )
 
-    handle = model.register_forward_pre_hook(record)
-    try:
-        result = train(model, dataset, recipe, seed=seed, device="cpu", progress=False)
-    finally:
-        handle.remove()
+    execution = Execution(device="cpu", progress=False)
+    result = train(model, dataset, recipe, seed=seed, execution=execution, before_step=record)
     columns = np.array(rows).T
     keys = ("iteration", "effective_rank", "nuclear_norm", "frobenius_norm")
     return {**dict(zip(keys, columns)), "test_error": float(result.test_error or np.nan)}

@@ -40,13 +40,16 @@ def test_adapting_and_predicting_leave_the_trained_network_alone(name: str) -> N
     found.fit(toy().base)
     before = state(found)
     support, labels, query = episode(found)
-    found.adapt(support, labels)
-    first = found.predict(query)
+    adapted = found.adapt(support, labels)
+    first = adapted.predict(query)
     assert first.shape == (9, 3)
     assert not first.requires_grad
     assert same(before, found)
-    found.adapt(support, labels)
-    torch.testing.assert_close(found.predict(query), first, rtol=0, atol=0)  # nothing is carried over
+    attributes = {name: id(value) for name, value in vars(found).items()}
+    again = found.adapt(support.flip(0), labels.flip(0))
+    again.predict(query)
+    assert {name: id(value) for name, value in vars(found).items()} == attributes  # nothing is left in the method
+    torch.testing.assert_close(adapted.predict(query), first, rtol=0, atol=0)  # nor does one task touch another
 
 
 def test_static_adaptation_changes_the_similarity_and_the_classifier_only() -> None:
@@ -55,11 +58,11 @@ def test_static_adaptation_changes_the_similarity_and_the_classifier_only() -> N
     found.fit(toy().base)
     before = state(found)
     support, labels, _ = episode(found)
-    found.adapt(support, labels)
+    learned = found.adapt(support, labels).learned
     similarities = {name for name in before if name.endswith(".similarity")}
-    assert set(found._fast) == similarities
+    assert set(learned) == similarities | {"classifier.weight", "classifier.bias"}
     assert len(similarities) == 4
-    assert all(not torch.equal(found._fast[name], before[name]) for name in similarities)
+    assert all(not torch.equal(learned[name], before[name]) for name in similarities)
     assert same(before, found)
     features = found._features
     assert found.adapted_parameters == 4 * 81 + 3 * (features + 1)
@@ -72,26 +75,35 @@ def test_dynamic_adaptation_changes_the_classifier_only() -> None:
     found.fit(toy().base)
     before = state(found)
     support, labels, _ = episode(found)
-    found.adapt(support, labels)
+    learned = found.adapt(support, labels).learned
     assert same(before, found)
-    assert found._state is not None
-    assert [tuple(part.shape) for part in found._state] == [(3, found._features), (3,), ()]
+    assert [tuple(part.shape) for part in learned.values()] == [(3, found._features), (3,)]
     assert found.adapted_parameters == 3 * (found._features + 1)
-    assert any(name.startswith("convolutions.0.predictor.") for name in before)
+    assert any(name.startswith("convolutions.0.neural.predictor.") for name in before)
 
 
 def test_without_a_step_static_nsn_is_the_plain_backbone() -> None:
     plain, static = method("finetune", iterations=3), method("static_nsn", iterations=3)
     assert isinstance(plain, Finetune)
     assert isinstance(static, StaticNSN)
+    features = []
     for found in (plain, static):
         found.fit(toy().base)
-        found.steps = 0
         support, labels, query = episode(found)
-        found.adapt(support, labels)
+        learned = found.adapt(support, labels, steps=0).learned
+        with torch.no_grad():
+            features.append(found.features(learned, query))
     with torch.no_grad():
-        torch.testing.assert_close(static.features(query), plain.network(query), rtol=0, atol=0)
-        torch.testing.assert_close(static.features(query), plain.features(query), rtol=0, atol=0)
+        torch.testing.assert_close(features[1], plain.network(query), rtol=0, atol=0)
+        torch.testing.assert_close(features[1], features[0], rtol=0, atol=0)
+
+
+def test_steps_are_asked_of_methods_that_take_them_only() -> None:
+    found = method("proto", iterations=1)
+    found.fit(toy().base)
+    support, labels, _ = episode(found)
+    with pytest.raises(ValueError, match="proto: adapting takes no gradient steps; leave steps out"):
+        found.adapt(support, labels, steps=3)
 
 
 def test_meta_learning_the_similarity_leaves_the_pretrained_kernels_and_statistics_to_the_bit(
@@ -104,18 +116,17 @@ def test_meta_learning_the_similarity_leaves_the_pretrained_kernels_and_statisti
     assert isinstance(found, MetaStaticNSN)
     found.fit(toy().base, place)
     pretrained = plain.network.state_dict()
-    learned = found.network.backbone.state_dict()
-    assert all(torch.equal(learned[name], value) for name, value in pretrained.items())
-    moved = [name for name in learned if name not in pretrained]
+    trained = found.network.backbone.state_dict()
+    assert all(torch.equal(trained[name], value) for name, value in pretrained.items())
+    moved = [name for name in trained if name not in pretrained]
     assert len(moved) == 4
     assert all(name.endswith(".similarity") for name in moved)
-    assert all(not torch.equal(learned[name], torch.eye(9).flatten()) for name in moved)
+    assert all(not torch.equal(trained[name], torch.eye(9).flatten()) for name in moved)
     support, labels, _ = episode(found)
-    found.adapt(support, labels)
+    learned = found.adapt(support, labels).learned
     after = found.network.backbone.state_dict()
     assert all(torch.equal(after[name], value) for name, value in pretrained.items())
-    assert found._fast is not None
-    assert set(found._fast) == {f"backbone.{name}" for name in moved} | {"classifier.weight", "classifier.bias"}
+    assert set(learned) == {f"backbone.{name}" for name in moved} | {"classifier.weight", "classifier.bias"}
 
 
 def test_meta_learning_the_similarity_does_not_lose_to_its_own_start(tmp_path: Path) -> None:
@@ -163,8 +174,7 @@ def test_the_order_of_the_support_set_does_not_matter_where_it_should_not() -> N
         found = method(name, iterations=1)
         found.fit(toy().base)
         support, labels, query = episode(found)
-        found.adapt(support, labels)
-        first = found.predict(query)
+        first = found.adapt(support, labels).predict(query)
         order = torch.tensor([8, 0, 4, 3, 1, 7, 6, 2, 5])
-        found.adapt(support[order], labels[order])
-        torch.testing.assert_close(found.predict(query), first, rtol=1e-3, atol=1e-3)
+        second = found.adapt(support[order], labels[order]).predict(query)
+        torch.testing.assert_close(second, first, rtol=1e-3, atol=1e-3)

@@ -38,8 +38,8 @@ def test_protonet_is_a_softmax_over_negative_squared_distances_to_class_means() 
     found = method("proto", way=2)
     assert isinstance(found, ProtoNet)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    found.adapt(support, labels)
-    torch.testing.assert_close(found.predict(query), expected, **EXACT)
+    adapted = found.adapt(support, labels)
+    torch.testing.assert_close(adapted.predict(query), expected, **EXACT)
 
 
 # Matching networks, equation 1, and appendix A for the full-context embeddings.
@@ -48,14 +48,14 @@ def test_matchingnet_is_an_attention_over_the_support() -> None:
     found = method("matching", way=2, full_context=False, scale=1.0)
     assert isinstance(found, MatchingNet)
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    found.adapt(support, labels)
+    adapted = found.adapt(support, labels)
     expected = torch.zeros(5, 2, dtype=torch.float64)
     for q in range(5):
         closeness = [float(query[q] @ s / query[q].norm() / s.norm()) for s in support]
         total = sum(math.exp(c) for c in closeness)
         for c, label in zip(closeness, labels.tolist()):
             expected[q, label] += math.exp(c) / total
-    torch.testing.assert_close(found.predict(query).exp(), expected, **EXACT)
+    torch.testing.assert_close(adapted.predict(query).exp(), expected, **EXACT)
 
 
 def test_full_context_embeddings_follow_their_recurrences() -> None:
@@ -86,8 +86,8 @@ def test_relationnet_scores_every_pair_of_class_and_query() -> None:
     found.network.double().eval()
     support, query = randn(4, 2, 4, 4), randn(3, 2, 4, 4, seed=1)
     labels = torch.tensor([0, 1, 1, 0])
-    found.adapt(support, labels)
-    scores = found.predict(query)
+    adapted = found.adapt(support, labels)
+    scores = adapted.predict(query)
     for q in range(3):
         for w in range(2):
             of_class = torch.stack([s for s, label in zip(support, labels) if label == w]).mean(0)
@@ -114,8 +114,8 @@ def test_tadam_scales_the_metric_and_conditions_every_convolution() -> None:
             p.copy_(0.3 * randn(*p.shape, seed=i))
     support, query = randn(4, 3, 8, 8), randn(3, 3, 8, 8, seed=1)
     labels = torch.tensor([0, 0, 1, 1])
-    found.adapt(support, labels)
-    logits = found.predict(query)
+    adapted = found.adapt(support, labels)
+    logits = adapted.predict(query)
     with torch.no_grad():
         plain = network.backbone(support)
         task = (plain[:2].mean(0) + plain[2:].mean(0)) / 2

@@ -12,6 +12,7 @@ import torch
 from nsl.data import DataError, ImageSet
 from nsl.fewshot import (
     METHODS,
+    Adapted,
     Diverged,
     FewShotMethod,
     MetaRecipe,
@@ -23,11 +24,11 @@ from nsl.fewshot import (
     paired,
 )
 from nsl.fewshot import maml as maml_module
-from nsl.fewshot import meta as meta_module
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import as_dataset
+from nsl.training import state as state_module
+from nsl.training.batches import generator
 from nsl.training.checkpoint import CheckpointError
-from nsl.training.loop import generator
 from nsl.training.schedule import AUGMENTATIONS
 from tests.nsl.fewshot.toy import method, toy
 
@@ -56,7 +57,7 @@ def test_an_interrupted_training_ends_with_the_same_network(
     whole = fitted(name)
     place = Place(checkpoint=tmp_path / "run.pt", minutes=0.0)
     calls = 0
-    real = meta_module.save_checkpoint
+    real = state_module.save_checkpoint
 
     def interrupt(path: Path, state: dict[str, object]) -> None:
         nonlocal calls
@@ -65,7 +66,7 @@ def test_an_interrupted_training_ends_with_the_same_network(
         if calls == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(meta_module, "save_checkpoint", interrupt)
+    monkeypatch.setattr(state_module, "save_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fitted(name, place)
     monkeypatch.undo()
@@ -94,7 +95,7 @@ def test_methods_that_start_from_the_same_classifier_train_it_once(tmp_path: Pat
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     place = Place(checkpoint=tmp_path / "run.pt")
     fitted("proto", place)
-    with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
+    with pytest.raises(CheckpointError, match=r"belongs to another training.*delete it"):
         fitted("proto", place, iterations=5)
 
 
@@ -113,7 +114,7 @@ def test_a_checkpoint_of_other_images_settings_or_options_is_refused(tmp_path: P
         (create_method("maml", replace(first.settings, pretrain=replace(first.settings.pretrain, batch_size=8))), base),
     ]
     for found, images in changed:
-        with pytest.raises(CheckpointError, match="belongs to another training; delete it"):
+        with pytest.raises(CheckpointError, match=r"belongs to another training.*delete it"):
             found.fit(images, place)
     fitted("maml", place, width=2, iterations=1)
 
@@ -228,8 +229,12 @@ def test_all_methods_see_the_same_episodes() -> None:
         items = torch.arange(len(toy().novel.labels)).float().unsqueeze(1)
         own: list[list[int]] = []
         seen[name] = own
-        found.adapt = lambda support, labels, own=own: own.append(support.flatten().int().tolist())  # type: ignore
-        found.predict = lambda query: torch.zeros(len(query), 3)  # type: ignore[method-assign]
+
+        def adapted(support: torch.Tensor, labels: torch.Tensor, steps: int, own: list[list[int]] = own) -> Adapted:
+            own.append(support.flatten().int().tolist())
+            return Adapted(lambda query: torch.zeros(len(query), 3))
+
+        found.adapted = adapted  # type: ignore[method-assign]
         evaluate(found, toy().novel, 2, 3, 5, 0, items)
     assert seen["nearest"] == seen["proto"]
 

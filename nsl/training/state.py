@@ -1,0 +1,189 @@
+"""Where a training stands: steps, sums, curve, clock, divergence, and the checkpoint that it goes on from.
+
+One class serves the training of a classifier and that on episodes: `steps` yields the numbers of the steps to take, and
+does between them what the host has to do. What a step found is left on the device (`note`) and read once a stretch
+(`nsl.training.execution.stretch`): on the CPU after every step, on CUDA after many, before every point of the curve and
+every checkpoint. The numbers are those of a look after every step, a divergence included, which is only seen later.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.distributed import add_up, world
+from nsl.training.execution import Execution, stretch
+from nsl.training.side_by_side import TURN, pass_turn, wait_for
+
+
+class Kept(Protocol):
+    """What a checkpoint can keep: a module, an optimiser."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...
+
+
+class TrainingState(ABC):
+    """What a training would lose if it were interrupted, and the loop around its steps.
+
+    Args:
+        identity: everything that determines the result, JSON-ready; a checkpoint of another identity is refused.
+        parts: what is kept beside the numbers, by name.
+        execution: checkpoint, progress.
+        device: where the steps are computed.
+        total: steps of the whole training.
+        points: numbers of finished steps at which the curve has a point.
+        size: images, or episodes, a step.
+
+    Attributes:
+        iteration: steps done and read.
+        seconds: spent on steps.
+        loss_sum, wrong_sum, seen: sums since the last point: losses and wrong guesses weighted by images.
+        curve: one dict a point.
+        divergence: a sentence once the training is broken.
+    """
+
+    def __init__(
+        self,
+        identity: dict[str, Any],
+        parts: Mapping[str, Kept],
+        execution: Execution,
+        *,
+        device: torch.device,
+        total: int,
+        points: set[int],
+        size: int,
+    ) -> None:
+        self.identity, self.parts, self.execution = identity, parts, execution
+        self.device, self.total, self.points, self.size = device, total, points, size
+        self.iteration, self.seconds = 0, 0.0
+        self.loss_sum, self.wrong_sum, self.seen = 0.0, 0, 0
+        self.curve: list[dict[str, Any]] = []
+        self.divergence: str | None = None
+        self.first = world().rank == 0
+        self.every = stretch(device)
+        self._found = torch.zeros(self.every, 2, dtype=torch.float64, device=device)
+        self._mark = self._saved = 0.0
+
+    @abstractmethod
+    def numbers(self) -> dict[str, Any]:
+        """The numbers as a checkpoint has them; `restore` takes them back."""
+
+    @abstractmethod
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Take the numbers of a checkpoint; raises KeyError, TypeError or ValueError where they are not there."""
+
+    @abstractmethod
+    def measure(self) -> None:
+        """Add a point to the curve; called at every point, before the sums since the last one are forgotten."""
+
+    def broken(self, loss: float, iteration: int) -> str | None:
+        """What is wrong with the loss of step `iteration` (from 1), as a sentence; None: nothing."""
+        return None if math.isfinite(loss) else f"loss {loss} at iteration {iteration}"
+
+    def read(self, iteration: int, loss: float) -> None:  # noqa: B027 (nothing to do is a choice)
+        """Called for every step, in order, once its loss is known."""
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one.
+
+        Raises:
+            CheckpointError: it is damaged or belongs to another training.
+        """
+        file = self.execution.checkpoint
+        if file is None or not file.exists():
+            return
+        kept = load_checkpoint(file)
+        if kept.get("identity") != self.identity:
+            raise CheckpointError(
+                f"checkpoint {file} belongs to another training (other recipe, options, seed or data); delete it to "
+                "start this one again"
+            )
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(kept[name])
+            self.restore(kept)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {file} does not fit this network; delete it to start this training again"
+            ) from error
+
+    def save(self) -> None:
+        """Write the checkpoint; of processes that share a training the first does."""
+        if self.execution.checkpoint is not None and self.first:
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            save_checkpoint(self.execution.checkpoint, {"identity": self.identity, **parts, **self.numbers()})
+        self._saved = time.perf_counter()
+
+    def note(self, clock: Tensor, loss: Tensor, wrong: Tensor | None = None) -> None:
+        """Leave a step's loss and number of wrong guesses, scalars, on the device; `clock` is its number, int64 [1]."""
+        count = torch.zeros_like(loss) if wrong is None else wrong
+        found = torch.stack([loss.detach().double(), count.detach().double()])
+        self._found.index_copy_(0, clock % self.every, found.unsqueeze(0))
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to take, from 0; the caller takes each of them and calls `note`.
+
+        Ends after the last step, or when the training is broken.
+        """
+        bar = _progress_bar(self.execution, self.total, self.iteration) if self.first else None
+        self._mark = self._saved = time.perf_counter()
+        taken = self.iteration
+        while taken < self.total and self.divergence is None:
+            yield taken
+            taken += 1
+            if taken % TURN == 0:
+                pass_turn()
+            if taken % self.every and taken not in self.points and taken != self.total:
+                continue
+            self._look(taken)
+            if bar is not None and self.seen:
+                error = f" error {100 * self.wrong_sum / self.seen:.1f}%" if self.wrong_sum else ""
+                bar.set_postfix_str(f"loss {self.loss_sum / self.seen:.3f}{error}", refresh=False)
+                bar.update(taken - bar.n)
+            if taken in self.points and self.divergence is None:
+                self.measure()
+                self.loss_sum, self.wrong_sum, self.seen = 0.0, 0, 0
+                self._mark = time.perf_counter()
+            due = self._mark - self._saved > 60 * self.execution.checkpoint_minutes and taken < self.total
+            if self.divergence is None and (due or (taken == self.total and self.execution.keep_last)):
+                self.save()
+        if bar is not None:
+            bar.close()
+
+    def _look(self, taken: int) -> None:
+        """Read what the steps since the last look found; count the time until they were done."""
+        found = self._found
+        if world().size > 1:
+            found = add_up(found / found.new_tensor([world().size, 1.0]))
+        values = wait_for(found)
+        now = time.perf_counter()
+        for step in range(self.iteration, taken):
+            loss, wrong = values[step % self.every]
+            self.divergence = self.broken(loss, self.iteration + 1)
+            self.iteration += 1
+            if self.divergence is not None:
+                return
+            self.loss_sum += loss * self.size
+            self.wrong_sum += int(wrong)
+            self.seen += self.size
+            self.read(self.iteration, loss)
+        self.seconds += now - self._mark
+        self._mark = now
+
+
+def _progress_bar(execution: Execution, total: int, initial: int) -> Any:
+    if not execution.progress or not sys.stderr.isatty():
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc=execution.description, unit="step", mininterval=0.5)
