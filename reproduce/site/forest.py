@@ -21,7 +21,7 @@ COLOURS = {
 FARTHEST = 6.0
 
 
-def _edge(found: Sequence[tuple[int | str, Judged]]) -> float:
+def _edge(found: Sequence[tuple[str, Judged]]) -> float:
     """Half the width of the axis: all means with their intervals, as far as :data:`FARTHEST`."""
     ends = [0.5]
     for _, judged in found:
@@ -31,7 +31,7 @@ def _edge(found: Sequence[tuple[int | str, Judged]]) -> float:
     return min(FARTHEST, 1.05 * max(end for end in ends if end <= FARTHEST or end == ends[0]))
 
 
-def compared(claims: Sequence[tuple[int | str, Judged]]) -> list[tuple[int | str, Judged]]:
+def compared(claims: Sequence[tuple[str, Judged]]) -> list[tuple[str, Judged]]:
     """Of (table, claim) those with a difference in points; counted claims and those not run have none."""
     return [
         (table, judged)
@@ -40,7 +40,7 @@ def compared(claims: Sequence[tuple[int | str, Judged]]) -> list[tuple[int | str
     ]
 
 
-def draw(claims: Sequence[tuple[int | str, Judged]], dark: bool = False) -> bytes:
+def draw(claims: Sequence[tuple[str, Judged]], dark: bool = False) -> bytes:
     """A PNG with one line a claim of :func:`compared`; transparent, with the ink of a light or a dark page.
 
     Filled points with bars decided a claim by their interval; hollow ones have too few seeds for one. A vertical tick
@@ -74,7 +74,7 @@ def draw(claims: Sequence[tuple[int | str, Judged]], dark: bool = False) -> byte
         metric = judged.claim.metric.title
         scope = str(replace(judged.verdict.scope, data=""))
         where = ", ".join(part for part in (judged.dataset, metric, scope) if part)
-        labels.append(f"Table {table}: {judged.better.label} – {judged.worse.label}\n{where}")
+        labels.append(f"{table}: {judged.better.label} – {judged.worse.label}\n{where}")
     axes.set_yticks(range(len(found)), labels, fontsize=6.5, color=ink)
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.set_xlim(-1.05 * edge, 1.05 * edge)

@@ -23,6 +23,8 @@ from reproduce.site import forest
 DOCUMENTS = {
     "guide": "docs/guide.md",
     "speed": "docs/speed.md",
+    "support": "docs/support.md",
+    "gpu": "docs/gpu.md",
     "data": "docs/data.md",
     "paper": "PAPER.md",
     "discrepancies": "DISCREPANCIES.md",
@@ -60,13 +62,13 @@ def _claims_page(profile: plan.Profile, store: Store, tables: list[Table], has_n
     """One line a claim, by table, with links to its records and notebook."""
     lines = []
     for table in tables:
-        number = table.experiment.table
+        heading = f"### {table.experiment.name}: {table.experiment.title}"
         if not any(row.records for row in table.rows):
-            lines += [f"### Table {number}: {table.experiment.title}", "", "Not run.", ""]
+            lines += [heading, "", "Not run.", ""]
             continue
-        link = f"notebooks/{profile.name}/table{number}"
+        link = f"notebooks/{profile.name}/{table.experiment.stem}"
         notebook = f" ([notebook]({link}.ipynb))" if link in has_notebook else ""
-        lines += [f"### Table {number}: {table.experiment.title}{notebook}", "", words.count(table.claims), ""]
+        lines += [f"{heading}{notebook}", "", words.count(table.claims), ""]
         for judged in table.claims:
             found = _records(table, judged)
             shown = ", ".join(f'<a href="records/{profile.name}/{item}.json">{item[:6]}</a>' for item in found)
@@ -90,8 +92,9 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
     if not profiles:
         lines += ["No run is stored yet; `make reproduce` makes some.", ""]
     for profile, store in profiles:
-        tables = [make_table(number, profile, store) for number in plan.tables()]
-        claims = [(table.experiment.table, judged) for table in tables for judged in table.claims]
+        tables = [make_table(key, profile, store) for key in plan.every()]
+        tables = [t for t in tables if t.experiment.table in plan.tables() or any(row.records for row in t.rows)]
+        claims = [(table.experiment.name, judged) for table in tables for judged in table.claims]
         described = f"{profile.description[:1].upper()}{profile.description[1:]}."
         lines += [f"## Verdicts of the {profile.name} profile", "", described, ""]
         lines += [f"**{words.count([judged for _, judged in claims])}**", ""]

@@ -102,7 +102,28 @@ class FewShot(Task):
 
     def passes(self, run: Run, sizes: Shape) -> int:
         """Passes of the backbone; what costs little beside it is left out."""
-        return _passes(run, sizes)
+        from nsl.fewshot import METHODS
+
+        method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
+        defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
+        options, total = defaults | run.model, 0
+        if part := recipe.get("pretrain"):
+            total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+        if part := recipe.get("meta"):
+            tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+            support, query = way * int(part["shot"]), way * int(part["query"])
+            total += round(tasks * method.task_passes(support, query, options))
+            total += sizes.train if method.trains_on_features else 0
+        way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+        total += sizes.test if method.features_once else 0
+        steps = options.get("steps")
+        for shot in episodes["shots"]:
+            count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+            total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
+        for number in episodes["step_counts"] if steps is not None else ():
+            one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
+            total += int(episodes["step_episodes"]) * one
+        return total
 
     def training(self, run: Run) -> tuple[int, str]:
         part = run.recipe.get("pretrain") or run.recipe["meta"]
@@ -144,35 +165,10 @@ class FewShot(Task):
 
 
 def _is_dynamic(run: Run) -> bool:
+    # A static similarity folds away: the network is counted without it.
     from nsl.fewshot import METHODS
 
     return METHODS[run.model["name"]].kind == "dynamic"
-
-
-def _passes(run: Run, sizes: Shape) -> int:
-    from nsl.fewshot import METHODS
-
-    recipe, method, episodes = run.recipe, METHODS[run.model["name"]], run.recipe["episodes"]
-    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-    options = defaults | run.model
-    total = 0
-    if part := recipe.get("pretrain"):
-        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
-    if part := recipe.get("meta"):
-        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
-        support, query = way * int(part["shot"]), way * int(part["query"])
-        total += round(tasks * method.task_passes(support, query, options))
-        total += sizes.train if method.trains_on_features else 0
-    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
-    total += sizes.test if method.features_once else 0
-    steps = options.get("steps")
-    for shot in episodes["shots"]:
-        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
-        total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
-    for number in episodes["step_counts"] if steps is not None else ():
-        one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
-        total += int(episodes["step_episodes"]) * one
-    return total
 
 
 def on_validation(run: Run) -> Run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -153,11 +155,11 @@ def test_a_wrong_remembered_fingerprint_is_dropped_and_computed_again(
     def remembered(load: fingerprints.Loader) -> str:
         return next(iter(fingerprints.current(store.folder, [run], str(tmp_path), load, "fake").values()))
 
-    wrong = remembered(lambda dataset, data: "0" * 16)
+    wrong = remembered(lambda run, data: "0" * 16)
     with pytest.raises(ValueError, match=r"fingerprints\.json was wrong; its entry is dropped, start again"):
         execute(run, wrong, store, backend, None, False)
     mark = remembered(backend.fingerprint)
-    assert mark == backend.fingerprint(run.dataset, None)
+    assert mark == backend.fingerprint(run, None)
     assert execute(run, mark, store, backend, None, False) is not None
 
 
@@ -190,3 +192,15 @@ def test_jobs_are_shared_out_over_the_cards_each_seen_by_one_process(monkeypatch
     monkeypatch.setattr(executors, "cards", lambda: 0)
     cpu = LocalExecutor(Store(Path("nowhere"), "tiny"), 3, 1, "", None)
     assert (cpu.processes, cpu.slots, executors._only_card(0)) == (3, 1, {})
+
+
+def test_the_same_command_goes_on_after_a_wrong_remembered_fingerprint(tmp_path: Path) -> None:
+    write_profile(tmp_path, seeds=1)
+    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
+    cache = tmp_path / "cache/nsl/fingerprints.json"
+    known = json.loads(cache.read_text("utf-8"))
+    cache.write_text(json.dumps(dict.fromkeys(known, "0" * 16)), "utf-8")
+    shutil.rmtree(tmp_path / "results")
+    done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "it is computed anew and the runs go on" in done.stdout
