@@ -63,7 +63,8 @@ def _scene(random: np.random.Generator, digits: Tensor, labels: Tensor, size: in
     ramp = np.linspace(0, 1, size)[None, :, None] if random.random() < 0.5 else np.linspace(0, 1, size)[None, None, :]
     image = corner[:, None, None] * (1 - ramp) + other[:, None, None] * ramp
     image = np.broadcast_to(image, (3, size, size)) + random.normal(0, 0.05, (3, size, size))
-    canvas, mask = torch.from_numpy(np.ascontiguousarray(image)), torch.full((size, size), GROUND, dtype=torch.uint8)
+    canvas = torch.from_numpy(np.ascontiguousarray(image))
+    mask = torch.full((size, size), GROUND, dtype=torch.uint8, device="cpu")
     for _ in range(random.integers(FEWEST, MOST + 1)):
         which = int(random.integers(len(digits)))
         side = round(size * random.uniform(SMALLEST, LARGEST))

@@ -101,7 +101,7 @@ def evaluate(
     )
     everything = method.represent(novel.images) if represented is None else represented
     device = everything.device
-    wanted = upload(torch.arange(method.settings.way).repeat_interleave(query), device)
+    wanted = upload(torch.arange(method.settings.way, device="cpu").repeat_interleave(query), device)
     right, adapting, predicting = [], [], []
     for episode in sampler:
         where = upload(torch.cat([episode.support, episode.query]), device)

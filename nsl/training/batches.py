@@ -113,7 +113,7 @@ class DeviceBatches:
         self.clock = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._orders: dict[int, Tensor] = {}
         self._rows: list[Tensor] = []
-        self._begun, self._next = -1, (-1, [torch.empty(0)])
+        self._begun, self._next = -1, (-1, [torch.empty(0, device="cpu")])
         self._take(images, labels)
 
     def _take(self, images: Tensor, labels: Tensor) -> None:

@@ -81,7 +81,7 @@ def fit(
                 f"checkpoint {checkpoint} does not fit this network; delete it to start this training again"
             ) from error
     size, points = min(recipe.batch_size, count), recipe.evaluation_points()
-    per_epoch, epoch, order = count // size, -1, torch.empty(0)
+    per_epoch, epoch, order = count // size, -1, torch.empty(0, device="cpu")
     started = saved = time.perf_counter()
     for iteration in range(result["iterations_done"], recipe.iterations):
         if iteration // per_epoch != epoch:

@@ -90,7 +90,7 @@ def wait_for(values: Tensor) -> list[Any]:
     """The numbers of a tensor; while its device is busy the other trainings have their turns."""
     if values.device.type != "cuda" or getattr(_own, "turns", None) is None:
         return values.tolist()
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True, device="cpu")
     host.copy_(values, non_blocking=True)
     there = torch.cuda.Event()
     there.record(torch.cuda.current_stream(values.device))
