@@ -29,12 +29,13 @@ OPTIONS := --profile "$$PROFILE" $${TABLES:+--tables "$$TABLES"} $${SLOTS:+--slo
            $${EXECUTOR:+--executor "$$EXECUTOR"} $${CLUSTER:+--cluster "$$CLUSTER"}
 
 .DEFAULT_GOAL := help
-.PHONY: help env reproduce theory test lint bench status clean
+.PHONY: help env reproduce theory site test lint bench status clean
 .SUFFIXES:
 
 help:
 	@echo "make reproduce   train what is missing, write the tables, execute the notebooks into results/PROFILE/"
 	@echo "make theory      integrate the flows of section 5 and check its claims into results/theory/"
+	@echo "make site        an offline site of all stored results into build/site"
 	@echo "make status      what is done, running and missing, and how long the rest will take"
 	@echo "make test        run the tests"
 	@echo "make lint        ruff and mypy"
@@ -59,7 +60,7 @@ $(STAMP): pyproject.toml
 	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(TOO_OLD)" >&2; exit 2; }
 	@test -x $(VENV)/bin/pip || "$$PYTHON" -m venv $(VENV)
-	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -e ".[reproduce,dev]"
+	@cmp -s $< $@ || $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[reproduce,site,dev]"
 	@cp $< $@
 
 reproduce: $(STAMP)
@@ -67,6 +68,9 @@ reproduce: $(STAMP)
 
 theory: $(STAMP)
 	@$(PY) -m reproduce theory
+
+site: $(STAMP)
+	@$(PY) -m reproduce site
 
 status: $(STAMP)
 	@$(PY) -m reproduce status $(OPTIONS)

@@ -95,3 +95,9 @@ report.error_chart()
 
 # %%
 report.claims()
+
+# %% [markdown]
+# ## In words
+
+# %%
+report.answer()

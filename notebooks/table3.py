@@ -71,3 +71,9 @@ report.error_chart()
 
 # %%
 report.claims()
+
+# %% [markdown]
+# ## In words
+
+# %%
+report.answer()

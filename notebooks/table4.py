@@ -86,3 +86,9 @@ report.error_chart()
 
 # %%
 report.claims()
+
+# %% [markdown]
+# ## In words
+
+# %%
+report.answer()

@@ -79,3 +79,9 @@ report.error_chart()
 
 # %%
 report.claims()
+
+# %% [markdown]
+# ## In words
+
+# %%
+report.answer()

@@ -110,3 +110,9 @@ report.controls()
 
 # %%
 report.claims()
+
+# %% [markdown]
+# ## In words
+
+# %%
+report.answer()

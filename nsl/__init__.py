@@ -4,6 +4,7 @@
     layer = nsl.DynamicNSConv2d(16, 32, 3, padding=1)   # dynamic: M(X) predicted at every position
     model = nsl.create_model("nsn9_dynamic_diagonal", num_classes=10)
     model = nsl.convert(your_model, kind="static", similarity="unconstrained")
+    model = nsl.load(table=1, method="dynamic")         # a network that a run trained and kept
 """
 
 from nsl.convert import convert, fold, freeze_backbone, reset_to_identity
@@ -36,6 +37,7 @@ from nsl.layers.structures import (
     Unconstrained,
 )
 from nsl.models import count_multiply_adds, count_parameters, create_model, list_models, model_kind
+from nsl.zoo import load
 
 __version__ = "0.1.0"
 
@@ -82,6 +84,7 @@ __all__ = [
     "freeze_backbone",
     "is_dynamic",
     "list_models",
+    "load",
     "model_kind",
     "neural_similarity_conv2d",
     "orthogonality_penalty",

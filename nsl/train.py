@@ -21,43 +21,29 @@ from typing import Any
 import torch
 from torch import nn
 
+from nsl.arguments import SEEDS, Parser, pairs, real, whole
 from nsl.data import NAMES, Dataset, load
 from nsl.folders import expand_paths
 from nsl.models.cost import count_multiply_adds
 from nsl.models.registry import count_parameters, create_model, list_models
+from nsl.outputs import replacing
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
 from nsl.training.distributed import joined, local_device
 from nsl.training.evaluate import evaluate
 from nsl.training.execution import Execution
 from nsl.training.export import load_model, save_model
 from nsl.training.loop import TrainResult, train
+from nsl.training.ranges import LARGEST
+from nsl.training.request import check, checked_options
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, SCHEDULES, Recipe
 
 _CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "augment": AUGMENTATIONS}
 _DEFAULT_ITERATIONS = 1000
 
 
-def pairs(items: list[str], what: str) -> dict[str, Any]:
-    """`key=value` texts as a dict; values are JSON where they can be read as such, else text.
-
-    Raises:
-        ValueError: an item has no equals sign.
-    """
-    found: dict[str, Any] = {}
-    for item in items:
-        key, sign, value = item.partition("=")
-        if not sign or not key:
-            raise ValueError(f"{what} {item!r} is not understood; write key=value, such as width=16.")
-        try:
-            found[key] = json.loads(value)
-        except json.JSONDecodeError:
-            found[key] = value
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line; the recipe's fields are options of their own names."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="python -m nsl.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = made.add_argument_group("what")
@@ -73,21 +59,23 @@ def parser() -> argparse.ArgumentParser:
         option = "--" + field.name.replace("_", "-")
         if field.name == "milestones":
             recipe.add_argument(
-                option, type=float, nargs="*", default=default, help="of 'steps', in fractions of the budget"
+                option, type=real(), nargs="*", default=default, help="of 'steps', in fractions of the budget"
             )
         else:
-            shown = f"default: {default}"
+            kind: Any = {int: whole(1, LARGEST), float: real()}.get(type(default), str)
             recipe.add_argument(
-                option, type=type(default), default=default, choices=_CHOICES.get(field.name), help=shown
+                option, type=kind, default=default, choices=_CHOICES.get(field.name), help=f"default: {default}"
             )
     how = made.add_argument_group("how")
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--seed", type=whole(*SEEDS), default=0, help="default: 0")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
-    how.add_argument("--accumulate", type=int, default=1, help="compute each batch in so many parts (default: 1)")
+    how.add_argument(
+        "--accumulate", type=whole(1, LARGEST), default=1, help="compute each batch in so many parts (default: 1)"
+    )
     how.add_argument("--compile", action="store_true", help="run the network through torch.compile")
     how.add_argument("--sync-batch-norm", action="store_true", help="batch norm over all processes' images (CUDA)")
     how.add_argument("--checkpoint", type=Path, default=None, help="file to write and to resume from")
-    how.add_argument("--checkpoint-minutes", type=float, default=5.0, help="between two of them (default: 5)")
+    how.add_argument("--checkpoint-minutes", type=real(0, 1e6), default=5.0, help="between two of them (default: 5)")
     how.add_argument("--tensorboard", type=Path, default=None, metavar="DIR", help="write curves for TensorBoard")
     how.add_argument("--export", type=Path, default=None, metavar="FILE", help="write the network (safetensors)")
     how.add_argument("--result", type=Path, default=None, metavar="FILE", help="write the result and curve as JSON")
@@ -99,7 +87,7 @@ def _load(arguments: argparse.Namespace, name: str) -> Dataset:
 
 
 def _build(arguments: argparse.Namespace, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:
-    options = pairs(arguments.option, "--option")
+    options = checked_options(arguments.model, dataset.num_classes, dataset.image_size, arguments.option)
     torch.manual_seed(arguments.seed)
     return create_model(arguments.model, dataset.num_classes, image_size=dataset.image_size, **options), options
 
@@ -138,10 +126,6 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
                 f"{dataset.name}; name its own data set, with the same --data-option."
             )
     else:
-        if not arguments.model or not arguments.data:
-            raise ValueError(f"--evaluate {path} is no .safetensors file; name a checkpoint's --model and --data too.")
-        if not path.is_file():
-            raise FileNotFoundError(f"--evaluate {path} does not exist; name an exported network or a checkpoint.")
         dataset = _load(arguments, arguments.data)
         model = _build(arguments, dataset)[0]
         try:
@@ -157,8 +141,6 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
 
 def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
     """Train; only the `first` of several processes prints and writes."""
-    if not arguments.model or not arguments.data:
-        raise ValueError("--model and --data are needed; see python -m nsl.train --help.")
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
     dataset = _load(arguments, arguments.data)
     model, options = _build(arguments, dataset)
@@ -197,17 +179,17 @@ def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
         if arguments.export is not None:
             save_model(arguments.export, model, arguments.model, options, dataset, facts)
     if arguments.result is not None:
-        temporary = arguments.result.with_name(f"{arguments.result.name}.partial")
-        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(arguments.result)
+        with replacing(arguments.result) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return result
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code: 0, 1 for a training that diverged, 2 for bad input."""
-    chosen = parser().parse_args(arguments)
+    """The command; returns the exit code: 0, 1 for a training that diverged, 2 for bad input, 130 for Ctrl-C."""
     try:
+        chosen = parser().read(arguments)
         expand_paths(chosen)
+        check(chosen)
         with joined(chosen.device) as (rank, _):
             if chosen.evaluate is not None:
                 run_evaluation(chosen)
@@ -216,6 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted; with --checkpoint the same command goes on from the last one.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reproduce import tasks, theory
-from reproduce.declare import plan
+from reproduce.declare import overrides, plan
 from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
@@ -84,6 +84,9 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
         "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
     )
     parser.add_argument("--cluster", type=path_argument, default=None, help="TOML file of job parameters for slurm")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="PROFILE.KEY=VALUE", help="change a setting, e.g. cpu.width=16"
+    )
     parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
 
@@ -105,6 +108,7 @@ def _count(text: str | None, name: str) -> int | None:
 
 def session(arguments: argparse.Namespace) -> Session:
     """The common arguments, checked."""
+    arguments.profile, arguments.set = overrides.named(arguments.profile, arguments.set), []
     profile = plan.profile(arguments.profile, arguments.profiles)
     data = arguments.data or None
     fingerprints.check_folder(data)
@@ -284,7 +288,8 @@ def select(arguments: argparse.Namespace) -> int:
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)
-    runs = [run for choice in selection.choices(now.profile, arguments.table) for run in choice.runs]
+    table = now.tables[0]
+    runs = [run for choice in selection.choices(now.profile, table) for run in choice.runs]
     if not runs:
         raise ValueError(
             f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
@@ -292,14 +297,14 @@ def select(arguments: argparse.Namespace) -> int:
         )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
-    found = selection.rows(now.profile, now.store, arguments.table)
+    found = selection.rows(now.profile, now.store, table)
     print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, found))
     return 0
 
 
 def _declare_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
-    parser.add_argument("table", type=int, metavar="TABLE", help="number of the table")
+    parser.add_argument("table", metavar="TABLE", help="number or name of the table")
     declare_common(parser)
 
 
@@ -348,6 +353,19 @@ def _declare_picture(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def site(arguments: argparse.Namespace) -> int:
+    """Build the offline site."""
+    from reproduce.site.build import build
+
+    print(build(arguments.results, arguments.output))
+    return 0
+
+
+def _declare_site(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
+    parser.add_argument("--output", type=path_argument, default=Path("build/site"), help="default: build/site")
+
+
 COMMANDS = {
     "all": Command("missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce),
     "run": Command("execute the missing runs", declare_common, run_runs),
@@ -361,5 +379,6 @@ COMMANDS = {
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "theory": Command("the claims of section 5 and the theory's notebooks", theory.declare, theory.run),
+    "site": Command("build an offline site of all results", _declare_site, site),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }

@@ -7,9 +7,8 @@ The package ``theory`` knows nothing of this one; what executes notebooks lives 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from pathlib import Path
 
 from reproduce.run.files import digest, path_argument
@@ -59,7 +58,9 @@ def execute(*, quick: bool, out: Path, jobs: int) -> list[str]:
             due[name] = (path, mark)
     print(f"theory: {len(sources()) - len(due)} of {len(sources())} notebooks are up to date.", flush=True)
     failures: list[str] = []
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    from nsl.processes import workers
+
+    with workers(jobs) as pool:
         waiting: dict[Future[float], str] = {
             pool.submit(notebooks.execute, path, out / "notebooks" / f"{name}.ipynb", parameters, mark): name
             for name, (path, mark) in due.items()

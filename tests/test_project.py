@@ -20,7 +20,7 @@ def pins_of_environment() -> set[str]:
 
 def test_environment_yml_has_the_pins_of_pyproject() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert pins_of_environment() == set(extras["reproduce"]) | set(extras["dev"])
+    assert pins_of_environment() == {*extras["reproduce"], *extras["site"], *extras["dev"]}
 
 
 def test_every_pin_is_exact() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
+from typing import Any
 
 # One thread a process: the matrices are small, and sums then do not depend on the number of cores. This has to
 # happen before numpy is loaded.
@@ -17,6 +16,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # Claims that share their runs are checked in one process; the longest go first.
 TOGETHER = ((11, 12), (3, 4))
+#: Processes, at most.
+JOBS = 1024
 LONGEST = (19, 8, 10, 20, 11, 9, 24, 23, 7)
 
 
@@ -32,19 +33,26 @@ def _groups(numbers: list[int]) -> list[tuple[int, ...]]:
     return sorted(groups, key=lambda group: min(order.get(number, 99) for number in group))
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"))
-
-
 def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
-    """Check claims and write the ledger; returns the number that fail (which is a result, not an error)."""
+    """Check claims and write the ledger; returns the number that fail (which is a result, not an error).
+
+    The ledger is written after every claim, so that an interruption or a full disk loses none that is in it.
+
+    Raises:
+        ValueError: there is no such claim.
+        OSError: the last of these writings failed.
+    """
+    from nsl.outputs import OutputError
+    from nsl.processes import workers
     from theory.claims import ledger
 
     chosen = [ledger.find(name) for name in only] if only else ledger.registered()
     known = {claim.number: claim for claim in chosen}
+    ledger.check_output(out)
     started = time.perf_counter()
-    verdicts = []
-    with _pool(jobs) as pool:
+    verdicts: list[ledger.Verdict] = []
+    failure: OutputError | None = None
+    with workers(jobs) as pool:
         waiting = [pool.submit(ledger.run_group, group, quick) for group in _groups(sorted(known))]
         for future in as_completed(waiting):
             for number, finding, fates, seconds in future.result():
@@ -52,7 +60,15 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
                 verdicts.append(verdict)
                 survivors = "".join(f"; SURVIVED: {name}" for name, fate in fates.items() if fate != "killed")
                 print(f"{number:3d} {verdict.claim.id}: {finding.verdict} ({seconds:.1f} s){survivors}", flush=True)
-    ledger.write(verdicts, out)
+            try:
+                ledger.write(verdicts, out)
+                failure = None
+            except OutputError as error:
+                if failure is None:
+                    print(f"warning: {error} The claims go on.", file=sys.stderr, flush=True)
+                failure = error
+    if failure is not None:
+        raise failure
     fails = sum(verdict.finding.verdict == ledger.FAILS for verdict in verdicts)
     profile = "quick profile: fewer seeds" if quick else "full profile"
     print(
@@ -62,21 +78,25 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
     return fails
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m theory", description=__doc__)
+def _parser() -> Any:
+    from nsl.arguments import Parser, real, whole
+
+    parser = Parser(prog="python -m theory", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     text = "check the claims, write claims.json and claims.md"
     command = commands.add_parser("claims", help=text, description=text)
     command.add_argument("--quick", action="store_true", help="fewer seeds (said so in the output)")
     command.add_argument("--out", type=Path, default=Path("results/theory"), help="folder (default: %(default)s)")
-    command.add_argument("--jobs", type=int, default=2, help="processes, one thread each (default: %(default)s)")
+    command.add_argument(
+        "--jobs", type=whole(1, JOBS), default=2, help="processes, one thread each (default: %(default)s)"
+    )
     command.add_argument("--only", nargs="+", default=[], metavar="ID", help="claims by number or id")
     text = "time to training loss 1e-6 in 100x100 completion, against gradient descent with the same end"
     bench = commands.add_parser("bench", help=text, description=text)
     bench.add_argument("--out", type=Path, default=Path("results/bench"), help="folder (default: %(default)s)")
     bench.add_argument(
         "--limit",
-        type=float,
+        type=real(1e-3, 1e6),
         default=10.0,
         help="CPU seconds allowed to each baseline run (default: %(default)s)",
     )
@@ -84,21 +104,22 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (2: wrong input, said in one line on stderr)."""
-    options = _parser().parse_args(arguments)
-    options.out = Path(os.path.expanduser(options.out))
+    """The command line; returns the exit status (2: wrong input, said in one line on stderr; 130: Ctrl-C)."""
     try:
+        options = _parser().parse_args(arguments)
+        options.out = Path(os.path.expanduser(options.out))
         if options.command == "bench":
             from theory.bench import run
 
             run(options.out, limit=options.limit)
-            return 0
-        if options.jobs < 1:
-            raise ValueError(f"--jobs must be at least 1, got {options.jobs}.")
-        claims(options.only, quick=options.quick, out=options.out, jobs=options.jobs)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        else:
+            claims(options.only, quick=options.quick, out=options.out, jobs=options.jobs)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted; claims that were checked are in the ledger.", file=sys.stderr)
+        return 130
     return 0
 
 

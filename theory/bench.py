@@ -162,6 +162,9 @@ def run(out: Path, *, limit: float = 10.0, seeds: tuple[int, ...] = (0, 1, 2)) -
     """
     import torch
 
+    from nsl.outputs import check_output
+
+    check_output(Path(out) / "theory.json", "--out")
     torch.set_num_threads(1)
     exact = reference(2, 0)
     ours(2, 0, exact)  # the first call loads what later calls share

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset, make_dataset
-from nsl.data.download import Archive, fetch
+from nsl.data.download import Archive, fetch, unpack
+from nsl.data.known import check_known
 
 OFFICIAL_ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32
@@ -59,6 +60,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
 }
 
+#: What lies in a data folder where someone has the version of pickles.
+PYTHON_VERSIONS = {
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+}
+
 
 def load_cifar(name: str, root: Path, *, download: bool = True, address: str = OFFICIAL_ADDRESS) -> Dataset:
     """CIFAR-10 (`name` "cifar10") or CIFAR-100 with its 100 fine labels ("cifar100").
@@ -66,20 +73,23 @@ def load_cifar(name: str, root: Path, *, download: bool = True, address: str = O
     Args:
         name: "cifar10" or "cifar100".
         root: the folder that contains `cifar-10-batches-bin` or `cifar-100-binary`, or that folder itself.
-        download: fetch the official archive into `root` when none of the set's files are there.
+        download: fetch the official archive into `root` when none of the set's files are there. One that lies there
+            already is unpacked instead.
         address: where the archives lie, ending in a slash.
 
     Returns:
         50,000 train and 10,000 test images [N, 3, 32, 32] in the files' order.
 
     Raises:
-        DataError: files missing, of the wrong size, with wrong labels, or the download failed.
+        DataError: files missing, of the wrong size, with wrong labels or blank images, or the download failed.
     """
     layout = LAYOUTS[name]
     folder = _find(name, layout, root, download, address)
     names = _read_names(folder / layout.names_file, layout.num_classes)
     train_images, train_labels = _read_split(folder, layout.train, layout.label_ranges)
     test_images, test_labels = _read_split(folder, layout.test, layout.label_ranges)
+    for split, labels, images in (("train", train_labels, train_images), ("test", test_labels, test_images)):
+        check_known(name, split, labels.numpy(), images.view(len(images), -1).numpy())
     return make_dataset(name, train_images, train_labels, test_images, test_labels, names)
 
 
@@ -97,13 +107,25 @@ def _find(name: str, layout: Layout, root: Path, download: bool, address: str) -
                 f"{folder} has only a part of {name}: {', '.join(missing)} missing; "
                 f"put back the whole official binary set, or remove the folder to have it downloaded."
             )
+    target = base / layout.folder
+    for place in (root, base):
+        if (place / layout.archive.file).is_file():
+            unpack(place / layout.archive.file, layout.archive, target, layout.files)
+            return target
+    pickled = next((base / other for other in PYTHON_VERSIONS[name] if (base / other).exists()), None)
+    told = "" if pickled is None else (
+        f" {pickled} is the Python version, whose pickles could run any code and are not read; put the official binary "
+        f"version {address}{layout.archive.file} beside it."
+    )
     if not download:
         raise DataError(
             f"{name} is not under {root}: expected the folder {layout.folder} there "
-            f"with {', '.join(layout.files)} (the official binary version, {address}{layout.archive.file})."
+            f"with {', '.join(layout.files)} (the official binary version, {address}{layout.archive.file}).{told}"
         )
-    target = base / layout.folder
-    fetch(layout.archive, target, layout.files, address)
+    try:
+        fetch(layout.archive, target, layout.files, address)
+    except DataError as error:
+        raise DataError(f"{error}{told}") from None
     return target
 
 

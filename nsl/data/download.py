@@ -75,6 +75,22 @@ def fetch(archive: Archive, target: Path, files: Sequence[str], address: str) ->
         ) from None
 
 
+def unpack(path: Path, archive: Archive, target: Path, files: Sequence[str]) -> None:
+    """Put the `files` of an archive that lies on this machine into the folder `target`, as `fetch` does.
+
+    Raises:
+        DataError: it is another archive or damaged, or the disk cannot be written.
+    """
+    try:
+        with path.open("rb") as stream:
+            if _md5(stream) != archive.md5:
+                raise DataError(f"{path} does not have the md5 {archive.md5} of the official file; put that there.")
+            _extract(stream, str(path), target, files)
+    except OSError as error:
+        if not _complete(target, files):  # else another process was first
+            raise DataError(f"{path} cannot be unpacked into {target}: {error.strerror or error}.") from None
+
+
 def _complete(target: Path, files: Sequence[str]) -> bool:
     return all((target / file).is_file() for file in files)
 

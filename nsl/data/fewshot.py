@@ -253,6 +253,11 @@ def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class
         files = _listed(folder, lists)
     else:
         files = _class_folders(folder, [wnid for part in PARTS for wnid in MINI_IMAGENET[part]])
+    if not files and (pickles := sorted(folder.glob("mini-imagenet-cache-*.pkl"))):
+        raise DataError(
+            f"{pickles[0]} is a pickle, which could run any code and is not read; put there one folder of images a "
+            "class, named by its wnid, or ImageNet's folders and the split's train.csv, val.csv and test.csv."
+        )
     for part in PARTS:
         for wnid in MINI_IMAGENET[part]:
             count = len(files.get(wnid, []))
@@ -277,6 +282,8 @@ def _listed(folder: Path, lists: Sequence[Path]) -> dict[str, list[Path]]:
             name, wnid = row["filename"], row["label"]
             if not name or not wnid:
                 raise DataError(f"{path}: line {rows.line_num} has no file name or no label.")
+            if ".." in Path(name).parts or Path(name).is_absolute() or not re.fullmatch(r"[\w.-]+", wnid):
+                raise DataError(f"{path}: line {rows.line_num} names a file or a class outside {folder}.")
             direct = next((base / name for base in flat if (base / name).is_file()), None)
             if direct is None:
                 if wnid not in ranked:

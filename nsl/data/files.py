@@ -44,7 +44,7 @@ def annotated_files(path: Path) -> list[tuple[int, str, str]]:
     Blank lines are passed over.
 
     Raises:
-        DataError: a line is not a file name, a tab and a wnid.
+        DataError: a line is not a file name, a tab and a wnid, or names a file of another folder.
     """
     found = []
     for number, line in enumerate(text_of(path).split("\n"), start=1):
@@ -53,6 +53,8 @@ def annotated_files(path: Path) -> list[tuple[int, str, str]]:
         fields = line.split("\t")
         if len(fields) < 2:
             raise DataError(f"{path}: line {number} is not a file name, a tab and a class of wnids.txt.")
+        if fields[0] in ("", ".", "..") or "/" in fields[0] or "\\" in fields[0] or "\0" in fields[0]:
+            raise DataError(f"{path}: line {number} names {fields[0][:40]!r}, which is no file of its folder images.")
         found.append((number, fields[0], fields[1]))
     return found
 

@@ -16,19 +16,16 @@ them are an error, because the folder is then something else than was meant.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nsl import processes
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.files import Decoded, decode_chunk
 from nsl.data.packed_index import read_index, write_index, write_json
@@ -81,7 +79,10 @@ def _locked(folder: Path) -> Iterator[None]:
     """Only one process builds; others wait and then find the work done."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with suppress(ImportError):  # no such lock on Windows
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
@@ -160,8 +161,8 @@ class _Builder:
         self.journal.write_text("".join(json.dumps(entry) + "\n" for entry in finished.values()), encoding="utf-8")
         data = self._map()
         started, last_said = time.monotonic(), time.monotonic()
-        with self.journal.open("a", encoding="utf-8") as journal:
-            for done, (chunk, (images, reasons)) in enumerate(self._decoded(missing, workers), start=1):
+        with self.journal.open("a", encoding="utf-8") as journal, closing(self._decoded(missing, workers)) as decoded:
+            for done, (chunk, (images, reasons)) in enumerate(decoded, start=1):
                 first, last = self._rows(chunk)
                 data[first:last] = images
                 data.flush()  # type: ignore[attr-defined]
@@ -177,14 +178,14 @@ class _Builder:
         self._refuse(finished, bad_limit)
         return self._finish(finished)
 
-    def _decoded(self, chunks: list[int], workers: int) -> Iterator[tuple[int, Decoded]]:
+    def _decoded(self, chunks: list[int], workers: int) -> Generator[tuple[int, Decoded]]:
         """Decoded chunks in order, by `workers` processes, a few chunks ahead of the writing."""
         parts = {chunk: self.split.paths[slice(*self._rows(chunk))] for chunk in chunks}
         if workers < 2 or len(chunks) < 2:
             for chunk in chunks:
                 yield chunk, decode_chunk(parts[chunk], self.size)
             return
-        with ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn")) as pool:
+        with processes.workers(min(workers, len(chunks))) as pool:
             rest = iter(chunks)
             waiting = [(c, pool.submit(decode_chunk, parts[c], self.size)) for c in islice(rest, 2 * workers)]
             while waiting:
@@ -267,6 +268,8 @@ def build_packed(
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
     with _room_needed(folder), _locked(folder):
+        for killed in folder.glob("*.partial"):  # nobody else writes here while the lock is held
+            killed.unlink(missing_ok=True)
         identity = {"format": FORMAT, "size": size, "source": source}
         if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
             if "checksum" not in index:

@@ -120,6 +120,17 @@ class DiscriminativeKShot(Pretrained):
         self._prior = (*fit_prior(weights / scale, self.prior), scale)
         return {"pretrain": history}
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        if self._prior is None:
+            empty = torch.empty(self._features)
+            return {**super().trained_tensors(), "mean": empty, "variance": empty, "scale": torch.empty(())}
+        return {**super().trained_tensors(), **dict(zip(("mean", "variance", "scale"), self._prior))}
+
+    def restore(self, tensors: dict[str, Tensor], moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+        super().restore(tensors, moments)
+        mean, variance, scale = (tensors[name].to(self.device) for name in ("mean", "variance", "scale"))
+        self._prior = (mean, variance, scale)
+
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._prior is None:
             raise ValueError(f"{self.name}: call fit before adapt.")

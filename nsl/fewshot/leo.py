@@ -210,6 +210,19 @@ class LEO(Pretrained):
         self.latent.eval()
         return {"pretrain": before, "meta": history}
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        scale = torch.empty(()) if self._scale is None else self._scale
+        latent = {f"latent.{name}": tensor for name, tensor in self.latent.state_dict().items()}
+        return {**super().trained_tensors(), **latent, "scale": scale}
+
+    def restore(self, tensors: dict[str, Tensor], moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+        super().restore(tensors, moments)
+        prefix = "latent."
+        mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        self.latent.load_state_dict(mine)
+        self.latent.eval()
+        self._scale = tensors["scale"].to(self.device)
+
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._scale is None:
             raise ValueError(f"{self.name}: call fit before adapt.")

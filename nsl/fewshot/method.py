@@ -169,6 +169,23 @@ class FewShotMethod(ABC):
             "data": as_dataset(base).fingerprint,
         }
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Everything that `fit` left and `represent`, `adapt` and `predict` need, by name; `restore` takes it."""
+        return {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+
+    def restore(self, tensors: dict[str, Tensor], moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+        """Take over what another object of the same method and settings learned, in place of `fit`.
+
+        Args:
+            tensors: of its `trained_tensors`.
+            moments: mean and standard deviation of the base classes' channels.
+        """
+        self.moments = moments
+        prefix = "network."
+        mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        self.network.load_state_dict(mine)
+        self.network.eval()
+
     def embed(self, images: Tensor) -> Tensor:
         """What does not depend on the task: [B, 3, S, S] normalised to what `adapt` takes. Default: the images."""
         return images

@@ -154,8 +154,11 @@ def _alone(folder: Path | None, key: str) -> Iterator[None]:
     if folder is None:
         yield
         return
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:  # no such lock on Windows
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"backbone-{key}.lock").open("a") as stream:
         while True:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nsl.training.execution import Execution, choose_device
+from nsl.training.ranges import check_counts, check_numbers
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 
 META_SCHEDULES = ("constant", "linear")
@@ -44,13 +45,8 @@ class MetaRecipe:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "tasks", "way", "shot", "query"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"meta recipe: {name} must be a whole number of at least 1, got {value!r}")
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"meta recipe: {name} must not be negative, got {getattr(self, name)!r}")
+        check_counts("meta recipe", self, ("iterations", "tasks", "way", "shot", "query"))
+        check_numbers("meta recipe", self, ("learning_rate", "weight_decay"))
         choices_by_name = (
             ("schedule", META_SCHEDULES),
             ("augment", AUGMENTATIONS),

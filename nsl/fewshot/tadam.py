@@ -164,6 +164,11 @@ class TADAM(FewShotMethod):
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
         return F.cross_entropy(logits.float(), upload(labels[where], logits.device))
 
+    def trained_tensors(self) -> dict[str, Tensor]:
+        # The classifier of the base classes helps the training only.
+        found = super().trained_tensors()
+        return {name: value for name, value in found.items() if not name.startswith("network.auxiliary.")}
+
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None
         settings = self.settings

@@ -8,6 +8,7 @@ folder) under a name made of the source, the compiler and the processor, so that
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -39,6 +41,11 @@ _FLAGS = (
 )
 #: Types that the kernels are compiled for, and their names there.
 TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+#: Stands before the 64 hexadecimal digits of the SHA-256 at the end of a library.
+_MARK = b"\nnsl-sha256 "
+_TRAILER = len(_MARK) + 64
+#: Beginning of a name while it is compiled, and seconds after which that was left over.
+_TEMPORARY, _LEFT_OVER = "kernels-", 3600.0
 
 
 class Geometry(ctypes.Structure):
@@ -91,6 +98,31 @@ def _cache() -> Path:
         return temporary_folder()
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a compiled library is there as it was written: loading a truncated one ends the process by a signal."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
+    return trailer == _MARK + hashlib.sha256(body).hexdigest().encode()
+
+
+def _seal(path: Path) -> None:
+    """Append the check sum of a library to it; the loader does not look behind the end."""
+    with path.open("rb+") as file:
+        body = file.read()
+        file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what compilations that were killed left there."""
+    for left in folder.glob(f"{_TEMPORARY}*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_OVER:
+                left.unlink()
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None without a compiler, if it fails (one warning), or under NSL_COMPILE=0."""
@@ -105,15 +137,17 @@ def library() -> ctypes.CDLL | None:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60).stdout
         key = b"\0".join([source, " ".join(_FLAGS).encode(), compiler.encode(), version, _processor().encode()])
         target = _cache() / f"kernels-{hashlib.sha256(key).hexdigest()[:16]}.so"
-        if not target.exists():
+        if not _is_whole(target):
+            _remove_left_overs(target.parent)
             # Written under a name of its own and renamed: another process may be doing the same.
-            handle, name = tempfile.mkstemp(suffix=".partial", dir=target.parent)
+            handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=".partial", dir=target.parent)
             os.close(handle)
             partial = Path(name)
             command = [compiler, *_FLAGS, str(_SOURCE), "-o", name]
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             if done.returncode:
                 raise OSError((done.stderr.strip().splitlines() or ["no message"])[0])
+            _seal(partial)
             os.replace(partial, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:

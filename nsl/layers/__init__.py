@@ -12,4 +12,18 @@
     recurrent      recurrent cells                                                      1, 5.2
     attention      global neural similarity                                             6, B
     shift          a folded shift layer                                                 3.4
+
+What the paper compares with, contains or leaves open:
+
+    shapes             continuous and predicted D, shifts with few taps                 3.4, 3.5
+    unshared           one similarity a filter                                          4
+    mahalanobis        M symmetric and positive semi-definite: metric learning          3.1
+    decoupled          magnitude times angle                                            2
+    dynamic_filter     filters completely generated                                     2, 6
+    hypernetwork       kernels written from embeddings                                  2
+    filter_selection   gates on filters, mixtures of banks                              2, 6
+    deformable         taps that move                                                   2
+    dynamic_recurrent  cells whose state moves their similarity                         5.2
+    ode                layers as steps of a differential equation                       5.2
+    window             what layers with a kernel a position or an image share
 """

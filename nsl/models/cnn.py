@@ -9,6 +9,7 @@ nine convolutions between are what a Neural Similarity Network replaces. One net
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -178,11 +179,13 @@ def cnn9pp(num_classes: int, *, width: int = 32, image_size: int = 32, variant: 
     with torch.device("meta"):
         largest = nsn9(num_classes, kind="dynamic", similarity="unconstrained", width=width)
     target = sum(parameter.numel() for parameter in largest.parameters())
-    wider, count = width, 0
-    while count <= target:
-        wider += 1
+
+    def count(wider: int) -> int:
         with torch.device("meta"):
-            count = sum(p.numel() for p in PlainCNN(num_classes, wider, 4).parameters())
+            return sum(p.numel() for p in PlainCNN(num_classes, wider, 4).parameters())
+
+    widths = range(width + 1, 8 * width + 8)
+    wider = widths[bisect_right(widths, target, key=count)]
     return PlainCNN(num_classes, wider, 4, image_size, nn.Conv2d, variant)
 
 

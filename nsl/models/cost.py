@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,6 +14,11 @@ from nsl.layers.conv import DynamicNSConv2d
 from nsl.layers.predictors import ReleasePredictor
 from nsl.layers.spherical import SphereConv2d
 from nsl.layers.structures import Diagonal
+
+
+def _itself(own: Callable[[Tensor, Tensor], int], _layer: nn.Module, input: Tensor, output: Tensor) -> int:
+    """A module's own count."""
+    return own(input, output)
 
 
 def _patch_norm(channels: int, taps: int, places: int, outputs: int) -> int:
@@ -51,13 +57,23 @@ def _release_predictor(predictor: ReleasePredictor, input: Tensor, output: Tenso
     return _patch_norm(first.in_channels, prod(first.kernel_size), places, per_image) + first.out_channels * per_image
 
 
+def _cell(cell: nn.RNNCellBase, _input: Tensor, _output: Tensor) -> int:
+    """Both maps of one step; of a dynamic cell M too: a product a unit, or a matrix product a block."""
+    count = cell.weight_ih.numel() + cell.weight_hh.numel()
+    structure, block = getattr(cell, "structure", None), getattr(cell, "block", None)
+    if structure is not None and block is not None:
+        count += cell.hidden_size * (1 if structure.is_mask else block.taps)
+    return count
+
+
 @torch.no_grad()
 def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) -> int:
     """Multiply-adds of one image's forward pass.
 
     Convolutions and linear layers, a dynamic layer's predictor, the patch norms of a spherical one and the
     multiplication of every patch by its similarity are counted. Batch norm, ReLU, pooling and biases are not: they
-    fold into their neighbours or are no products. A static similarity costs nothing, it folds into the kernel.
+    fold into their neighbours or are no products. A static similarity costs nothing, it folds into the kernel. A module
+    that has a method `multiply_adds(input, output)` counts itself, without its parts.
 
     Args:
         model: from images [B, channels, image_size, image_size]; left as it was.
@@ -81,10 +97,14 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
         return layer.in_features * output.numel()
 
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if callable(own := getattr(module, "multiply_adds", None)):
+            hooks.append(module.register_forward_hook(count(partial(_itself, own))))
+        elif isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(count(_convolution)))
         elif isinstance(module, nn.modules.conv._ConvNd):
             hooks.append(module.register_forward_hook(count(_plain)))
+        elif isinstance(module, nn.RNNCellBase):
+            hooks.append(module.register_forward_hook(count(_cell)))
         elif isinstance(module, nn.Linear):
             hooks.append(module.register_forward_hook(count(linear)))
         elif isinstance(module, ReleasePredictor):

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from nsl.models.backbones import backbone_classifier
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
 from nsl.models.cnn10 import cnn10, cnn10pp, nsn10
+from nsl.models.comparators import MODELS as COMPARATORS
+from nsl.models.kinds import check_kinds
+from nsl.models.mlp import mlp
 from nsl.models.spherenet import spherenet
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -31,6 +35,8 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": partial(backbone_classifier, backbone="resnet34", kind="none", similarity="diagonal"),
     "wrn28_10": partial(backbone_classifier, backbone="wrn28_10", kind="none", similarity="diagonal"),
     "spherenet": spherenet,
+    "mlp": mlp,
+    **COMPARATORS,
 }
 
 
@@ -76,7 +82,24 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     unknown = sorted(set(kwargs) - known)
     if unknown:
         raise ValueError(f"model {name!r} has no argument {unknown[0]!r}, it takes {sorted(known)}")
+    check_kinds(f"model {name!r}", build.func if isinstance(build, partial) else build, kwargs)
     return build(num_classes, **kwargs)
+
+
+def shapes_of(name: str, num_classes: int, **kwargs: Any) -> dict[str, torch.Size]:
+    """Names and shapes of a network's state, found without memory for it, whatever its size.
+
+    Raises:
+        ValueError: there is no such network; the sentence says why.
+    """
+    try:
+        with torch.device("meta"):
+            return {key: value.shape for key, value in create_model(name, num_classes, **kwargs).state_dict().items()}
+    except ValueError:
+        raise
+    except Exception as error:  # sizes and options can be impossible in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"model {name!r} cannot be built with {kwargs}: {reason[:300]}") from None
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,18 +1,26 @@
 """Checkpoints: written atomically, loaded without running code, refused with one sentence when damaged.
 
 A file ends in the SHA-256 of what stands before: torch does not compare the check sums in its own archives, and one
-flipped bit would go on training as another network.
+flipped bit would go on training as another network. Nor is anything taken from a file that tensors, numbers, texts and
+their containers are not, nor a tensor that is larger than its file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
+import pickletools
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from nsl.outputs import check_regular, replacing
 
 #: Files of format 1, of earlier versions, have no check sum.
 FORMAT = 2
@@ -26,20 +34,36 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used; the sentence names the file and what to do."""
 
 
+#: What stands in a checkpoint beside numbers, texts, lists and dicts: tensors in their storages.
+_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch Size"}
+_FETCHING = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, lists, dicts) under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Write `state` (tensors, numbers, strings, lists, dicts) under a temporary name, then rename.
+
+    Raises:
+        OSError: it cannot be written, because the disk is full for example.
+        ValueError: `path` is no regular file.
+    """
+    stream = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, stream)
+    body = stream.getbuffer()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(body)
+        file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
+
+
+@contextmanager
+def training_goes_on() -> Iterator[None]:
+    """Around saving one of a training's many checkpoints: where it cannot be written, warn instead of raising.
+
+    The file of the time before stays, and the next one is tried again.
+    """
     try:
-        stream = io.BytesIO()
-        torch.save({"format": FORMAT, **state}, stream)
-        body = stream.getbuffer()
-        with temporary.open("wb") as file:
-            file.write(body)
-            file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        print(f"warning: {error} The training goes on without this checkpoint.", file=sys.stderr, flush=True)
 
 
 def _checked(content: bytes) -> Any:
@@ -50,20 +74,80 @@ def _checked(content: bytes) -> Any:
     """
     body, trailer = content[:-_TRAILER], content[-_TRAILER:]
     whole = trailer == _MARK + hashlib.sha256(body).hexdigest().encode()
-    state = torch.load(io.BytesIO(body if whole else content), map_location="cpu", weights_only=True)
+    body = body if whole else content
+    _check_archive(body)
+    # First without memory: a forged tensor may claim any size.
+    for tensor in _tensors(torch.load(io.BytesIO(body), map_location="meta", weights_only=True)):
+        if max(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()) > len(body):
+            raise ValueError("a tensor is larger than the file")
+    state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if not whole and isinstance(state, dict) and state.get("format") == FORMAT:
         raise ValueError("the check sum differs")
     return state
+
+
+def _check_archive(body: bytes) -> None:
+    """Raise ValueError unless the archive unpacks to its own size and names nothing but tensors and containers."""
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        members = archive.infolist()
+        if any(item.compress_type != zipfile.ZIP_STORED for item in members):
+            raise ValueError("it is compressed, which checkpoints are not")
+        if sum(item.file_size for item in members) > len(body):
+            raise ValueError("it unpacks to more than its size")
+        for item in members:
+            if not item.filename.endswith("/data.pkl"):
+                continue
+            for code, argument, _ in pickletools.genops(archive.read(item)):
+                known = argument in _GLOBALS or (str(argument).startswith("torch ") and "Storage" in str(argument))
+                if code.name in _FETCHING or (code.name == "GLOBAL" and not known):
+                    raise ValueError(f"it names {argument}, which no checkpoint does")
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """All tensors in dicts and lists, each container once."""
+    seen, left = set(), [state]
+    while left:
+        item = left.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:
+            seen.add(id(item))
+            left += item.values() if isinstance(item, dict) else item
+
+
+def check_optimiser(optimiser: torch.optim.Optimizer) -> None:
+    """After loading an optimiser's state: every tensor of it has its parameter's shape, or is a number.
+
+    Raises:
+        ValueError: one has not, as in a forged checkpoint; the optimiser would fail at its next step.
+    """
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {list(value.shape)}, its parameter {list(parameter.shape)}")
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file, such as a text, never was a checkpoint; no one should be told to delete it."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(-min(_TRAILER, file.seek(0, 2)), 2)
+        return bool(start) and start != b"PK" and not file.read().startswith(_MARK)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
+        FileNotFoundError: there is no such file.
         CheckpointError: damaged, not a checkpoint, or of another format.
+        ValueError: `path` is a folder, a device, ...
+        OSError: the file cannot be read.
     """
+    check_regular(path, "checkpoint")
+    content = path.read_bytes()
     try:
-        state = _checked(path.read_bytes())
+        state = _checked(content)
     except Exception as error:  # a damaged stream of objects can raise anything
         raise CheckpointError(f"checkpoint {path} is damaged; delete it to start this run again") from error
     if not isinstance(state, dict) or state.get("format") not in (1, FORMAT):

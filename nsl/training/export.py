@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
 from nsl.models.registry import count_parameters, create_model
+from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
 
@@ -30,7 +31,8 @@ def _library() -> Any:
     try:
         import safetensors.torch
     except ImportError:
-        raise ExportError("Exported networks need safetensors, which is not installed; run `make env`.") from None
+        advice = "run `make env`, or install the extra [export]"
+        raise ExportError(f"Exported networks need safetensors, which is not installed; {advice}.") from None
     return safetensors
 
 
@@ -72,30 +74,27 @@ def save_model(
         },
         "training": training or {},
     }
+    write_tensors(path, model.state_dict(), about)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename."""
     # Contiguous copies: safetensors refuses tensors that share memory.
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
-    metadata["checksum"] = _checksum(tensors, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        _library().torch.save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata["checksum"] = _checksum(kept, metadata)
+    with replacing(path) as temporary:
+        _library().torch.save_file(kept, temporary, metadata)
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in `path`, in evaluation mode, and what `save_model` was told of it.
-
-    Returns:
-        The module, from images normalised with about["data"]["mean"] and ["std"] to logits, and about, with the keys
-        model, data and training.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` was given.
 
     Raises:
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, or not one of ours.
     """
+    check_regular(path, "the exported network")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a file that `python -m nsl.train --export` wrote.")
     library = _library()
@@ -110,16 +109,77 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     checksum = metadata.pop("checksum", None)  # files of earlier versions have none
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
-    about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
-    wanted, data = about["model"], about["data"]
-    random = torch.random.get_rng_state()
-    model = create_model(
-        wanted["name"], len(data["class_names"]), image_size=data["image_size"], **wanted["options"]
-    )
-    torch.random.set_rng_state(random)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+        return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+    except (ValueError, RecursionError):
+        raise ExportError(f"{path} does not say of what network and data it is; export the network again.") from None
+
+
+def _check_description(path: Path, about: Mapping[str, Any]) -> None:
+    """Whether a file's facts have the form that `save_model` writes.
+
+    Raises:
+        ExportError: they have another one.
+    """
+    try:
+        wanted, data = about["model"], about["data"]
+        names, moments = data["class_names"], [*data["mean"], *data["std"]]
+        sound = (
+            all(isinstance(part, dict) for part in (wanted, wanted["options"], data))
+            and all(isinstance(text, str) for text in (wanted["name"], data["name"], *names))
+            and isinstance(names, list)
+            and type(data["image_size"]) is int
+            and [len(data["mean"]), len(data["std"])] == [3, 3]
+            and all(type(value) in (int, float) and math.isfinite(value) for value in moments)
+        )
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise ExportError(f"{path} does not say of what network and data it is; export the network again.")
+
+
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Refuse tensors that do not fit, before memory is spent: `build` is called on the meta device, which has none.
+
+    Raises:
+        ExportError: names or shapes differ (the sentence names the first), or there is no such network.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            wanted = {name: tuple(tensor.shape) for name, tensor in build().items()}
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.") from None
+        raise ExportError(f"{path} describes a network that cannot be built ({reason}); export it again.") from None
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            reason = f"{name} is {found.get(name, 'missing')} in it and {wanted.get(name, 'missing')} in the network"
+            raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.")
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in `path`, in evaluation mode, and what `save_model` was told of it.
+
+    Returns:
+        The module, from images normalised with about["data"]["mean"] and ["std"] to logits, and about, with the keys
+        model, data and training.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ExportError: it is damaged, or not one of ours, or does not fit the network that it names.
+    """
+    tensors, about = read_tensors(path)
+    if isinstance(about.get("model"), dict) and "few_shot" in about["model"]:
+        raise ExportError(f"{path} holds a few-shot method; read it with nsl.load or nsl.fewshot.load_method.")
+    _check_description(path, about)
+    wanted, data = about["model"], about["data"]
+
+    def build() -> nn.Module:
+        options = {"image_size": data["image_size"], **wanted["options"]}
+        return create_model(wanted["name"], len(data["class_names"]), **options)
+
+    check_shapes(path, tensors, lambda: build().state_dict())
+    with torch.random.fork_rng(devices=[]):
+        model = build()
+    model.load_state_dict(tensors)
     return model.eval(), about

@@ -28,12 +28,21 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
          "dynamic": [{"layer", "mean", "std" (over 64 test images and all positions: [kh][kw] for a diagonal
             similarity, [K][K] otherwise), "maps" [K][h][w] of the first test image (the diagonal of M; first
             dynamic layer only), "shape" [K] if learned}],
-         "image": uint8 [3][H][W], the first test image, only with "dynamic"}
+         "other": [{"layer", and what the layer's method `observed(input)` says of those test images}],
+         "image": uint8 [3][H][W], the first test image, only with "dynamic" or "other"}
     """
     device = next(model.parameters()).device
     static: list[dict[str, Any]] = []
     dynamic: list[dict[str, Any]] = []
+    other: list[dict[str, Any]] = []
     hooks = []
+
+    def describe(name: str, layer: nn.Module) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+            seen = layer.observed(inputs[0])  # type: ignore[operator]
+            other.append({"layer": name} | {key: _rounded(value.float().cpu()) for key, value in seen.items()})
+
+        return hook
 
     def shape_of(layer: NSConv2d | DynamicNSConv2d) -> dict[str, Any]:
         shape = layer.boolean_shape()
@@ -63,6 +72,8 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
             )
         elif isinstance(module, DynamicNSConv2d):
             hooks.append(module.register_forward_hook(record(name, module)))
+        elif callable(getattr(module, "observed", None)):
+            hooks.append(module.register_forward_hook(describe(name, module)))
     observations: dict[str, Any] = {}
     if static:
         observations["static"] = static
@@ -76,6 +87,9 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
             for hook in hooks:
                 hook.remove()
             model.train(was_training)
-        observations["dynamic"] = dynamic
+        if dynamic:
+            observations["dynamic"] = dynamic
+        if other:
+            observations["other"] = other
         observations["image"] = centre_crop(dataset.test_images[:1], dataset.crop_size)[0].tolist()
     return observations

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.similarity import Similarity
+from nsl.training.checkpoint import check_optimiser
 from nsl.training.schedule import Recipe
 
 #: l2 coefficient of the release on an unconstrained static similarity.
@@ -24,7 +25,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
     Returns:
         Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
-        which is 1 except for the parameters of `model.classifier` (recipe.classifier_rate).
+        which is 1 except for the parameters of `model.classifier` (recipe.classifier_rate) and of modules that have an
+        attribute `rate`.
     """
     release = getattr(model, "variant", "paper") == "release"
     classifier = getattr(model, "classifier", None)
@@ -45,7 +47,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
                     decay = RELEASE_SIMILARITY_DECAY
             elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):
                 decay = recipe.weight_decay
-            rate = recipe.classifier_rate if id(parameter) in scaled else 1.0
+            rate = recipe.classifier_rate if id(parameter) in scaled else float(getattr(module, "rate", 1.0))
             groups.setdefault((decay, rate, recipe.momentum), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "rate": rate, "momentum": momentum}
@@ -119,3 +121,4 @@ class ScheduledSGD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.sgd.load_state_dict(state)
+        check_optimiser(self.sgd)

@@ -10,9 +10,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nsl.training.ranges import check_below, check_counts, check_numbers, check_steps
+
 SCHEDULES = ("steps", "linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
 AUGMENTATIONS = ("crop_flip", "crop", "window_flip", "resized_crop", "none")
+_MILESTONES, _DECAY_FACTOR = (34 / 64, 54 / 64), 0.1
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Recipe:
         augment: "crop_flip" (pad 4, random crop, flip), "crop" (for characters, which have a handedness),
             "window_flip" (a random window of larger stored images, flip), "resized_crop" (a random rectangle brought
             to the image's size, flip), "none"; see `nsl.data.augment`.
-        evaluations: points of the learning curve, the last at the end.
+        evaluations: points of the learning curve, the last at the end; at most one a step.
 
     Raises:
         ValueError: a value is impossible; the sentence names the field.
@@ -48,8 +51,8 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     schedule: str = "steps"
-    milestones: tuple[float, ...] = (34 / 64, 54 / 64)
-    decay_factor: float = 0.1
+    milestones: tuple[float, ...] = _MILESTONES
+    decay_factor: float = _DECAY_FACTOR
     warmup: float = 0.1
     classifier_rate: float = 1.0
     label_smoothing: float = 0.0
@@ -58,6 +61,8 @@ class Recipe:
     evaluations: int = 8
 
     def __post_init__(self) -> None:
+        if not isinstance(self.milestones, list | tuple):
+            raise ValueError(f"recipe: milestones must be a list of numbers, got {self.milestones!r}")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for field, choices in (
             ("schedule", SCHEDULES),
@@ -68,13 +73,14 @@ class Recipe:
                 raise ValueError(
                     f"recipe: {field} must be one of {list(choices)}, got {getattr(self, field)!r}"
                 )
-        for field in ("iterations", "batch_size", "evaluations"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"recipe: {field} must be a whole number of at least 1, got {value!r}")
-        for field in ("learning_rate", "momentum", "weight_decay", "warmup", "classifier_rate", "label_smoothing"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"recipe: {field} must not be negative, got {getattr(self, field)!r}")
+        what = "recipe"
+        check_counts(what, self, ("iterations", "batch_size", "evaluations"))
+        numbers = ("learning_rate", "momentum", "weight_decay", "warmup", "classifier_rate", "label_smoothing")
+        check_numbers(what, self, numbers)
+        check_below(what, self, {"momentum": 1, "label_smoothing": 1})
+        if self.warmup > 1:
+            raise ValueError(f"recipe: warmup must be a fraction of the budget, 0 to 1, got {self.warmup!r}")
+        check_steps(what, self.schedule, self.milestones, self.decay_factor, (_MILESTONES, _DECAY_FACTOR))
 
     @classmethod
     def release(cls, **changes: Any) -> Recipe:
@@ -89,6 +95,8 @@ class Recipe:
             "label_smoothing": 0.01,
             "warmup": 0.0,
         }
+        if changes.get("schedule", "steps") != "steps":
+            del own["milestones"]
         return cls(**{**own, **changes})
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,4 +120,6 @@ class Recipe:
 
     def evaluation_points(self) -> set[int]:
         """Numbers of finished steps after which the test set is evaluated."""
+        if self.evaluations >= self.iterations:
+            return set(range(1, self.iterations + 1))
         return {round(self.iterations * (i + 1) / self.evaluations) for i in range(self.evaluations)} - {0}

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.distributed import add_up, world
 from nsl.training.execution import Execution, stretch
 from nsl.training.side_by_side import TURN, pass_turn, wait_for
@@ -111,18 +111,21 @@ class TrainingState(ABC):
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(kept[name])
+                if isinstance(part, torch.optim.Optimizer):
+                    check_optimiser(part)
             self.restore(kept)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"checkpoint {file} does not fit this network; delete it to start this training again"
             ) from error
 
+    @training_goes_on()
     def save(self) -> None:
         """Write the checkpoint; of processes that share a training the first does."""
+        self._saved = time.perf_counter()
         if self.execution.checkpoint is not None and self.first:
             parts = {name: part.state_dict() for name, part in self.parts.items()}
             save_checkpoint(self.execution.checkpoint, {"identity": self.identity, **parts, **self.numbers()})
-        self._saved = time.perf_counter()
 
     def note(self, clock: Tensor, loss: Tensor, wrong: Tensor | None = None) -> None:
         """Leave a step's loss and number of wrong guesses, scalars, on the device; `clock` is its number, int64 [1]."""

@@ -93,7 +93,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table as data; ``metrics`` are those it shows beside the task's own."""
+    """A table as data.
+
+    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile.
+    """
 
     table: Key
     title: str
@@ -105,6 +108,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     task: str = CLASSIFICATION
     metrics: tuple[Metric, ...] = ()
+    seeds: dict[str, int] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:

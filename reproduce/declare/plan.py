@@ -54,7 +54,8 @@ def planned_runs(
         for slot in declared.datasets:
             if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
                 continue
-            for method in declared.methods:
+            most = declared.seeds.get(chosen.name, seed + 1)
+            for method in declared.methods if seed < most else ():
                 if method.seeds is None or seed < method.seeds:
                     run = chosen.run(method, slot, seed)
                     found.setdefault(repr(run.declared("")), run)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import tasks
+from reproduce.declare import overrides
 from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, read
 from reproduce.declare.runs import Run
 from reproduce.show.statistics import Scope
@@ -168,15 +169,17 @@ def names() -> tuple[str, ...]:
 def profile(name: str, path: Path | None = None) -> Profile:
     """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named.
 
-    ``like`` in a profile names another one that it changes.
+    ``like`` in a profile names another one that it changes; the name may change settings itself, see
+    :mod:`reproduce.declare.overrides`.
     """
-    declared = _declared(path)
-    if name not in declared:
+    declared, written = _declared(path), name.split(overrides.SIGN)[0]
+    if written not in declared:
         raise ValueError(f"PROFILE={name!r} is unknown; choose one of: {', '.join(declared)}.")
-    raw = dict(declared[name])
+    raw = dict(declared[written])
     try:
         if (base := raw.pop("like", None)) is not None:
             raw = merged(declared[base], raw)
+        raw = overrides.changed(name, raw)
         slots = raw.pop("slot", {})
         shared = {key: raw[key] for key in _SHARED}
         return Profile(name=name, slots={slot: _slot(slot, slots, shared) for slot in slots}, **raw)

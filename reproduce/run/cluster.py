@@ -26,6 +26,8 @@ from reproduce.run.worker import load_backend
 CLUSTERS = {"slurm": "slurm", "submitit-local": "local"}
 #: What a job asks for where the CLUSTER file does not say otherwise: a day, queued again when that is not enough.
 TIMEOUT_MINUTES = 24 * 60
+#: A run that takes longer than a job is queued again so often; submitit by itself gives up after three time-outs.
+TIMEOUTS = 1000
 _POLL_SECONDS = {"slurm": 5.0, "local": 0.1}
 _BUSY_SECONDS = 5.0
 
@@ -109,8 +111,19 @@ class ClusterExecutor:
         self.data = None if data is None else str(Path(data).resolve())
         wanted = {"timeout_min": TIMEOUT_MINUTES, "cpus_per_task": threads, "name": "nsl"}
         wanted |= read_parameters(parameters)
+        # Not one of the parameters of a job: submitit takes it where the executor is made.
+        timeouts = wanted.pop("slurm_max_num_timeout", TIMEOUTS)
+        if isinstance(timeouts, bool) or not isinstance(timeouts, int) or timeouts < 0:
+            raise ValueError(
+                f"CLUSTER={parameters}: slurm_max_num_timeout must be a whole number of at least 0, got {timeouts!r}."
+            )
         try:
-            self.executor = submitit.AutoExecutor(folder=self.store.folder / "cluster", cluster=self.cluster)
+            folder = self.store.folder / "cluster"
+            self.executor = submitit.AutoExecutor(
+                folder=folder, cluster=self.cluster, slurm_max_num_timeout=timeouts
+            )
+            # Also of local jobs, which have no such argument.
+            vars(self.executor._executor)["max_num_timeout"] = timeouts
             self.executor.update_parameters(**wanted)
         except (RuntimeError, NameError, TypeError, AssertionError) as error:
             source = "" if parameters is None else f" with CLUSTER={parameters}"

@@ -9,7 +9,6 @@ unchanged data folder is not read again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
@@ -19,6 +18,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from reproduce import tasks
 from reproduce.declare.runs import Run
@@ -189,8 +190,7 @@ def recorded(folder: Path) -> dict[str, str]:
 def _alone(folder: Path) -> Iterator[None]:
     """Other commands wait: between reading and writing nothing may be added that would be lost."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "data.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with FileLock(folder / "data.lock"):
         yield
 
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from reproduce.run.store import EPHEMERAL_RESULTS
 from reproduce.run.worker import NslBackend
 
 STEPS = 2
-#: Sets that are decoded into a packed cache.
-PACKED = ("imagenet", "tiny_imagenet", "tiny_imagenet_25")
 #: Batches that the input side alone is timed over.
 INPUT_STEPS = 4
+#: Sets that are decoded into a packed cache.
+PACKED = ("imagenet", "tiny_imagenet", "tiny_imagenet_25")
 
 
 class RehearsalBackend(NslBackend):
@@ -94,6 +93,8 @@ def rehearse_run(run: Run, data: str | None, folder: Path) -> Rehearsed:
     if _numbers(first.result) != _numbers(second.result):
         return Rehearsed(run.name, "it resumed from its checkpoint to other numbers.")
     seconds = float(first.result.get("train_seconds") or once)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     total = time.perf_counter() - started
     rate = _input_rate(run, backend.found)
@@ -109,7 +110,9 @@ def _input_rate(run: Run, dataset: Any) -> float:
 
     if not isinstance(dataset, Dataset):
         return 0.0
-    return images_per_second(dataset, Recipe(**run.recipe), choose_device(), INPUT_STEPS)
+    # A task may keep more in its recipe than the training's own settings.
+    own = {field.name: run.recipe[field.name] for field in fields(Recipe) if field.name in run.recipe}
+    return images_per_second(dataset, Recipe(**own), choose_device(), INPUT_STEPS)
 
 
 def _serve(pipe: Connection, run: Run, data: str | None, folder: Path) -> None:

@@ -1,20 +1,21 @@
 """The store of run records: one JSON file a run, written atomically, checked on reading, safe for many
 processes.
 
-``<results>/<profile>/runs/<id>.json`` is a record, ``locks/<declared id>.lock`` is held (``flock``) while the run
-executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists, and beside it
+``<results>/<profile>/runs/<id>.json`` is a record, ``locks/<declared id>.lock`` is held (``filelock``) while the
+run executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists, and beside it
 ``<id>.attempts.json`` says who worked on it. A lock dies with the process that holds it, so a killed run leaves nothing
 to clean up.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from reproduce.declare.runs import declared_id, run_id
 from reproduce.run.files import canonical_json, digest, finite, write_text
@@ -72,6 +73,7 @@ class Store:
         self.runs = self.folder / "runs"
         self.locks = self.folder / "locks"
         self.checkpoints = self.folder / "checkpoints"
+        self.kept = self.folder / "weights"
         self._known: dict[str, str] = {}  # identity of a record to its declared identity
 
     def path(self, identity: str) -> Path:
@@ -81,6 +83,10 @@ class Store:
     def checkpoint(self, identity: str) -> Path:
         """Where the training keeps its state until the record is stored."""
         return self.checkpoints / f"{identity}.pt"
+
+    def weights(self, identity: str) -> Path:
+        """Where the trained network of a run is kept."""
+        return self.kept / f"{identity}.safetensors"
 
     def read(self, identity: str) -> dict[str, Any] | None:
         """The record of a run, or None when there is none yet."""
@@ -121,29 +127,34 @@ class Store:
     def claim(self, declared: str, identity: str) -> Iterator[bool]:
         """Hold the lock of a declared run to execute it as ``identity``; yields False when another process holds it."""
         self.locks.mkdir(parents=True, exist_ok=True)
-        with (self.locks / f"{declared}.lock").open("a") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+        lock = FileLock(self.locks / f"{declared}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
             # Whoever holds the lock is the only writer: what a killed predecessor left half-written can go.
-            for folder in (self.checkpoints, self.runs):
+            for folder in (self.checkpoints, self.runs, self.kept):
                 for leftover in folder.glob(f"*{identity}*.partial"):
                     leftover.unlink(missing_ok=True)
             yield True
+        finally:
+            lock.release()
 
     def running(self, declared: str) -> bool:
         """Whether some process holds the declared run's lock now."""
         path = self.locks / f"{declared}.lock"
         if not path.exists():
             return False
-        # For reading: NFS gives a shared lock on nothing else, and a folder may be read-only.
-        with path.open() as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        except OSError:  # a read-only folder: no process trains into it from here
+            return False
+        lock.release()
         return False
 
 

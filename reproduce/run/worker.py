@@ -151,5 +151,8 @@ def execute(
             "observations": outcome.observations,
             "attempts": attempts.end(),
         }
+        if outcome.keep is not None:  # before the record, so that no record lacks the network it was made with
+            facts = {key: record[key] for key in ("id", "config", "status", "parameters")}
+            outcome.keep(store.weights(identity), facts)
         store.write(record)
         return store.read(identity)

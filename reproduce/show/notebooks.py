@@ -10,48 +10,64 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
+import re
+import shutil
+import stat
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.run.executors import end_with_parent
 from reproduce.run.files import digest, write_text
 from reproduce.run.store import Store
 from reproduce.show.closure import ROOT, closure_texts
 from reproduce.show.rows import make_table
 
-SOURCES = ROOT / "notebooks"
+#: Where a wheel puts them, beside the packages of its environment.
+INSTALLED = Path(sys.prefix) / "share" / "neural-similarity-learning" / "notebooks"
+
+#: The percent files: of the checkout, or those that came with an installed wheel.
+SOURCES = ROOT / "notebooks" if (ROOT / "notebooks").is_dir() else INSTALLED
 
 #: Key of the notebook's metadata that holds the hash of its inputs.
 STAMP = "reproduce_inputs"
 
+#: Key of the notebook's metadata that holds the hash of all else in it: a damaged notebook is executed again.
+CONTENT = "reproduce_content"
+
+#: Temporary folders older than this, in seconds, are of executions that were killed.
+LEFT_OVER = 24 * 3600.0
+_TEMPORARY = "reproduce-notebook-"
+
 #: Kernel that ipykernel installs beside the Python it belongs to.
 KERNEL = "python3"
+
+#: How a notebook asks for the report of a table.
+_REPORTS = re.compile(r"Report\(\"?(\w+)\"?,")
 
 
 def names(tables: tuple[plan.Key, ...]) -> list[str]:
     """Notebooks to execute: those of the tables; with all of the paper's, also those of none but the theory's."""
     if not SOURCES.is_dir():
-        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout of the repository.")
-    chosen = {plan.experiment(key).stem for key in tables}
-    if set(tables) >= set(plan.tables()):
-        others = {path.stem for path in SOURCES.glob("*.py")} - set(_stems())
-        chosen |= {name for name in others if not name.startswith("theory_")}
-    return sorted(name for name in chosen if (SOURCES / f"{name}.py").is_file())
+        raise FileNotFoundError(f"{SOURCES} does not exist; run this in a checkout, or install the package again.")
+    every = {path.stem: read_tables(path.stem) for path in SOURCES.glob("*.py")}
+    beyond, whole = set(plan.beyond()), set(tables) >= set(plan.tables())
+    found = [name for name, read in every.items() if set(tables) & (set(read) & beyond or set(read))]
+    if whole:
+        found += [name for name, read in every.items() if not read and not name.startswith("theory_")]
+    return sorted(found)
 
 
-def _stems() -> dict[str, plan.Key]:
-    """The tables by the names of their notebooks."""
-    return {plan.experiment(key).stem: key for key in plan.every()}
+def read_tables(name: str) -> tuple[plan.Key, ...]:
+    """The tables that a notebook reads: those whose reports its source asks for."""
+    asked = _REPORTS.findall((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
+    return tuple(dict.fromkeys(key for key in plan.every() if str(key) in asked))
 
 
 def _text_hash(paths: list[Path]) -> str:
@@ -64,13 +80,14 @@ def _text_hash(paths: list[Path]) -> str:
 def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     """Hash of everything the executed notebook depends on."""
     parts: list[Any] = [name, profile.name, closure_texts(SOURCES / f"{name}.py")]
-    if (key := _stems().get(name)) is not None:
+    for key in read_tables(name):
         table = make_table(key, profile, store)
+        stem = table.experiment.stem
         parts.append(sorted(record["checksum"] for row in table.rows for record in row.records.values()))
-        files = sorted((store.folder / "tables").glob(f"{name}*.csv"))
+        files = sorted((store.folder / "tables").glob(f"{stem}*.csv"))
         # The table's task is imported by its name, which the closure does not see.
         task = tasks.source(table.experiment.task)
-        parts.append(_text_hash([plan.EXPERIMENTS / f"{name}.toml", task, *files]))
+        parts.append(_text_hash([plan.EXPERIMENTS / f"{stem}.toml", task, *files]))
     return digest(parts)
 
 
@@ -79,12 +96,36 @@ def output_path(name: str, store: Store) -> Path:
     return store.folder / "notebooks" / f"{name}.ipynb"
 
 
+def _content_hash(notebook: dict[str, Any]) -> str:
+    """Hash of everything in a notebook but the hash itself."""
+    metadata = {key: value for key, value in notebook["metadata"].items() if key != CONTENT}
+    return digest({**notebook, "metadata": metadata})
+
+
 def stamp(path: Path) -> str | None:
-    """The hash of the inputs an executed notebook was made from; None when there is no such notebook."""
+    """The hash of the inputs an executed notebook was made from; None when there is none, or not as it was written."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["metadata"][STAMP])
-    except (OSError, ValueError, KeyError):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        whole = notebook["metadata"][CONTENT] == _content_hash(notebook)
+        return str(notebook["metadata"][STAMP]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def seal(text: str) -> str:
+    """A notebook's JSON with the hash of its content in its metadata."""
+    notebook = json.loads(text)
+    notebook["metadata"][CONTENT] = _content_hash(notebook)
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _remove_left_overs(prefix: str) -> None:
+    """Remove this user's temporary folders of executions that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > LEFT_OVER:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> float:
@@ -102,7 +143,8 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
 
     source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    _remove_left_overs(_TEMPORARY)
+    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as folder:
         # A fresh IPython folder: no start-up files of the user's, and no note about the local transport.
         os.environ["IPYTHONDIR"] = folder
         settings = Path(folder) / "profile_default" / "ipython_kernel_config.py"
@@ -121,14 +163,13 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
         cell["id"] = f"cell-{number}"  # otherwise random
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-    write_text(output, nbformat.writes(done))
+    write_text(output, seal(nbformat.writes(done)))
     return time.monotonic() - started
 
 
-def _start_watching(threads: int) -> None:
+def _use_threads(threads: int) -> None:
     # Notebooks that compute side by side share the cores; more threads than cores make each of them many times slower.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _reason(error: BaseException) -> str:
@@ -158,21 +199,20 @@ def execute_all(
     folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     parameters = {"profile": profile.name, "results": str(folder)}
     failures: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(due))
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, context, initializer=_start_watching, initargs=(threads,)) as pool:
+    count = min(jobs, len(due))
+    threads = max(1, (os.cpu_count() or 1) // count)
+    from nsl.processes import workers
+
+    with workers(count, _use_threads, (threads,)) as pool:
         waiting = {
             pool.submit(execute, SOURCES / f"{name}.py", output_path(name, store), parameters, mark): name
             for name, mark in due
         }
-        with contextlib.ExitStack() as stack:
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            for future in as_completed(waiting):
-                name = waiting[future]
-                try:
-                    say(f"notebook {name}: executed in {future.result():.0f} s")
-                except Exception as error:
-                    failures.append(f"Notebook {name} failed: {_reason(error)}")
-                    say(failures[-1])
+        for future in as_completed(waiting):
+            name = waiting[future]
+            try:
+                say(f"notebook {name}: executed in {future.result():.0f} s")
+            except Exception as error:
+                failures.append(f"Notebook {name} failed: {_reason(error)}")
+                say(failures[-1])
     return failures

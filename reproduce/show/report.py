@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from reproduce.declare import plan
 from reproduce.run.files import write_bytes
 from reproduce.run.store import Store
-from reproduce.show import figures, predictor_rows
+from reproduce.show import figures, predictor_rows, words
 from reproduce.show.cells import as_markdown
 from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.rows import Row, Table, make_table
@@ -120,6 +120,10 @@ class Report:
     def claims(self) -> Any:
         """Every claim with its measured difference and verdict."""
         return text(markdown_claims(self.table))
+
+    def answer(self) -> Any:
+        """The verdicts in words, a sentence a claim."""
+        return text(words.answer(self.table))
 
     def observations(self, key: str) -> dict[str, Any]:
         """What the first stored run of a method learned; empty when there is none."""

@@ -13,6 +13,7 @@ from reproduce.declare import plan
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
+from reproduce.show import cards, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
 from reproduce.show.rows import Table, make_table
@@ -55,9 +56,14 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
         folder = store.folder / "tables"
         for name, content in files(table).items():
             write_text(folder / name, content)
+        if ranks := rankings.rows(table):
+            write_text(folder / f"{table.experiment.stem}_ranking.csv", as_csv(rankings.COLUMNS, ranks))
         if trials := selection.rows(profile, store, key):
             write_text(folder / f"{table.experiment.stem}_selection.csv", as_csv(selection.COLUMNS, trials))
         made.append(table)
+    cards.write_cards(profile, store)
+    if any(store.runs.glob("*.json")):
+        write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
     return made
 
@@ -80,7 +86,10 @@ def summary(profile: plan.Profile, store: Store) -> str:
         if not run and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
-        parts += [scope_sentence(table), markdown_rows(table), markdown_claims(table)] if run else ["Not run."]
+        if run:
+            parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
+        else:
+            parts.append("Not run.")
         parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 

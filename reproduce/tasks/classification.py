@@ -50,6 +50,7 @@ class Classification(Task):
         import nsl
         from nsl.training import Execution, Recipe, observe
         from nsl.training import train as train_network
+        from nsl.training.export import save_model
 
         options = {name: value for name, value in run.model.items() if name != "name"}
         torch.manual_seed(run.seed)
@@ -65,7 +66,14 @@ class Classification(Task):
         )
         observations = {} if result.diverged else observe(model, dataset)
         multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
-        return Outcome(result.as_dict(), nsl.count_parameters(model), observations, multiply_adds)
+        parameters = nsl.count_parameters(model)
+        if result.diverged:
+            return Outcome(result.as_dict(), parameters, observations, multiply_adds)
+
+        def keep(path: Path, facts: dict[str, Any]) -> None:
+            save_model(path, model, run.model["name"], options, dataset, facts)
+
+        return Outcome(result.as_dict(), parameters, observations, multiply_adds, keep)
 
     def noise(self, run: Run, steps: int) -> Dataset:
         import torch

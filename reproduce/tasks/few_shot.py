@@ -10,6 +10,7 @@ import inspect
 import io
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,28 +102,7 @@ class FewShot(Task):
 
     def passes(self, run: Run, sizes: Shape) -> int:
         """Passes of the backbone; what costs little beside it is left out."""
-        from nsl.fewshot import METHODS
-
-        method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
-        defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-        options, total = defaults | run.model, 0
-        if part := recipe.get("pretrain"):
-            total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
-        if part := recipe.get("meta"):
-            tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
-            support, query = way * int(part["shot"]), way * int(part["query"])
-            total += round(tasks * method.task_passes(support, query, options))
-            total += sizes.train if method.trains_on_features else 0
-        way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
-        total += sizes.test if method.features_once else 0
-        steps = options.get("steps")
-        for shot in episodes["shots"]:
-            count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
-            total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
-        for number in episodes["step_counts"] if steps is not None else ():
-            one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
-            total += int(episodes["step_episodes"]) * one
-        return total
+        return _passes(run, sizes)
 
     def training(self, run: Run) -> tuple[int, str]:
         part = run.recipe.get("pretrain") or run.recipe["meta"]
@@ -164,10 +144,35 @@ class FewShot(Task):
 
 
 def _is_dynamic(run: Run) -> bool:
-    # A static similarity folds away: the network is counted without it.
     from nsl.fewshot import METHODS
 
     return METHODS[run.model["name"]].kind == "dynamic"
+
+
+def _passes(run: Run, sizes: Shape) -> int:
+    from nsl.fewshot import METHODS
+
+    recipe, method, episodes = run.recipe, METHODS[run.model["name"]], run.recipe["episodes"]
+    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
+    options = defaults | run.model
+    total = 0
+    if part := recipe.get("pretrain"):
+        total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+    if part := recipe.get("meta"):
+        tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
+        support, query = way * int(part["shot"]), way * int(part["query"])
+        total += round(tasks * method.task_passes(support, query, options))
+        total += sizes.train if method.trains_on_features else 0
+    way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
+    total += sizes.test if method.features_once else 0
+    steps = options.get("steps")
+    for shot in episodes["shots"]:
+        count = int(episodes["count"] if shot == episodes["shot"] else episodes["shot_count"])
+        total += count * method.episode_passes(way * int(shot), query, int(steps or 0))
+    for number in episodes["step_counts"] if steps is not None else ():
+        one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
+        total += int(episodes["step_episodes"]) * one
+    return total
 
 
 def on_validation(run: Run) -> Run:
@@ -274,7 +279,13 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
             found = measure(int(episodes["shot"]), int(episodes["step_episodes"]), int(count))
             result["steps"][str(count)] = [found.mean, found.half_width]
     result["evaluate_seconds"] = time.perf_counter() - started
-    return Outcome(result, parameters, observations)
+    return Outcome(result, parameters, observations, keep=partial(_keep, method))
+
+
+def _keep(method: FewShotMethod, path: Path, facts: dict[str, Any]) -> None:
+    from nsl.fewshot.export import save_method
+
+    save_method(path, method, facts)
 
 
 def _observe(

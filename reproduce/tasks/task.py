@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,13 +26,15 @@ class Outcome:
     """What training a run hands back.
 
     ``result`` has the task's metrics by their names (``nan`` or absent where the run diverged), ``diverged``,
-    ``train_seconds``, and whatever else the record keeps; ``multiply_adds`` are those of one image.
+    ``train_seconds``, and whatever else the record keeps; ``multiply_adds`` are those of one image. ``keep`` writes
+    what was trained to a file, with JSON-ready facts about it; None where nothing was, as of a run that diverged.
     """
 
     result: dict[str, Any]
     parameters: int
     observations: dict[str, Any]
     multiply_adds: int | None = None
+    keep: Callable[[Path, dict[str, Any]], None] | None = None
 
 
 class Task(ABC):

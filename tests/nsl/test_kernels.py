@@ -129,3 +129,19 @@ def test_a_loaded_library_raises_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert paths.describe()["kernels"] == "native"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_library_in_the_cache_is_compiled_again(damage: str, tmp_path: Path) -> None:
+    script = "import sys; from nsl.kernels import compiled; sys.exit(compiled.library() is None)"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+    (path,) = (tmp_path / "nsl").glob("*.so")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] if damage == "truncated" else whole[:3000] + b"\xff" * 8 + whole[3008:])
+    left = path.with_name("kernels-killed.partial")
+    left.touch()
+    os.utime(left, (0, 0))
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+    assert compiled._is_whole(path)
+    assert list((tmp_path / "nsl").iterdir()) == [path]

@@ -99,3 +99,14 @@ def test_a_parameter_that_submitit_does_not_know_is_named_with_the_file(tmp_path
     path.write_text("timeout_min = \n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"cluster\.toml is not valid TOML"):
         read_parameters(path)
+
+
+def test_a_run_may_time_out_more_than_three_times_and_cluster_says_how_often(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text("slurm_max_num_timeout = 7\n", encoding="utf-8")
+    for parameters, wanted in ((None, 1000), (path, 7)):
+        made = ClusterExecutor(Store(tmp_path, "tiny"), "submitit-local", 1, 1, FAKE, None, parameters)
+        assert made.executor._executor.max_num_timeout == wanted
+    path.write_text("slurm_max_num_timeout = 1.5\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="slurm_max_num_timeout must be a whole number"):
+        ClusterExecutor(Store(tmp_path, "tiny"), "submitit-local", 1, 1, FAKE, None, path)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from theory.claims import mutants
 HOLDS, FAILS, MEASURED = "holds", "fails", "measured, not gated"
 #: Numbers from here on are given to claims that are entered without one.
 OWN_NUMBERS = 100
+#: Of claims.json; 2 has a check sum.
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -195,33 +196,57 @@ def verdict_of(*conditions: bool) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name in the same folder, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write `text` under a temporary name in the same folder, then move it into place.
+
+    Raises:
+        OSError: it cannot be written; the sentence names the file.
+    """
+    from nsl.outputs import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_output(out: Path) -> None:
+    """Before the claims are checked: whether the ledger can be written, and the one that is there be read.
+
+    Raises:
+        ValueError: not.
+    """
+    from nsl.outputs import check_folder, check_regular
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is no folder; name one.")
+    for name in ("claims.json", "claims.md"):
+        check_regular(out / name, "the ledger's file")
+    if (out / "claims.json").exists():
+        read(out)
+    check_folder(out, "--out")
+
+
+def _checksum(rows: list[dict[str, Any]]) -> str:
+    """Of all that the rows say."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The rows of `out`/claims.json.
 
     Raises:
-        FileNotFoundError, ValueError: missing or unreadable.
+        FileNotFoundError, ValueError: missing, unreadable, or not what was written.
     """
     path = Path(out) / "claims.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; make it with: python -m theory claims --out {out}")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows, schema = list(found["claims"]), found["schema"]
+        whole = schema == SCHEMA and found["checksum"] == _checksum(rows)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a ledger ({error}); delete it and run: python -m theory claims") from None
-    return list(rows)
+    if not whole:
+        raise ValueError(f"{path} does not match its check sum; delete it and run: python -m theory claims")
+    return rows
 
 
 def write(verdicts: Iterable[Verdict], out: Path) -> None:
@@ -232,8 +257,10 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
     if (Path(out) / "claims.json").exists():
         rows += [row for row in read(out) if row["id"] not in fresh and row["id"] in known]
     rows.sort(key=lambda row: row["number"])
-    text = json.dumps({"schema": 1, "claims": rows}, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(Path(out) / "claims.json", text)
+    # As it will be read: every number in the form that JSON gives it.
+    rows = json.loads(json.dumps(rows))
+    content = {"schema": SCHEMA, "claims": rows, "checksum": _checksum(rows)}
+    write_atomically(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_atomically(Path(out) / "claims.md", markdown(rows))
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import torch
 
 from nsl.data import DataError, load
 from nsl.data.cifar import LAYOUTS
+from nsl.data.download import Archive
+from nsl.data.known import check_known, record_digest
 
 TRAIN, TEST = 20, 10  # records a file of the small copies made here
 
@@ -137,4 +142,41 @@ def test_a_label_out_of_range_is_named_with_its_record(
 def test_a_wrong_number_of_class_names_is_refused(tmp_path: Path) -> None:
     (write(tmp_path, "cifar10") / "batches.meta.txt").write_text("cat dog")
     with pytest.raises(DataError, match=r"batches.meta.txt has 2 class names, expected 10"):
+        load("cifar10", tmp_path, download=False)
+
+
+def test_images_are_compared_as_a_set_whatever_their_order_and_blank_ones_are_refused() -> None:
+    random = np.random.default_rng(0)
+    labels, images = random.integers(0, 10, 200), random.integers(0, 256, (200, 12), dtype=np.uint8)
+    order = random.permutation(200)
+    assert record_digest(labels, images) == record_digest(labels[order], images[order])
+    assert record_digest(labels, images) != record_digest(labels, images[order])
+    with pytest.warns(UserWarning, match="train images of cifar10 are not those of the published set"):
+        check_known("cifar10", "train", labels, images)
+    images[:100] = 0
+    with pytest.raises(DataError, match="cifar10: 100 train images have one value in all pixels"):
+        check_known("cifar10", "train", labels, images)
+
+
+def test_an_archive_that_lies_in_the_data_folder_is_unpacked_without_a_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, layout = write(tmp_path, "cifar10"), LAYOUTS["cifar10"]
+    wanted = load("cifar10", tmp_path, download=False).fingerprint
+    path = tmp_path / layout.archive.file
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        tar.add(folder, layout.folder)
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match="does not have the md5"):
+        load("cifar10", tmp_path, download=False)
+    mark = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(LAYOUTS, "cifar10", replace(layout, archive=Archive(path.name, mark)))
+    assert load("cifar10", tmp_path, download=False).fingerprint == wanted
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
+def test_the_version_of_pickles_is_never_read_and_the_binary_one_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=r"is the Python version.* put the official binary version"):
         load("cifar10", tmp_path, download=False)

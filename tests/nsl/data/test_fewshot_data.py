@@ -184,3 +184,9 @@ def test_a_line_of_annotations_without_a_class_is_named(tmp_path: Path) -> None:
     (tmp_path / "val" / "val_annotations.txt").write_text("\nval_0.JPEG\n")
     with pytest.raises(DataError, match=r"val_annotations\.txt: line 2 is not a file name, a tab and a class"):
         load_fewshot("tiny_imagenet_25_fs", tmp_path)
+
+
+def test_pickles_of_mini_imagenet_are_never_read_and_the_sentence_says_what_to_put_there(tmp_path: Path) -> None:
+    (tmp_path / "mini-imagenet-cache-train.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cache-train\.pkl is a pickle, .* put there one folder of images a class"):
+        load_fewshot("mini_imagenet", tmp_path)

@@ -1,0 +1,179 @@
+"""Recurrent cells whose similarity depends on input and state (paper 1 and 5.2: "it will be interesting to combine
+self-recurrence to NSL").
+
+M_hh(x, h) = predictor(x, h) + I stands in the recurrent map, so that the state feeds back into the similarity as a
+dynamic neural unit's does. The input map keeps its plain weight: M of the state is what is new, a choice.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.layers.linear import LinearPredictor
+from nsl.layers.structures import L1, Block, Structure, make_structure
+
+
+class _DynamicCell(nn.Module):
+    """What the cells share: the predicted similarity of the recurrent map, shared by the gates.
+
+    Parameters beyond the plain cell's:
+        predictor.* from [B, input_size + hidden_size] to [B, D].
+    """
+
+    input_size: int
+    hidden_size: int
+    bias: bool
+    identity: Tensor
+
+    def _add_predictor(
+        self,
+        similarity: str | Structure,
+        hidden: int,
+        block_size: int | None,
+        predictor: nn.Module | None,
+        like: Tensor,
+    ) -> None:
+        self.structure = make_structure(similarity)
+        if not self.structure.is_shared or isinstance(self.structure, L1):
+            raise ValueError(f"similarity={self.structure!r} is for static layers; choose another one")
+        size = self.hidden_size if block_size is None else block_size
+        if size < 1 or self.hidden_size % size:
+            raise ValueError(f"block_size must divide hidden_size = {self.hidden_size}, got {block_size}")
+        self.block = Block((size,), self.hidden_size // size)
+        degrees = self.structure.degrees_of_freedom(self.block)
+        self.register_buffer("identity", self.structure.identity(self.block).to(like), persistent=False)
+        if predictor is None:
+            predictor = LinearPredictor(self.input_size + self.hidden_size, degrees, hidden).to(like)
+        self.predictor = predictor
+
+    def reset_parameters(self) -> None:
+        """The plain cell's initialisation, and the predictor's, which starts at M = I."""
+        super().reset_parameters()  # type: ignore[misc]
+        reset = getattr(getattr(self, "predictor", None), "reset_parameters", None)
+        if callable(reset):
+            reset()
+
+    def predict_similarity(self, input: Tensor, hx: Tensor) -> Tensor:
+        """Masks [B, block_size] or matrices [B, block_size, block_size] of input [B, input_size] and state [B,
+        hidden_size].
+
+        Raises:
+            ValueError: the predictor's output does not fit.
+        """
+        raw = self.predictor(torch.cat([input, hx], -1))
+        if raw.shape != (len(input), self.identity.numel()):
+            raise ValueError(
+                f"predictor must return [{len(input)}, {self.identity.numel()}] for {self.structure!r}, "
+                f"got {list(raw.shape)}"
+            )
+        free = raw + self.identity.to(raw.dtype)
+        kind = self.structure.mask if self.structure.is_mask else self.structure.assemble
+        return kind(free, self.block)
+
+    def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
+        """M_hh(x, h) h, [B, hidden_size]."""
+        similarity = self.predict_similarity(input, hx)
+        blocks = hx.unflatten(-1, (self.block.channels, self.block.taps))
+        if self.structure.is_mask:
+            return (blocks * similarity.unsqueeze(-2)).flatten(-2)
+        return (blocks @ similarity.transpose(-1, -2)).flatten(-2)
+
+    def _start(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+        """Batched input and state, and whether they were batched."""
+        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
+            raise ValueError(f"input must be [B, {self.input_size}] or [{self.input_size}], got {list(input.shape)}")
+        batched = input.dim() == 2
+        if not batched:
+            input, hx = input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)
+        return input, input.new_zeros(len(input), self.hidden_size) if hx is None else hx, batched
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, similarity={self.structure!r}"
+
+
+class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
+    """`torch.nn.RNNCell` with a similarity that its state moves:
+
+        h' = nonlinearity(W_ih x + b_ih + W_hh M(x, h) h + b_hh),    M(x, h) = predictor(x, h) + I
+
+    (W_hh here is torch's, [hidden, hidden] with one unit a row: the paper's W^T.)
+
+    Args:
+        input_size, hidden_size, bias, nonlinearity, device, dtype: as in `torch.nn.RNNCell`.
+        similarity: a name of `nsl.STRUCTURES` or an `nsl.Structure`; all but "full" and "l1".
+        block_size: units of the state that share one block of M; None: all, M is [hidden_size, hidden_size].
+        predictor: a module from [B, input_size + hidden_size] to [B, D]; None: `nsl.LinearPredictor`.
+        hidden: of the built-in predictor.
+
+    Shapes: input [B, input_size] or [input_size], state and output [B, hidden_size] or [hidden_size].
+
+    Raises:
+        ValueError: unknown or unfit similarity or nonlinearity, block_size does not divide hidden_size, or the
+            predictor's output does not fit.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        similarity: str | Structure = "diagonal",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        block_size: int | None = None,
+        predictor: nn.Module | None = None,
+        hidden: int = 64,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
+        self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
+        input, hx, batched = self._start(input, hx)
+        biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
+        sums = F.linear(input, self.weight_ih, biases[0]) + F.linear(self._seen(input, hx), self.weight_hh, biases[1])
+        output = torch.tanh(sums) if self.nonlinearity == "tanh" else torch.relu(sums)
+        return output if batched else output.squeeze(0)
+
+
+class DynamicNSGRUCell(_DynamicCell, nn.GRUCell):
+    """`torch.nn.GRUCell` whose three recurrent maps see M(x, h) h in place of h, M(x, h) = predictor(x, h) + I.
+
+        r = sigmoid(W_ir x + b_ir + W_hr M h + b_hr)      n  = tanh(W_in x + b_in + r * (W_hn M h + b_hn))
+        z = sigmoid(W_iz x + b_iz + W_hz M h + b_hz)      h' = (1 - z) * n + z * h
+
+    Args, shapes and errors: as `DynamicNSRNNCell`'s, without the nonlinearity.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        similarity: str | Structure = "diagonal",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        block_size: int | None = None,
+        predictor: nn.Module | None = None,
+        hidden: int = 64,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype)
+        self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
+        input, hx, batched = self._start(input, hx)
+        biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
+        ours = F.linear(input, self.weight_ih, biases[0]).chunk(3, -1)
+        seen = F.linear(self._seen(input, hx), self.weight_hh, biases[1]).chunk(3, -1)
+        reset, update = torch.sigmoid(ours[0] + seen[0]), torch.sigmoid(ours[1] + seen[1])
+        new = torch.tanh(ours[2] + reset * seen[2])
+        output = (1 - update) * new + update * hx
+        return output if batched else output.squeeze(0)

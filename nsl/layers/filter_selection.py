@@ -1,0 +1,183 @@
+"""Filters chosen by the input: gates that switch them, and mixtures of several banks (paper 2 and 6, ref. 11).
+
+Sources. Selection: Chen, Li, Bengio, Si, You Look Twice: GaterNet for Dynamic Filter Selection in CNNs, CVPR 2019;
+theirs is one gating network for all layers, ours, a choice, one small gater a layer that reads the mean over the
+layer's input. Mixture: Yang, Bender, Le, Ngiam, CondConv, NeurIPS 2019 (sigmoid weights); Chen et al., Dynamic
+Convolution, CVPR 2020 (softmax weights, our default).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.layers.window import Window
+
+ROUTINGS = ("softmax", "sigmoid")
+#: Bias of the gates at the start: all filters are on, each with sigmoid(1) = 0.73.
+GATE_BIAS = 1.0
+
+
+class SelectedConv2d(nn.Conv2d):
+    """A convolution whose filters the input switches on and off, one Boolean a filter and image.
+
+        y[f] = g[f](x) (W * x + b)[f],    g = 1[a > 0],    a = W2 relu(W1 mean_p x + b1) + b2
+
+    The step has no useful derivative: backward, g is sigmoid(a) (straight-through, as for the learned shape D of 3.5).
+
+    Args:
+        in_channels ... dtype: as in `torch.nn.Conv2d`.
+        hidden: units of the gater.
+
+    Parameters:
+        weight, bias as `torch.nn.Conv2d`'s, gater.* ([hidden, C], [F, hidden]).
+
+    Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
+
+    Raises:
+        ValueError: hidden is below 1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        hidden: int = 64,
+    ) -> None:
+        geometry = (kernel_size, stride, padding, dilation)
+        super().__init__(in_channels, out_channels, *geometry, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]
+        if hidden < 1:
+            raise ValueError(f"hidden must be at least 1, got {hidden}")
+        self.gater = nn.Sequential(
+            nn.Linear(in_channels, hidden, device=device, dtype=dtype),
+            nn.ReLU(),
+            nn.Linear(hidden, out_channels, device=device, dtype=dtype),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Conv2d's initialisation; the gater's with all filters on."""
+        super().reset_parameters()
+        if hasattr(self, "gater"):
+            for layer in self.gater:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+            nn.init.constant_(self.gater[2].bias, GATE_BIAS)  # type: ignore[arg-type]
+
+    def gates(self, input: Tensor) -> Tensor:
+        """Exactly zeros and ones [B, F]; their gradient is the sigmoid's."""
+        soft = torch.sigmoid(self.gater(input.mean((2, 3))))
+        hard = (soft > 0.5).to(soft.dtype)
+        return hard + (soft - soft.detach())
+
+    def observed(self, input: Tensor) -> dict[str, Tensor]:
+        """Share of the images that every filter is on for, [F]."""
+        return {"mean": self.gates(input).mean(0)}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        if input.dim() != 4:
+            raise ValueError(f"input must be [B, C, H, W], got {list(input.shape)}")
+        output = super().forward(input)
+        return output * self.gates(input).to(output.dtype)[:, :, None, None]
+
+
+class MixtureConv2d(Window):
+    """A convolution whose kernel is a mixture of E banks with weights read off the image.
+
+        y = conv(x, sum_e pi[e](x) W_e) + b,    pi = softmax(V mean_p x + v) or, each by itself, its sigmoid
+
+    The convolution being linear in the kernel, it is computed as the weighted sum of E convolutions.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias, device, dtype: as in
+            `torch.nn.Conv2d`; zero padding, one group.
+        banks: E.
+        routing: "softmax" or "sigmoid".
+
+    Parameters:
+        weight [E F, C, kh, kw] (the banks one after the other), router.weight [E, C], router.bias [E], bias [F].
+
+    Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
+
+    Raises:
+        ValueError: banks is below 1, or the routing is unknown.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        banks: int = 2,
+        routing: str = "softmax",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        if banks < 1:
+            raise ValueError(f"banks must be at least 1, got {banks}")
+        if routing not in ROUTINGS:
+            raise ValueError(f"routing must be one of {list(ROUTINGS)}, got {routing!r}")
+        self.banks, self.routing = banks, routing
+        shape = (banks * out_channels, in_channels, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+        self.router = nn.Linear(in_channels, banks, device=device, dtype=dtype)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of every bank, scaled up so that their even mixture has He's variance; bias zero."""
+        fan_in = self.in_channels * self.taps
+        even = self.banks if self.routing == "softmax" else 4 / self.banks  # sigmoids start near one half
+        nn.init.normal_(self.weight, std=math.sqrt(2 * even / fan_in))
+        self.router.reset_parameters()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def mixture(self, input: Tensor) -> Tensor:
+        """The weights pi [B, E]."""
+        numbers = self.router(input.mean((2, 3)))
+        return numbers.softmax(-1) if self.routing == "softmax" else numbers.sigmoid()
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without those of its parts: E convolutions and their mixture."""
+        places = output.shape[-2] * output.shape[-1]
+        return places * (self.weight.numel() + self.banks * self.out_channels)
+
+    def observed(self, input: Tensor) -> dict[str, Tensor]:
+        """Mean and spread over images of the mixture's weights, [E]."""
+        mixture = self.mixture(input)
+        return {"mean": mixture.mean(0), "std": mixture.std(0)}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        self.map_size(input)
+        maps = F.conv2d(input, self.weight, None, *self.geometry)
+        weights = self.mixture(input).to(maps.dtype)[:, :, None, None, None]
+        output = (maps.unflatten(1, (self.banks, self.out_channels)) * weights).sum(1)
+        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, banks={self.banks}, routing={self.routing!r}"

@@ -1,0 +1,210 @@
+"""Hypernetworks: kernels written by one small network from an embedding of the layer (paper 2 and 3.3.1, ref. 18).
+
+Source: Ha, Dai, Le, HyperNetworks, ICLR 2017. Static (their section 3.1): a kernel of C x F channels is tiled by
+blocks; each block has an embedding z and all layers share the two linear maps that turn z into the block. Dynamic:
+theirs is recurrent, where the weights are scaled anew at every step; for a convolution, our choice, the embeddings are
+scaled by numbers read off the image, z * (1 + V mean(x)).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.layers.window import Window
+
+
+class KernelGenerator(nn.Module):
+    """The shared network: an embedding to a block of a kernel, by two linear maps (Ha et al., equation 2).
+
+        a_i = W_i z + B_i   (i = 1 .. block inputs),      block[:, i, :] = W_out a_i + B_out
+
+    Args:
+        kernel_size: of all layers that it serves.
+        block: (outputs, inputs) of a block, or one number for both.
+        embedding: length of z.
+        hidden: length of a_i; None: as z.
+
+    Parameters:
+        weight_in [inputs, hidden, embedding], bias_in [inputs, hidden], weight_out [outputs K, hidden], bias_out
+        [outputs K].
+
+    Shapes: [..., embedding] to [..., outputs, inputs, K].
+
+    Raises:
+        ValueError: a size is below 1.
+    """
+
+    def __init__(
+        self,
+        kernel_size: tuple[int, int],
+        block: int | tuple[int, int] = 16,
+        embedding: int = 64,
+        hidden: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.block = (block, block) if isinstance(block, int) else block
+        self.embedding, self.hidden = embedding, embedding if hidden is None else hidden
+        if min(*self.block, *kernel_size, embedding, self.hidden) < 1:
+            raise ValueError(
+                f"kernel generator: all sizes must be positive, got block {self.block}, kernel_size {kernel_size}, "
+                f"embedding {embedding}, hidden {self.hidden}"
+            )
+        outputs, inputs = self.block
+        taps = kernel_size[0] * kernel_size[1]
+
+        def empty(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+
+        self.weight_in, self.bias_in = empty(inputs, self.hidden, embedding), empty(inputs, self.hidden)
+        self.weight_out, self.bias_out = empty(outputs * taps, self.hidden), empty(outputs * taps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Variances that give block entries of variance 1 from embeddings of variance 1; biases zero."""
+        nn.init.normal_(self.weight_in, std=1 / math.sqrt(self.embedding))
+        nn.init.normal_(self.weight_out, std=1 / math.sqrt(self.hidden))
+        nn.init.zeros_(self.bias_in)
+        nn.init.zeros_(self.bias_out)
+
+    def multiply_adds(self, embedding: Tensor, output: Tensor) -> int:
+        """Of all blocks that are written."""
+        blocks = output.numel() // (self.block[0] * self.block[1] * self.kernel_size[0] * self.kernel_size[1])
+        return blocks * (self.weight_in.numel() + self.block[1] * self.weight_out.numel())
+
+    def extra_repr(self) -> str:
+        return f"block={self.block}, kernel_size={self.kernel_size}, embedding={self.embedding}, hidden={self.hidden}"
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """[..., embedding] to blocks [..., outputs, inputs, K]."""
+        inner = torch.einsum("ihz,...z->...ih", self.weight_in, embedding) + self.bias_in
+        numbers = inner @ self.weight_out.t() + self.bias_out  # [..., inputs, outputs K]
+        return numbers.unflatten(-1, (self.block[0], -1)).transpose(-3, -2)
+
+
+class HyperConv2d(Window):
+    """A convolution whose kernel a shared generator writes from this layer's embeddings.
+
+        y = conv(x, s K(z)),    dynamic: y = conv(x, s K(z * (1 + V mean_p x)))    with s = sqrt(2 / (C K)), He's scale
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, bias, device, dtype: as in
+            `torch.nn.Conv2d`; zero padding, one group.
+        generator: shared among the layers; its block must divide the channels. None: one of the layer's own.
+        dynamic: scale the embeddings by the input, one kernel an image.
+
+    Parameters:
+        embedding [F / outputs, C / inputs, Z], generator.*, scaling.weight [Z, C] with dynamic (zero at the start:
+        the network starts as the static one), bias [F].
+
+    Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
+
+    Raises:
+        ValueError: the generator's block does not divide the channels, or it is for another kernel size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        generator: KernelGenerator | None = None,
+        dynamic: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        if generator is None:
+            generator = KernelGenerator(self.kernel_size, (out_channels, in_channels), device=device, dtype=dtype)
+        outputs, inputs = generator.block
+        if generator.kernel_size != self.kernel_size or out_channels % outputs or in_channels % inputs:
+            raise ValueError(
+                f"generator writes blocks of {outputs} x {inputs} channels and {generator.kernel_size} taps, which do "
+                f"not tile a kernel of {out_channels} x {in_channels} and {self.kernel_size}"
+            )
+        self.generator, self.dynamic = generator, dynamic
+        shape = (out_channels // outputs, in_channels // inputs, generator.embedding)
+        self.embedding = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
+        self.scaling = (
+            nn.Linear(in_channels, generator.embedding, bias=False, device=device, dtype=dtype) if dynamic else None
+        )
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Embeddings of variance 1; scaling and bias zero. The shared generator keeps its own."""
+        nn.init.normal_(self.embedding)
+        if self.scaling is not None:
+            nn.init.zeros_(self.scaling.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def kernel(self, input: Tensor | None = None) -> Tensor:
+        """The kernel [F, C, K]; of a dynamic layer the kernels of these images [B, F, C, K].
+
+        Raises:
+            ValueError: a dynamic layer was given no input.
+        """
+        embedding = self.embedding
+        if self.scaling is not None:
+            if input is None:
+                raise ValueError("a dynamic hypernetwork's kernel depends on the input: give it")
+            scale = 1 + self.scaling(input.mean((2, 3)))
+            embedding = embedding * scale[:, None, None, :]
+        blocks = self.generator(embedding)  # [..., Fb, Cb, outputs, inputs, K]
+        tiled = blocks.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
+        return tiled * math.sqrt(2 / (self.in_channels * self.taps))
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without those of its parts: the kernel's."""
+        return output.shape[-2] * output.shape[-1] * self.out_channels * self.in_channels * self.taps
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        self.map_size(input)
+        if self.dynamic:
+            output = self.each_its_kernel(input, self.kernel(input))
+        else:
+            output = F.conv2d(input, self.kernel().unflatten(-1, self.kernel_size), None, *self.geometry)
+        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+
+    def fold(self) -> nn.Conv2d:
+        """The plain convolution that a static layer computes.
+
+        Raises:
+            ValueError: the layer is dynamic.
+        """
+        if self.dynamic:
+            raise ValueError("a dynamic hypernetwork has one kernel an image and does not fold")
+        with torch.no_grad():
+            kernel = self.kernel().unflatten(-1, self.kernel_size)
+            plain = nn.Conv2d(
+                self.in_channels,
+                self.out_channels,
+                self.kernel_size,
+                *self.geometry,
+                bias=self.bias is not None,
+                device=kernel.device,
+                dtype=kernel.dtype,
+            )
+            plain.weight.copy_(kernel)
+            if self.bias is not None and plain.bias is not None:
+                plain.bias.copy_(self.bias)
+        return plain.train(self.training)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dynamic={self.dynamic}"

@@ -1,0 +1,105 @@
+"""What convolutions without a single static kernel share: geometry, patches, and one kernel an image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nsl.kernels.convolution import _pair
+from nsl.kernels.patches import output_size
+
+
+class Window(nn.Module):
+    """The geometry of a two-dimensional convolution with zero padding and one group, and its patches.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation: as in `torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: a number of channels is below 1, or padding is no number.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, out_channels) < 1:
+            raise ValueError(f"in_channels and out_channels must be positive, got {in_channels} and {out_channels}")
+        if isinstance(padding, str):
+            raise ValueError(f"padding must be an integer or a pair of integers, got {padding!r}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
+        self.padding, self.dilation = _pair(padding), _pair(dilation)
+
+    @property
+    def taps(self) -> int:
+        """K, the number of kernel taps."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """Stride, padding, dilation."""
+        return self.stride, self.padding, self.dilation
+
+    def map_size(self, input: Tensor) -> tuple[int, int]:
+        """Height and width of the output map.
+
+        Raises:
+            ValueError: the input is not [B, C, H, W].
+        """
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        size = (input.shape[2], input.shape[3])
+        return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def taps_of(self, input: Tensor) -> list[Tensor]:
+        """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""
+        height, width = self.map_size(input)
+        padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
+        # Slices, not unfold: it knows neither an empty batch nor every type.
+        return [
+            padded[
+                :,
+                :,
+                i * self.dilation[0] : i * self.dilation[0] + (height - 1) * self.stride[0] + 1 : self.stride[0],
+                j * self.dilation[1] : j * self.dilation[1] + (width - 1) * self.stride[1] + 1 : self.stride[1],
+            ]
+            for i in range(self.kernel_size[0])
+            for j in range(self.kernel_size[1])
+        ]
+
+    def patches(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to the patch of every output position, [B, C, K, Ho, Wo]."""
+        return torch.stack(self.taps_of(input), 2)
+
+    def patches_last(self, input: Tensor) -> Tensor:
+        """The patches with channels innermost, [B, Ho, Wo, K, C]: copies of whole runs of a channels_last map."""
+        return torch.stack([tap.permute(0, 2, 3, 1) for tap in self.taps_of(input)], 3)
+
+    def each_its_kernel(self, input: Tensor, kernels: Tensor) -> Tensor:
+        """Convolve every image with a kernel of its own.
+
+        Args:
+            input: [B, C, H, W].
+            kernels: [B, F, C, K].
+
+        Returns:
+            [B, F, Ho, Wo].
+        """
+        height, width = self.map_size(input)
+        columns = kernels.permute(0, 3, 2, 1).flatten(1, 2)  # [B, K C, F]
+        output = self.patches_last(input).flatten(3).flatten(1, 2) @ columns
+        return output.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}"
+        )

@@ -1,0 +1,94 @@
+"""Files that a command writes: tried before the work, written under a temporary name, renamed, never on a device."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class OutputError(OSError):
+    """A file cannot be written; the sentence names it and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+#: Temporary files older than this, in seconds, belong to a process that was killed.
+LEFT_OVER = 3600.0
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Refuse a path that is there and is no file.
+
+    Raises:
+        ValueError: it is a folder, a device, a pipe, ...; the sentence begins with `what`.
+    """
+    if path.is_dir():
+        raise ValueError(f"{what} {path} is a folder; name a file in it.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{what} {path} is no regular file; name one, or a name that is not taken.")
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Make the folder where it is missing, and try to write into it.
+
+    Raises:
+        ValueError: it is no folder, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError as error:
+        raise ValueError(f"{what} {folder}: {error.filename} is no folder; name another.") from None
+    except OSError as error:
+        raise ValueError(f"{what} {folder} cannot be written ({error.strerror}); name another folder.") from None
+
+
+def check_output(path: Path, what: str) -> None:
+    """Try, before hours of work, whether its result can be written to `path`; folders above it are made.
+
+    Raises:
+        ValueError: it is no regular file, or its folder cannot be written.
+    """
+    check_regular(path, what)
+    check_folder(path.parent, f"{what} {path}:")
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes left beside it."""
+    with suppress(OSError):
+        for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_OVER:
+                    left.unlink()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; renamed to `path` where the block ends well, else removed.
+
+    Raises:
+        OutputError: it cannot be written, the disk being full for example.
+        ValueError: `path` is a folder, a device, ...
+    """
+    check_regular(path, "the file")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(path)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        told = f"{path} cannot be written ({error.strerror}); free some space there, or name another place."
+        raise OutputError(error.errno, told) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""Worker processes that never outlive the one that started them, and leave Ctrl-C to it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent process to end, then end this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    """What every worker does before its first task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if first is not None:
+        first(*arguments)
+
+
+@contextmanager
+def workers(
+    count: int, first: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """`count` fresh processes. They end with the block: at once where it is left by an exception, or where this process
+    is killed.
+
+    Args:
+        first: called with `arguments` in each of them before its first task.
+    """
+    pool = ProcessPoolExecutor(
+        count, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(first, arguments)
+    )
+    try:
+        yield pool
+    except BaseException:
+        running = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:
+            process.kill()
+        raise
+    pool.shutdown()

@@ -1,0 +1,255 @@
+"""Trained networks to load: weights that a run kept, each with a card that says what it is.
+
+    model = nsl.load(table=1, method="dynamic")     # the network of a table's row, in evaluation mode
+    model = nsl.load("c0ffee")                      # by the first digits of its identity, or by a file's path
+    print(nsl.zoo.find(table=1)[0].text())          # the card
+
+`ID.safetensors` holds the weights and `ID.json` beside it the card. Weights are looked for in `folder`, else in
+`NSL_WEIGHTS`, else in `results/PROFILE/weights` below the current folder and below the checkout of this file. Loading
+runs no code of the file, and refuses one whose shapes are not those of the network that it names before it is built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nsl.training.export import ExportError, load_model, read_tensors
+
+if TYPE_CHECKING:
+    from nsl.fewshot import FewShotMethod
+
+#: Of several profiles' networks the first is meant; others follow, the demo's are last.
+PROFILES = ("paper", "cpu")
+
+
+class ZooError(ValueError):
+    """No such network, or a card that cannot be read; the sentence says what there is."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kept network: `weights` is its file, `card` what is known of it (JSON-ready)."""
+
+    weights: Path
+    card: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """The identity of the run that trained it."""
+        return str(self.card["id"])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the tables that it stands for: table, method, label, slot."""
+        return list(self.card.get("rows", []))
+
+    @property
+    def title(self) -> str:
+        """What it is, on what, from which seed."""
+        return f"{self.card['label']} on {self.card['data']['title']}, seed {self.card['seed']}"
+
+    @property
+    def result(self) -> str:
+        """What it measured."""
+        found = self.card["result"]
+        name = "accuracy" if "accuracy" in found else "test_error"
+        return f"{name.replace('_', ' ')} {found[name]:.2f} %"
+
+    def fits(self, table: int | None, method: str | None, data: str | None, seed: int | None) -> bool:
+        """Whether a row of it is the one asked for; None asks for nothing."""
+        data_names = {self.card["data"]["name"], *(row["slot"] for row in self.rows)}
+        if (data is not None and data not in data_names) or (seed is not None and seed != self.card["seed"]):
+            return False
+        if table is None and method is None:
+            return True
+        return any(table in (None, row["table"]) and method in (None, row["method"]) for row in self.rows)
+
+    def load(self) -> nn.Module | FewShotMethod:
+        """The network, or a fitted few-shot method; see `nsl.load`."""
+        return load_file(self.weights)
+
+    def text(self) -> str:
+        """The card in Markdown."""
+        card = self.card
+        where = [f"Table {row['table']}: {row['label']}" for row in self.rows] or ["no row of a table"]
+        recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
+        lines = [
+            f"# {self.title}",
+            "",
+            f"- identity: `{self.identity}`, profile {card['profile']}",
+            f"- stands for: {'; '.join(where)}",
+            f"- network: {json.dumps(card['model'], sort_keys=True)}, {card['parameters']:,} parameters",
+            f"- data: {card['data']['title']}, fingerprint `{card['data']['fingerprint']}`",
+            f"- licence of the data: {card['data']['licence']}",
+            f"- recipe: {recipe}",
+            f"- result: {self.result}",
+            f"- scope: {card['scope'] or 'as in the paper'}",
+            f"- limits: {card['limits']}",
+        ]
+        return "\n".join(lines)
+
+
+def folders(folder: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where weights are looked for."""
+    named = folder or os.environ.get("NSL_WEIGHTS")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_dir():
+            raise ZooError(f"The folder of weights {path} does not exist; name one such as results/cpu/weights.")
+        return [path]
+    roots = dict.fromkeys(root.resolve() for root in (Path.cwd(), Path(__file__).parents[1]))
+    return [found for root in roots for found in sorted((root / "results").glob("*/weights")) if found.is_dir()]
+
+
+def entries(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
+    """Every kept network that has a card: those of the fuller profile first, then by table and method."""
+    found = []
+    for place in folders(folder):
+        for path in sorted(place.glob("*.json")):
+            weights = path.with_suffix(".safetensors")
+            if weights.is_file():
+                found.append(Entry(weights, _card(path)))
+    return sorted(found, key=_order)
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        Entry(path, card).text()
+        return card
+    except (ValueError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
+        raise ZooError(f"{path} is no card of a network; `python -m reproduce tables` writes it again.") from None
+
+
+def _order(entry: Entry) -> tuple[Any, ...]:
+    profile = str(entry.card["profile"])
+    rank = PROFILES.index(profile) if profile in PROFILES else len(PROFILES) + (profile == "demo")
+    rows = [(row["table"], row["method"]) for row in entry.rows] or [(10**6, "")]
+    return rank, profile, min(rows), entry.card["data"]["name"], entry.card["seed"], entry.identity
+
+
+def find(
+    identity: str | None = None,
+    *,
+    table: int | None = None,
+    method: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> list[Entry]:
+    """Kept networks, those meant first.
+
+    Args:
+        identity: its first digits.
+        table, method: of the row, the method by its key in the table's declaration, such as "dynamic".
+        data: name of the data set, such as "cifar10", its own or that which it stands for.
+        seed: of the training.
+        folder: where weights lie, see above.
+
+    Raises:
+        ZooError: there is none; the sentence says which there are.
+    """
+    known = entries(folder)
+    chosen = [entry for entry in known if identity is None or entry.identity.startswith(identity)]
+    chosen = [entry for entry in chosen if entry.fits(table, method, data, seed)]
+    if not chosen:
+        asked = {"identity": identity, "table": table, "method": method, "data": data, "seed": seed}
+        words = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None) or "anything"
+        there = "; ".join(f"{entry.identity} ({entry.title})" for entry in known[:8]) or "none"
+        more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+        places = ", ".join(map(str, folders(folder))) or "results/*/weights"
+        raise ZooError(f"No trained network for {words} in {places}; there are: {there}{more}. See `nsl zoo`.")
+    return chosen
+
+
+def load(
+    which: str | os.PathLike[str] | None = None,
+    *,
+    table: int | None = None,
+    method: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Any:
+    """A trained network by its table and method, by its identity, or from a file that ends in .safetensors.
+
+    Args:
+        which: the first digits of an identity, or a path.
+        table, method, data, seed, folder: see `find`.
+
+    Returns:
+        Of Tables 1 to 5 the module in evaluation mode, from images normalised with the mean and std of its file to
+        logits; of Table 6 a fitted `nsl.fewshot.FewShotMethod`. Of several the first in the order of `entries`.
+
+    Raises:
+        ZooError: nothing was asked for, or there is no such network.
+        ExportError: its file is damaged, or not one of ours.
+    """
+    asked = (which, table, method, data, seed)
+    if all(value is None for value in asked):
+        raise ZooError("Say which network: nsl.load(table=1, method='dynamic'), or an identity that `nsl zoo` lists.")
+    if which is not None and str(which).endswith(".safetensors"):
+        return load_file(Path(which))
+    identity = None if which is None else str(which)
+    return find(identity, table=table, method=method, data=data, seed=seed, folder=folder)[0].load()
+
+
+def load_file(path: Path) -> nn.Module | FewShotMethod:
+    """The network or few-shot method in a file; raises as `nsl.training.export.load_model`."""
+    about = read_tensors(path)[1]
+    if "few_shot" in about.get("model", {}):
+        from nsl.fewshot.export import load_method
+
+        return load_method(path)[0]
+    return load_model(path)[0]
+
+
+def measure(entry: Entry, root: str | os.PathLike[str] | None = None) -> float:
+    """Measure a kept network again as its run did: test error, or few-shot accuracy, in percent.
+
+    Args:
+        entry: the network.
+        root: folder of the data, see `nsl.data.load`.
+
+    Raises:
+        ExportError: the data are not those it was trained on.
+    """
+    import torch
+
+    from nsl.data import load as load_data
+    from nsl.data import load_fewshot
+
+    config = entry.card["config"]
+    options = {key: value for key, value in config["dataset"].items() if key not in ("name", "fingerprint")}
+    few_shot = config.get("task") == "few-shot"
+    found: Any = (load_fewshot if few_shot else load_data)(config["dataset"]["name"], root, **options)
+    if found.fingerprint != config["dataset"]["fingerprint"]:
+        raise ExportError(f"The data of {entry.title} are not those it was trained on: their fingerprints differ.")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config["threads"])
+    try:
+        return (_measure_episodes if few_shot else _measure_images)(entry.load(), found, config["recipe"])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure_episodes(method: Any, data: Any, recipe: dict[str, Any]) -> float:
+    from nsl.fewshot import evaluate
+
+    how = recipe["episodes"]
+    tested = data.validation if how.get("split") == "validation" else data.novel
+    return evaluate(method, tested, how["shot"], how["query"], how["count"], how["seed"]).mean
+
+
+def _measure_images(network: Any, data: Any, recipe: dict[str, Any]) -> float:
+    import torch
+
+    from nsl.training import evaluate
+
+    return evaluate(network.to(memory_format=torch.channels_last), data, recipe["precision"]).error

@@ -1,0 +1,116 @@
+"""The command ``nsl``: everything of the repository under one name, from a checkout or an installed wheel.
+
+    nsl reproduce --profile demo --tables 1
+    nsl theory | nsl train | nsl zoo | nsl plan | nsl status | nsl --version
+    nsl completion bash > ~/.local/share/bash-completion/completions/nsl
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+#: Commands that are those of ``python -m reproduce`` under another name, or the same.
+_RENAMED = {"reproduce": "all", "theory": "theory", "plan": "plan", "status": "status", "tables": "tables"}
+
+_HELP = {
+    "reproduce": "train what is missing, write the tables, execute the notebooks",
+    "theory": "check the claims of section 5 and execute the theory's notebooks",
+    "train": "train any network on any data set, without the tables",
+    "zoo": "list trained networks, show a card, measure one again",
+    "plan": "what the tables cost: images, multiply-adds, hours, disk",
+    "status": "what is done, running and missing, and how long the rest will take",
+    "tables": "write the tables from the stored records",
+    "completion": "print the completion script of a shell",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; ``train`` is declared by :mod:`nsl.train`."""
+    import nsl
+    from nsl.train import parser as train_parser
+    from reproduce.commands import COMMANDS
+
+    made = argparse.ArgumentParser(prog="nsl", description="Neural Similarity Learning: layers, tables and theory.")
+    made.add_argument("--version", action="version", version=f"nsl {nsl.__version__}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, original in _RENAMED.items():
+        COMMANDS[original].declare(commands.add_parser(name, help=_HELP[name], description=_HELP[name]))
+    commands.add_parser("train", help=_HELP["train"], parents=[train_parser()], conflict_handler="resolve")
+    zoo = commands.add_parser("zoo", help=_HELP["zoo"], description=_HELP["zoo"])
+    zoo.add_argument("action", nargs="?", default="list", choices=("list", "show", "check"), help="default: list")
+    zoo.add_argument("identity", nargs="?", default=None, help="first digits of a network's identity")
+    zoo.add_argument("--folder", type=Path, default=None, help="folder of weights (default: results/*/weights)")
+    zoo.add_argument("--data", type=Path, default=None, help="folder of the data, for check")
+    completion = commands.add_parser("completion", help=_HELP["completion"], description=_HELP["completion"])
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    return made
+
+
+def _zoo(chosen: argparse.Namespace) -> None:
+    from nsl import zoo
+
+    if chosen.action == "list":
+        found = zoo.entries(chosen.folder)
+        for entry in found:
+            rows = ", ".join(f"{row['table']}:{row['method']}" for row in entry.rows) or "-"
+            print(f"{entry.identity}  {entry.card['profile']}  {rows}  {entry.title}: {entry.result}")
+        if not found:
+            print("No trained network is kept here; `nsl reproduce` keeps those it trains.")
+        return
+    if chosen.identity is None:
+        raise ValueError(f"nsl zoo {chosen.action} needs an identity, as `nsl zoo` lists them.")
+    entry = zoo.find(chosen.identity, folder=chosen.folder)[0]
+    if chosen.action == "show":
+        print(entry.text())
+        return
+    value = zoo.measure(entry, chosen.data)
+    print(f"{entry.title}: its card says {entry.result}, measured now {value:.2f} %.")
+
+
+def _completion(chosen: argparse.Namespace) -> None:
+    try:
+        import shtab
+    except ImportError:
+        raise ValueError("Completion needs shtab, which is not installed; run `pip install shtab`.") from None
+    print(shtab.complete(parser(), shell=chosen.shell))
+
+
+def _run(arguments: list[str]) -> int:
+    made = parser()
+    chosen = made.parse_args(arguments)
+    own: dict[str, Callable[[argparse.Namespace], None]] = {"zoo": _zoo, "completion": _completion}
+    if chosen.command in own:
+        own[chosen.command](chosen)
+        return 0
+    rest = arguments[arguments.index(chosen.command) + 1 :]
+    if chosen.command == "train":
+        from nsl.train import main as train
+
+        return train(rest)
+    from reproduce.__main__ import main as reproduce
+
+    return reproduce([_RENAMED[chosen.command], *rest])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Bad input is one line and code 2."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except ImportError as error:
+        name = (error.name or "").split(".")[0]
+        advice = "run `pip install 'neural-similarity-learning[reproduce]'`"
+        print(f"error: this command needs {name}, which is not installed; {advice}.", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        if os.environ.get("REPRODUCE_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Profiles with single settings changed: ``cpu+width=16`` is the profile cpu with networks of width 16.
+
+The name carries the changes, so that results lie in a folder of their own, notebooks show what was run, and every
+changed setting is part of the runs' identities like the declared ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable
+from typing import Any
+
+SIGN = "+"
+
+_VALUE = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def named(profile: str, settings: Iterable[str]) -> str:
+    """The name of a profile with settings such as ``cpu.width=16`` changed.
+
+    Raises:
+        ValueError: a setting is not ``PROFILE.KEY=VALUE`` of this profile.
+    """
+    found = profile
+    base = profile.split(SIGN)[0]
+    for item in settings:
+        key, sign, value = item.partition("=")
+        first, _, rest = key.partition(".")
+        if not sign or first != base or not rest or not _VALUE.fullmatch(value):
+            raise ValueError(
+                f"--set {item!r} is not understood; write {base}.KEY=VALUE of the chosen profile, such as "
+                f"{base}.width=16, with a value of letters, digits, '_', '.' and '-'."
+            )
+        found += f"{SIGN}{rest}={value}"
+    return found
+
+
+def changed(name: str, declared: dict[str, Any]) -> dict[str, Any]:
+    """The declaration of a profile with the changes that its name carries.
+
+    Other widths or data than declared are no longer said to be the paper's.
+
+    Raises:
+        ValueError: a setting does not exist, or its value is of another type.
+    """
+    base, *changes = name.split(SIGN)
+    found = copy.deepcopy(declared)
+    for change in changes:
+        key, _, text = change.partition("=")
+        *path, last = key.split(".")
+        part: Any = found
+        for step in path:
+            part = part.get(step) if isinstance(part, dict) else None
+        if not isinstance(part, dict) or last not in part or isinstance(part[last], dict | list):
+            known = ", ".join(part) if isinstance(part, dict) else ", ".join(found)
+            raise ValueError(f"Profile {base} has no single setting {key!r}; there are: {known}.")
+        old, part[last] = part[last], _value(key, text, part[last])
+        where = found["slot"][path[1]] if path[:1] == ["slot"] else found
+        for words, same in ((("width", "widths"), "same_width"), (("data",), "same_data")):
+            if old != part[last] and set(words) & set(key.split(".")):
+                where[same] = False
+    return found
+
+
+def _value(key: str, text: str, old: Any) -> Any:
+    """The text as a value of the old one's type."""
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[text]
+        return type(old)(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"The setting {key} is {old!r}; {text!r} is no such value.") from None

@@ -1,0 +1,160 @@
+"""Pictures of the tables beyond the paper, from what records hold: plain numbers in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from reproduce.show.figures import OKABE_ITO, new_figure, picture
+
+#: Colours of the classes of a segmentation: the ground is black.
+CLASS_COLOURS = (
+    "#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999", "#8C510A",
+    "#FFFFFF",
+)  # fmt: skip
+
+
+def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, Any]]) -> Figure:
+    """Where deformable taps go on average, and beside them which taps a learned shape keeps.
+
+    Args:
+        layers: (name, mean offsets [K][2] in pixels, down and right).
+        shapes: (name, D [K] of zeros and ones).
+    """
+    count = max(len(layers), len(shapes), 1)
+    lines = 2 if shapes else 1
+    figure = new_figure(1.9 * count + 0.4, 2.1 * lines)
+    axes = np.asarray(figure.subplots(lines, count, squeeze=False), dtype=object)
+    for ax in axes.ravel():
+        ax.axis("off")
+    for ax, (name, offsets) in zip(axes[0], layers):
+        values = np.asarray(offsets, float)
+        side = round(len(values) ** 0.5)
+        rows, columns = np.divmod(np.arange(len(values)), side)
+        ax.scatter(columns, rows, facecolor="none", edgecolor="black", s=40)
+        # A mean far outside of the map would hide the others.
+        short = np.clip(values, -1.5 * side, 1.5 * side)
+        arrows: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012}
+        ax.quiver(columns, rows, short[:, 1], short[:, 0], color=OKABE_ITO[0], **arrows)
+        ax.set_title(f"offsets, {name}", fontsize=7)
+        ax.set(xlim=(-2.5, side + 1.5), ylim=(side + 1.5, -2.5), aspect="equal")
+    for ax, (name, shape) in zip(axes[-1], shapes):
+        values = np.asarray(shape, float)
+        side = round(len(values) ** 0.5)
+        ax.imshow(values.reshape(side, side), cmap="gray", vmin=0, vmax=1)
+        ax.set_title(f"learned D, {name}", fontsize=7)
+    return figure
+
+
+def attack_curves(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Error against the attack's radius, FGSM left and PGD right; radius 0 is no attack.
+
+    ``rows`` maps labels to {"radii", "clean" [1], "fgsm", "pgd"}.
+    """
+    figure = new_figure(9, 3.4)
+    axes = np.asarray(figure.subplots(1, 2, sharey=True), dtype=object)
+    for number, (label, found) in enumerate(rows.items()):
+        radii = [0, *found["radii"]]
+        for ax, kind in zip(axes, ("fgsm", "pgd")):
+            colour = OKABE_ITO[number % len(OKABE_ITO)]
+            ax.plot(radii, [*found["clean"], *found[kind]], color=colour, marker="o", markersize=4, label=label)
+    for ax, kind in zip(axes, ("FGSM", "PGD, 10 steps")):
+        ax.set(title=kind, xlabel="largest change of a pixel, 255ths", ylabel="error (%)")
+        ax.grid(alpha=0.3)
+    axes[1].legend(fontsize=7)
+    return figure
+
+
+def segmentations(images: Any, truth: Any, predictions: Mapping[str, Any]) -> Figure:
+    """Test images [N][3][H][W], their classes [N][H][W], and those that each row predicts."""
+    from matplotlib.colors import ListedColormap
+
+    colours = ListedColormap(CLASS_COLOURS)
+    columns = 2 + len(predictions)
+    figure = new_figure(1.9 * columns, 1.95 * len(images))
+    axes = np.asarray(figure.subplots(len(images), columns, squeeze=False), dtype=object)
+    for row, image in enumerate(images):
+        picture(axes[row, 0], image, "image" if row == 0 else "")
+        for column, (name, masks) in enumerate({"truth": truth, **predictions}.items(), start=1):
+            ax = axes[row, column]
+            ax.imshow(np.asarray(masks[row]), cmap=colours, vmin=-0.5, vmax=10.5, interpolation="nearest")
+            ax.set_title(name if row == 0 else "", fontsize=8)
+            ax.set(xticks=[], yticks=[])
+    return figure
+
+
+def class_bars(rows: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> Figure:
+    """Intersection over union of every class, one bar a row."""
+    figure = new_figure(9, 3)
+    ax = figure.subplots()
+    width = 0.8 / max(1, len(rows))
+    for number, (label, values) in enumerate(rows.items()):
+        places = np.arange(len(values)) + number * width
+        heights = [0.0 if value is None else value for value in values]
+        ax.bar(places, heights, width, label=label, color=OKABE_ITO[number % len(OKABE_ITO)])
+    ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, fontsize=7)
+    ax.set(ylabel="IoU (%)")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def state_masks(sequence: Any, masks: Any, title: str) -> Figure:
+    """A sequence [T][C] and the mask over the state [T][hidden] that a cell predicts at every step."""
+    figure = new_figure(8, 3.4)
+    axes = np.asarray(figure.subplots(1, 2, width_ratios=[1, 2]), dtype=object)
+    axes[0].imshow(np.asarray(sequence, float), cmap="gray", aspect="auto")
+    axes[0].set(title="input", xlabel="channel", ylabel="step")
+    values = np.asarray(masks, float)
+    spread = max(float(np.abs(values - 1).max()), 1e-6)
+    shown = axes[1].imshow(values, cmap="PuOr", vmin=1 - spread, vmax=1 + spread, aspect="auto")
+    axes[1].set(title=title, xlabel="unit of the state", ylabel="step")
+    figure.colorbar(shown, ax=axes[1], label="$M(x, h)$ (1: plain cell)")
+    return figure
+
+
+def spectrum(rows: Mapping[str, Sequence[float]]) -> Figure:
+    """Eigenvalues of learned metrics, largest first; the Euclidean one has only ones."""
+    figure = new_figure(6, 3)
+    ax = figure.subplots()
+    for number, (label, values) in enumerate(rows.items()):
+        ax.plot(np.maximum(values, 1e-6), color=OKABE_ITO[number % len(OKABE_ITO)], label=label)
+    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.set(xlabel="number", ylabel="eigenvalue of $M$", yscale="log")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def orders(rows: Mapping[str, tuple[int, Sequence[int], Sequence[float]]]) -> Figure:
+    """Errors against the number of steps; ``rows`` maps schemes to (order, steps, errors)."""
+    figure = new_figure(6, 3.4)
+    ax = figure.subplots()
+    for number, (name, (order, steps, errors)) in enumerate(rows.items()):
+        colour = OKABE_ITO[number % len(OKABE_ITO)]
+        ax.plot(steps, errors, color=colour, marker="o", markersize=4, label=f"{name}, order {order}")
+    ax.set(xlabel="steps", ylabel="error at the end", xscale="log", yscale="log")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8)
+    return figure
+
+
+def stage_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Test error of every stage's points, one line a row; where a line's marker changes, a stage begins."""
+    figure = new_figure(7, 3.4)
+    ax = figure.subplots()
+    markers = {"pretrain": "o", "similarity": "s", "finetune": "^"}
+    for number, (label, curve) in enumerate(rows.items()):
+        colour = OKABE_ITO[number % len(OKABE_ITO)]
+        iterations = [point["iteration"] for point in curve]
+        ax.plot(iterations, [point["test_error"] for point in curve], color=colour, label=label)
+        for stage, marker in markers.items():
+            own = [point for point in curve if point["stage"] == stage]
+            ax.scatter([p["iteration"] for p in own], [p["test_error"] for p in own], color=colour, marker=marker, s=22)
+    ax.set(xlabel="iterations (circles: CNN, squares: M alone, triangles: everything)", ylabel="test error (%)")
+    ax.set_yscale("log")
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8)
+    return figure

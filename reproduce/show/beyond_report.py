@@ -1,0 +1,104 @@
+"""What the notebooks beyond the paper show of their tables, beside what every table's notebook shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reproduce.show import beyond
+from reproduce.show.report import Report, layer_name, show, text
+
+NOTHING = "Not recorded."
+
+
+def _first(report: Report, key: str, slot: str | None = None) -> dict[str, Any]:
+    """The record of a row's first stored seed; empty where there is none."""
+    slot = report.table.experiment.datasets[0] if slot is None else slot
+    records = report.table.row(slot, key).records
+    return dict(records[min(records)]) if records else {}
+
+
+def labels(report: Report) -> dict[str, str]:
+    """The rows' labels by their keys."""
+    return {method.key: method.label for method in report.table.experiment.methods}
+
+
+def moved_taps(report: Report, shapes: Report, key: str = "deformable", shape_key: str = "static_joint") -> Any:
+    """Mean offsets of a deformable row's layers, and the shapes that a row of Table 2 learned."""
+    layers = [
+        (layer_name(item["layer"]), item["mean"])
+        for item in report.observations(key).get("other", [])
+        if "first" in item
+    ]
+    kept = [
+        (layer_name(item["layer"]), item["shape"])
+        for item in shapes.observations(shape_key).get("static", [])
+        if "shape" in item
+    ]
+    return show(beyond.moved_taps(layers, kept)) if layers else text(NOTHING)
+
+
+def attack_curves(report: Report) -> Any:
+    """Error against the attack's radius."""
+    found = {label: _first(report, key) for key, label in labels(report).items()}
+    rows = {label: r["result"]["attack"] for label, r in found.items() if "attack" in r.get("result", {})}
+    return show(beyond.attack_curves(rows)) if rows else text(NOTHING)
+
+
+def segmentations(report: Report) -> Any:
+    """Three test images with the classes that every row predicts."""
+    seen = {label: report.observations(key) for key, label in labels(report).items()}
+    seen = {label: item for label, item in seen.items() if "predicted" in item}
+    if not seen:
+        return text(NOTHING)
+    first = next(iter(seen.values()))
+    predicted = {label: item["predicted"] for label, item in seen.items()}
+    return show(beyond.segmentations(first["images"], first["truth"], predicted))
+
+
+def class_bars(report: Report) -> Any:
+    """Intersection over union of every class."""
+    found = {label: _first(report, key) for key, label in labels(report).items()}
+    rows = {label: r["result"]["class_iou"] for label, r in found.items() if "class_iou" in r.get("result", {})}
+    names = ["ground", *map(str, range(10))]
+    return show(beyond.class_bars(rows, names)) if rows else text(NOTHING)
+
+
+def state_masks(report: Report, key: str, slot: str) -> Any:
+    """What a dynamic cell predicts along the first test sequence."""
+    seen = _first(report, key, slot).get("observations", {})
+    if "masks" not in seen:
+        return text(NOTHING)
+    return show(beyond.state_masks(seen["sequence"], seen["masks"], labels(report)[key]))
+
+
+def spectrum(report: Report) -> Any:
+    """Eigenvalues of the learned metrics."""
+    found = {label: report.observations(key) for key, label in labels(report).items()}
+    rows = {label: item["eigenvalues"] for label, item in found.items() if "eigenvalues" in item}
+    return show(beyond.spectrum(rows)) if rows else text(NOTHING)
+
+
+def stage_curves(report: Report) -> Any:
+    """Test error over the stages."""
+    found = {label: _first(report, key) for key, label in labels(report).items()}
+    rows = {label: record["result"]["curve"] for label, record in found.items() if record}
+    return show(beyond.stage_curves(rows)) if rows else text(NOTHING)
+
+
+def mixtures(report: Report) -> Any:
+    """How often gates are on and how a mixture's weights vary, layer by layer, as a table."""
+    lines = []
+    for key in ("selection", "mixture"):
+        for item in report.observations(key).get("other", []):
+            mean = item["mean"]
+            label, place = labels(report)[key], layer_name(item["layer"])
+            if key == "selection":
+                share = sum(mean) / len(mean)
+                always = sum(value > 0.99 for value in mean)
+                lines.append(f"| {label} | {place} | {100 * share:.0f} % on, {always} of {len(mean)} always |")
+            else:
+                values = ", ".join(f"{m:.2f} (spread {s:.2f})" for m, s in zip(mean, item["std"]))
+                lines.append(f"| {label} | {place} | {values} |")
+    if not lines:
+        return text(NOTHING)
+    return text("\n".join(["| row | layer | over 64 test images |", "| --- | --- | --- |", *lines]))

@@ -1,0 +1,123 @@
+"""Which ranks a method can have among many: from paired differences of all pairs of a table's methods, with Holm.
+
+A method's best rank is one more than the number of methods that are better than it beyond chance, its worst the number
+of methods less those that it is better than. Both hold together with at least 95 % for all methods of one data set,
+since every pair is asked once and Holm's procedure is over all of them (Mogstad, Romano, Shaikh, Wilhelm, "Inference
+for ranks", Review of Economic Studies 91, 2024). Like a verdict's interval they speak of these trainings only where
+the replicates are test episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from reproduce.show.cells import as_markdown, number
+from reproduce.show.metrics import Metric, gains
+from reproduce.show.rows import Row, Table
+from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, difference_p, holm_levels
+
+#: With fewer methods the claims say everything that a ranking would.
+FEWEST_METHODS = 5
+
+COLUMNS = ("dataset", "method", "metric", "mean", "best_rank", "worst_rank", "methods", "unit", "better_than")
+HEADINGS = {"dataset": "data", "method": "method", "mean": "mean", "ranks": "rank", "better_than": "better than"}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One method's place on one data set; ``unit`` is what the pairs were compared over."""
+
+    row: Row
+    metric: Metric
+    mean: float
+    best: int
+    worst: int
+    methods: int
+    unit: str
+    better_than: tuple[str, ...]
+
+
+def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
+    """The methods of one data set from best mean to worst; those that diverged or share too few runs are left out."""
+    means: list[tuple[Row, float]] = []
+    for row in rows:
+        interval = row.mean(metric)
+        if interval is not None and not row.diverged:
+            means.append((row, interval.mean))
+    means.sort(key=lambda item: -metric.gain(item[1], 0.0))
+    found = {}
+    for first, second in combinations(range(len(means)), 2):
+        paired = gains(metric, means[first][0].records, means[second][0].records)
+        if paired is None or len(paired.values) < MINIMUM_SEEDS:
+            return []
+        found[first, second] = paired
+    p_values: dict[Hashable, float] = {pair: difference_p(item.values) for pair, item in found.items()}
+    levels = holm_levels(p_values)
+    beaten: dict[int, set[int]] = {place: set() for place in range(len(means))}
+    for (first, second), paired in found.items():
+        if p_values[first, second] <= 1 - levels[first, second]:
+            ahead = sum(paired.values) > 0
+            beaten[first if ahead else second].add(second if ahead else first)
+    unit = EPISODE if any(item.unit == EPISODE for item in found.values()) else "seed"
+    ranked = []
+    for place, (row, mean) in enumerate(means):
+        above = sum(place in others for others in beaten.values())
+        names = tuple(means[other][0].method.label for other in sorted(beaten[place]))
+        ranked.append(
+            Ranked(row, metric, mean, 1 + above, len(means) - len(beaten[place]), len(means), unit, names)
+        )
+    return ranked
+
+
+def rankings(table: Table) -> list[list[Ranked]]:
+    """One ranking for every data set on which enough methods of a table meet."""
+    metric = table.metric
+    slots = dict.fromkeys(row.slot for row in table.rows)
+    found = [rank([row for row in table.rows if row.slot == slot], metric) for slot in slots]
+    return [ranked for ranked in found if len(ranked) >= FEWEST_METHODS]
+
+
+def rows(table: Table) -> list[dict[str, str]]:
+    """The rows of ``tableN_ranking.csv``; none where too few methods meet."""
+    return [
+        {
+            "dataset": item.row.dataset,
+            "method": item.row.method.label,
+            "metric": item.metric.title,
+            "mean": number(item.mean),
+            "best_rank": str(item.best),
+            "worst_rank": str(item.worst),
+            "methods": str(item.methods),
+            "unit": item.unit,
+            "better_than": "; ".join(item.better_than),
+        }
+        for ranked in rankings(table)
+        for item in ranked
+    ]
+
+
+def markdown(table: Table) -> str:
+    """The rankings of a table under a sentence that says what they hold for; empty where there is none."""
+    parts = []
+    for ranked in rankings(table):
+        first = ranked[0]
+        over = "of these trainings, paired over episodes" if first.unit == EPISODE else "paired over seeds"
+        pairs = first.methods * (first.methods - 1) // 2
+        parts.append(
+            f"Ranks by {first.metric.title} on {first.row.dataset}, {over}: the range that all {pairs} pairs of "
+            f"{first.methods} methods leave to each, for all of them together at 95 % (Holm)."
+        )
+        shown = [
+            {
+                "dataset": item.row.dataset,
+                "method": item.row.method.label,
+                "mean": number(item.mean),
+                "ranks": str(item.best) if item.best == item.worst else f"{item.best} to {item.worst}",
+                "better_than": f"{len(item.better_than)} of {item.methods - 1}",
+            }
+            for item in ranked
+        ]
+        parts.append(as_markdown(HEADINGS, shown))
+    return "\n\n".join(parts)

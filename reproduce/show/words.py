@@ -1,0 +1,142 @@
+"""The answer in words: one sentence a judged claim, and a count of a table's verdicts, from the verdicts themselves.
+
+    On CIFAR-10, three seeds, 5.5 % of the paper's training images: Dynamic NSN 0.57 points below Baseline CNN in test
+    error [0.21, 0.93]; agrees in direction, smaller than the paper's 0.95.
+
+Numbers are those of ``tableN_claims.csv``, digit by digit. There a difference is positive where it is as claimed; here
+it is said whether the first method lies below or above the second, and the interval is of that distance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from reproduce.show import rankings
+from reproduce.show.cells import number
+from reproduce.show.claims import Judged
+from reproduce.show.rows import Table
+from reproduce.show.statistics import EPISODE, Direction, Interval, level_text
+
+_SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+#: Verdicts in the order in which a count names them, of one claim and of several.
+_COUNTED = {
+    Direction.AGREES: ("agrees", "agree"),
+    Direction.DISAGREES: ("disagrees", "disagree"),
+    Direction.NO_EFFECT: ("shows no effect of the paper's size", "show no effect of the paper's size"),
+    Direction.UNDECIDED: ("is undecided", "are undecided"),
+    Direction.NOT_RUN: ("was not run", "were not run"),
+}
+
+
+def sentence(judged: Judged) -> str:
+    """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
+    parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
+    parts += [judged.verdict.handicap] if judged.verdict.handicap else []
+    parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
+    return "; ".join(part for part in parts if part) + "."
+
+
+def count(claims: Iterable[Judged]) -> str:
+    """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted."""
+    found = Counter(judged.verdict.direction for judged in claims if not judged.claim.control)
+    named = [f"{found[key]} {_COUNTED[key][found[key] > 1]}" for key in _COUNTED if found[key]]
+    total = sum(found.values())
+    if not named:
+        return "No claim of the paper is about this."
+    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return f"Of {total} claim{'s' if total > 1 else ''} {listed}."
+
+
+def answer(table: Table) -> str:
+    """A table's answer in Markdown: the count of its verdicts, each claim with its sentence, then ranks."""
+    lines = [f"- *{judged.claim.words}* {sentence(judged)}" for judged in table.claims]
+    ranks = rankings.markdown(table)
+    return "\n".join([f"**{count(table.claims)}**", "", *lines, *(["", ranks] if ranks else [])])
+
+
+def number_word(value: int) -> str:
+    """A whole number as a word, from thirteen on in digits."""
+    return _SMALL[value] if value < len(_SMALL) else str(value)
+
+
+def _where(judged: Judged) -> str:
+    verdict = judged.verdict
+    if verdict.direction == Direction.NOT_RUN:
+        return f"On {judged.dataset}"
+    counted = bool(verdict.observed) and not verdict.seeds
+    seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
+    over = "counted on the networks" if counted else seeds
+    if verdict.unit == EPISODE and verdict.interval is not None:
+        over = f"{verdict.interval.count} episodes"
+    data = verdict.scope.data or judged.dataset
+    return ", ".join(part for part in (f"On {data}", over, str(replace(verdict.scope, data=""))) if part)
+
+
+def _observed(judged: Judged) -> str:
+    verdict, better, worse = judged.verdict, judged.better.label, judged.worse.label
+    if verdict.direction == Direction.NOT_RUN:
+        return f"{better} against {worse}{_measured(judged)} was not run"
+    if verdict.observed:
+        return f"{better} beside {worse}, {verdict.observed}"
+    if verdict.interval is None:
+        return f"{better} against {worse}{_measured(judged)}, no difference can be stated"
+    mean = verdict.interval.mean
+    return f"{better} {_placed(judged, mean)} {worse}{_measured(judged)}{_ends(verdict.interval)}"
+
+
+def _measured(judged: Judged) -> str:
+    """What was compared; empty of what is counted, whose own words say it."""
+    compared = judged.claim.kind in ("better", "similar")
+    return f" in {judged.claim.metric.title}" if compared else ""
+
+
+def _side(judged: Judged, gain: float) -> str:
+    """Whether a gain puts the first method below or above the second."""
+    return "above" if (gain >= 0) == judged.claim.metric.higher_is_better else "below"
+
+
+def _placed(judged: Judged, gain: float) -> str:
+    return f"{number(abs(gain))} points {_side(judged, gain)}"
+
+
+def _ends(interval: Interval) -> str:
+    """The interval of the distance, which is positive as the mean is; its level where it is not 95 %."""
+    if interval.low is None or interval.high is None:
+        return ""
+    low, high = (interval.low, interval.high) if interval.mean >= 0 else (-interval.high, -interval.low)
+    level = level_text(interval.level)
+    return f" [{number(low)}, {number(high)}]" + ("" if level == "95 %" else f" at {level}")
+
+
+def _verdict(judged: Judged) -> str:
+    verdict, paper = judged.verdict, judged.paper
+    direction, reason = verdict.direction, verdict.reason
+    similar = judged.claim.kind == "similar"
+    if direction == Direction.NOT_RUN:
+        return _in_the_paper(judged)
+    if verdict.observed:
+        said = f"{direction} ({reason})" if reason else str(direction)
+        return said if paper is None else f"{said}, the paper's own is {number(paper)} %"
+    if direction == Direction.AGREES and similar:
+        return f"agrees: similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
+    if direction == Direction.DISAGREES and similar:
+        return f"disagrees: not similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
+    if direction == Direction.AGREES and reason and paper is not None:
+        return f"agrees in direction, smaller than the paper's {number(paper)}"
+    if direction == Direction.NO_EFFECT and paper is not None:
+        return f"no effect of the paper's size, {number(paper)} {_side(judged, paper)}"
+    said = f"{direction} ({reason})" if reason else str(direction)
+    return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
+
+
+def _in_the_paper(judged: Judged) -> str:
+    """Where the paper has the first method; empty of what is no comparison, or of no claim of the paper."""
+    if judged.claim.kind not in ("better", "similar") or judged.claim.control:
+        return ""
+    if judged.paper is not None:
+        return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"
+    claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
+    return f"in the paper {claimed}, by a difference that is illegible"

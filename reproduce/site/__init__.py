@@ -1,0 +1,1 @@
+"""``make site``: an offline site from stored records, tables and executed notebooks; nothing is trained."""

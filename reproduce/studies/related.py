@@ -1,0 +1,124 @@
+"""Small checks of the notebook on related work, without data: an equivalence, orders of schemes, savings of shifts."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import nsl
+from nsl.layers.dynamic_filter import DynamicFilterConv2d, similarity_of_filters
+from nsl.layers.ode import SCHEMES, ODEBlock
+from nsl.layers.shapes import FewTaps
+
+#: Steps whose errors are compared, and those of the reference.
+STEPS, EXACT = (5, 10, 20, 40), 2000
+
+
+def filter_gaps() -> dict[str, float]:
+    """Largest differences, relative to the largest output, between dynamic filters and a dynamic NSN whose M computes
+    them: M of all channels, one kernel's outer product, and the best block that the channels share."""
+    torch.manual_seed(0)
+    layer = DynamicFilterConv2d(3, 4, 3, padding=1, bias=False, hidden=8, dtype=torch.float64)
+    weight = torch.randn(4, 27, dtype=torch.float64)
+    x = torch.randn(1, 3, 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = layer(x)[0].flatten(1).t()  # [P, F]
+        filters = layer.filters(x)[0].flatten(1, 2).flatten(2).permute(2, 0, 1)  # [P, F, CK]
+        patches = layer.patches(x)[0].flatten(0, 1).flatten(1).t()  # [P, CK]
+
+    def gap(similarity: Tensor) -> float:
+        found = torch.einsum("fn,pnm,pm->pf", weight, similarity, patches)
+        return float((found - wanted).abs().max() / wanted.abs().max())
+
+    one = torch.einsum("n,pm->pnm", weight[0] / weight[0].square().sum(), filters[:, 0])
+    first = torch.einsum("n,pnm,pm->p", weight[0], one, patches) - wanted[:, 0]
+    blocks = torch.stack(
+        [
+            torch.block_diag(*[torch.linalg.lstsq(weight.view(12, 9), each.reshape(12, 9)).solution] * 3)
+            for each in filters
+        ]
+    )
+    return {
+        "M of all channels, all kernels": gap(similarity_of_filters(weight, filters)),
+        "M = w v^T / |w|^2, one kernel": float(first.abs().max() / wanted[:, 0].abs().max()),
+        "best block shared by the channels": gap(blocks),
+    }
+
+
+def scheme_errors(smooth: bool = True) -> dict[str, tuple[int, list[int], list[float]]]:
+    """By scheme: its order, numbers of steps, and the errors at time 1 of dx/dt = W^T M(x) x for a small dynamic layer.
+
+    Its predictor is smooth (tanh), as the orders assume, or the SphereNet, whose ReLU has a kink.
+    """
+    torch.manual_seed(0)
+    made: dict[str, Any] = {"predictor_options": {"hidden": 4}}
+    if smooth:
+        parts = (nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 9, 3, padding=1))
+        made = {"predictor": nn.Sequential(*parts).double()}
+    field = nsl.DynamicNSConv2d(2, 2, 3, padding=1, bias=False, dtype=torch.float64, **made)
+    with torch.no_grad():
+        for parameter in field.predictor.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+        exact = ODEBlock(field, "rk4", EXACT // 10)(x)
+        found = {}
+        for name, (order, _) in SCHEMES.items():
+            errors = [float((ODEBlock(field, name, n, iterations=40)(x) - exact).norm()) for n in STEPS]
+            found[name] = (order, list(STEPS), errors)
+    return found
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A 5x5 layer with shifts, folded: its taps, multiply-adds beside the convolution's, and seconds beside its."""
+
+    name: str
+    taps: int
+    multiply_adds: float
+    seconds: float
+
+
+def shift_savings(channels: int = 32, size: int = 32, repeats: int = 5) -> list[Saving]:
+    """Layers with shifts of all taps and with at most few, folded and timed on this machine, best of ``repeats``."""
+    torch.manual_seed(0)
+    x = torch.randn(16, channels, size, size)
+    plain = nn.Conv2d(channels, channels, 5, padding=2, bias=False)
+
+    def seconds(layer: Any) -> float:
+        best = float("inf")
+        with torch.no_grad():
+            layer(x)
+            for _ in range(repeats):
+                started = time.perf_counter()
+                layer(x)
+                best = min(best, time.perf_counter() - started)
+        return best
+
+    usual = seconds(plain)
+    found = [Saving("convolution 5x5", 25, 1.0, 1.0)]
+    structures: dict[str, nsl.Structure] = {"shift": nsl.Shift()}
+    structures |= {f"at most {n} tap{'s' if n > 1 else ''}": FewTaps(n) for n in (9, 5, 3, 1)}
+    for name, structure in structures.items():
+        layer = nsl.NSConv2d(channels, channels, 5, padding=2, bias=False, similarity=structure)
+        folded = layer.fold()
+        assert isinstance(folded, nsl.ShiftConv2d)
+        share = folded.pointwise.weight.numel() / plain.weight.numel()
+        found.append(Saving(name, len(folded.taps), share, seconds(folded) / usual))
+    return found
+
+
+def savings_markdown(found: list[Saving]) -> str:
+    """The savings as a table."""
+    lines = ["| folded layer | taps | multiply-adds | time |", "| --- | --- | --- | --- |"]
+    lines += [f"| {s.name} | {s.taps} | {s.multiply_adds:.2f} | {s.seconds:.2f} |" for s in found]
+    return "\n".join(lines)
+
+
+def slope(errors: list[float]) -> float:
+    """The order that the last two of `STEPS` show."""
+    return math.log(errors[-2] / errors[-1]) / math.log(STEPS[-1] / STEPS[-2])

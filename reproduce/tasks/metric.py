@@ -1,0 +1,94 @@
+"""Distance metric learning: one nearest neighbour under x^T M y, M = L L^T, before and after learning M (paper 3.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce.show.beyond_columns import without_paper
+from reproduce.show.metrics import Metric
+from reproduce.tasks.task import Outcome, Task
+
+if TYPE_CHECKING:
+    from nsl.data import Dataset
+    from reproduce.declare.runs import Run
+    from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
+
+ERROR = Metric("test_error", "1-NN error", False, 1.0)
+
+
+class MetricLearning(Task):
+    """The nearest training image's class, in a metric that is Euclidean or learned by neighbourhood components."""
+
+    name = "metric"
+    metric = ERROR
+
+    def model(self, method: Any, options: dict[str, Any]) -> dict[str, Any]:
+        return {"name": method.model, **{name: value for name, value in options.items() if name != "width"}}
+
+    def train(self, run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+        """Images as vectors of grey values, standardised by one mean and one deviation."""
+        import torch
+
+        from nsl.layers.mahalanobis import Mahalanobis, neighbourhood_loss
+        from nsl.training import Recipe, save_checkpoint
+        from nsl.training.fit import fit
+
+        def vectors(images: Any) -> Any:
+            return images.float().mean(1).flatten(1)
+
+        train, test = vectors(dataset.train_images), vectors(dataset.test_images)
+        centre, scale = train.mean(), train.std() * train.shape[1] ** 0.5
+        train, test = (train - centre) / scale, (test - centre) / scale
+        torch.manual_seed(run.seed)
+        metric = Mahalanobis(train.shape[1], run.model.get("rank"))
+
+        def measure(model: Any) -> dict[str, float]:
+            nearest = torch.cat([model.squared_distance(part, train).argmin(1) for part in test.split(500)])
+            wrong = (dataset.train_labels[nearest] != dataset.test_labels).float().mean()
+            return {"test_error": 100 * float(wrong)}
+
+        if run.model["name"] == "euclidean":
+            found = measure(metric)
+            save_checkpoint(checkpoint, {"identity": "nothing is trained"})
+            result: dict[str, Any] = {**found, "curve": [], "diverged": False, "train_seconds": 0.0}
+            return Outcome(result, 0, {})
+        result = fit(
+            metric,
+            lambda _model, chosen, _step: neighbourhood_loss(metric, train[chosen], dataset.train_labels[chosen]),
+            measure,
+            len(train),
+            Recipe(**run.recipe),
+            seed=run.seed,
+            identity=[run.model, dataset.fingerprint],
+            checkpoint=checkpoint,
+            minutes=minutes,
+        )
+        eigenvalues = torch.linalg.eigvalsh(metric.matrix().detach().double()).flip(0)
+        observations = {"eigenvalues": [round(float(value), 4) for value in eigenvalues]}
+        return Outcome(result, metric.factor.numel(), observations)
+
+    def network(self, run: Run, sizes: Shape) -> Any:
+        """The linear map L, which is what a distance costs beside the Euclidean one, as a classifier for the clock."""
+        from torch import nn
+
+        features = sizes.image_size**2
+        rank = int(run.model.get("rank", features))
+
+        class Mapped(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.factor = nn.Linear(features, rank, bias=False)
+
+            def forward(self, images: Any) -> Any:
+                return self.factor(images.mean(1).flatten(1))[:, :1].expand(-1, sizes.classes)
+
+        return Mapped()
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
+
+
+TASK = MetricLearning()

@@ -1,0 +1,133 @@
+"""Recurrent networks on sequences: digits read row by row, and the adding problem (paper 1, 5.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce.show.beyond_columns import without_paper
+from reproduce.show.metrics import Metric
+from reproduce.tasks.task import Outcome, Task
+
+if TYPE_CHECKING:
+    from nsl.data.sequences import SequenceSet
+    from reproduce.declare.runs import Run
+    from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
+
+#: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
+ERROR = Metric("test_error", "test error", False, 1.0)
+#: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
+CLIP = 1.0
+#: Numbers a step and outputs, by the set.
+CHANNELS = {"digit_rows": (16, 10), "adding": (2, 1)}
+
+
+class Sequences(Task):
+    """One recurrent network, trained on sequences of one length."""
+
+    name = "sequences"
+    metric = ERROR
+    trial_data = "{validation} training sequences held out"
+
+    def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SequenceSet:
+        from nsl.data.sequences import load_sequences
+
+        return load_sequences(**dataset)
+
+    def train(self, run: Run, dataset: SequenceSet, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+        import torch
+        import torch.nn.functional as F
+
+        import nsl
+        from nsl.training import Recipe
+        from nsl.training.fit import fit
+
+        sizes = self.shape(run.dataset)
+        torch.manual_seed(run.seed)
+        network = _network(run, dataset.channels, dataset.num_classes)
+        variance = float((dataset.test_targets.float() - dataset.train_targets.float().mean()).square().mean())
+
+        def loss(model: Any, chosen: Any, _step: int) -> Any:
+            outputs, targets = model(dataset.train_inputs[chosen]), dataset.train_targets[chosen]
+            if dataset.num_classes:
+                return F.cross_entropy(outputs, targets)
+            return (outputs[:, 0] - targets).square().mean()
+
+        def measure(model: Any) -> dict[str, float]:
+            outputs = model(dataset.test_inputs)
+            if dataset.num_classes:
+                wrong = (outputs.argmax(1) != dataset.test_targets).float().mean()
+                return {"test_error": 100 * float(wrong)}
+            squared = (outputs[:, 0] - dataset.test_targets).square().mean()
+            return {"test_error": 100 * float(squared) / variance}
+
+        result = fit(
+            network,
+            loss,
+            measure,
+            len(dataset.train_inputs),
+            Recipe(**run.recipe),
+            seed=run.seed,
+            identity=[run.model, dataset.fingerprint],
+            checkpoint=checkpoint,
+            minutes=minutes,
+            clip=CLIP,
+        )
+        shown = self.network(run, sizes)
+        observations = {} if result["diverged"] else _observed(network, dataset)
+        cost = nsl.count_multiply_adds(shown, sizes.image_size)
+        return Outcome(result, nsl.count_parameters(network), observations, cost)
+
+    def shape(self, dataset: dict[str, Any]) -> Shape:
+        from reproduce.declare.shapes import Shape
+
+        channels, classes = CHANNELS[dataset["name"]]
+        if dataset["name"] == "digit_rows":
+            size = int(dataset.get("image_size", 16))
+            return Shape(size, classes, 1438, 359, size)
+        length = max(channels, int(dataset.get("length", 30)))
+        return Shape(length, classes, int(dataset.get("train", 4000)), int(dataset.get("test", 1000)), length)
+
+    def network(self, run: Run, sizes: Shape) -> Any:
+        """The network behind a part that reads a sequence out of an image, which is what costs are counted on."""
+        from torch import nn
+
+        class Rows(nn.Module):
+            def forward(self, images: Any) -> Any:
+                return images[:, 0, :, :channels]
+
+        channels = sizes.image_size if run.dataset["name"] == "digit_rows" else CHANNELS[run.dataset["name"]][0]
+        return nn.Sequential(Rows(), _network(run, channels, sizes.classes))
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
+
+
+def _network(run: Run, channels: int, classes: int) -> Any:
+    from nsl.models.sequence import SequenceNetwork
+
+    options = {name: value for name, value in run.model.items() if name != "name"}
+    return SequenceNetwork(channels, max(1, classes), cell=run.model["name"], **options)
+
+
+def _observed(network: Any, dataset: SequenceSet) -> dict[str, Any]:
+    """Of a dynamic cell the predicted masks over the first test sequence, step by step, and that sequence."""
+    import torch
+
+    predict = getattr(network.cell, "predict_similarity", None)
+    if predict is None or not network.cell.structure.is_mask:
+        return {}
+    with torch.no_grad():
+        inputs = dataset.test_inputs[:1]
+        states = network.states(inputs)
+        before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+        masks = torch.stack([predict(inputs[:, t], before[:, t])[0] for t in range(dataset.length)])
+    return {
+        "sequence": [[round(float(v), 3) for v in row] for row in inputs[0]],
+        "masks": [[round(float(v), 3) for v in row] for row in masks],
+    }
+
+
+TASK = Sequences()

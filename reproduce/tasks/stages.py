@@ -1,0 +1,139 @@
+"""From a pretrained network: train M with the backbone fixed, then finetune everything (paper 4), at one budget.
+
+"Fixed" are kernels, classifier and batch norm's scale and shift; its running averages follow the network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduce.show.beyond_columns import without_paper
+from reproduce.show.metrics import Metric
+from reproduce.tasks import named
+from reproduce.tasks.task import Outcome, Task
+
+if TYPE_CHECKING:
+    from nsl.data import Dataset
+    from reproduce.declare.experiments import Method
+    from reproduce.declare.runs import Run
+    from reproduce.declare.shapes import Shape
+    from reproduce.show.columns import Column
+    from reproduce.show.rows import Table
+
+ERROR = Metric("test_error", "test error", False, 0.25)
+
+#: The stages of a row: the plain network's training, then similarity alone, everything, or both.
+ROUTES = {
+    "finetune": ("pretrain", "finetune", "finetune"),
+    "similarity": ("pretrain", "similarity", "similarity"),
+    "three": ("pretrain", "similarity", "finetune"),
+}
+#: Every stage has a third of the iterations; those after the first start from this fraction of the learning rate.
+LATER_RATE = 0.3
+
+
+class Stages(Task):
+    """CNN-9 in one stage, then what the row's route says in two more; ``model`` is the kind of similarity."""
+
+    name = "stages"
+    metric = ERROR
+
+    def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        if options.get("route") not in ROUTES:
+            raise ValueError(f"route of row {method.key!r} must be one of {', '.join(ROUTES)}.")
+        return {"name": method.model, **options}
+
+    def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
+        return {**declared, "later_rate": LATER_RATE}
+
+    def shortened(self, run: Run, steps: int) -> Run:
+        return super().shortened(run, 3 * steps)
+
+    def noise(self, run: Run, steps: int) -> Any:
+        return named("classification").noise(run, steps)
+
+    def train(self, run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
+        """The stages one after the other; each keeps a checkpoint of its own beside ``checkpoint``."""
+        import torch
+
+        import nsl
+        from nsl.training import Execution, Recipe, observe
+        from nsl.training import train as train_network
+
+        torch.manual_seed(run.seed)
+        model = _backbone(run, dataset.num_classes, dataset.image_size)
+        recipe = {name: value for name, value in run.recipe.items() if name != "later_rate"}
+        recipe["iterations"] //= 3
+        stages: list[dict[str, Any]] = []
+        for number, stage in enumerate(ROUTES[run.model["route"]]):
+            if number == 1:
+                model = _with_similarity(model, run, dataset.image_size)
+                recipe["learning_rate"] *= run.recipe["later_rate"]
+            for parameter in model.parameters():
+                parameter.requires_grad_(True)
+            if stage == "similarity":
+                nsl.freeze_backbone(model, train_classifier=False)
+            found = train_network(
+                model,
+                dataset,
+                Recipe(**recipe),
+                seed=run.seed + 1000 * number,
+                execution=Execution(
+                    checkpoint=checkpoint.with_name(f"{checkpoint.stem}.{number}.pt"),
+                    checkpoint_minutes=minutes,
+                    progress=progress,
+                    description=f"{run.name}, {stage}",
+                    keep_last=True,
+                ),
+            ).as_dict()
+            stages.append({"stage": stage, **found})
+            if found["diverged"]:
+                break
+        last = stages[-1]
+        curve = [
+            {**point, "iteration": point["iteration"] + number * recipe["iterations"], "stage": stage["stage"]}
+            for number, stage in enumerate(stages)
+            for point in stage["curve"]
+        ]
+        result = {
+            **last,
+            "curve": curve,
+            "train_seconds": sum(stage["train_seconds"] for stage in stages),
+            "evaluate_seconds": sum(stage["evaluate_seconds"] for stage in stages),
+            "stages": [{"stage": stage["stage"], "test_error": stage["test_error"]} for stage in stages],
+        }
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        observations = {} if last["diverged"] else observe(model, dataset)
+        cost = nsl.count_multiply_adds(model, dataset.image_size)
+        return Outcome(result, nsl.count_parameters(model), observations, cost)
+
+    def network(self, run: Run, sizes: Shape) -> Any:
+        return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run, sizes.image_size)
+
+    def columns(self, table: Table) -> tuple[Column, ...]:
+        return without_paper(self.metric, *table.experiment.metrics)
+
+
+def _backbone(run: Run, classes: int, image_size: int) -> Any:
+    import nsl
+
+    return nsl.create_model("cnn9", classes, width=run.model["width"], image_size=image_size)
+
+
+def _with_similarity(model: Any, run: Run, image_size: int) -> Any:
+    """The network with M = I in its nine convolutions; as it is where the row's model is the plain one."""
+    import torch
+
+    import nsl
+
+    kind = run.model["name"]
+    if kind == "cnn9":
+        return model
+    options: dict[str, Any] = {} if kind == "static" else {"predictor_options": {"hidden": 2 * int(run.model["width"])}}
+    model.stages = nsl.convert(model.stages, kind=kind, similarity="diagonal", **options)
+    return model.to(memory_format=torch.channels_last)
+
+
+TASK = Stages()

@@ -1,0 +1,75 @@
+"""The loop for networks that are no classifiers of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nsl.training import CheckpointError, Recipe
+from nsl.training.fit import fit, order_of
+
+X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([[1.0], [2.0], [-1.0]])
+RECIPE = Recipe(iterations=12, batch_size=5, learning_rate=0.1, schedule="constant", warmup=0, evaluations=3)
+
+
+def squared(model: nn.Module, chosen: Tensor, _step: int) -> Tensor:
+    return (model(X[chosen]) - Y[chosen]).square().mean()
+
+
+def run(checkpoint: Path | None = None, loss: Any = squared, **changes: Any) -> tuple[nn.Module, dict[str, Any]]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    options: dict[str, Any] = {"seed": 1, "identity": "line", "checkpoint": checkpoint, **changes}
+    return model, fit(
+        model, loss, lambda m: {"test_error": (m(X) - Y).square().mean().item()}, len(X), RECIPE, **options
+    )
+
+
+def test_a_line_is_learned_and_the_curve_has_its_points() -> None:
+    _, result = run()
+    assert [point["iteration"] for point in result["curve"]] == [4, 8, 12]
+    assert result["test_error"] == result["curve"][-1]["test_error"] < 1
+    assert not result["diverged"]
+
+
+def test_an_interrupted_training_ends_at_the_same_numbers(tmp_path: Path) -> None:
+    _, whole = run()
+    calls = 0
+
+    def breaks(model: nn.Module, chosen: Tensor, step: int) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            raise KeyboardInterrupt
+        return squared(model, chosen, step)
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        run(file, breaks, minutes=0.0)
+    _, resumed = run(file)
+    for key in ("curve", "test_error", "iterations_done"):
+        assert resumed[key] == whole[key]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    run(file, minutes=0.0)
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        run(file, seed=2)
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    _, result = run(loss=lambda model, chosen, step: squared(model, chosen, step) / (0 if step == 5 else 1))
+    assert result["diverged"]
+    assert result["divergence"] == "training loss inf at iteration 6"
+    assert result["iterations_done"] == 6
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    assert sorted(order_of(9, 0, 0).tolist()) == list(range(9))
+    assert order_of(9, 0, 0).tolist() != order_of(9, 0, 1).tolist()

@@ -1,0 +1,184 @@
+"""Files that were made to do harm, or that a full disk prevents, end in one sentence and take no memory."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nsl
+import nsl.data
+from nsl.data import DataError
+from nsl.data.files import annotated_files
+from nsl.outputs import LEFT_OVER, OutputError, replacing
+from nsl.training import CheckpointError, Recipe, load_checkpoint, train
+from nsl.training.checkpoint import check_optimiser
+from nsl.training.export import ExportError, load_model, save_model
+from theory.claims import ledger
+
+
+def exported(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """An exported network's tensors and what is said of them."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    dataset = nsl.data.load("digits", train_per_class=2, test_per_class=2)
+    save_model(path, nsl.create_model("cnn9", 10, image_size=16, width=2), "cnn9", {"width": 2}, dataset)
+    with safe_open(path, framework="pt") as opened:
+        metadata = dict(opened.metadata())
+    metadata.pop("checksum")  # files of earlier versions have none: what a forger would do
+    return load_file(path), metadata
+
+
+FORGED: list[tuple[str, Any]] = [
+    ("model", {"name": "cnn9", "options": {"width": 3000}}),
+    ("model", {"name": "cnn9", "options": {"width": 10**18}}),
+    ("model", {"name": "cnn9", "options": {"width": "x"}}),
+    ("model", {"name": "cnn9", "options": [1]}),
+    ("model", {"name": ["cnn9"], "options": {}}),
+    ("model", {"name": "cnn11", "options": {}}),
+    ("model", {"name": "cnn9pp", "options": {"width": 10**6}}),
+    ("model", {"name": "cnn9", "options": {"width": 2, "image_size": 10**9}}),
+    ("model", []),
+    ("model", None),
+    ("data", {}),
+    ("data", {"name": ["x"]}),
+    ("data", "text"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), FORGED)
+def test_a_forged_export_is_refused_before_anything_is_built(tmp_path: Path, key: str, value: Any) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "net.safetensors"
+    tensors, metadata = exported(path)
+    save_file(tensors, path, {**metadata, key: json.dumps(value)})
+    with pytest.raises(ExportError, match=r"net\.safetensors"):
+        load_model(path)
+
+
+def test_an_export_without_some_tensor_or_of_another_shape_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "net.safetensors"
+    tensors, metadata = exported(path)
+    name = next(iter(tensors))
+    for changed in ({**tensors, name: torch.zeros(7)}, {key: tensors[key] for key in tensors if key != name}):
+        save_file(changed, path, metadata)
+        with pytest.raises(ExportError, match="does not fit the network that it names"):
+            load_model(path)
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    torch.save({"format": 1, "model": torch.zeros(10**6)}, stream)
+    path = tmp_path / "run.pt"
+    with zipfile.ZipFile(stream) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
+        for item in whole.infolist():
+            small.writestr(item.filename, whole.read(item))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    torch.save({"format": 1, "model": torch.zeros(1).expand(10**10)}, path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_that_names_anything_but_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    torch.save({"format": 1, "model": bytearray(8)}, path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path)
+
+
+def test_an_optimisers_state_of_another_shape_is_refused() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    optimiser.state[parameter]["momentum_buffer"] = torch.zeros(3)
+    check_optimiser(optimiser)
+    optimiser.state[parameter]["momentum_buffer"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"momentum_buffer has the shape \[4\]"):
+        check_optimiser(optimiser)
+
+
+def test_a_checkpoint_on_a_full_disk_warns_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    dataset = nsl.data.load("digits", train_per_class=2, test_per_class=2)
+    model = nsl.create_model("cnn9", 10, image_size=16, width=2)
+    recipe = Recipe(iterations=3, batch_size=8, evaluations=1, augment="none")
+    found = train(model, dataset, recipe, seed=0, checkpoint=tmp_path / "run.pt", checkpoint_minutes=0, progress=False)
+    assert found.iterations_done == 3
+    said = capsys.readouterr().err
+    assert f"warning: {tmp_path / 'run.pt'} cannot be written (No space left on device)" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_left_over_temporary_files_are_removed_and_those_in_use_are_not(tmp_path: Path) -> None:
+    import os
+    import time
+
+    path = tmp_path / "run.pt"
+    old, new = tmp_path / "run.pt.1.partial", tmp_path / "run.pt.2.partial"
+    old.touch()
+    new.touch()
+    os.utime(old, (time.time() - 2 * LEFT_OVER,) * 2)
+    with replacing(path) as temporary:
+        temporary.write_text("x")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.pt", "run.pt.2.partial"]
+    with pytest.raises(ValueError, match="is a folder"), replacing(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="no regular file"), replacing(Path("/dev/null")):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), replacing(path / "under"):
+        pass
+
+
+def test_no_line_of_val_annotations_names_a_file_outside_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "val_annotations.txt"
+    for name in ("../secret.JPEG", "/etc/x.JPEG", "..", "a/b.JPEG"):
+        path.write_text(f"val_0.JPEG\tn01443537\n{name}\tn01443537\n", encoding="utf-8")
+        with pytest.raises(DataError, match="line 2 names"):
+            annotated_files(path)
+
+
+def test_no_flipped_bit_of_the_ledger_is_believed(tmp_path: Path) -> None:
+    ledger.write([ledger.run(ledger.find("flow-equations"), quick=True, mutate=False)], tmp_path)
+    path = tmp_path / "claims.json"
+    whole, rows = path.read_bytes(), ledger.read(tmp_path)
+    for place in range(0, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert ledger.read(tmp_path) == rows  # a sign between values
+        except ValueError as error:
+            assert "claims.json" in str(error)  # noqa: PT017
+
+
+def test_no_flipped_bit_of_an_executed_notebook_counts_as_up_to_date(tmp_path: Path) -> None:
+    from reproduce.show import notebooks
+
+    path = tmp_path / "x.ipynb"
+    text = json.dumps({"cells": [{"source": "1 + 1"}], "metadata": {notebooks.STAMP: "abc"}, "nbformat": 4})
+    path.write_text(notebooks.seal(text), encoding="utf-8")
+    assert notebooks.stamp(path) == "abc"
+    whole = path.read_bytes()
+    for place in range(len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert notebooks.stamp(path) is None
+    for content in ("[]", "1", "null", '{"metadata": []}'):
+        path.write_text(content, encoding="utf-8")
+        assert notebooks.stamp(path) is None

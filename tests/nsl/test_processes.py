@@ -1,0 +1,100 @@
+"""Worker processes end with the one that started them, and Ctrl-C is one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from nsl.processes import workers
+
+def sleep(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(60)
+
+if __name__ == "__main__":
+    try:
+        with workers(2) as pool:
+            for waiting in [pool.submit(sleep, sys.argv[1]) for _ in range(2)]:
+                waiting.result()
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def started(command: list[str]) -> subprocess.Popen[str]:
+    """A command in a process group of its own, which Ctrl-C reaches as it would from a terminal."""
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def alive(number: str) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_when_the_process_that_started_them_does(tmp_path: Path, number: signal.Signals) -> None:
+    script, folder = tmp_path / "work.py", tmp_path / "pids"
+    script.write_text(WORK)
+    folder.mkdir()
+    process = started([sys.executable, str(script), str(folder)])
+    until(lambda: len(list(folder.iterdir())) == 2)
+    pids = [path.name for path in folder.iterdir()]
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    until(lambda: not any(alive(pid) for pid in pids), 10)
+    assert "Traceback" not in said
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["theory", "claims", "--only", "19", "--out", "{folder}"], "Interrupted; claims that were checked"),
+        (
+            ["nsl.train", "--model", "cnn9", "--data", "digits", "--iterations", "100000", "--result", "{folder}/r"],
+            "Interrupted; with --checkpoint",
+        ),
+    ],
+)
+def test_ctrl_c_is_one_line(tmp_path: Path, command: list[str], words: str) -> None:
+    module, *rest = (part.replace("{folder}", str(tmp_path)) for part in command)
+    process = started([sys.executable, "-u", "-m", module, *rest])
+    time.sleep(6)  # it is at work: imports take less
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.startswith(words)
+    assert len(said.splitlines()) == 1

@@ -1,0 +1,139 @@
+"""A run's trained network is kept with a card, and what is loaded measures what the record says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nsl
+from nsl import zoo
+from nsl.data import FEWSHOT_NAMES, NAMES
+from nsl.data.licences import LICENCES
+from nsl.fewshot import FewShotMethod
+from nsl.training.export import ExportError
+from reproduce.declare import plan
+from reproduce.declare.plan import Profile
+from reproduce.run import fingerprints
+from reproduce.run.store import Store
+from reproduce.run.worker import NslBackend, execute
+from reproduce.show.cards import write_cards
+
+#: Rows that are trained here: table and method.
+ROWS = ((1, "cnn"), (1, "dynamic"), (2, "static_joint"), (6, "static"), (6, "maml"))
+
+
+def small(profile: Profile) -> Profile:
+    """The demo with a few steps a training."""
+    fewshot = {**profile.fewshot, "method": {}}
+    for part in ("pretrain", "meta"):
+        fewshot[part] = {**fewshot[part], "iterations": 6}
+    fewshot["episodes"] = {**fewshot["episodes"], "count": 10, "shots": [5], "step_counts": [], "shot_count": 4}
+    return replace(profile, recipe={**profile.recipe, "iterations": 12}, fewshot=fewshot)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Runs of :data:`ROWS` with their networks and cards."""
+    profile, backend = small(plan.profile("demo")), NslBackend()
+    store = Store(tmp_path_factory.mktemp("results"), "demo")
+    known = {}
+    for table, key in ROWS:
+        experiment = plan.experiment(table)
+        run = profile.run(experiment.method(key), experiment.datasets[0], 0)
+        mark = backend.fingerprint(run.dataset, None)
+        known[fingerprints.dataset_key(run.dataset)] = mark
+        assert execute(run, mark, store, backend, None, False) is not None
+    (store.folder / "data.json").write_text(json.dumps(known), "utf-8")
+    assert write_cards(profile, store) == len(ROWS)
+    return store
+
+
+def record(store: Store, table: int, key: str) -> dict[str, Any]:
+    (entry,) = zoo.find(table=table, method=key, folder=store.kept)
+    found = store.read(entry.identity)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("table", "key"), ROWS)
+def test_a_reloaded_network_has_the_error_of_its_record(kept: Store, table: int, key: str) -> None:
+    entry = zoo.find(table=table, method=key, folder=kept.kept)[0]
+    result = record(kept, table, key)["result"]
+    expected = result["accuracy"] if table == 6 else result["test_error"]
+    assert zoo.measure(entry) == expected
+    assert f"{expected:.2f} %" in entry.result
+
+
+def test_a_network_is_found_by_table_and_method_by_identity_and_by_file(kept: Store) -> None:
+    entry = zoo.find(table=1, method="dynamic", folder=kept.kept)[0]
+    ways = (
+        nsl.load(table=1, method="dynamic", folder=kept.kept),
+        nsl.load(table=2, method="dynamic", folder=kept.kept),
+        nsl.load(entry.identity[:6], folder=kept.kept),
+        nsl.load(entry.weights),
+    )
+    for model in ways:
+        assert not model.training
+        for name, tensor in ways[0].state_dict().items():
+            assert torch.equal(tensor, model.state_dict()[name])
+    assert isinstance(nsl.load(table=6, method="maml", folder=kept.kept), FewShotMethod)
+
+
+def test_loading_leaves_the_random_state_alone(kept: Store) -> None:
+    state = torch.random.get_rng_state()
+    nsl.load(table=1, method="dynamic", folder=kept.kept)
+    nsl.load(table=6, method="maml", folder=kept.kept)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_what_is_not_there_is_a_sentence_with_what_is(
+    kept: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(zoo.ZooError, match=r"No trained network for table 5 in .*; there are: [0-9a-f]{16} \("):
+        nsl.load(table=5, folder=kept.kept)
+    with pytest.raises(zoo.ZooError, match="Say which network"):
+        nsl.load()
+    with pytest.raises(zoo.ZooError, match="does not exist; name one such as"):
+        nsl.load(table=1, folder=tmp_path / "nowhere")
+    monkeypatch.setenv("NSL_WEIGHTS", str(kept.kept))
+    assert zoo.find(table=1, method="cnn", data="cifar10", seed=0)[0].card["data"]["name"] == "digits"
+    with pytest.raises(zoo.ZooError, match="seed 3"):
+        zoo.find(table=1, seed=3)
+
+
+def test_a_card_says_data_with_licence_recipe_result_scope_and_limits(kept: Store) -> None:
+    text = zoo.find(table=1, method="dynamic", folder=kept.kept)[0].text()
+    for part in ("CC BY 4.0", "iterations 12", "test error", "scope: digits for CIFAR-10", "one training", "Table 2:"):
+        assert part in text
+
+
+def test_every_data_set_has_its_licence_written_down() -> None:
+    assert set(LICENCES) == {*NAMES, *FEWSHOT_NAMES}
+
+
+def test_a_damaged_card_is_named(kept: Store, tmp_path: Path) -> None:
+    entry = zoo.find(table=1, method="cnn", folder=kept.kept)[0]
+    (tmp_path / "a.safetensors").write_bytes(entry.weights.read_bytes())
+    (tmp_path / "a.json").write_text('{"id": "a"}', "utf-8")
+    with pytest.raises(zoo.ZooError, match=r"a\.json is no card of a network"):
+        zoo.entries(tmp_path)
+
+
+def test_a_file_whose_shapes_are_others_is_refused_before_its_network_is_built(kept: Store, tmp_path: Path) -> None:
+    from nsl.training.export import read_tensors, write_tensors
+
+    entry = zoo.find(table=1, method="dynamic", folder=kept.kept)[0]
+    tensors, about = read_tensors(entry.weights)
+    about["model"]["options"]["width"] = 10**6  # terabytes, were it built
+    write_tensors(tmp_path / "wide.safetensors", tensors, about)
+    with pytest.raises(ExportError, match="does not fit the network that it names"):
+        nsl.load(tmp_path / "wide.safetensors")
+    about["model"]["name"] = "../etc"
+    write_tensors(tmp_path / "other.safetensors", tensors, about)
+    with pytest.raises(ExportError, match="cannot be built"):
+        nsl.load(tmp_path / "other.safetensors")

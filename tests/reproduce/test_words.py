@@ -1,0 +1,164 @@
+"""The sentence of a claim says what its row of the CSV says: the same numbers, the same verdict, the same scope."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from reproduce.declare import plan
+from reproduce.run.store import Store
+from reproduce.show import words
+from reproduce.show.claim_tables import claim_rows
+from reproduce.show.report import Report
+from reproduce.show.rows import Table, make_table
+from reproduce.show.tables import summary, write_tables
+from tests.reproduce.helpers import fill
+from tests.reproduce.test_fewshot_table import put
+
+CNN = [8.0, 8.1, 8.3]
+#: Errors of static NSN beside the CNN's, whose difference is 0.63 in the paper, with what its claim comes to.
+CASES = {
+    "agrees": [7.0, 7.12, 7.25],
+    "agrees in direction, smaller than the paper's 0.63": [7.7, 7.79, 8.01],
+    "disagrees": [9.0, 9.05, 9.35],
+    "no effect of the paper's size": [8.02, 8.1, 8.29],
+    "undecided (the interval holds 0 and the paper's difference)": [6.0, 8.8, 8.3],
+    "undecided (2 seeds, three decide)": [7.0, 7.4],
+    "undecided (one seed, three decide)": [7.0],
+    "was not run": [],
+}
+
+
+def csv_rows(store: Store, number: int) -> list[dict[str, str]]:
+    with (store.folder / "tables" / f"table{number}_claims.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def made(tmp_path: Path, **errors: list[float]) -> tuple[Table, Store]:
+    """Table 4 of the paper profile from records with these errors."""
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    fill(store, profile, 4, errors)
+    return write_tables((4,), profile, store)[0], store
+
+
+def check(text: str, row: dict[str, str]) -> None:
+    """Whether a sentence says what a row of the CSV says."""
+    lower_is_better = "error" in row["quantity"]
+    assert row["better"] in text
+    assert row["worse"] in text
+    if row["direction"] == "not run":
+        assert "was not run" in text
+        assert not re.search(r"\[|seed", text)
+        return
+    assert row["direction"].split(" ")[0] in text
+    if row["observed"]:
+        assert row["observed"] in text
+        return
+    for part in filter(None, row["scope"].split(", ")):
+        assert part in text
+    placed = re.search(r"(\d+\.\d\d) points (below|above)", text)
+    assert bool(placed) == bool(row["difference"])
+    if placed is None:
+        return
+    better_side = "below" if lower_is_better else "above"
+    gain = float(placed[1]) * (1 if placed[2] == better_side else -1)
+    assert f"{gain:.2f}".removeprefix("-0.00") == row["difference"].removeprefix("-0.00")
+    ends = re.search(r"\[(-?\d+\.\d\d), (-?\d+\.\d\d)\](?: at ([\d.]+) %)?", text)
+    assert bool(ends) == bool(row["difference_ci_low"])
+    if ends is not None:
+        low, high = float(ends[1]), float(ends[2])
+        low, high = (low, high) if gain > 0 or not row["difference"].startswith("-") else (-high, -low)
+        assert (f"{low:.2f}", f"{high:.2f}") == (row["difference_ci_low"], row["difference_ci_high"])
+        assert (ends[3] or "95") == row["level"]
+    if row["unit"] == "episode":
+        assert f"{row['replicates']} episodes" in text
+    else:
+        seeds = int(row["seeds"])
+        assert f"{words.number_word(seeds)} seed{'' if seeds == 1 else 's'}" in text
+    in_the_paper = re.search(r"in the paper (\d+\.\d\d) (below|above)", text)
+    if in_the_paper is not None:
+        sign = 1 if in_the_paper[2] == better_side else -1
+        assert f"{sign * float(in_the_paper[1]):.2f}" == row["paper_difference"]
+
+
+@pytest.mark.parametrize("said", CASES)
+def test_every_verdict_has_a_sentence_that_equals_its_row_of_the_csv(said: str, tmp_path: Path) -> None:
+    table, store = made(tmp_path, cnn=CNN, static=CASES[said])
+    rows = csv_rows(store, 4)
+    assert len(rows) == len(table.claims)
+    for judged, row in zip(table.claims, rows):
+        check(words.sentence(judged), row)
+    assert said in words.sentence(table.claims[0])
+
+
+def test_a_claim_of_similarity_says_within_what(tmp_path: Path) -> None:
+    def of(*errors: float) -> str:
+        table, store = made(tmp_path, static=CNN, static_uns=list(errors))
+        similar = next(judged for judged in table.claims if judged.claim.kind == "similar")
+        row = csv_rows(store, 4)[table.claims.index(similar)]
+        check(words.sentence(similar), row)
+        return words.sentence(similar)
+
+    assert "agrees: similar within 0.25 points" in of(8.01, 8.1, 8.29)
+    assert "disagrees: not similar within" in of(9.0, 9.11, 9.31)
+    assert "undecided (the interval is not within" in of(8.0, 9.0, 7.0)
+
+
+def test_a_diverged_run_is_said_to_leave_no_difference(tmp_path: Path) -> None:
+    from tests.reproduce.helpers import put_record
+
+    _, store = made(tmp_path, cnn=CNN, static=CNN)
+    profile = plan.profile("paper")
+    run = profile.run(plan.experiment(4).method("static"), "cifar10", 2)
+    put_record(store, run, float("nan"), status="diverged")
+    table = write_tables((4,), profile, store)[0]
+    text = words.sentence(table.claims[0])
+    check(text, csv_rows(store, 4)[0])
+    assert "undecided (a run diverged)" in text
+
+
+def test_few_shot_sentences_are_of_these_trainings_and_their_episodes(tmp_path: Path) -> None:
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    put(store, profile, "static", [70, 71, 69])
+    put(store, profile, "finetune", [50, 52, 48])
+    put(store, profile, "dynamic", [50, 50, 50])
+    put(store, profile, "linear", [51, 52, 50])
+    table = write_tables((6,), profile, store)[0]
+    texts = [words.sentence(judged) for judged in table.claims]
+    for text, row in zip(texts, csv_rows(store, 6)):
+        check(text, row)
+    assert "3 episodes, other widths than the paper's, these trainings only, one a method: Static NSN" in texts[0]
+    assert "points above Finetuning baseline in accuracy" in texts[0]
+    control = next(text for text, judged in zip(texts, table.claims) if judged.claim.control)
+    assert control.endswith("a control of ours, no claim of the paper.")
+
+
+def test_the_count_names_every_claim_of_the_paper_once(tmp_path: Path) -> None:
+    table, _ = made(tmp_path, cnn=CNN, static=CASES["disagrees"])
+    text = words.count(table.claims)
+    numbers = [int(found) for found in re.findall(r"\d+", text)]
+    assert numbers[0] == sum(numbers[1:]) == len(table.claims)
+    assert words.count([]) == "No claim of the paper is about this."
+
+
+def test_the_stored_results_say_in_words_what_their_csv_says() -> None:
+    profile, store = plan.profile("cpu"), Store(Path(__file__).parents[2] / "results", "cpu")
+    for number in plan.tables():
+        table = make_table(number, profile, store)
+        for judged, row in zip(table.claims, claim_rows(table)):
+            check(words.sentence(judged), row)
+
+
+def test_the_answer_stands_in_the_summary_and_ends_every_tables_notebook(tmp_path: Path) -> None:
+    table, store = made(tmp_path, cnn=CNN, static=CASES["agrees"])
+    answer = words.answer(table)
+    assert words.sentence(table.claims[0]) in answer
+    assert answer in summary(plan.profile("paper"), store)
+    assert Report(4, "paper", tmp_path).answer().data == answer
+    for number in plan.tables():
+        cells = jupytext.read(Path(__file__).parents[2] / "notebooks" / f"table{number}.py").cells
+        assert cells[-1].source == "report.answer()"
