@@ -42,7 +42,7 @@ def test_a_preempted_job_is_queued_again_and_resumes(tmp_path: Path, monkeypatch
     monkeypatch.setenv("FAKE_LOG", str(log))
     tiny = profile("tiny", write_profile(tmp_path, iterations=60))
     run = planned_runs(tiny, (1,), 1)[0]
-    mark = FakeBackend().fingerprint(run.dataset, None)
+    mark = FakeBackend().fingerprint(run, None)
     store = Store(tmp_path / "results", "tiny")
     executor = ClusterExecutor(store, "submitit-local", 1, 1, FAKE, None)
     job = executor._submit(run, mark)

@@ -130,7 +130,7 @@ def test_a_worker_that_dies_while_idle_is_replaced_and_the_command_goes_on(tmp_p
     profile = plan.profile("tiny", write_profile(tmp_path))
     runs = plan.planned_runs(profile, plan.tables(), 1)[:3]
     backend = "tests.reproduce.fake_backend:FakeBackend"
-    jobs = [(run, FakeBackend().fingerprint(run.dataset, None)) for run in runs]
+    jobs = [(run, FakeBackend().fingerprint(run, None)) for run in runs]
     killed = []
 
     def say(line: str) -> None:
@@ -167,7 +167,7 @@ def test_runs_of_one_card_share_a_process_and_none_is_lost(tmp_path: Path, monke
     profile = plan.profile("tiny", write_profile(tmp_path, iterations=20))
     runs = plan.planned_runs(profile, plan.tables(), 1)[:4]
     backend = "tests.reproduce.fake_backend:FakeBackend"
-    jobs = [(run, FakeBackend().fingerprint(run.dataset, None)) for run in runs]
+    jobs = [(run, FakeBackend().fingerprint(run, None)) for run in runs]
     monkeypatch.setattr(executors, "cards", lambda: 1)
     executor = LocalExecutor(Store(tmp_path / "results", "tiny"), 3, 1, backend, None)
     assert (executor.processes, executor.slots) == (1, 3)
