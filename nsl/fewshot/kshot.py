@@ -122,8 +122,8 @@ class DiscriminativeKShot(Pretrained):
 
     def trained_tensors(self) -> dict[str, Tensor]:
         if self._prior is None:
-            empty = torch.empty(self._features)
-            return {**super().trained_tensors(), "mean": empty, "variance": empty, "scale": torch.empty(())}
+            empty, scale = torch.empty(self._features, device="meta"), torch.empty((), device="meta")
+            return {**super().trained_tensors(), "mean": empty, "variance": empty, "scale": scale}
         return {**super().trained_tensors(), **dict(zip(("mean", "variance", "scale"), self._prior))}
 
     def restore(self, tensors: dict[str, Tensor], moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:

@@ -211,7 +211,7 @@ class LEO(Pretrained):
         return {"pretrain": before, "meta": history}
 
     def trained_tensors(self) -> dict[str, Tensor]:
-        scale = torch.empty(()) if self._scale is None else self._scale
+        scale = torch.empty((), device="meta") if self._scale is None else self._scale
         latent = {f"latent.{name}": tensor for name, tensor in self.latent.state_dict().items()}
         return {**super().trained_tensors(), **latent, "scale": scale}
 

@@ -10,7 +10,7 @@ import torch
 
 import nsl
 import nsl.data
-from nsl.training import Recipe, train
+from nsl.training import Execution, Recipe, train
 
 PLAIN: dict[str, Any] = {"iterations": 4, "batch_size": 8, "learning_rate": 0.05, "evaluations": 1, "warmup": 0.0}
 OTHER: dict[str, Any] = {
@@ -36,7 +36,7 @@ def outcome(**changes: Any) -> tuple[Any, ...]:
     torch.manual_seed(0)
     model = nsl.create_model("cnn9", 10, image_size=16, width=2)
     data = nsl.data.load("digits", train_per_class=2, test_per_class=2)
-    found = train(model, data, Recipe(**{**PLAIN, **changes}), seed=0, progress=False)
+    found = train(model, data, Recipe(**{**PLAIN, **changes}), seed=0, execution=Execution(progress=False))
     return found.curve, [value.tolist() for value in model.state_dict().values()]
 
 

@@ -17,7 +17,7 @@ import nsl.data
 from nsl.data import DataError
 from nsl.data.files import annotated_files
 from nsl.outputs import LEFT_OVER, OutputError, replacing
-from nsl.training import CheckpointError, Recipe, load_checkpoint, train
+from nsl.training import CheckpointError, Execution, Recipe, load_checkpoint, train
 from nsl.training.checkpoint import check_optimiser
 from nsl.training.export import ExportError, load_model, save_model
 from theory.claims import ledger
@@ -121,7 +121,8 @@ def test_a_checkpoint_on_a_full_disk_warns_and_training_goes_on(
     dataset = nsl.data.load("digits", train_per_class=2, test_per_class=2)
     model = nsl.create_model("cnn9", 10, image_size=16, width=2)
     recipe = Recipe(iterations=3, batch_size=8, evaluations=1, augment="none")
-    found = train(model, dataset, recipe, seed=0, checkpoint=tmp_path / "run.pt", checkpoint_minutes=0, progress=False)
+    execution = Execution(checkpoint=tmp_path / "run.pt", checkpoint_minutes=0, progress=False)
+    found = train(model, dataset, recipe, seed=0, execution=execution)
     assert found.iterations_done == 3
     said = capsys.readouterr().err
     assert f"warning: {tmp_path / 'run.pt'} cannot be written (No space left on device)" in said
