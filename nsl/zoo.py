@@ -61,7 +61,7 @@ class Entry:
         name = "accuracy" if "accuracy" in found else "test_error"
         return f"{name.replace('_', ' ')} {found[name]:.2f} %"
 
-    def fits(self, table: int | None, method: str | None, data: str | None, seed: int | None) -> bool:
+    def fits(self, table: int | str | None, method: str | None, data: str | None, seed: int | None) -> bool:
         """Whether a row of it is the one asked for; None asks for nothing."""
         data_names = {self.card["data"]["name"], *(row["slot"] for row in self.rows)}
         if (data is not None and data not in data_names) or (seed is not None and seed != self.card["seed"]):
@@ -130,14 +130,16 @@ def _card(path: Path) -> dict[str, Any]:
 def _order(entry: Entry) -> tuple[Any, ...]:
     profile = str(entry.card["profile"])
     rank = PROFILES.index(profile) if profile in PROFILES else len(PROFILES) + (profile == "demo")
-    rows = [(row["table"], row["method"]) for row in entry.rows] or [(10**6, "")]
-    return rank, profile, min(rows), entry.card["data"]["name"], entry.card["seed"], entry.identity
+    # Tables of the paper by number, then those beyond it by name, then networks of no table.
+    rows = [(isinstance(row["table"], str), str(row["table"]).zfill(4), row["method"]) for row in entry.rows]
+    first = min(rows, default=())
+    return rank, profile, not rows, first, entry.card["data"]["name"], entry.card["seed"], entry.identity
 
 
 def find(
     identity: str | None = None,
     *,
-    table: int | None = None,
+    table: int | str | None = None,
     method: str | None = None,
     data: str | None = None,
     seed: int | None = None,
@@ -171,7 +173,7 @@ def find(
 def load(
     which: str | os.PathLike[str] | None = None,
     *,
-    table: int | None = None,
+    table: int | str | None = None,
     method: str | None = None,
     data: str | None = None,
     seed: int | None = None,

@@ -66,14 +66,19 @@ def test_a_setting_overrides_the_profile_and_enters_the_identity() -> None:
     plain = plan.profile("cpu")
     name = overrides.named("cpu", ["cpu.width=16"])
     narrow = plan.profile(name)
-    assert (narrow.name, narrow.width, plain.width) == ("cpu+width=16", 16, 32)
-    assert narrow.same("cifar10") == (True, False)
+    slots = [profile.slots["cifar10"] for profile in (plain, narrow)]
+    assert narrow.name == "cpu+width=16"
+    assert [slot.width for slot in slots] == [32, 16]
+    assert [(slot.same_data, slot.same_width) for slot in slots] == [(True, True), (True, False)]
     runs = [profile.run(method, "cifar10", 0) for profile in (plain, narrow)]
     assert runs[1].model["width"] == 16
     assert run_id(runs[0].declared("")) != run_id(runs[1].declared(""))
-    shorter = plan.profile(overrides.named("cpu", ["cpu.recipe.iterations=7"]))
-    assert shorter.recipe["iterations"] == 7
-    assert plan.profile(overrides.named("cpu", ["cpu.width=32"])).same("cifar10") == (True, True)
+    shorter = plan.profile(overrides.named("cpu", ["cpu.slot.cifar10.recipe.iterations=7"]))
+    assert shorter.slots["cifar10"].recipe["iterations"] == 7
+    assert shorter.slots["cifar10"].same_width
+    assert plan.profile(overrides.named("cpu", ["cpu.width=32"])).slots["cifar10"].same_width
+    own = plan.profile(overrides.named("cpu", ["cpu.slot.mini_imagenet.widths.cnn4=8"]))
+    assert not own.slots["mini_imagenet"].same_width
 
 
 @pytest.mark.parametrize(
@@ -123,10 +128,10 @@ def test_the_wheel_reproduces_table_1_of_the_demo_outside_a_checkout(installed: 
     command = [str(installed / "env" / "bin" / "nsl"), "reproduce", "--tables", "1", "--seeds", "1"]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1"}
-    short = ["--set", "demo.recipe.iterations=6"]
+    short = ["--set", "demo.slot.cifar10.recipe.iterations=6"]
     done = subprocess.run([*command, *short], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    made = tmp_path / "results" / "demo+recipe.iterations=6"
+    made = tmp_path / "results" / "demo+slot.cifar10.recipe.iterations=6"
     assert (made / "notebooks" / "table1.ipynb").exists()
     assert len(list((made / "weights").glob("*.json"))) >= 4
     answer = re.search(r"Of \d+ claims", (made / "summary.md").read_text("utf-8"))

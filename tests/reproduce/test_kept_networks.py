@@ -29,11 +29,16 @@ ROWS = ((1, "cnn"), (1, "dynamic"), (2, "static_joint"), (6, "static"), (6, "mam
 
 def small(profile: Profile) -> Profile:
     """The demo with a few steps a training."""
-    fewshot = {**profile.fewshot, "method": {}}
+    images, episodes = profile.slots["cifar10"], profile.slots["mini_imagenet"]
+    recipe = {part: {**settings} for part, settings in episodes.recipe.items()}
     for part in ("pretrain", "meta"):
-        fewshot[part] = {**fewshot[part], "iterations": 6}
-    fewshot["episodes"] = {**fewshot["episodes"], "count": 10, "shots": [5], "step_counts": [], "shot_count": 4}
-    return replace(profile, recipe={**profile.recipe, "iterations": 12}, fewshot=fewshot)
+        recipe[part]["iterations"] = 6
+    recipe["episodes"] |= {"count": 10, "shots": [5], "step_counts": [], "shot_count": 4}
+    slots = {
+        "cifar10": replace(images, recipe={**images.recipe, "iterations": 12}),
+        "mini_imagenet": replace(episodes, recipe=recipe, method={}),
+    }
+    return replace(profile, slots={**profile.slots, **slots})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for table, key in ROWS:
         experiment = plan.experiment(table)
         run = profile.run(experiment.method(key), experiment.datasets[0], 0)
-        mark = backend.fingerprint(run.dataset, None)
+        mark = backend.fingerprint(run, None)
         known[fingerprints.dataset_key(run.dataset)] = mark
         assert execute(run, mark, store, backend, None, False) is not None
     (store.folder / "data.json").write_text(json.dumps(known), "utf-8")
