@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reproduce import tasks, theory
+from reproduce import tasks, theory, torture
 from reproduce.declare import overrides, plan
 from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints, progress
@@ -379,6 +379,7 @@ COMMANDS = {
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "theory": Command("the claims of section 5 and the theory's notebooks", theory.declare, theory.run),
+    "torture": Command("kills, full disks, two at once, damaged checkpoints", torture.declare, torture.run),
     "site": Command("build an offline site of all results", _declare_site, site),
     "picture": Command("draw the README's picture from stored records", _declare_picture, picture),
 }
