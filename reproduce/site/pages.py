@@ -24,6 +24,7 @@ DOCUMENTS = {
     "guide": "docs/guide.md",
     "speed": "docs/speed.md",
     "support": "docs/support.md",
+    "determinism": "docs/determinism.md",
     "gpu": "docs/gpu.md",
     "data": "docs/data.md",
     "paper": "PAPER.md",

@@ -11,7 +11,8 @@ def test_one_try_of_one_attack_is_counted_in_the_table(capsys: pytest.CaptureFix
     assert main(["torture", "--tries", "1", "--only", "kill-pack"]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| kill-pack")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[2] == cells[4] == "1" and cells[5] == "0"
+    assert cells[2] == cells[4] == "1"
+    assert cells[5] == "0"
 
 
 @pytest.mark.parametrize(
