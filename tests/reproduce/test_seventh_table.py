@@ -27,9 +27,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     text = text if stem == "table7" else text.replace("table = 7\n", "")
     (folder / f"reproduce/declare/experiments/{stem}.toml").write_text(text, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "reproduce", "all", "--tables", "7" if stem == "table7" else "beyond"],
+        [sys.executable, "-m", "reproduce", "all", "--tables", stem.removeprefix("table").removeprefix("beyond_")],
         cwd=folder,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "NSL_COMPILE": "0"},  # its task has no kernels
         capture_output=True,
         text=True,
     )
