@@ -42,8 +42,8 @@ class Synthetic:
                 seed: {"status": "finished", "result": {self.metric: float(value)}} for seed, value in enumerate(values)
             }
             task = "few-shot" if self.metric == "accuracy" else "classification"
-            method = plan.Method(key, key, "cnn9", paper={"slot": float(paper)}, task=task)
-            found[key] = Row(1, "slot", "data", method, records, Verdict(Direction.REFERENCE))
+            method = plan.Method(key, key, "cnn9", paper={"cifar10": float(paper)}, task=task)
+            found[key] = Row(1, "cifar10", "data", method, records, Verdict(Direction.REFERENCE))
         return found
 
     def judged(self) -> tuple[Judged, ...]:
