@@ -83,10 +83,7 @@ class DeformConv2d(Window):
         for part in (self.offset, self.places, self.modulation):
             if part is not None:
                 part.rate = rate  # type: ignore[assignment]
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, **made))
-        else:
-            self.register_parameter("bias", None)
+        self.add_bias(bias, **made)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -162,4 +159,4 @@ class DeformConv2d(Window):
             moved = moved * masks.to(moved.dtype).unsqueeze(1)
         patches = moved.to(input.dtype).flatten(1, 2).flatten(2)  # [B, C K, P]
         output = (self.weight.flatten(1) @ patches).unflatten(-1, (height, width))
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+        return self.with_bias(output)

@@ -93,10 +93,7 @@ class DynamicFilterConv2d(Window):
         own = in_channels if depthwise else out_channels
         for name in ("scale", "shift"):
             self.register_parameter(name, nn.Parameter(torch.empty(own, **made)) if normalise else None)
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, **made))
-        else:
-            self.register_parameter("bias", None)
+        self.add_bias(bias, **made)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -192,7 +189,7 @@ class DynamicFilterConv2d(Window):
             output = self._full_local(input)
         else:
             output = self.each_its_kernel(input, self.filters(input)[..., 0, 0])
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+        return self.with_bias(output)
 
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, local={self.local}, depthwise={self.depthwise}"

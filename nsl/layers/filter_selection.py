@@ -141,10 +141,7 @@ class MixtureConv2d(Window):
         shape = (banks * out_channels, in_channels, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         self.router = nn.Linear(in_channels, banks, device=device, dtype=dtype)
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        self.add_bias(bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -177,7 +174,7 @@ class MixtureConv2d(Window):
         maps = F.conv2d(input, self.weight, None, *self.geometry)
         weights = self.mixture(input).to(maps.dtype)[:, :, None, None, None]
         output = (maps.unflatten(1, (self.banks, self.out_channels)) * weights).sum(1)
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+        return self.with_bias(output)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, banks={self.banks}, routing={self.routing!r}"

@@ -139,10 +139,7 @@ class HyperConv2d(Window):
         self.scaling = (
             nn.Linear(in_channels, generator.embedding, bias=False, device=device, dtype=dtype) if dynamic else None
         )
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        self.add_bias(bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -180,7 +177,7 @@ class HyperConv2d(Window):
             output = self.each_its_kernel(input, self.kernel(input))
         else:
             output = F.conv2d(input, self.kernel().unflatten(-1, self.kernel_size), None, *self.geometry)
-        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
+        return self.with_bias(output)
 
     def fold(self) -> nn.Conv2d:
         """The plain convolution that a static layer computes.

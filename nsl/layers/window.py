@@ -20,6 +20,8 @@ class Window(nn.Module):
         ValueError: a number of channels is below 1, or padding is no number.
     """
 
+    bias: Tensor | None
+
     def __init__(
         self,
         in_channels: int,
@@ -37,6 +39,17 @@ class Window(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
         self.padding, self.dilation = _pair(padding), _pair(dilation)
+
+    def add_bias(
+        self, bias: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Register the parameter `bias` [F], or None without one; the layer fills it."""
+        own = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", own)
+
+    def with_bias(self, output: Tensor) -> Tensor:
+        """The map [B, F, Ho, Wo] plus the bias in the map's type."""
+        return output if self.bias is None else output + self.bias.to(output.dtype).view(1, -1, 1, 1)
 
     @property
     def taps(self) -> int:
