@@ -11,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.linear import LinearPredictor
-from nsl.layers.structures import L1, Block, Structure, make_structure
+from nsl.layers.linear import LinearPredictor, feature_block, similar_features
+from nsl.layers.recurrent import Cell, check_nonlinearity
+from nsl.layers.structures import L1, Structure, make_structure
 
 
-class _DynamicCell(nn.Module):
+class _DynamicCell(Cell, nn.Module):
     """What the cells share: the predicted similarity of the recurrent map, shared by the gates.
 
     Parameters beyond the plain cell's:
         predictor.* from [B, input_size + hidden_size] to [B, D].
     """
 
-    input_size: int
-    hidden_size: int
     bias: bool
     identity: Tensor
 
@@ -38,10 +37,7 @@ class _DynamicCell(nn.Module):
         self.structure = make_structure(similarity)
         if not self.structure.is_shared or isinstance(self.structure, L1):
             raise ValueError(f"similarity={self.structure!r} is for static layers; choose another one")
-        size = self.hidden_size if block_size is None else block_size
-        if size < 1 or self.hidden_size % size:
-            raise ValueError(f"block_size must divide hidden_size = {self.hidden_size}, got {block_size}")
-        self.block = Block((size,), self.hidden_size // size)
+        self.block = feature_block(self.hidden_size, block_size, "hidden_size")
         degrees = self.structure.degrees_of_freedom(self.block)
         self.register_buffer("identity", self.structure.identity(self.block).to(like), persistent=False)
         if predictor is None:
@@ -74,20 +70,7 @@ class _DynamicCell(nn.Module):
 
     def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
         """M_hh(x, h) h, [B, hidden_size]."""
-        similarity = self.predict_similarity(input, hx)
-        blocks = hx.unflatten(-1, (self.block.channels, self.block.taps))
-        if self.structure.is_mask:
-            return (blocks * similarity.unsqueeze(-2)).flatten(-2)
-        return (blocks @ similarity.transpose(-1, -2)).flatten(-2)
-
-    def _start(self, input: Tensor, hx: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-        """Batched input and state, and whether they were batched."""
-        if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
-            raise ValueError(f"input must be [B, {self.input_size}] or [{self.input_size}], got {list(input.shape)}")
-        batched = input.dim() == 2
-        if not batched:
-            input, hx = input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)
-        return input, input.new_zeros(len(input), self.hidden_size) if hx is None else hx, batched
+        return similar_features(hx, self.predict_similarity(input, hx), self.block, self.structure.is_mask)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, similarity={self.structure!r}"
@@ -128,18 +111,14 @@ class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
         predictor: nn.Module | None = None,
         hidden: int = 64,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
         self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
-        input, hx, batched = self._start(input, hx)
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
         biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
         sums = F.linear(input, self.weight_ih, biases[0]) + F.linear(self._seen(input, hx), self.weight_hh, biases[1])
-        output = torch.tanh(sums) if self.nonlinearity == "tanh" else torch.relu(sums)
-        return output if batched else output.squeeze(0)
+        return torch.tanh(sums) if self.nonlinearity == "tanh" else torch.relu(sums)
 
 
 class DynamicNSGRUCell(_DynamicCell, nn.GRUCell):
@@ -167,13 +146,10 @@ class DynamicNSGRUCell(_DynamicCell, nn.GRUCell):
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state."""
-        input, hx, batched = self._start(input, hx)
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
         biases = (self.bias_ih, self.bias_hh) if self.bias else (None, None)
         ours = F.linear(input, self.weight_ih, biases[0]).chunk(3, -1)
         seen = F.linear(self._seen(input, hx), self.weight_hh, biases[1]).chunk(3, -1)
         reset, update = torch.sigmoid(ours[0] + seen[0]), torch.sigmoid(ours[1] + seen[1])
         new = torch.tanh(ours[2] + reset * seen[2])
-        output = (1 - update) * new + update * hx
-        return output if batched else output.squeeze(0)
+        return (1 - update) * new + update * hx

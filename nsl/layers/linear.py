@@ -14,12 +14,22 @@ from nsl.layers.static import StaticLayer, StaticSimilarity
 from nsl.layers.structures import Block, Structure
 
 
-def _block(in_features: int, block_size: int | None) -> Block:
-    """Blocks of features play the part of a convolution's taps, and the blocks that of its channels."""
-    size = in_features if block_size is None else block_size
-    if size < 1 or in_features % size:
-        raise ValueError(f"block_size must divide in_features = {in_features}, got {block_size}")
-    return Block((size,), in_features // size)
+def feature_block(features: int, block_size: int | None, name: str = "in_features") -> Block:
+    """Blocks of features play the part of a convolution's taps, and the blocks that of its channels.
+
+    Raises:
+        ValueError: block_size does not divide the number of features, which the layer's argument `name` gives.
+    """
+    size = features if block_size is None else block_size
+    if size < 1 or features % size:
+        raise ValueError(f"block_size must divide {name} = {features}, got {block_size}")
+    return Block((size,), features // size)
+
+
+def similar_features(input: Tensor, similarity: Tensor, block: Block, is_mask: bool) -> Tensor:
+    """M x of features [..., in], given masks [..., K] or matrices [..., K, K] of their blocks."""
+    blocks = input.unflatten(-1, (block.channels, block.taps))
+    return (blocks * similarity.unsqueeze(-2) if is_mask else blocks @ similarity.transpose(-1, -2)).flatten(-2)
 
 
 class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
@@ -57,7 +67,7 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
         shape_threshold: float = SHAPE_THRESHOLD,
         shape_rate: float = SHAPE_RATE,
     ) -> None:
-        block = _block(in_features, block_size)
+        block = feature_block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
         shape = {"learn_shape": learn_shape, "shape_threshold": shape_threshold, "shape_rate": shape_rate}
         self.neural = StaticSimilarity(similarity, block, self.weight, **shape)
@@ -134,7 +144,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         predictor: nn.Module | None = None,
         hidden: int = 64,
     ) -> None:
-        block = _block(in_features, block_size)
+        block = feature_block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.neural = DynamicSimilarity(similarity, block, self.weight)
         if predictor is None:
@@ -151,7 +161,5 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         if isinstance(input, Tensor) and input.shape[-1] != self.in_features:
             raise ValueError(f"input must be [..., {self.in_features}], got {list(input.shape)}")
         similarity = self.neural(input)
-        blocks = input.unflatten(-1, (self.block.channels, self.block.taps)).to(similarity.dtype)
-        is_mask = self.structure.is_mask
-        mixed = blocks * similarity.unsqueeze(-2) if is_mask else blocks @ similarity.transpose(-1, -2)
-        return F.linear(mixed.flatten(-2).to(input.dtype), self.weight, self.bias)
+        mixed = similar_features(input.to(similarity.dtype), similarity, self.block, self.structure.is_mask)
+        return F.linear(mixed.to(input.dtype), self.weight, self.bias)

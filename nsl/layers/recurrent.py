@@ -15,15 +15,40 @@ from nsl.layers.structures import Block, Structure
 MAPS = ("ih", "hh")
 
 
-class _NSCell(Similar):
+def check_nonlinearity(name: str) -> None:
+    """Refuse a name that `torch.nn.RNNCell` would refuse only when it is called."""
+    if name not in ("tanh", "relu"):
+        raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {name!r}")
+
+
+class Cell:
+    """The step from input and state to the next state, with and without a batch; stands before the plain class."""
+
+    input_size: int
+    hidden_size: int
+
+    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
+        """The next state of a batch, [B, input_size] and [B, hidden_size]."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state; or without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            size = self.input_size
+            if input.dim() not in (1, 2) or input.shape[-1] != size:
+                raise ValueError(f"input must be [B, {size}] or [{size}], got {list(input.shape)}")
+            if input.dim() == 1:
+                return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
+        return self._step(input, input.new_zeros(input.shape[0], self.hidden_size) if hx is None else hx)
+
+
+class _NSCell(Cell, Similar):
     """What the cells share: one M for each of the two maps; all gates of a map share it, as kernels of a layer do.
 
     Parameters beyond the plain cell's:
         neural_ih.similarity [D of input_size], neural_hh.similarity [D of hidden_size].
     """
 
-    input_size: int
-    hidden_size: int
     bias: bool
     bias_ih: Any
     bias_hh: Any
@@ -90,20 +115,6 @@ class _NSCell(Similar):
         keep_frozen(plain, self)
         return plain.train(self.training)  # type: ignore[return-value]
 
-    def _step(self, input: Tensor, hx: Tensor) -> Tensor:
-        """The next state of a batch, [B, input_size] and [B, hidden_size]."""
-        raise NotImplementedError
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Input [B, input_size] and state [B, hidden_size] (None: zeros) to the next state; or without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            size = self.input_size
-            if input.dim() not in (1, 2) or input.shape[-1] != size:
-                raise ValueError(f"input must be [B, {size}] or [{size}], got {list(input.shape)}")
-            if input.dim() == 1:
-                return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
-        return self._step(input, input.new_zeros(input.shape[0], self.hidden_size) if hx is None else hx)
-
     def _weights(self) -> tuple[Tensor, Tensor, Any, Any]:
         return self.neural_ih(self.weight_ih), self.neural_hh(self.weight_hh), self.bias_ih, self.bias_hh
 
@@ -134,8 +145,7 @@ class NSRNNCell(_NSCell, nn.RNNCell):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
         self._add_similarities(similarity)
 
