@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, window_flip
-from nsl.data.dataset import DataError, Dataset, check_option, fingerprint, hold_out, make_dataset, subset
+from nsl.data.dataset import DataError, Dataset, check_names, check_option, fingerprint, hold_out, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
 from nsl.data.root import data_root
@@ -75,11 +75,7 @@ def load(
     """
     if name not in _OPTIONS:
         raise DataError(f"Unknown data set {name!r}; known are {', '.join(NAMES)}.")
-    unknown = sorted(set(options) - set(_OPTIONS[name]))
-    if unknown:
-        raise DataError(
-            f"Data set {name!r} has no option {', '.join(unknown)}; known are {', '.join(_OPTIONS[name])}."
-        )
+    check_names(f"Data set {name!r}", options, _OPTIONS[name])
     for option, value in options.items():
         if not (option in _COMMON and value is None):
             check_option(f"Data set {name!r}", option, value)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, check_option, fingerprint
+from nsl.data.dataset import DataError, check_names, check_option, fingerprint
 from nsl.data.files import annotated_files, is_image, opened_image, text_of
 from nsl.data.root import data_root
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
@@ -168,9 +168,7 @@ def load_fewshot(
     if name not in _LOADERS:
         raise DataError(f"Unknown few-shot set {name!r}; known are {', '.join(_LOADERS)}.")
     load, known = _LOADERS[name]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise DataError(f"Few-shot set {name!r} has no option {', '.join(unknown)}; known are {', '.join(known)}.")
+    check_names(f"Few-shot set {name!r}", options, known)
     for option, value in options.items():
         if value is not None:
             check_option(f"Few-shot set {name!r}", option, value)

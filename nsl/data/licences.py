@@ -6,15 +6,20 @@ _CIFAR = (
     "A. Krizhevsky, V. Nair and G. Hinton, https://www.cs.toronto.edu/~kriz/cifar.html: no licence is stated; "
     "the makers ask for the citation of the technical report of 2009."
 )
+_DIGITS = (
+    "Optical recognition of handwritten digits, UCI (E. Alpaydin and C. Kaynak), as scikit-learn bundles it: CC BY 4.0."
+)
 _IMAGENET = (
     "https://www.image-net.org: non-commercial research and education only, under its terms of access; the images "
     "stay their owners'."
 )
 
-#: Licence and source by the name that `nsl.data.load` and `load_fewshot` know.
+#: Licence and source by the name that `nsl.data.load`, `load_fewshot`, `load_sequences` or `load_segmentation` knows.
 LICENCES: dict[str, str] = {
-    "digits": "Optical recognition of handwritten digits, UCI (E. Alpaydin and C. Kaynak), as scikit-learn bundles it: "
-    "CC BY 4.0.",
+    "digits": _DIGITS,
+    "digit_rows": f"Rows of the digits. {_DIGITS}",
+    "digit_scenes": f"Rendered here from the digits. {_DIGITS}",
+    "adding": "Random numbers made here.",
     "glyphs": "Rendered here from the DejaVu fonts that matplotlib bundles, under the licence of these fonts.",
     "glyphs_fs": "Rendered here from the DejaVu fonts that matplotlib bundles, under the licence of these fonts.",
     "cifar10": _CIFAR,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nsl.data.dataset import DataError, check_option, fingerprint
+from nsl.data.dataset import DataError, check_names, check_option, fingerprint
 
 OPTIONS = ("image_size", "train", "test", "seed", "validation")
 GROUND = 0
@@ -106,7 +106,9 @@ def load_digit_scenes(
     if image_size < 24 or image_size % 4:
         raise DataError(f"digit_scenes: image_size must be a multiple of 4 of at least 24, got {image_size}.")
     if min(train, test, 1 if validation is None else validation) < 1:
-        raise DataError(f"digit_scenes: train, test and validation must be at least 1, got {train}, {test}.")
+        raise DataError(
+            f"digit_scenes: train, test and validation must be at least 1, got {train}, {test} and {validation}."
+        )
     from nsl.data.digits import load_digits
 
     source = load_digits(image_size=16)
@@ -128,8 +130,7 @@ def load_segmentation(name: str, **options: Any) -> SegmentationSet:
     """
     if name != "digit_scenes":
         raise DataError(f"Unknown segmentation set {name!r}; known is digit_scenes.")
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise DataError(f"Set {name!r} has no option {unknown[0]!r}; known are {', '.join(OPTIONS)}.")
+    check_names(f"Set {name!r}", options, OPTIONS)
     for option, value in options.items():
         check_option(f"Set {name!r}", option, value)
     return load_digit_scenes(**options)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, check_option, fingerprint
+from nsl.data.dataset import DataError, check_names, check_option, fingerprint
 
 #: Options by name of the set.
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -131,8 +131,7 @@ def load_sequences(name: str, **options: Any) -> SequenceSet:
     """
     if name not in OPTIONS:
         raise DataError(f"Unknown set of sequences {name!r}; known are {', '.join(NAMES)}.")
-    if unknown := sorted(set(options) - set(OPTIONS[name])):
-        raise DataError(f"Set {name!r} has no option {unknown[0]!r}; known are {', '.join(OPTIONS[name])}.")
+    check_names(f"Set {name!r}", options, OPTIONS[name])
     for option, value in options.items():
         check_option(f"Set {name!r}", option, value)
     validation = options.pop("validation", None)

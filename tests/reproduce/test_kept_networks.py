@@ -14,6 +14,7 @@ import nsl
 from nsl import zoo
 from nsl.data import FEWSHOT_NAMES, NAMES
 from nsl.data.licences import LICENCES
+from nsl.data.sequences import NAMES as SEQUENCE_NAMES
 from nsl.fewshot import FewShotMethod
 from nsl.training.export import ExportError
 from reproduce.declare import plan
@@ -118,7 +119,7 @@ def test_a_card_says_data_with_licence_recipe_result_scope_and_limits(kept: Stor
 
 
 def test_every_data_set_has_its_licence_written_down() -> None:
-    assert set(LICENCES) == {*NAMES, *FEWSHOT_NAMES}
+    assert set(LICENCES) == {*NAMES, *FEWSHOT_NAMES, *SEQUENCE_NAMES, "digit_scenes"}
 
 
 def test_a_damaged_card_is_named(kept: Store, tmp_path: Path) -> None:
