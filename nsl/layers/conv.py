@@ -16,7 +16,7 @@ from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
-from nsl.layers.static import StaticLayer, StaticSimilarity, keep_frozen
+from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
 from nsl.layers.structures import Block, Dilated, Shift, Structure
 
 torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
@@ -121,7 +121,7 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
             if all(size // 2 % factor == 0 and size % 2 for size in sizes):
                 options["kernel_size"] = tuple((size - 1) // factor + 1 for size in sizes)
                 options["dilation"] = tuple(factor * dilation for dilation in _pair(self.dilation))
-                return self._filled(nn.Conv2d(**options), weight[:, :, ::factor, ::factor])
+                return filled(nn.Conv2d(**options), self, weight[:, :, ::factor, ::factor])
         numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             refuse_stale(self, "bias")

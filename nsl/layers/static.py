@@ -86,6 +86,18 @@ def keep_frozen(plain: nn.Module, layer: nn.Module) -> nn.Module:
     return plain
 
 
+def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
+    """`plain` with the given kernel; bias, mode, memory format and what is frozen are the folded layer's."""
+    refuse_stale(layer, "bias")
+    with torch.no_grad():
+        plain.weight.copy_(weight)  # type: ignore[operator]
+        if layer.bias is not None:
+            plain.bias.copy_(layer.bias)  # type: ignore[operator]
+    if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return keep_frozen(plain, layer).train(layer.training)
+
+
 class StaticLayer(OneSimilarity):
     """A layer with one kernel `weight` and one static similarity."""
 
@@ -122,15 +134,5 @@ class StaticLayer(OneSimilarity):
         Raises:
             ValueError: a forward pre-hook computes one of the layer's tensors.
         """
-        return self._filled(self.plain(**plain_options(self, self.arguments)), self.effective_weight())
+        return filled(self.plain(**plain_options(self, self.arguments)), self, self.effective_weight())
 
-    def _filled(self, plain: nn.Module, weight: Tensor) -> nn.Module:
-        """A plain layer with the given kernel; bias, mode, memory format and what is frozen are this layer's."""
-        refuse_stale(self, "bias")
-        with torch.no_grad():
-            plain.weight.copy_(weight)  # type: ignore[operator]
-            if self.bias is not None:
-                plain.bias.copy_(self.bias)  # type: ignore[operator]
-        if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-            plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return keep_frozen(plain, self).train(self.training)

@@ -6,6 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nsl.layers.conv import CONV_ARGUMENTS
+from nsl.layers.similarity import plain_options, refuse_stale
+from nsl.layers.static import filled
 from nsl.layers.structures import Block, Structure, make_structure
 
 
@@ -78,26 +81,14 @@ class UnsharedNSConv2d(nn.Conv2d):
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         return self._conv_forward(input, self.effective_weight(), self.bias)
 
-    def fold(self) -> nn.Conv2d:
-        """The plain convolution with equal outputs."""
-        plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            self.weight.device,
-            self.weight.dtype,
-        )
-        with torch.no_grad():
-            plain.weight.copy_(self.effective_weight())
-            if self.bias is not None and plain.bias is not None:
-                plain.bias.copy_(self.bias)
-        return plain.train(self.training)
+    def fold(self) -> nn.Module:
+        """The `torch.nn.Conv2d` with equal outputs.
+
+        Raises:
+            ValueError: a forward pre-hook computes one of the layer's tensors.
+        """
+        refuse_stale(self, "weight", "similarity")
+        return filled(nn.Conv2d(**plain_options(self, CONV_ARGUMENTS)), self, self.effective_weight())
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, similarity={self.structure!r}, one a filter"
