@@ -2,7 +2,7 @@
 
     save_method(path, method, facts)
     method, about = load_method(path)
-    method.adapt(method.represent(support), labels)
+    logits = method.adapt(method.represent(support), labels).predict(method.represent(query))
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nsl.fewshot import create_method
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import MetaRecipe, Settings
-from nsl.training.export import ExportError, check_shapes, read_tensors, write_tensors
+from nsl.training.export import ExportError, check_shapes, is_few_shot, moments_of, read_tensors, write_tensors
 from nsl.training.schedule import Recipe
 
 
@@ -53,10 +55,16 @@ def load_method(path: Path, device: str = "cpu") -> tuple[FewShotMethod, dict[st
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, holds a network instead, or does not fit the method that it names.
     """
-    tensors, about = read_tensors(path)
-    wanted, data = about.get("model", {}), about.get("data", {})
-    if "few_shot" not in wanted:
+    return method_of(path, *read_tensors(path), device)
+
+
+def method_of(
+    path: Path, tensors: dict[str, Tensor], about: dict[str, Any], device: str = "cpu"
+) -> tuple[FewShotMethod, dict[str, Any]]:
+    """`load_method` of a file that `nsl.training.export.read_tensors` has read."""
+    if not is_few_shot(about):
         raise ExportError(f"{path} holds a network and no few-shot method; read it with nsl.load.")
+    wanted, moments = about["model"], moments_of(path, about)
 
     def build(where: str) -> FewShotMethod:
         known = dict(wanted["settings"])
@@ -66,5 +74,5 @@ def load_method(path: Path, device: str = "cpu") -> tuple[FewShotMethod, dict[st
 
     check_shapes(path, tensors, lambda: build("meta").trained_tensors())
     method = build(device)
-    method.restore(tensors, (tuple(data["mean"]), tuple(data["std"])))
+    method.restore(tensors, moments)
     return method, about
