@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from nsl.data.dataset import DataError
-from nsl.outputs import replacing
+from nsl.outputs import write_text
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file: to a temporary name, then renamed."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def _checksum(index: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,9 @@ def save_method(path: Path, method: FewShotMethod, training: dict[str, Any] | No
     """
     if method.moments is None:
         raise ValueError(f"{method.name}: call fit before save_method.")
-    settings = asdict(method.settings) | {"pretrain": method.settings.pretrain.as_dict()}
-    del settings["device"]
     mean, std = method.moments
     about = {
-        "model": {"few_shot": method.name, "settings": settings, "options": method.options},
+        "model": {"few_shot": method.name, "settings": method.settings.as_dict(), "options": method.options},
         "data": {"image_size": method.settings.image_size, "mean": list(mean), "std": list(std)},
         "training": training or {},
     }

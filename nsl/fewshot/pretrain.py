@@ -18,7 +18,7 @@ from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
 from nsl.locks import locked
-from nsl.outputs import replacing
+from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.execution import Execution
 from nsl.training.loop import train
@@ -144,8 +144,7 @@ def _begin(diary: Path | None, attempt: dict[str, Any]) -> list[dict[str, Any]]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     attempts.append({**attempt, "started": started, "seconds": None})
     if diary is not None:
-        with replacing(diary) as temporary:
-            temporary.write_text(json.dumps(attempts), encoding="utf-8")
+        write_text(diary, json.dumps(attempts))
     return attempts
 
 

@@ -106,6 +106,4 @@ def _check_training(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is not None:
         _check_ours(arguments.checkpoint, "--checkpoint")
     if arguments.tensorboard is not None:
-        if arguments.tensorboard.exists() and not arguments.tensorboard.is_dir():
-            raise ValueError(f"--tensorboard {arguments.tensorboard} is no folder; name one.")
         check_folder(arguments.tensorboard, "--tensorboard")
