@@ -92,3 +92,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8 through `replacing`; raises as it does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -26,7 +26,7 @@ from nsl.data import NAMES, Dataset, load
 from nsl.folders import expand_paths
 from nsl.models.cost import count_multiply_adds
 from nsl.models.registry import count_parameters, create_model, list_models
-from nsl.outputs import replacing
+from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
 from nsl.training.distributed import joined, local_device
 from nsl.training.evaluate import evaluate
@@ -179,8 +179,7 @@ def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
         if arguments.export is not None:
             save_model(arguments.export, model, arguments.model, options, dataset, facts)
     if arguments.result is not None:
-        with replacing(arguments.result) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.result, json.dumps(facts, indent=1) + "\n")
     return result
 
 

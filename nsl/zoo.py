@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nsl.training.export import ExportError, load_model, read_tensors
+from nsl.training.export import ExportError, is_few_shot, network_of, read_tensors
 
 if TYPE_CHECKING:
     from nsl.fewshot import FewShotMethod
@@ -204,12 +204,12 @@ def load(
 
 def load_file(path: Path) -> nn.Module | FewShotMethod:
     """The network or few-shot method in a file; raises as `nsl.training.export.load_model`."""
-    about = read_tensors(path)[1]
-    if "few_shot" in about.get("model", {}):
-        from nsl.fewshot.export import load_method
+    tensors, about = read_tensors(path)
+    if is_few_shot(about):
+        from nsl.fewshot.export import method_of
 
-        return load_method(path)[0]
-    return load_model(path)[0]
+        return method_of(path, tensors, about)[0]
+    return network_of(path, tensors, about)[0]
 
 
 def measure(entry: Entry, root: str | os.PathLike[str] | None = None) -> float:

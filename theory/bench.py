@@ -20,7 +20,6 @@ import numpy as np
 from theory.arrays import Array
 from theory.chebyshev import CompletionFlow, chebyshev_flow
 from theory.claims.bias import gaussian_product
-from theory.claims.ledger import write_atomically
 from theory.problems import MatrixCompletion, random_completion
 
 SIZE, RANK, OBSERVED, SCALE, STOP = 100, 5, 2000, 1e-3, 1e-6
@@ -162,7 +161,7 @@ def run(out: Path, *, limit: float = 10.0, seeds: tuple[int, ...] = (0, 1, 2)) -
     """
     import torch
 
-    from nsl.outputs import check_output
+    from nsl.outputs import check_output, write_text
 
     check_output(Path(out) / "theory.json", "--out")
     torch.set_num_threads(1)
@@ -196,5 +195,5 @@ def run(out: Path, *, limit: float = 10.0, seeds: tuple[int, ...] = (0, 1, 2)) -
             report[f"depth {depth}: {name}"] = {"median": median, "all": ratios}
             shown = f"{median:.1f} times our time" if median else "no faithful pair"
             print(f"depth {depth}, gradient descent, {name}: {shown} (median of {len(ratios)} seeds; target 10)")
-    write_atomically(Path(out) / "theory.json", json.dumps(report, indent=1) + "\n")
+    write_text(Path(out) / "theory.json", json.dumps(report, indent=1) + "\n")
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import os
@@ -11,7 +10,7 @@ import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +18,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from nsl.data.dataset import DataError
+from nsl.locks import hold
 
 _BLOCK = 1 << 18  # bytes
 _TIMEOUT = 60.0  # seconds without an answer
@@ -54,7 +54,8 @@ def fetch(archive: Archive, target: Path, files: Sequence[str], address: str) ->
     partial = target.parent / f"{archive.file}.partial"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("a+b") as stream, _locked(stream):
+        with partial.open("a+b") as stream:
+            hold(stream)
             if not _complete(target, files):  # another process may have finished while this one waited
                 if target.exists() and (not target.is_dir() or any(target.iterdir())):
                     if _size(stream) == 0:
@@ -93,16 +94,6 @@ def unpack(path: Path, archive: Archive, target: Path, files: Sequence[str]) -> 
 
 def _complete(target: Path, files: Sequence[str]) -> bool:
     return all((target / file).is_file() for file in files)
-
-
-@contextlib.contextmanager
-def _locked(stream: BinaryIO) -> Iterator[None]:
-    """Hold the operating system's lock of the file, where there is one; closing the file releases it."""
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX)
-    yield
 
 
 def _download(url: str, md5: str, stream: BinaryIO, partial: Path) -> None:

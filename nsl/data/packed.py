@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,8 @@ from nsl import processes
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.files import Decoded, decode_chunk
 from nsl.data.packed_index import read_index, write_index, write_json
+from nsl.locks import locked
+from nsl.outputs import replacing
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -75,18 +77,6 @@ def _summary(data: NDArray[np.uint8]) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Only one process builds; others wait and then find the work done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as stream:
-        with suppress(ImportError):  # no such lock on Windows
-            import fcntl
-
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
 def _room_needed(folder: Path) -> Iterator[None]:
     """A disk that is or becomes full is one sentence."""
     try:
@@ -95,8 +85,8 @@ def _room_needed(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise DataError(
-            f"The disk of the packed cache {folder} is full ({error.strerror}); free some space and start again, which "
-            "goes on from here, or name a larger disk by the environment variable NSL_CACHE."
+            f"The disk of the packed cache {folder} is full ({os.strerror(error.errno)}); free some space and start "
+            "again, which goes on from here, or name a larger disk by the environment variable NSL_CACHE."
         ) from None
 
 
@@ -219,10 +209,8 @@ class _Builder:
         for hole, source in zip(holes, sources):
             data[hole], labels[hole] = data[source], labels[source]
         data.flush()  # type: ignore[attr-defined]
-        partial = self.labels.with_name(f"{self.labels.name}.{os.getpid()}.partial")
-        with partial.open("wb") as stream:
+        with replacing(self.labels) as temporary, temporary.open("wb") as stream:
             np.save(stream, labels[:good], allow_pickle=False)
-        os.replace(partial, self.labels)
         return {
             "images": good,
             **_summary(data[:good]),
@@ -267,7 +255,8 @@ def build_packed(
     Raises:
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
-    with _room_needed(folder), _locked(folder):
+    # Only one process builds; others wait and then find the work done.
+    with _room_needed(folder), locked(folder / "lock"):
         for killed in folder.glob("*.partial"):  # nobody else writes here while the lock is held
             killed.unlink(missing_ok=True)
         identity = {"format": FORMAT, "size": size, "source": source}

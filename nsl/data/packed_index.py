@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from nsl.data.dataset import DataError
+from nsl.outputs import write_text
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file: to a temporary name, then renamed."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def _checksum(index: dict[str, Any]) -> str:

@@ -2,19 +2,20 @@
 
     save_method(path, method, facts)
     method, about = load_method(path)
-    method.adapt(method.represent(support), labels)
+    logits = method.adapt(method.represent(support), labels).predict(method.represent(query))
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nsl.fewshot import create_method
 from nsl.fewshot.method import FewShotMethod
 from nsl.fewshot.settings import MetaRecipe, Settings
-from nsl.training.export import ExportError, check_shapes, read_tensors, write_tensors
+from nsl.training.export import ExportError, check_shapes, is_few_shot, moments_of, read_tensors, write_tensors
 from nsl.training.schedule import Recipe
 
 
@@ -31,11 +32,9 @@ def save_method(path: Path, method: FewShotMethod, training: dict[str, Any] | No
     """
     if method.moments is None:
         raise ValueError(f"{method.name}: call fit before save_method.")
-    settings = asdict(method.settings) | {"pretrain": method.settings.pretrain.as_dict()}
-    del settings["device"]
     mean, std = method.moments
     about = {
-        "model": {"few_shot": method.name, "settings": settings, "options": method.options},
+        "model": {"few_shot": method.name, "settings": method.settings.as_dict(), "options": method.options},
         "data": {"image_size": method.settings.image_size, "mean": list(mean), "std": list(std)},
         "training": training or {},
     }
@@ -53,10 +52,16 @@ def load_method(path: Path, device: str = "cpu") -> tuple[FewShotMethod, dict[st
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, holds a network instead, or does not fit the method that it names.
     """
-    tensors, about = read_tensors(path)
-    wanted, data = about.get("model", {}), about.get("data", {})
-    if "few_shot" not in wanted:
+    return method_of(path, *read_tensors(path), device)
+
+
+def method_of(
+    path: Path, tensors: dict[str, Tensor], about: dict[str, Any], device: str = "cpu"
+) -> tuple[FewShotMethod, dict[str, Any]]:
+    """`load_method` of a file that `nsl.training.export.read_tensors` has read."""
+    if not is_few_shot(about):
         raise ExportError(f"{path} holds a network and no few-shot method; read it with nsl.load.")
+    wanted, moments = about["model"], moments_of(path, about)
 
     def build(where: str) -> FewShotMethod:
         known = dict(wanted["settings"])
@@ -66,5 +71,5 @@ def load_method(path: Path, device: str = "cpu") -> tuple[FewShotMethod, dict[st
 
     check_shapes(path, tensors, lambda: build("meta").trained_tensors())
     method = build(device)
-    method.restore(tensors, (tuple(data["mean"]), tuple(data["std"])))
+    method.restore(tensors, moments)
     return method, about

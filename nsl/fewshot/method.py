@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -160,12 +160,10 @@ class FewShotMethod(ABC):
 
     def training_identity(self, base: ImageSet) -> dict[str, Any]:
         """Everything that determines what `train` makes of the base classes; the device aside."""
-        settings = asdict(self.settings) | {"pretrain": self.settings.pretrain.as_dict()}
-        del settings["device"]
         return {
             "method": self.name,
             "options": self.options,
-            "settings": settings,
+            "settings": self.settings.as_dict(),
             "data": as_dataset(base).fingerprint,
         }
 

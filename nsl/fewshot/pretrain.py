@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch import nn
 from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
+from nsl.locks import locked
+from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from nsl.training.execution import Execution
 from nsl.training.loop import train
@@ -89,7 +90,8 @@ def pretrain(
     dataset = as_dataset(base)
     what = {"network": identity, "recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-    with _alone(place.shared, key):
+    alone = nullcontext() if place.shared is None else locked(place.shared / f"backbone-{key}.lock", _wait)
+    with alone:
         done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
         part = None if place.shared is None else place.shared / f"backbone-{key}.part.pt"
         diary = None if place.shared is None else place.shared / f"backbone-{key}.attempts.json"
@@ -142,30 +144,11 @@ def _begin(diary: Path | None, attempt: dict[str, Any]) -> list[dict[str, Any]]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     attempts.append({**attempt, "started": started, "seconds": None})
     if diary is not None:
-        partial = diary.with_suffix(".partial")
-        partial.write_text(json.dumps(attempts), encoding="utf-8")
-        partial.replace(diary)
+        write_text(diary, json.dumps(attempts))
     return attempts
 
 
-@contextlib.contextmanager
-def _alone(folder: Path | None, key: str) -> Iterator[None]:
-    """Hold a lock that dies with the process."""
-    if folder is None:
-        yield
-        return
-    try:
-        import fcntl
-    except ImportError:  # no such lock on Windows
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"backbone-{key}.lock").open("a") as stream:
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:  # who has it may be a training of this process, which needs its turns
-                pass_turn()
-                time.sleep(0.05)
-        yield
+def _wait() -> None:
+    """Who has the lock may be a training of this process, which needs its turns."""
+    pass_turn()
+    time.sleep(0.05)

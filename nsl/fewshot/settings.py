@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,12 @@ class Settings:
     meta: MetaRecipe = field(default_factory=lambda: MetaRecipe(iterations=1000))
     seed: int = 0
     device: str = "auto"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values of what determines a result: the device is none of it."""
+        values = asdict(self) | {"pretrain": self.pretrain.as_dict()}
+        del values["device"]
+        return values
 
     def torch_device(self) -> torch.device:
         return choose_device(self.device)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nsl.models.backbones import backbone_classifier
 from nsl.models.cnn import cnn9, cnn9pp, nsn9
@@ -46,10 +46,14 @@ def model_kind(name: str) -> str:
     Raises:
         ValueError: the name is unknown.
     """
+    build = _builder(name)
+    return build.keywords.get("kind", "none") if isinstance(build, partial) else "none"
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in _MODELS:
         raise ValueError(f"model must be one of {list_models()}, got {name!r}")
-    build = _MODELS[name]
-    return build.keywords.get("kind", "none") if isinstance(build, partial) else "none"
+    return _MODELS[name]
 
 
 def list_models() -> list[str]:
@@ -74,9 +78,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     Raises:
         ValueError: unknown name or argument; the sentence lists the known ones.
     """
-    if name not in _MODELS:
-        raise ValueError(f"model must be one of {list_models()}, got {name!r}")
-    build = _MODELS[name]
+    build = _builder(name)
     fixed = set(build.keywords) if isinstance(build, partial) else set()
     known = set(inspect.signature(build).parameters) - fixed - {"num_classes"}
     unknown = sorted(set(kwargs) - known)
@@ -92,14 +94,24 @@ def shapes_of(name: str, num_classes: int, **kwargs: Any) -> dict[str, torch.Siz
     Raises:
         ValueError: there is no such network; the sentence says why.
     """
+    what = f"model {name!r} cannot be built with {kwargs}: "
+    return shapes_built(lambda: create_model(name, num_classes, **kwargs).state_dict(), what)
+
+
+def shapes_built(build: Callable[[], Mapping[str, Tensor]], what: str = "") -> dict[str, torch.Size]:
+    """Shapes of the tensors that `build` makes; it is called on the meta device, which has no memory.
+
+    Raises:
+        ValueError: it fails; what is no ValueError by itself becomes one whose sentence begins with `what`.
+    """
     try:
-        with torch.device("meta"):
-            return {key: value.shape for key, value in create_model(name, num_classes, **kwargs).state_dict().items()}
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return {key: value.shape for key, value in build().items()}
     except ValueError:
         raise
     except Exception as error:  # sizes and options can be impossible in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"model {name!r} cannot be built with {kwargs}: {reason[:300]}") from None
+        raise ValueError(f"{what}{reason[:300]}") from None
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
-from nsl.models.registry import count_parameters, create_model
+from nsl.models.registry import count_parameters, create_model, shapes_built
 from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
@@ -112,7 +112,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
     except (ValueError, RecursionError):
-        raise ExportError(f"{path} does not say of what network and data it is; export the network again.") from None
+        raise _nameless(path) from None
+
+
+def _nameless(path: Path) -> ExportError:
+    return ExportError(f"{path} does not say of what network and data it is; export the network again.")
+
+
+def moments_of(path: Path, about: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, in units of 0..1, out of a file's facts.
+
+    Raises:
+        ExportError: they are not three finite numbers each.
+    """
+    try:
+        mean, std = tuple(about["data"]["mean"]), tuple(about["data"]["std"])
+        sound = all(type(value) in (int, float) and math.isfinite(value) for value in mean + std)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound or [len(mean), len(std)] != [3, 3]:
+        raise _nameless(path)
+    return mean, std
 
 
 def _check_description(path: Path, about: Mapping[str, Any]) -> None:
@@ -121,33 +141,31 @@ def _check_description(path: Path, about: Mapping[str, Any]) -> None:
     Raises:
         ExportError: they have another one.
     """
+    moments_of(path, about)
     try:
         wanted, data = about["model"], about["data"]
-        names, moments = data["class_names"], [*data["mean"], *data["std"]]
+        names = data["class_names"]
         sound = (
             all(isinstance(part, dict) for part in (wanted, wanted["options"], data))
             and all(isinstance(text, str) for text in (wanted["name"], data["name"], *names))
             and isinstance(names, list)
             and type(data["image_size"]) is int
-            and [len(data["mean"]), len(data["std"])] == [3, 3]
-            and all(type(value) in (int, float) and math.isfinite(value) for value in moments)
         )
     except (KeyError, TypeError):
         sound = False
     if not sound:
-        raise ExportError(f"{path} does not say of what network and data it is; export the network again.")
+        raise _nameless(path)
 
 
 def check_shapes(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], Mapping[str, Tensor]]) -> None:
-    """Refuse tensors that do not fit, before memory is spent: `build` is called on the meta device, which has none.
+    """Refuse tensors that do not fit those that `build` would make, before memory is spent.
 
     Raises:
         ExportError: names or shapes differ (the sentence names the first), or there is no such network.
     """
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            wanted = {name: tuple(tensor.shape) for name, tensor in build().items()}
-    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError, AssertionError) as error:
+        wanted = {name: tuple(shape) for name, shape in shapes_built(build).items()}
+    except ValueError as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"{path} describes a network that cannot be built ({reason}); export it again.") from None
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -168,9 +186,18 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, or not one of ours, or does not fit the network that it names.
     """
-    tensors, about = read_tensors(path)
-    if isinstance(about.get("model"), dict) and "few_shot" in about["model"]:
-        raise ExportError(f"{path} holds a few-shot method; read it with nsl.load or nsl.fewshot.load_method.")
+    return network_of(path, *read_tensors(path))
+
+
+def is_few_shot(about: Mapping[str, Any]) -> bool:
+    """Whether a file's facts are those of a few-shot method, which `nsl.fewshot.export` writes."""
+    return isinstance(about.get("model"), dict) and "few_shot" in about["model"]
+
+
+def network_of(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """`load_model` of a file that `read_tensors` has read."""
+    if is_few_shot(about):
+        raise ExportError(f"{path} holds a few-shot method; read it with nsl.load or nsl.fewshot.export.load_method.")
     _check_description(path, about)
     wanted, data = about["model"], about["data"]
 

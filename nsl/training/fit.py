@@ -1,8 +1,4 @@
-"""Training of networks that are no classifiers of images: sequences, pixels, metrics. One loop, the same recipe.
-
-As in `nsl.training.loop`, every random choice comes from the seed and the step's number, so that a resumed training
-makes the same choices as an uninterrupted one.
-"""
+"""Training of networks that are no classifiers of images, by the same loop and recipe: sequences, pixels, metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nsl.training import CheckpointError, Recipe, load_checkpoint, parameter_groups, save_checkpoint
+from nsl.training.execution import Execution
+from nsl.training.optimiser import ScheduledSGD
+from nsl.training.schedule import Recipe
+from nsl.training.state import TrainingState
 
 Measured = Mapping[str, float | None]
 
@@ -25,6 +24,70 @@ def order_of(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the samples in an epoch, int64 [count]."""
     random = np.random.Generator(np.random.PCG64([seed, epoch]))
     return torch.from_numpy(random.permutation(count))
+
+
+class FitState(TrainingState):
+    """The state of `fit`; the numbers of a checkpoint are its result and the sum of losses since the last point.
+
+    Args:
+        model: what is measured.
+        measure: see `fit`.
+        recipe: the settings.
+        batch: samples a step.
+        arguments: see `TrainingState`.
+    """
+
+    def __init__(
+        self, *arguments: Any, model: nn.Module, measure: Callable[[nn.Module], Measured], recipe: Recipe, batch: int
+    ) -> None:
+        device = next(model.parameters()).device
+        # A step counts once: its loss is the batch's mean.
+        super().__init__(*arguments, device=device, total=recipe.iterations, points=recipe.evaluation_points(), size=1)
+        self.model, self.measured_by, self.recipe, self.batch = model, measure, recipe, batch
+        self.evaluate_seconds = 0.0
+
+    def result(self) -> dict[str, Any]:
+        """What `fit` returns."""
+        point = {"iteration", "images", "learning_rate", "train_loss"}
+        measured = {key: value for key, value in self.curve[-1].items() if key not in point} if self.curve else {}
+        return {
+            "curve": self.curve,
+            "diverged": self.divergence is not None,
+            "divergence": self.divergence,
+            "iterations_done": self.iteration,
+            "train_seconds": self.seconds,
+            "evaluate_seconds": self.evaluate_seconds,
+            **measured,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        return {"result": self.result(), "total": self.loss_sum}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        result, self.loss_sum = kept["result"], kept["total"]
+        self.curve, self.iteration = result["curve"], result["iterations_done"]
+        self.seconds, self.evaluate_seconds = result["train_seconds"], result["evaluate_seconds"]
+        self.seen = self.iteration - (self.curve[-1]["iteration"] if self.curve else 0)
+
+    def broken(self, loss: float, iteration: int) -> str | None:
+        return None if math.isfinite(loss) else f"training loss {loss:g} at iteration {iteration}"
+
+    def measure(self) -> None:
+        started = time.perf_counter()
+        self.model.eval()
+        with torch.no_grad():
+            measured = dict(self.measured_by(self.model))
+        self.model.train()
+        self.evaluate_seconds += time.perf_counter() - started
+        self.curve.append(
+            {
+                "iteration": self.iteration,
+                "images": self.iteration * self.batch,
+                "learning_rate": self.recipe.rate(self.iteration - 1),
+                "train_loss": self.loss_sum / self.seen,
+                **measured,
+            }
+        )
 
 
 def fit(
@@ -43,7 +106,7 @@ def fit(
     """Train `model` in place by SGD.
 
     Args:
-        model: anything with parameters; `model.classifier` has the recipe's `classifier_rate`.
+        model: anything with parameters, on its device; `model.classifier` has the recipe's `classifier_rate`.
         loss: of the model, the batch's samples int64 [B] and the step's number (for further random choices), a scalar.
         measure: the model's test metrics by name, in evaluation mode; called at the recipe's points.
         count: number of training samples.
@@ -61,66 +124,33 @@ def fit(
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another training.
     """
-    optimiser = torch.optim.SGD(parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum)
-    who = {"recipe": recipe.as_dict(), "seed": seed, "count": count, "identity": identity}
-    result: dict[str, Any] = {"curve": [], "diverged": False, "divergence": None, "iterations_done": 0}
-    result |= {"train_seconds": 0.0, "evaluate_seconds": 0.0}
-    total = 0.0
-    if checkpoint is not None and checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        if state.get("identity") != who:
-            raise CheckpointError(
-                f"checkpoint {checkpoint} belongs to another training; delete it to start this one again"
-            )
-        try:
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            result, total = state["result"], state["total"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"checkpoint {checkpoint} does not fit this network; delete it to start this training again"
-            ) from error
-    size, points = min(recipe.batch_size, count), recipe.evaluation_points()
+    optimiser, size = ScheduledSGD(model, recipe), min(recipe.batch_size, count)
+    state = FitState(
+        {"recipe": recipe.as_dict(), "seed": seed, "count": count, "identity": identity},
+        {"model": model, "optimiser": optimiser},
+        Execution(checkpoint=checkpoint, checkpoint_minutes=minutes, progress=False),
+        model=model,
+        measure=measure,
+        recipe=recipe,
+        batch=size,
+    )
+    state.resume()
+    model.train()
+    clock = torch.zeros(1, dtype=torch.int64, device=state.device)
     per_epoch, epoch, order = count // size, -1, torch.empty(0, device="cpu")
-    started = saved = time.perf_counter()
-    for iteration in range(result["iterations_done"], recipe.iterations):
+    for iteration in state.steps():
         if iteration // per_epoch != epoch:
             epoch = iteration // per_epoch
             order = order_of(count, seed, epoch)
         place = iteration % per_epoch * size
-        rate = recipe.rate(iteration)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["rate"]
-        model.train()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.begin(iteration)
+        optimiser.zero_grad()
         value = loss(model, order[place : place + size], iteration)
         value.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimiser.step()
-        found = value.item()
-        result["iterations_done"] = iteration + 1
-        if not math.isfinite(found):
-            result |= {"diverged": True, "divergence": f"training loss {found:g} at iteration {iteration + 1}"}
-            break
-        total += found
-        if iteration + 1 in points:
-            now = time.perf_counter()
-            result["train_seconds"] += now - started
-            model.eval()
-            with torch.no_grad():
-                measured = dict(measure(model))
-            point = {"iteration": iteration + 1, "images": (iteration + 1) * size, "learning_rate": rate}
-            steps = iteration + 1 - (result["curve"][-1]["iteration"] if result["curve"] else 0)
-            result["curve"].append({**point, "train_loss": total / steps, **measured})
-            result |= measured
-            total, started = 0.0, time.perf_counter()
-            result["evaluate_seconds"] += started - now
-        if checkpoint is not None and time.perf_counter() - saved > 60 * minutes and iteration + 1 < recipe.iterations:
-            now = time.perf_counter()
-            result["train_seconds"] += now - started
-            state = {"identity": who, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            save_checkpoint(checkpoint, {**state, "result": result, "total": total})
-            saved = started = time.perf_counter()
+        clock.fill_(iteration)
+        optimiser.step(clock)
+        state.note(clock, value)
     model.eval()
-    return result
+    return state.result()

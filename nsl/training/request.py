@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsl.arguments import check_apart, check_device, pairs
-from nsl.models.registry import list_models, shapes_of
+from nsl.models.registry import model_kind, shapes_of
 from nsl.outputs import check_folder, check_output, check_regular
 from nsl.training.checkpoint import is_foreign
 from nsl.training.distributed import local_device
@@ -62,8 +62,7 @@ def check(arguments: argparse.Namespace) -> None:
         _check_training(arguments)
     if arguments.model:
         # With any number of classes and any size: what is wrong for all data is said before they are loaded.
-        if arguments.model not in list_models():
-            raise ValueError(f"model must be one of {list_models()}, got {arguments.model!r}")
+        model_kind(arguments.model)
         pairs(arguments.option, "--option")
     pairs(arguments.data_option, "--data-option")
 
@@ -107,6 +106,4 @@ def _check_training(arguments: argparse.Namespace) -> None:
     if arguments.checkpoint is not None:
         _check_ours(arguments.checkpoint, "--checkpoint")
     if arguments.tensorboard is not None:
-        if arguments.tensorboard.exists() and not arguments.tensorboard.is_dir():
-            raise ValueError(f"--tensorboard {arguments.tensorboard} is no folder; name one.")
         check_folder(arguments.tensorboard, "--tensorboard")

@@ -1,9 +1,10 @@
 """Where a training stands: steps, sums, curve, clock, divergence, and the checkpoint that it goes on from.
 
-One class serves the training of a classifier and that on episodes: `steps` yields the numbers of the steps to take, and
-does between them what the host has to do. What a step found is left on the device (`note`) and read once a stretch
-(`nsl.training.execution.stretch`): on the CPU after every step, on CUDA after many, before every point of the curve and
-every checkpoint. The numbers are those of a look after every step, a divergence included, which is only seen later.
+One class serves all trainings, of classifiers, on episodes and by `nsl.training.fit`: `steps` yields the numbers of the
+steps to take, and does between them what the host has to do. What a step found is left on the device (`note`) and read
+once a stretch (`nsl.training.execution.stretch`): on the CPU after every step, on CUDA after many, before every point
+of the curve and every checkpoint. The numbers are those of a look after every step, a divergence included, which is
+only seen later.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class Attempts:
 
     Args:
         path: where they are noted.
-        checkpoint: the training's state, whose date says how long a killed attempt worked to effect.
+        checkpoint: the training's state, whose date says how long a killed attempt worked to effect; a training of
+            several parts has one a part beside it, as `ID.PART.pt`.
     """
 
     def __init__(self, path: Path, checkpoint: Path) -> None:
@@ -44,7 +45,8 @@ class Attempts:
             known: list[dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))
             last = known[-1]
             if last["seconds"] is None:
-                kept = self.checkpoint.stat().st_mtime if self.checkpoint.exists() else 0.0
+                states = self.checkpoint.parent.glob(f"{self.checkpoint.stem}.*pt")
+                kept = max((state.stat().st_mtime for state in states), default=0.0)
                 started = datetime.fromisoformat(last["started"]).timestamp()
                 last |= {"seconds": round(max(0.0, kept - started), 1), "interrupted": True}
         except (OSError, ValueError, LookupError, TypeError):

@@ -2,9 +2,9 @@
 processes.
 
 ``<results>/<profile>/runs/<id>.json`` is a record, ``locks/<declared id>.lock`` is held (``filelock``) while the
-run executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists, and beside it
-``<id>.attempts.json`` says who worked on it. A lock dies with the process that holds it, so a killed run leaves nothing
-to clean up.
+run executes, ``checkpoints/<id>.pt`` is the training's own state until the record exists (``<id>.PART.pt`` of a
+training in parts), and beside it ``<id>.attempts.json`` says who worked on it. A lock dies with the process that holds
+it, so a killed run leaves nothing to clean up.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ class Store:
         return min(present, key=execution_order, default=None)
 
     def write(self, record: dict[str, Any]) -> Path:
-        """Store ``record`` (without ``checksum``, which is added) and drop the run's checkpoint."""
+        """Store ``record`` (without ``checksum``, which is added) and drop the run's checkpoints and attempts."""
         complete = finite(record)
         complete["checksum"] = checksum(complete)
         path = self.path(complete["id"])
         # One line a key: small files whose history can still be read.
         lines = [f"{json.dumps(key)}: {canonical_json(complete[key])}" for key in sorted(complete)]
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-        for leftover in (self.checkpoint(complete["id"]), self.attempts(complete["id"])):
+        for leftover in self.checkpoints.glob(f"{complete['id']}.*"):
             leftover.unlink(missing_ok=True)
         return path
 

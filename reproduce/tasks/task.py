@@ -108,7 +108,8 @@ class Task(ABC):
             run: what to train.
             dataset: what :meth:`load` returned.
             checkpoint: where to keep the training's state, every ``minutes``; a training that finds one goes on from
-                it, to the same numbers.
+                it, to the same numbers. One of several parts keeps them beside it as ``STEM.PART.pt``. All go when
+                the record is stored.
             minutes: at most so much work is lost with a killed process.
             progress: whether to show a bar.
         """

@@ -42,9 +42,12 @@ def test_storing_a_record_leaves_no_checkpoint_and_no_temporary_file(tmp_path: P
     store = Store(tmp_path, "tiny")
     store.checkpoints.mkdir(parents=True)
     checkpoint = store.checkpoint(run_id(run.config(MARK, EXECUTION)))
+    part = checkpoint.with_suffix(".0.pt")
     checkpoint.touch()
+    part.touch()
     put_record(store, run, 1.0)
     assert not checkpoint.exists()
+    assert not part.exists()
     assert [path.suffix for path in store.runs.iterdir()] == [".json"]
 
 

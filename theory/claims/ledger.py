@@ -195,18 +195,6 @@ def verdict_of(*conditions: bool) -> str:
     return HOLDS if all(bool(condition) for condition in conditions) else FAILS
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` under a temporary name in the same folder, then move it into place.
-
-    Raises:
-        OSError: it cannot be written; the sentence names the file.
-    """
-    from nsl.outputs import replacing
-
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def check_output(out: Path) -> None:
     """Before the claims are checked: whether the ledger can be written, and the one that is there be read.
 
@@ -215,13 +203,11 @@ def check_output(out: Path) -> None:
     """
     from nsl.outputs import check_folder, check_regular
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is no folder; name one.")
+    check_folder(out, "--out")
     for name in ("claims.json", "claims.md"):
         check_regular(out / name, "the ledger's file")
     if (out / "claims.json").exists():
         read(out)
-    check_folder(out, "--out")
 
 
 def _checksum(rows: list[dict[str, Any]]) -> str:
@@ -251,6 +237,8 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def write(verdicts: Iterable[Verdict], out: Path) -> None:
     """Write `out`/claims.json and `out`/claims.md, keeping the rows of claims that were not run this time."""
+    from nsl.outputs import write_text
+
     rows = [verdict.as_dict() for verdict in verdicts]
     fresh = {row["id"] for row in rows}
     known = {entry.id for entry in registered()}
@@ -260,8 +248,8 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
     # As it will be read: every number in the form that JSON gives it.
     rows = json.loads(json.dumps(rows))
     content = {"schema": SCHEMA, "claims": rows, "checksum": _checksum(rows)}
-    write_atomically(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(Path(out) / "claims.md", markdown(rows))
+    write_text(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(Path(out) / "claims.md", markdown(rows))
 
 
 def _killed(row: dict[str, Any]) -> str:

@@ -43,6 +43,9 @@ def test_a_file_of_the_other_kind_or_of_another_method_is_refused(tmp_path: Path
     write_tensors(path, tensors, about)
     with pytest.raises(ExportError, match="does not fit the network that it names"):
         load_method(path)
+    write_tensors(path, tensors, {**about, "data": {}})
+    with pytest.raises(ExportError, match="does not say of what network and data it is"):
+        load_method(path)
     write_tensors(path, tensors, {"model": {"name": "cnn9"}, "data": {}})
     with pytest.raises(ExportError, match="no few-shot method"):
         load_method(path)
