@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-
 from typing import NoReturn
 
 from reproduce.commands import COMMANDS
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains as :class:`nsl.arguments.Parser` does, which is not used since it imports torch: ``status`` needs none."""
+    """Complains as :class:`nsl.arguments.Parser` does; that one imports torch, which ``status`` does without."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help.")
