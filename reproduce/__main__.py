@@ -9,19 +9,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from reproduce.commands import COMMANDS
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains as :class:`nsl.arguments.Parser` does; that one imports torch, which ``status`` does without."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help.")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m reproduce", description=__doc__.splitlines()[0])
+    parser = _Parser(prog="python -m reproduce", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
         command.declare(sub)
-    chosen = parser.parse_args(arguments)
     try:
+        chosen = parser.parse_args(arguments)
         return COMMANDS[chosen.command].run(chosen)
     except (ValueError, OSError) as error:
         if os.environ.get("REPRODUCE_TRACEBACK"):

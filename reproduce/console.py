@@ -12,6 +12,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nsl.arguments import Parser
 
 #: Commands that are those of ``python -m reproduce`` under another name, or the same.
 _RENAMED = {"reproduce": "all", "theory": "theory", "plan": "plan", "status": "status", "tables": "tables"}
@@ -28,13 +32,14 @@ _HELP = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The whole command line; ``train`` is declared by :mod:`nsl.train`."""
     import nsl
+    from nsl.arguments import Parser
     from nsl.train import parser as train_parser
     from reproduce.commands import COMMANDS
 
-    made = argparse.ArgumentParser(prog="nsl", description="Neural Similarity Learning: layers, tables and theory.")
+    made = Parser(prog="nsl", description="Neural Similarity Learning: layers, tables and theory.")
     made.add_argument("--version", action="version", version=f"nsl {nsl.__version__}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, original in _RENAMED.items():

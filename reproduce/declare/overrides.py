@@ -7,6 +7,7 @@ changed setting is part of the runs' identities like the declared ones.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -51,10 +52,12 @@ def changed(name: str, declared: dict[str, Any]) -> dict[str, Any]:
         *path, last = key.split(".")
         part: Any = found
         for step in path:
-            part = part.get(step) if isinstance(part, dict) else None
-        if not isinstance(part, dict) or last not in part or isinstance(part[last], dict | list):
-            known = ", ".join(part) if isinstance(part, dict) else ", ".join(found)
-            raise ValueError(f"Profile {base} has no single setting {key!r}; there are: {known}.")
+            inner = part.get(step)
+            if not isinstance(inner, dict):
+                raise _unknown(base, key, part)
+            part = inner
+        if last not in part or isinstance(part[last], dict | list):
+            raise _unknown(base, key, part)
         old, part[last] = part[last], _value(key, text, part[last])
         where = found["slot"][path[1]] if path[:1] == ["slot"] else found
         for words, same in ((("width", "widths"), "same_width"), (("data",), "same_data")):
@@ -63,11 +66,21 @@ def changed(name: str, declared: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _unknown(base: str, key: str, part: dict[str, Any]) -> ValueError:
+    """The complaint that names what stands where the key leaves what is declared."""
+    known = [f"{name}.KEY" if isinstance(value, dict) else name for name, value in part.items()]
+    return ValueError(f"Profile {base} has no single setting {key!r}; there are: {', '.join(known)}.")
+
+
 def _value(key: str, text: str, old: Any) -> Any:
-    """The text as a value of the old one's type."""
+    """The text as a value of the old one's type: no number below zero or without end, no count of nothing."""
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text]
-        return type(old)(text)
+        value = type(old)(text)
+        lowest = min(old, 1 if isinstance(old, int) else 0) if isinstance(old, int | float) else None
+        if lowest is not None and not lowest <= value < math.inf:
+            raise ValueError
+        return value
     except (ValueError, KeyError):
         raise ValueError(f"The setting {key} is {old!r}; {text!r} is no such value.") from None

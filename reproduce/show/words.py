@@ -17,7 +17,7 @@ from reproduce.show import rankings
 from reproduce.show.cells import number
 from reproduce.show.claims import Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import EPISODE, Direction, Interval, level_text
+from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, level_text
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -40,14 +40,35 @@ def sentence(judged: Judged) -> str:
 
 
 def count(claims: Iterable[Judged]) -> str:
-    """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted."""
-    found = Counter(judged.verdict.direction for judged in claims if not judged.claim.control)
-    named = [f"{found[key]} {_COUNTED[key][found[key] > 1]}" for key in _COUNTED if found[key]]
+    """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted.
+
+    Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks.
+    """
+    own = [judged.verdict for judged in claims if not judged.claim.control]
+    found = Counter(verdict.direction for verdict in own)
+    untrained = Counter(verdict.direction for verdict in own if _counted(verdict))
+    named = [
+        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key])}"
+        for key in _COUNTED
+        if found[key]
+    ]
     total = sum(found.values())
     if not named:
         return "No claim of the paper is about this."
     listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
     return f"Of {total} claim{'s' if total > 1 else ''} {listed}."
+
+
+def _counted(verdict: Verdict) -> bool:
+    """Whether a verdict is about sizes of networks, which are counted on them without training."""
+    return bool(verdict.observed) and not verdict.seeds
+
+
+def _without_training(untrained: int, total: int) -> str:
+    if not untrained:
+        return ""
+    which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
+    return f" ({which}counted on networks, without training)"
 
 
 def answer(table: Table) -> str:
@@ -66,9 +87,8 @@ def _where(judged: Judged) -> str:
     verdict = judged.verdict
     if verdict.direction == Direction.NOT_RUN:
         return f"On {judged.dataset}"
-    counted = bool(verdict.observed) and not verdict.seeds
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if counted else seeds
+    over = "counted on the networks" if _counted(verdict) else seeds
     if verdict.unit == EPISODE and verdict.interval is not None:
         over = f"{verdict.interval.count} episodes"
     data = verdict.scope.data or judged.dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.declare.runs import model_config
 from reproduce.show.columns import (
@@ -39,7 +39,7 @@ class Classification(Task):
 
     name = "classification"
     metric = TEST_ERROR
-    more_metrics = (TOP5_ERROR,)
+    more_metrics: ClassVar[tuple[Metric, ...]] = (TOP5_ERROR,)
 
     def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         return model_config(method.model, options)
@@ -48,32 +48,41 @@ class Classification(Task):
         import torch
 
         import nsl
-        from nsl.training import Execution, Recipe, observe
-        from nsl.training import train as train_network
+        from nsl.training import Execution, Recipe, train
         from nsl.training.export import save_model
 
         options = {name: value for name, value in run.model.items() if name != "name"}
         torch.manual_seed(run.seed)
         model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
-        result = train_network(
+        trained = train(
             model,
             dataset,
-            Recipe(**run.recipe),
+            Recipe(**self.schedule(run)),
             seed=run.seed,
             execution=Execution(
                 checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=run.name
             ),
         )
-        observations = {} if result.diverged else observe(model, dataset)
-        multiply_adds = nsl.count_multiply_adds(model, dataset.image_size)
-        parameters = nsl.count_parameters(model)
-        if result.diverged:
-            return Outcome(result.as_dict(), parameters, observations, multiply_adds)
+        more, observations = ({}, {}) if trained.diverged else self.examined(run, model, dataset)
+        parameters, multiply_adds = nsl.count_parameters(model), nsl.count_multiply_adds(model, dataset.image_size)
+        result = trained.as_dict() | more
+        if trained.diverged:
+            return Outcome(result, parameters, observations, multiply_adds)
 
         def keep(path: Path, facts: dict[str, Any]) -> None:
             save_model(path, model, run.model["name"], options, dataset, facts)
 
-        return Outcome(result.as_dict(), parameters, observations, multiply_adds, keep)
+        return Outcome(result, parameters, observations, multiply_adds, keep)
+
+    def schedule(self, run: Run) -> dict[str, Any]:
+        """The part of a run's recipe that trains the network: all of it."""
+        return run.recipe
+
+    def examined(self, run: Run, model: Any, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a network shows after its training: further results, and observations."""
+        from nsl.training import observe
+
+        return {}, observe(model, dataset)
 
     def noise(self, run: Run, steps: int) -> Dataset:
         import torch

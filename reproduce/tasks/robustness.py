@@ -6,14 +6,11 @@ Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018 (PGD wi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.declare.runs import model_config
 from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
-from reproduce.tasks import named
-from reproduce.tasks.task import Outcome, Task
+from reproduce.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from nsl.data import Dataset
@@ -32,47 +29,21 @@ ATTACK = {"radii": [1, 2, 4, 8], "steps": 10, "images": 200}
 BATCH = 100
 
 
-class Robustness(Task):
+class Robustness(Classification):
     """A classification whose network is attacked after its training."""
 
     name = "robustness"
     metric = PGD_ERROR
     more_metrics = (FGSM_ERROR, CLEAN_ERROR)
 
-    def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
-        return model_config(method.model, options)
-
     def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
         return {**declared, "attack": dict(ATTACK)}
 
-    def noise(self, run: Run, steps: int) -> Any:
-        return named("classification").noise(run, steps)
+    def schedule(self, run: Run) -> dict[str, Any]:
+        return {name: value for name, value in run.recipe.items() if name != "attack"}
 
-    def train(self, run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
-        import torch
-
-        import nsl
-        from nsl.training import Execution, Recipe
-        from nsl.training import train as train_network
-
-        options = {name: value for name, value in run.model.items() if name != "name"}
-        torch.manual_seed(run.seed)
-        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
-        recipe = {name: value for name, value in run.recipe.items() if name != "attack"}
-        trained = train_network(
-            model,
-            dataset,
-            Recipe(**recipe),
-            seed=run.seed,
-            execution=Execution(
-                checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=run.name
-            ),
-        )
-        result = trained.as_dict()
-        if not trained.diverged:
-            result |= attacked(model, dataset, run.recipe["attack"], run.seed)
-        cost = nsl.count_multiply_adds(model, dataset.image_size)
-        return Outcome(result, nsl.count_parameters(model), {}, cost)
+    def examined(self, run: Run, model: Any, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
+        return attacked(model, dataset, run.recipe["attack"], run.seed), {}
 
     def columns(self, table: Table) -> tuple[Column, ...]:
         return without_paper(self.metric, *table.experiment.metrics)

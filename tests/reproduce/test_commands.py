@@ -30,6 +30,20 @@ def test_an_unknown_profile_is_one_clear_line(command: str, capsys: pytest.Captu
     assert "choose one of: demo, cpu, paper" in complaint([command, "--profile", "gpu"], capsys)
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("width=0", "The setting width is 32; '0' is no such value"),
+        ("seeds=-1", "The setting seeds is 3; '-1' is no such value"),
+        ("slot.cifar10.recipe.learning_rate=nan", "'nan' is no such value"),
+        ("slot=3", "slot.KEY"),
+        ("slot.nowhere.width=8", "cifar10.KEY"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(setting: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in complaint(["status", "--profile", "cpu", "--set", f"cpu.{setting}"], capsys)
+
+
 def test_a_missing_data_folder_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "nowhere")
     assert f"DATA={missing} is not a folder" in complaint(["run", "--data", missing], capsys)

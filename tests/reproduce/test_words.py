@@ -140,9 +140,17 @@ def test_few_shot_sentences_are_of_these_trainings_and_their_episodes(tmp_path: 
 def test_the_count_names_every_claim_of_the_paper_once(tmp_path: Path) -> None:
     table, _ = made(tmp_path, cnn=CNN, static=CASES["disagrees"])
     text = words.count(table.claims)
-    numbers = [int(found) for found in re.findall(r"\d+", text)]
+    numbers = [int(found) for found in re.findall(r"\d+", re.sub(r" \([^)]*\)", "", text))]
     assert numbers[0] == sum(numbers[1:]) == len(table.claims)
     assert words.count([]) == "No claim of the paper is about this."
+
+
+def test_the_count_says_which_verdicts_needed_no_training(tmp_path: Path) -> None:
+    table, _ = made(tmp_path)
+    text = words.count(table.claims)
+    assert re.search(r" \d+ agree \(all counted on networks, without training\)", text)
+    table, _ = made(tmp_path, cnn=CNN, static=CASES["agrees"])
+    assert re.search(r" \d+ agree \(\d+ of them counted on networks, without training\)", words.count(table.claims))
 
 
 def test_the_stored_results_say_in_words_what_their_csv_says() -> None:
