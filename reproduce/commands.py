@@ -125,13 +125,13 @@ def session(arguments: argparse.Namespace) -> Session:
     )
 
 
-def _executor(arguments: argparse.Namespace, now: Session, missing: list[tuple[Run, str]]) -> Executor:
-    """What executes the missing runs: processes of this machine, or jobs of a cluster."""
-    threads = max(run.threads for run, _ in missing)
+def _executor(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> Executor:
+    """What executes runs: processes of this machine, or jobs of a cluster."""
+    threads = max(run.threads for run in runs)
     if arguments.executor == "local":
         if arguments.cluster:
             raise ValueError(f"CLUSTER={arguments.cluster} belongs to EXECUTOR=slurm; leave it out or choose that.")
-        return LocalExecutor(now.store, min(now.jobs, len(missing)), threads, now.backend, now.data)
+        return LocalExecutor(now.store, min(now.jobs, len(runs)), threads, now.backend, now.data)
     from reproduce.run.cluster import CLUSTERS, ClusterExecutor
 
     if arguments.executor not in CLUSTERS:
@@ -158,13 +158,14 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again: bool = True) -> None:
     """Execute those of the runs that have no record yet; ``again`` when a remembered fingerprint turns out wrong."""
+    executor = _executor(arguments, now, runs)  # before any data are loaded: what is wrong with it is said at once
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
     missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return
-    report = _executor(arguments, now, missing).execute(sorted(missing, key=_shares(missing)))
+    report = executor.execute(sorted(missing, key=_shares(missing)))
     if again and any(fingerprints.DROPPED in failure for failure in report.failures):
         print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
         _execute(arguments, now, runs, again=False)

@@ -24,7 +24,6 @@ in AlexNet; 252 GB. Classes are in the order of their wnids.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import re
@@ -34,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nsl.arguments import Parser, whole
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.files import annotated_files, decode, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
@@ -304,14 +304,15 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Pack, verify or measure a data set."""
-    parser = argparse.ArgumentParser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("pack", "verify", "bench"))
     parser.add_argument("name", choices=tuple(FOLDERS))
     parser.add_argument("--root", type=Path, required=True, help="folder of the data")
-    parser.add_argument("--image-size", type=int, default=None, help="of the network's input (224, tiny sets 64)")
-    parser.add_argument("--workers", type=int, default=None, help="decoding processes (default: one a core)")
-    chosen = parser.parse_args(arguments)
+    side = whole(1, 10_000)
+    parser.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
+    parser.add_argument("--workers", type=whole(1, 1024), default=None, help="decoding processes (default: one a core)")
     try:
+        chosen = parser.parse_args(arguments)
         expand_paths(chosen)
         wanted = chosen.image_size or IMAGE_SIZE[chosen.name]
         folder = find(chosen.name, chosen.root)

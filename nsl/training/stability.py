@@ -13,13 +13,13 @@ The precision plays no part in it.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsl.arguments import Parser
 from nsl.data import Dataset, load, normalise
 from nsl.models import PlainCNN, create_model
 from nsl.training.batches import batches
@@ -98,11 +98,11 @@ def first_steps(
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(prog="python -m nsl.training.stability", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m nsl.training.stability", description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=None, help="folder of CIFAR-10 (default: NSL_DATA, then ~/.cache/nsl)")
     parser.add_argument("--steps", type=int, default=20)
-    arguments = parser.parse_args()
     try:
+        arguments = parser.parse_args()
         dataset = load("cifar10", arguments.data)
     except ValueError as error:
         parser.exit(2, f"error: {error}\n")

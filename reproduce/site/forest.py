@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reproduce.show.claims import Judged
-from reproduce.show.figures import new_figure, png
+from reproduce.show.figures import OKABE_ITO, new_figure, png
 from reproduce.show.statistics import Direction
 
-#: Colours of Okabe and Ito (2008).
 COLOURS = {
-    Direction.AGREES: "#009E73",
-    Direction.DISAGREES: "#D55E00",
-    Direction.NO_EFFECT: "#CC79A7",
+    Direction.AGREES: OKABE_ITO[2],
+    Direction.DISAGREES: OKABE_ITO[5],
+    Direction.NO_EFFECT: OKABE_ITO[3],
     Direction.UNDECIDED: "#888888",
 }
 
