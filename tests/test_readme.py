@@ -74,7 +74,7 @@ def test_every_command_of_a_shell_block_is_known(line: str) -> None:
 def test_the_measured_numbers_are_those_of_the_stored_records() -> None:
     table = make_table(4, plan.profile("cpu"), Store(ROOT / "results", "cpu"))
     rows = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) minutes \|$", TEXT, flags=re.MULTILINE)
-    assert len(rows) == 3
+    assert len(rows) == 4
     for label, error, paper, minutes in rows:
         row = next(row for row in table.rows if row.method.label == label and row.slot == "cifar10")
         mean = row.mean(row.metric)
