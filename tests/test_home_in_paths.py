@@ -30,8 +30,7 @@ def test_every_path_option_of_reproduce_takes_a_tilde(tmp_path: Path, monkeypatc
 def test_a_home_folder_that_does_not_exist_is_one_clear_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     from reproduce.__main__ import main
 
-    with pytest.raises(SystemExit):
-        main(["status", "--results", "~nobody_of_this_name/x"])
+    assert main(["status", "--results", "~nobody_of_this_name/x"]) == 2
     assert "~nobody_of_this_name/x begins with a home folder that cannot be found" in capsys.readouterr().err
     assert train.main(["--evaluate", "~nobody_of_this_name/x"]) == 2
     assert "begins with a home folder that cannot be found" in capsys.readouterr().err
