@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -34,8 +35,12 @@ def test_every_pin_of_pyproject_is_locked_as_it_is() -> None:
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the lock is that of Python 3.11")
 def test_what_is_installed_is_what_is_locked() -> None:
     own = {"pip", "setuptools", "neural-similarity-learning"}
+    # Only the environment's own folder: setuptools, once imported, puts packages of its own on the path.
     # A wheel for CPUs only calls itself 2.13.0+cpu.
-    installed = {name(found.metadata["Name"]): found.version.split("+")[0] for found in distributions()}
+    installed = {
+        name(found.metadata["Name"]): found.version.split("+")[0]
+        for found in distributions(path=[sysconfig.get_path("purelib")])
+    }
     assert {key: LOCKED.get(key) for key in installed if key not in own} == {
         key: version for key, version in installed.items() if key not in own
     }
