@@ -51,7 +51,8 @@ class DecoupledConv2d(nn.Conv2d):
     larger than |alpha|.
 
     Raises:
-        ValueError: unknown magnitude or angle, groups above 1, padding given as text, or a radius that is not positive.
+        ValueError: unknown magnitude or angle, groups above 1, padding given as text, or a radius that is not positive
+            or that the magnitude has not.
     """
 
     k: Tensor | None
@@ -82,9 +83,13 @@ class DecoupledConv2d(nn.Conv2d):
             if value not in known:
                 raise ValueError(f"{name} must be one of {list(known)}, got {value!r}")
         if groups != 1 or isinstance(padding, str):
-            raise ValueError(f"a decoupled convolution has one group and numeric padding, got {groups}, {padding!r}")
+            raise ValueError(
+                f"a decoupled convolution has groups=1 and padding by numbers, got groups={groups}, padding={padding!r}"
+            )
         if radius is not None and not radius > 0:
             raise ValueError(f"radius must be positive, got {radius}")
+        if radius is not None and magnitude not in ("ball", "tanh"):
+            raise ValueError(f"radius belongs to the magnitudes 'ball' and 'tanh'; leave it out with {magnitude!r}")
         geometry = (kernel_size, stride, padding, dilation)
         super().__init__(in_channels, out_channels, *geometry, 1, bias, "zeros", device, dtype)
         self.magnitude, self.angle, self.weighted, self.learnable = magnitude, angle, weighted, learnable

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.linear import LinearPredictor, feature_block, similar_features
+from nsl.layers.linear import LinearPredictor, check_own, feature_block, similar_features
 from nsl.layers.recurrent import Cell, check_nonlinearity
+from nsl.layers.shared import HIDDEN
 from nsl.layers.structures import L1, Structure, make_structure
 
 
@@ -40,6 +41,7 @@ class _DynamicCell(Cell, nn.Module):
         self.block = feature_block(self.hidden_size, block_size, "hidden_size")
         degrees = self.structure.degrees_of_freedom(self.block)
         self.register_buffer("identity", self.structure.identity(self.block).to(like), persistent=False)
+        check_own(predictor, hidden)
         if predictor is None:
             predictor = LinearPredictor(self.input_size + self.hidden_size, degrees, hidden).to(like)
         self.predictor = predictor
@@ -88,7 +90,7 @@ class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
         similarity: a name of `nsl.STRUCTURES` or an `nsl.Structure`; all but "full" and "l1".
         block_size: units of the state that share one block of M; None: all, M is [hidden_size, hidden_size].
         predictor: a module from [B, input_size + hidden_size] to [B, D]; None: `nsl.LinearPredictor`.
-        hidden: of the built-in predictor.
+        hidden: of the built-in predictor, without a predictor of your own.
 
     Shapes: input [B, input_size] or [input_size], state and output [B, hidden_size] or [hidden_size].
 
@@ -109,7 +111,7 @@ class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
@@ -141,7 +143,7 @@ class DynamicNSGRUCell(_DynamicCell, nn.GRUCell):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.predictors import move_like
+from nsl.layers.shared import HIDDEN
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
 from nsl.layers.spherical import EPSILON
 from nsl.layers.static import StaticLayer, StaticSimilarity
@@ -90,7 +91,7 @@ class LinearPredictor(nn.Module):
     Shapes: [..., in_features] to [..., D].
     """
 
-    def __init__(self, in_features: int, degrees_of_freedom: int, hidden: int = 64) -> None:
+    def __init__(self, in_features: int, degrees_of_freedom: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.first = nn.Linear(in_features, hidden, bias=False)
         self.second = nn.Linear(hidden, degrees_of_freedom, bias=False)
@@ -109,6 +110,12 @@ class LinearPredictor(nn.Module):
         return self.second(torch.relu(self.first(input / norm)))
 
 
+def check_own(predictor: nn.Module | None, hidden: int) -> None:
+    """Refuse `hidden`, which is the built-in predictor's, beside a predictor of the user's."""
+    if predictor is not None and hidden != HIDDEN:
+        raise ValueError(f"hidden belongs to the built-in predictor; leave it out beside {type(predictor).__name__}")
+
+
 class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
     """`torch.nn.Linear` whose similarity is predicted from its input: y = W^T M(x) x + b, M(x) = predictor(x) + I.
 
@@ -117,7 +124,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         similarity: as in `NSLinear`, all but "full" and "l1". A structure with many numbers needs a small block_size.
         block_size: features that share one block.
         predictor: a module from [..., in_features] to [..., D], or None for `LinearPredictor`.
-        hidden: of the built-in predictor.
+        hidden: of the built-in predictor, without a predictor of your own.
 
     Parameters:
         weight [out, in], bias [out], neural.predictor.*
@@ -142,11 +149,12 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         block = feature_block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.neural = DynamicSimilarity(similarity, block, self.weight)
+        check_own(predictor, hidden)
         if predictor is None:
             predictor = LinearPredictor(in_features, self.neural.degrees_of_freedom, hidden)
             move_like(predictor, self.weight)
