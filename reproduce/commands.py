@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from reproduce import tasks, theory, torture
 from reproduce.declare import overrides, plan
@@ -19,9 +19,38 @@ from reproduce.run.worker import DEFAULT_BACKEND, load_backend
 from reproduce.show import notebooks, tables
 
 RESULTS = Path("results")
+DEFAULT_PROFILE = "demo"
 PROFILES = "demo, cpu, paper or paper-bf16 (default: demo)"
 #: The largest number of seeds, or of runs side by side, that is no slip of the finger.
 MOST = 1000
+
+
+def _data(text: str) -> str:
+    """The folder of the data; empty where none is named."""
+    return str(path_argument(text)) if text.strip() else ""
+
+
+#: The arguments that commands share, as `add_argument` takes them.
+SHARED: dict[str, dict[str, Any]] = {
+    "profile": {"default": None, "help": PROFILES},
+    "tables": {"default": None, "help": "tables such as 1, 1-4, 1,3 or beyond (default: the paper's)"},
+    "slots": {"default": None, "help": "data sets to run, such as cifar10 (default: the tables' all)"},
+    "seeds": {"default": None, "help": "number of seeds (default: the profile's)"},
+    "data": {"type": _data, "default": None, "help": "folder of the data (default: NSL_DATA, then ~/.cache/nsl)"},
+    "jobs": {"default": None, "help": "runs executed side by side (default: the profile's)"},
+    "results": {"type": path_argument, "default": RESULTS, "help": "folder of results (default: results)"},
+    "executor": {"default": "local", "help": "local (processes), slurm, or submitit-local (default: local)"},
+    "cluster": {"type": path_argument, "default": None, "help": "TOML file of job parameters for slurm"},
+    "set": {
+        "action": "append",
+        "default": [],
+        "metavar": "PROFILE.KEY=VALUE",
+        "help": "change a setting, e.g. cpu.width=16",
+    },
+}
+#: Which of them choose what to show, and how to execute runs.
+SHOWN = ("profile", "tables", "results", "set")
+EXECUTED = ("data", "jobs", "results", "executor", "cluster", "set")
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,12 @@ class Session:
     @property
     def runs(self) -> list[Run]:
         """The runs the chosen tables need."""
-        return plan.planned_runs(self.profile, self.tables, self.seeds, self.slots)
+        found = plan.planned_runs(self.profile, self.tables, self.seeds, self.slots)
+        if not found:
+            where = "" if self.slots is None else f" on {', '.join(self.slots)}"
+            tables = ", ".join(map(str, self.tables))
+            raise ValueError(f"Profile {self.profile.name} runs nothing{where} for tables {tables}; choose others.")
+        return found
 
     def fingerprints(self, runs: list[Run]) -> dict[str, str]:
         """Fingerprints of the runs' data as they are now, by data set."""
@@ -69,31 +103,19 @@ class Session:
         return fingerprints.current(self.store.folder, runs, self.data, load, self.backend)
 
 
-def declare_common(parser: argparse.ArgumentParser) -> None:
-    """The arguments that most commands share."""
-    parser.add_argument("--profile", default="demo", help=PROFILES)
-    parser.add_argument("--tables", default=None, help="tables such as 1, 1-4, 1,3 or beyond (default: the paper's)")
-    parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
-    parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
-    parser.add_argument(
-        "--data", type=_data, default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)"
-    )
-    parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
-    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
-    parser.add_argument(
-        "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
-    )
-    parser.add_argument("--cluster", type=path_argument, default=None, help="TOML file of job parameters for slurm")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PROFILE.KEY=VALUE", help="change a setting, e.g. cpu.width=16"
-    )
-    parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
+def common(*names: str) -> Callable[[argparse.ArgumentParser], None]:
+    """What declares those of the shared arguments that a command heeds; given another one, it says so."""
 
+    def declare(parser: argparse.ArgumentParser) -> None:
+        for name, how in SHARED.items():
+            if name in names:
+                parser.add_argument(f"--{name}", **how)
+            else:
+                parser.set_defaults(**{name: [] if name == "set" else how.get("default")})
+        parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
+        parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
 
-def _data(text: str) -> str:
-    """The folder of the data; empty where none is named."""
-    return str(path_argument(text)) if text.strip() else ""
+    return declare
 
 
 def _count(text: str | None, name: str) -> int | None:
@@ -108,20 +130,21 @@ def _count(text: str | None, name: str) -> int | None:
 
 def session(arguments: argparse.Namespace) -> Session:
     """The common arguments, checked."""
-    arguments.profile, arguments.set = overrides.named(arguments.profile, arguments.set), []
-    profile = plan.profile(arguments.profile, arguments.profiles)
+    profile = DEFAULT_PROFILE if arguments.profile is None else arguments.profile
+    arguments.profile, arguments.set = overrides.named(profile, arguments.set), []
+    found = plan.profile(arguments.profile, arguments.profiles)
     data = arguments.data or None
     fingerprints.check_folder(data)
     numbers = plan.parse_tables(arguments.tables)
     return Session(
-        profile=profile,
+        profile=found,
         tables=numbers,
         seeds=_count(arguments.seeds, "SEEDS"),
-        jobs=_count(arguments.jobs, "JOBS") or profile.jobs_for(numbers),
+        jobs=_count(arguments.jobs, "JOBS") or found.jobs_for(numbers),
         data=data,
-        store=Store(arguments.results, profile.name),
+        store=Store(arguments.results, found.name),
         backend=arguments.backend,
-        slots=plan.parse_slots(arguments.slots, profile),
+        slots=plan.parse_slots(arguments.slots, found),
     )
 
 
@@ -195,6 +218,10 @@ def status(arguments: argparse.Namespace) -> int:
 
 def show_plan(arguments: argparse.Namespace) -> int:
     """Say what the tables cost, or which runs they need."""
+    if arguments.name and arguments.profile:
+        raise ValueError(f"plan {arguments.name} and --profile {arguments.profile} both name a profile; give one.")
+    if arguments.runs and arguments.jobs:
+        raise ValueError("--jobs is for what the runs cost; leave it out with --runs.")
     arguments.profile = arguments.name or arguments.profile
     now = session(arguments)
     if arguments.runs:
@@ -204,7 +231,8 @@ def show_plan(arguments: argparse.Namespace) -> int:
     else:
         from reproduce.run import costs
 
-        for line in costs.lines(costs.estimate(now.profile, now.tables, now.seeds, now.jobs), now.profile, now.jobs):
+        found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots)
+        for line in costs.lines(found, now.profile, now.jobs):
             print(line)
     seeds = "the profile's seeds" if now.seeds is None else f"{now.seeds} seeds"
     print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {seeds}.")
@@ -225,7 +253,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help=PROFILES)
     parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
-    declare_common(parser)
+    common("profile", "tables", "slots", "seeds", "jobs", "set")(parser)
 
 
 def make_tables(arguments: argparse.Namespace) -> int:
@@ -306,7 +334,7 @@ def select(arguments: argparse.Namespace) -> int:
 def _declare_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
     parser.add_argument("table", metavar="TABLE", help="number or name of the table")
-    declare_common(parser)
+    common(*EXECUTED)(parser)
 
 
 def migrate(arguments: argparse.Namespace) -> int:
@@ -348,7 +376,7 @@ def picture(arguments: argparse.Namespace) -> int:
 
 
 def _declare_picture(parser: argparse.ArgumentParser) -> None:
-    declare_common(parser)
+    common("profile", "results", "set")(parser)
     parser.add_argument(
         "--output", type=path_argument, default=Path("notebooks/picture.png"), help="default: notebooks/picture.png"
     )
@@ -368,14 +396,20 @@ def _declare_site(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "all": Command("missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce),
-    "run": Command("execute the missing runs", declare_common, run_runs),
-    "tables": Command("write the tables from the stored records", declare_common, make_tables),
-    "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),
+    "all": Command("missing runs, tables and notebooks: what `make reproduce` does", common(*SHARED), reproduce),
+    "run": Command("execute the missing runs", common(*SHARED), run_runs),
+    "tables": Command("write the tables from the stored records", common(*SHOWN), make_tables),
+    "notebooks": Command("execute the notebooks that are out of date", common(*SHOWN, "jobs"), execute_notebooks),
     "select": Command("try recipes on validation data and say which is best", _declare_select, select),
-    "status": Command("what is done, running, missing; predicted remaining time", declare_common, status),
+    "status": Command(
+        "what is done, running, missing; predicted remaining time", common(*SHOWN, "slots", "seeds", "jobs"), status
+    ),
     "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
-    "rehearse": Command("two steps, an evaluation and a resume of every run; stores nothing", declare_common, rehearse),
+    "rehearse": Command(
+        "two steps, an evaluation and a resume of every run; stores nothing",
+        common("profile", "tables", "slots", "data", "set"),
+        rehearse,
+    ),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),

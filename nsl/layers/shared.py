@@ -147,7 +147,7 @@ class SharedKernels(nn.Module):
         options: dict[str, Any],
     ) -> None:
         """Raise ValueError unless these kernels serve such a layer, whose hidden and options are usual or theirs."""
-        own = {"hidden": (hidden, HIDDEN, self.first.out_channels)}
+        own: dict[str, tuple[Any, Any, Any]] = {"hidden": (hidden, HIDDEN, self.first.out_channels)}
         if "operator" in options:
             own["operator"] = (options["operator"], "cosine", getattr(self.first, "operator", None))
         for name, (value, usual, theirs) in own.items():

@@ -97,7 +97,7 @@ _CIRCUMSTANCES = ("date", "started", "finished", "checksum", "environment", "ima
 
 
 def _common(folder: Path) -> list[str]:
-    return ["--profile", PROFILE, "--tables", "1", "--seeds", "1", "--jobs", "2", "--results", str(folder / "results")]
+    return ["--profile", PROFILE, "--tables", "1", "--results", str(folder / "results")]
 
 
 def _records(folder: Path) -> Any:
@@ -151,7 +151,7 @@ def _train(folder: Path) -> list[str]:
 VICTIMS = {
     victim.name: victim
     for victim in (
-        Victim("run", lambda folder: ["reproduce", "run", *_common(folder)], _records),
+        Victim("run", lambda folder: ["reproduce", "run", "--seeds", "1", "--jobs", "2", *_common(folder)], _records),
         Victim("tables", lambda folder: ["reproduce", "tables", *_common(folder)], _tables, _copy_records),
         Victim(
             "theory",

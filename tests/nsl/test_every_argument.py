@@ -1,5 +1,5 @@
-"""No argument of a layer or a network is ignored: another value changes what is built, computed or learned, or is refused
-in a sentence that names it."""
+"""No argument of a layer or a network is ignored: another value changes what is built, computed or learned, or is
+refused in a sentence that names it."""
 
 from __future__ import annotations
 
