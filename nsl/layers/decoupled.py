@@ -23,7 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
+from nsl.layers.inputs import check_maps
 from nsl.layers.spherical import EPSILON, LEARNABLE_FLOOR, LEARNABLE_K, OPERATORS, SIGMOID_K, angular, patch_norm
+
+for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
+    torch.fx.wrap(_name)
 
 MAGNITUDES = ("sphere", "ball", "tanh", "linear", "log", "mix")
 BOUNDED = ("sphere", "ball", "tanh")
@@ -138,7 +142,10 @@ class DecoupledConv2d(nn.Conv2d):
         return places * (self.weight.numel() + self.out_channels) + norms
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()

@@ -148,8 +148,10 @@ class DeformConv2d(Window):
         offsets = self.offsets(input)
         return {"mean": offsets.mean((0, 3, 4)), "std": offsets.std((0, 3, 4)), "first": offsets[0]}
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolved(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
+        if not isinstance(input, Tensor):
+            raise ValueError("DeformConv2d reads the input's size and type and cannot be traced by torch.fx: export it")
         height, width = self.map_size(input)
         if input.numel() == 0:  # grid_sample takes no empty batch
             return input.new_zeros(len(input), self.out_channels, height, width) * self.weight.sum()

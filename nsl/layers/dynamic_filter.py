@@ -127,9 +127,12 @@ class DynamicFilterConv2d(Window):
         """Every channel filtered by itself, [B, C, Ho, Wo]; some images at a time, so that they stay in the cache."""
         numbers = self.second(self._hidden(input))
         height, width = self.map_size(input)
-        count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
+        pieces: Any = [(numbers, input)]
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
+            pieces = zip(numbers.split(count), input.split(count))
         parts = []
-        for some, images in zip(numbers.split(count), input.split(count)):
+        for some, images in pieces:
             raw, patches = self._innermost(some), self.patches_last(images)
             if self.scale is None or self.shift is None:
                 parts.append((raw * patches).sum(3))
@@ -149,7 +152,7 @@ class DynamicFilterConv2d(Window):
         """Filters whose numbers along these axes have the mean and deviation learned for the axis `owner`."""
         if self.scale is None or self.shift is None:
             return filters
-        shape = [-1 if axis == owner else 1 for axis in range(filters.dim())]
+        shape = [-1 if axis == owner else 1 for axis in range(5 if self.depthwise else 6)]
         centred = filters - filters.mean(axes, keepdim=True)
         inverse = (centred.square().mean(axes, keepdim=True) + EPSILON).rsqrt()
         scale, shift = (part.to(filters.dtype).view(shape) for part in (self.scale, self.shift))
@@ -178,9 +181,8 @@ class DynamicFilterConv2d(Window):
             return places * (kernel * (self.hidden + 1) + self.out_channels * self.hidden)
         return places * kernel
 
-    def forward(self, input: Tensor) -> Tensor:
+    def convolved(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        self.map_size(input)
         if self.pointwise is not None:
             output = self.pointwise(self._depthwise(input))
         elif self.local and self.normalise:

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.linear import LinearPredictor, check_own, feature_block, similar_features
+from nsl.layers.predictors import move_like
 from nsl.layers.recurrent import Cell, check_nonlinearity
 from nsl.layers.shared import HIDDEN
+from nsl.layers.similarity import identity_like, makes_anywhere
 from nsl.layers.structures import L1, Structure, make_structure
 
 
@@ -25,7 +27,6 @@ class _DynamicCell(Cell, nn.Module):
     """
 
     bias: bool
-    identity: Tensor
 
     def _add_predictor(
         self,
@@ -39,11 +40,12 @@ class _DynamicCell(Cell, nn.Module):
         if not self.structure.is_shared or isinstance(self.structure, L1):
             raise ValueError(f"similarity={self.structure!r} is for static layers; choose another one")
         self.block = feature_block(self.hidden_size, block_size, "hidden_size")
-        degrees = self.structure.degrees_of_freedom(self.block)
-        self.register_buffer("identity", self.structure.identity(self.block).to(like), persistent=False)
+        self.degrees_of_freedom = degrees = self.structure.degrees_of_freedom(self.block)
+        self._anywhere = makes_anywhere(self.structure)
         check_own(predictor, hidden)
         if predictor is None:
-            predictor = LinearPredictor(self.input_size + self.hidden_size, degrees, hidden).to(like)
+            predictor = LinearPredictor(self.input_size + self.hidden_size, degrees, hidden)
+            move_like(predictor, like)
         self.predictor = predictor
 
     def reset_parameters(self) -> None:
@@ -61,12 +63,12 @@ class _DynamicCell(Cell, nn.Module):
             ValueError: the predictor's output does not fit.
         """
         raw = self.predictor(torch.cat([input, hx], -1))
-        if raw.shape != (len(input), self.identity.numel()):
+        # torch.fx traces with something else
+        if isinstance(raw, Tensor) and (raw.dim() != 2 or raw.shape[1] != self.degrees_of_freedom):
             raise ValueError(
-                f"predictor must return [{len(input)}, {self.identity.numel()}] for {self.structure!r}, "
-                f"got {list(raw.shape)}"
+                f"predictor must return [B, {self.degrees_of_freedom}] for {self.structure!r}, got {list(raw.shape)}"
             )
-        free = raw + self.identity.to(raw.dtype)
+        free = raw + identity_like(self.structure, self.block, self._anywhere, raw)
         kind = self.structure.mask if self.structure.is_mask else self.structure.assemble
         return kind(free, self.block)
 

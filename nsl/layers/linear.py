@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.inputs import check_features
 from nsl.layers.predictors import move_like
 from nsl.layers.shared import HIDDEN
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
@@ -75,6 +76,7 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
+        check_features(input, self.in_features)
         return F.linear(input, self.neural(self.weight), self.bias)
 
 
@@ -106,6 +108,7 @@ class LinearPredictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., D]."""
+        check_features(input, self.first.in_features)
         norm = (input.square().sum(-1, keepdim=True) + EPSILON).sqrt()
         return self.second(torch.relu(self.first(input / norm)))
 
@@ -166,8 +169,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        if isinstance(input, Tensor) and input.shape[-1] != self.in_features:
-            raise ValueError(f"input must be [..., {self.in_features}], got {list(input.shape)}")
+        check_features(input, self.in_features)
         similarity = self.neural(input)
         mixed = similar_features(input.to(similarity.dtype), similarity, self.block, self.structure.is_mask)
         return F.linear(mixed.to(input.dtype), self.weight, self.bias)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.predictor_middle import middle
+from nsl.layers.inputs import check_maps
 from nsl.layers.shared import (
     BATCH_NORM_EPSILON,
     BATCH_NORM_MOMENTUM,
@@ -97,6 +98,7 @@ class Predictor(nn.Module):
         momentum = BATCH_NORM_MOMENTUM if batch_norm_momentum is None else batch_norm_momentum
         if batch_norm_momentum is not None and shared is None and not any(norms):
             raise ValueError("predictor: batch_norm_momentum belongs to batch norm, which this one has not")
+        self.in_channels = in_channels
         self.adaptation, self.pads = adaptation, uneven_padding(kernel)
         if shared is None:
             self.first = kind(in_channels, hidden, kernel, *geometry, bias=False, **(options or {}))
@@ -136,6 +138,7 @@ class Predictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
         if isinstance(input, Tensor) and input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.adaptation is not None:

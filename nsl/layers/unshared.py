@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import CONV_ARGUMENTS
+from nsl.layers.inputs import check_maps
 from nsl.layers.similarity import plain_options, refuse_stale
 from nsl.layers.static import filled
 from nsl.layers.structures import Block, Structure, make_structure
@@ -78,7 +79,8 @@ class UnsharedNSConv2d(nn.Conv2d):
         return self.structure.penalty(self.similarity, self.block)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
         return self._conv_forward(input, self.effective_weight(), self.bias)
 
     def fold(self) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.patches import output_size
+from nsl.layers.inputs import check_maps
 
 
 class Window(nn.Module):
@@ -67,10 +68,20 @@ class Window(nn.Module):
         Raises:
             ValueError: the input is not [B, C, H, W].
         """
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels, batched=True)
         size = (input.shape[2], input.shape[3])
         return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.convolved(input.unsqueeze(0)).squeeze(0)
+        return self.convolved(input)
+
+    def convolved(self, input: Tensor) -> Tensor:
+        """What the layer computes of a batch, [B, C, H, W] to [B, F, Ho, Wo]."""
+        raise NotImplementedError
 
     def taps_of(self, input: Tensor) -> list[Tensor]:
         """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""

@@ -25,6 +25,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
 
 import nsl
+from nsl.layers.decoupled import DecoupledConv2d
+from nsl.layers.deformable import DeformConv2d
+from nsl.layers.dynamic_filter import DynamicFilterConv2d
+from nsl.layers.dynamic_recurrent import DynamicNSGRUCell, DynamicNSRNNCell
+from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
+from nsl.layers.hypernetwork import HyperConv2d
+from nsl.layers.ode import ODEBlock
+from nsl.layers.unshared import UnsharedNSConv2d
 
 MAPS = (2, 3, 7, 6)
 PLACE: Any = (3, 9, 3, 1, 1)
@@ -49,6 +57,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ReleasePredictor": (lambda: nsl.ReleasePredictor(*PLACE, hidden=4), MAPS),
     "CNNPredictor": (lambda: nsl.CNNPredictor(*PLACE, hidden=4, head="tanh"), MAPS),
     "LinearPredictor": (lambda: nsl.LinearPredictor(4, 3, hidden=4), (2, 4)),
+    # What the paper compares with, of the modules of `nsl.layers`.
+    "DynamicFilterConv2d": (lambda: DynamicFilterConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "HyperConv2d": (lambda: HyperConv2d(3, 4, 3, padding=1, dynamic=True), MAPS),
+    "SelectedConv2d": (lambda: SelectedConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "MixtureConv2d": (lambda: MixtureConv2d(3, 4, 3, padding=1), MAPS),
+    "DeformConv2d": (lambda: DeformConv2d(3, 4, 3, padding=1, modulated=True), MAPS),
+    "DecoupledConv2d": (lambda: DecoupledConv2d(3, 4, 3, padding=1, learnable=True), MAPS),
+    "UnsharedNSConv2d": (lambda: UnsharedNSConv2d(3, 4, 3, padding=1, similarity="unconstrained"), MAPS),
+    "DynamicNSRNNCell": (lambda: DynamicNSRNNCell(4, 3, hidden=4), (2, 4)),
+    "DynamicNSGRUCell": (lambda: DynamicNSGRUCell(4, 3, hidden=4), (2, 4)),
+    "ODEBlock": (lambda: ODEBlock(nsl.NSConv2d(3, 3, 3, padding=1), "rk4", 2), MAPS),
 }
 #: Public modules that are no layers: parts of them.
 PARTS = {"SharedKernels", "StaticSimilarity", "DynamicSimilarity"}
@@ -93,6 +112,15 @@ def empty_batch(name: str, layer: nn.Module, x: Tensor) -> None:
 
 def unbatched(name: str, layer: nn.Module, x: Tensor) -> None:
     close(layer(x[0]), layer(x)[0])
+
+
+def wrong_shape(name: str, layer: nn.Module, x: Tensor) -> None:
+    wrong = [x[..., :-1] if x.dim() == 2 or name == "StaticGlobalSimilarity" else torch.cat([x, x], 1)]
+    if name not in ("NSLinear", "DynamicNSLinear", "LinearPredictor", "StaticGlobalSimilarity"):  # any [..., N]
+        wrong.append(x[None, None])
+    for other in wrong:
+        with pytest.raises(ValueError, match=r"^input must be .*, got [\[(][\d, ]*[\])]$"):
+            layer(other)
 
 
 def channels_last(name: str, layer: nn.Module, x: Tensor) -> None:
@@ -270,6 +298,8 @@ def traced_by_fx(name: str, layer: nn.Module, x: Tensor) -> None:
 
 
 def forward_derivative(name: str, layer: nn.Module, x: Tensor) -> None:
+    if name == "SelectedConv2d":  # its gates are steps, their derivative is straight-through
+        raise Absent
     layer, x, step = layer.double(), x.double(), 1e-6
     direction = torch.randn_like(x)
     with forward_ad.dual_level():
@@ -280,6 +310,7 @@ def forward_derivative(name: str, layer: nn.Module, x: Tensor) -> None:
 USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "empty batch": empty_batch,
     "unbatched input": unbatched,
+    "other channels or dimensions": wrong_shape,
     "channels_last": channels_last,
     "non-contiguous input": non_contiguous,
     "float16": _of_type(torch.float16, 0.05),
@@ -301,20 +332,33 @@ USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "forward-mode derivative": forward_derivative,
 }
 #: (layer, use) to what is said instead.
+_NO_SIMILARITY = (
+    "SphereConv2d", "SelectedConv2d", "MixtureConv2d", "DeformConv2d", "DecoupledConv2d", "UnsharedNSConv2d",
+    "DynamicNSRNNCell", "DynamicNSGRUCell",
+)  # fmt: skip
 REFUSED = {
-    ("SphereConv2d", "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first",
+    **{
+        (name, "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first"
+        for name in _NO_SIMILARITY
+    },
+    ("DeformConv2d", "torch.fx"): "DeformConv2d reads the input's size and type and cannot be traced by torch.fx",
+    ("DeformConv2d", "forward-mode derivative"): "forward AD with grid_sampler_2d that does not support it",
 }
 #: (layer, use) without a meaning: no maps to lay channels last, no weight of its own to prune.
-_NO_MAPS = ("NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor")
+_NO_MAPS = (
+    "NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor",
+    "DynamicNSRNNCell", "DynamicNSGRUCell",
+)  # fmt: skip
 _NO_WEIGHT = (
     "GlobalSimilarity", "StaticGlobalSimilarity", "ShiftConv2d", "SpherePredictor", "ReleasePredictor", "CNNPredictor",
-    "LinearPredictor",
+    "LinearPredictor", "DynamicFilterConv2d", "HyperConv2d", "ODEBlock",
 )  # fmt: skip
 ABSENT = {(name, "channels_last") for name in _NO_MAPS} | {
     (name, use) for name in _NO_WEIGHT for use in ("prune, fold", "weight_norm, freeze")
-}
+} | {("SelectedConv2d", "forward-mode derivative")}
 #: What a use asks for beyond its name.
 NOTES = {
+    "other channels or dimensions": "one sentence: what was expected and what came",
     "float16": "to 0.05, bfloat16 to 0.2, of the float32 output",
     "torch.export, dynamic sizes": "batch, height and width, the latter at least 4; `StaticGlobalSimilarity` has the "
     "map's size in its M. Every structure is tested too",
@@ -322,7 +366,8 @@ NOTES = {
     "convert twice": "the second conversion finds nothing left and says so",
     "torch.fx": "optional arguments are given by `concrete_args`, `{'hx': None}` of a cell and `{'output_size': None}` "
     "of a transposed convolution; the convolution itself is a leaf of the graph",
-    "forward-mode derivative": "`torch.autograd.forward_ad`, compared with finite differences",
+    "forward-mode derivative": "`torch.autograd.forward_ad`, compared with finite differences; the gates of "
+    "`SelectedConv2d` are steps",
 }
 
 
@@ -379,7 +424,8 @@ def test_every_structure_exports_to_onnx_with_dynamic_axes() -> None:
 
 def test_every_public_layer_is_in_the_table() -> None:
     public = {name for name in nsl.__all__ if isinstance(getattr(nsl, name), type)}
-    assert {name for name in public if issubclass(getattr(nsl, name), nn.Module)} == set(LAYERS) | PARTS
+    layers = {name for name in public if issubclass(getattr(nsl, name), nn.Module)}
+    assert layers == {name for name in LAYERS if hasattr(nsl, name)} | PARTS
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "support.md"
@@ -398,7 +444,8 @@ def document() -> str:
         "| | " + " | ".join(LAYERS) + " |",
         "|---|" + "---|" * len(LAYERS),
     ]
-    letters = {where: chr(ord("a") + number) for number, where in enumerate(REFUSED)}
+    sentences = list(dict.fromkeys(REFUSED.values()))
+    letters = {where: chr(ord("a") + sentences.index(sentence)) for where, sentence in REFUSED.items()}
     for use in USES:
         cells = [
             letters.get((name, use)) or ("–" if (name, use) in ABSENT else "yes")
@@ -407,7 +454,7 @@ def document() -> str:
         mark = f" [{numbers[use]}]" if use in numbers else ""
         lines.append(f"| {use}{mark} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {use}: {NOTES[use]}." for use, number in numbers.items()), ""]
-    lines += [f"- {letters[where]}: \"{sentence}\"" for where, sentence in REFUSED.items()]
+    lines += [f'- {chr(ord("a") + number)}: "{sentence}"' for number, sentence in enumerate(sentences)]
     return "\n".join(lines) + "\n"
 
 
