@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from reproduce import tasks, theory, torture
 from reproduce.declare import overrides, plan
 from reproduce.declare.runs import Run, declared_id
+from reproduce.declare.sizes import check_memory
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
 from reproduce.run.files import path_argument
@@ -181,6 +182,8 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again: bool = True) -> None:
     """Execute those of the runs that have no record yet; ``again`` when a remembered fingerprint turns out wrong."""
+    if arguments.executor == "local":
+        _check_memory(now, runs)
     executor = _executor(arguments, now, runs)  # before any data are loaded: what is wrong with it is said at once
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
@@ -196,6 +199,12 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
+
+
+def _check_memory(now: Session, runs: list[Run]) -> None:
+    """Refuse settings with which a network is too large for this machine; what was declared is known to fit."""
+    if overrides.SIGN in now.profile.name:
+        check_memory(runs)
 
 
 def _recorded(now: Session) -> dict[str, str]:
@@ -231,6 +240,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
     else:
         from reproduce.run import costs
 
+        _check_memory(now, now.runs)
         found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots)
         for line in costs.lines(found, now.profile, now.jobs):
             print(line)
@@ -244,6 +254,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
     from reproduce.run import rehearsal
 
     now = session(arguments)
+    _check_memory(now, now.runs)
     problems = rehearsal.rehearse(now.runs, now.data)
     if problems:
         raise ValueError(f"{len(problems)} rehearsals failed. {' '.join(problems)}")
