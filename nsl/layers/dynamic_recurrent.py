@@ -68,6 +68,11 @@ class _DynamicCell(Cell, nn.Module):
         kind = self.structure.mask if self.structure.is_mask else self.structure.assemble
         return kind(free, self.block)
 
+    def multiply_adds(self, _input: Tensor, _output: Tensor) -> int:
+        """Of one step, without the predictor's: both maps, and M, a product a unit or a matrix product a block."""
+        each = 1 if self.structure.is_mask else self.block.taps
+        return self.weight_ih.numel() + self.weight_hh.numel() + self.hidden_size * each
+
     def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
         """M_hh(x, h) h, [B, hidden_size]."""
         return similar_features(hx, self.predict_similarity(input, hx), self.block, self.structure.is_mask)
