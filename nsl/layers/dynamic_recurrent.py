@@ -25,6 +25,8 @@ class _DynamicCell(Cell, nn.Module):
 
     bias: bool
     identity: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
 
     def _add_predictor(
         self,
