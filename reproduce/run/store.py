@@ -114,9 +114,13 @@ class Store:
         # One line a key: small files whose history can still be read.
         lines = [f"{json.dumps(key)}: {canonical_json(complete[key])}" for key in sorted(complete)]
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-        for leftover in self.checkpoints.glob(f"{complete['id']}.*"):
-            leftover.unlink(missing_ok=True)
+        self.drop(complete["id"])
         return path
+
+    def drop(self, identity: str) -> None:
+        """Remove the checkpoints and attempts of a run."""
+        for leftover in self.checkpoints.glob(f"{identity}.*"):
+            leftover.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in order of identity."""
