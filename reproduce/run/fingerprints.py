@@ -9,6 +9,7 @@ unchanged data folder is not read again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -39,6 +40,9 @@ EMBEDDED = {
     "glyphs": ("matplotlib", "pillow", "numpy", "torch"),
     "glyphs_fs": ("matplotlib", "pillow", "numpy", "torch"),
 }
+
+#: Bytes of a set's files above which they are not hashed, so that none can be named when one changes in silence.
+MOST_HASHED = 2 << 30
 
 #: Files of the data folder whose sizes and dates say whether the data may have changed.
 PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
@@ -97,17 +101,49 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
         parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
         parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
     else:
-        root = Path(os.path.expanduser(data)) if data else default_root()
-        patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
-        found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
         if dataset["name"] not in KNOWN:  # its task's own: what that makes is determined by its file too
             parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
-        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
+        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(run, data)])
     return digest(parts)
+
+
+def _files(run: Run, data: str | None) -> list[Path]:
+    """Files of the data folder that the run's data set may be read from."""
+    if run.dataset["name"] in EMBEDDED:
+        return []
+    root = Path(os.path.expanduser(data)) if data else default_root()
+    patterns = OWN_PATTERNS.get(run.dataset["name"], PATTERNS)
+    return sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+
+
+def _hashed(files: list[Path]) -> dict[str, str]:
+    """SHA-256 by path; nothing of sets above `MOST_HASHED`, and of what cannot be read."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        if sum(path.stat().st_size for path in files) > MOST_HASHED:
+            return found
+        for path in files:
+            with path.open("rb") as stream:
+                found[str(path.resolve())] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def changed(runs: Iterable[Run], data: str | None) -> list[str]:
+    """Files of the runs' data that differ from what they were when the fingerprints were remembered."""
+    known = _read_json(_files_path())
+    now: dict[str, str] = {}
+    for run in {dataset_key(run.dataset): run for run in runs}.values():
+        now |= _hashed(_files(run, data))
+    return sorted(path for path, content in now.items() if known.get(path, content) != content)
 
 
 def _cache_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "nsl" / "fingerprints.json"
+
+
+def _files_path() -> Path:
+    """What the files contained then: a file can change and keep its size and date."""
+    return _cache_path().with_name("files.json")
 
 
 def _read_json(path: Path) -> dict[str, str]:
@@ -202,8 +238,8 @@ def current(
     ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
     written to ``data.json`` in ``folder``.
     """
-    cache = _read_json(_cache_path())
-    found: dict[str, str] = {}
+    cache, found = _read_json(_cache_path()), dict[str, str]()
+    hashes: dict[str, str] = {}
     fresh = False
     for key, run in {dataset_key(run.dataset): run for run in runs}.items():
         signature = _signature(run, data, loader)
@@ -211,6 +247,7 @@ def current(
             fingerprint = load(run, data)
             # Loading may have downloaded files: what is remembered is how they are now.
             cache[_signature(run, data, loader)] = fingerprint
+            hashes |= _hashed(_files(run, data))
             fresh = True
             found[key] = fingerprint
         else:
@@ -219,6 +256,8 @@ def current(
         # A cache folder that cannot be written costs time, not correctness.
         with suppress(OSError):
             write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
+            known = _read_json(_files_path()) | hashes
+            write_text(_files_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
     with _alone(folder / "locks"):
         path = folder / "data.json"
         known = _kept(path)

@@ -194,13 +194,26 @@ def test_jobs_are_shared_out_over_the_cards_each_seen_by_one_process(monkeypatch
     assert (cpu.processes, cpu.slots, executors._only_card(0)) == (3, 1, {})
 
 
-def test_the_same_command_goes_on_after_a_wrong_remembered_fingerprint(tmp_path: Path) -> None:
-    write_profile(tmp_path, seeds=1)
-    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
-    cache = tmp_path / "cache/nsl/fingerprints.json"
-    known = json.loads(cache.read_text("utf-8"))
-    cache.write_text(json.dumps(dict.fromkeys(known, "0" * 16)), "utf-8")
+@pytest.mark.parametrize("wrong", ["cache", "file"])
+def test_the_same_command_goes_on_after_a_wrong_remembered_fingerprint_and_names_the_file(
+    wrong: str, tmp_path: Path
+) -> None:
+    profiles = write_profile(tmp_path, seeds=1)
+    profiles.write_text(profiles.read_text("utf-8").replace("digits", "cifar10"), "utf-8")
+    file, cache = tmp_path / "data/batch.bin", tmp_path / "cache/nsl/fingerprints.json"
+    file.parent.mkdir()
+    file.write_bytes(b"images")
+    command = arguments("run", tmp_path, "--tables", "1", "--data", str(file.parent))
+    assert call(command, tmp_path).returncode == 0
     shutil.rmtree(tmp_path / "results")
-    done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path)
+    if wrong == "cache":
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text("utf-8")), "0" * 16)), "utf-8")
+    else:  # bit rot: size and date are as before
+        date = file.stat().st_mtime_ns
+        file.write_bytes(b"imagez")
+        os.utime(file, ns=(date, date))
+    done = call(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "it is computed anew and the runs go on" in done.stdout
+    why = f"{file} changed" if wrong == "file" else "no file is known to have changed"
+    assert f"fingerprint was wrong ({why}); it is computed anew and the runs go on." in done.stdout
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1
