@@ -13,19 +13,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from reproduce import tasks
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import KNOWN
-from reproduce.run.files import canonical_json, digest, write_text
+from reproduce.run.files import canonical_json, digest, locked, write_text
 from reproduce.run.store import read_record
 
 #: What a failed run says when the fingerprint it was planned with is not that of the data.
@@ -222,14 +220,6 @@ def recorded(folder: Path) -> dict[str, str]:
     return known
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Other commands wait: between reading and writing nothing may be added that would be lost."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "data.lock"):
-        yield
-
-
 def current(
     folder: Path, runs: Iterable[Run], data: str | None, load: Loader, loader: str
 ) -> dict[str, str]:
@@ -258,7 +248,8 @@ def current(
             write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
             known = _read_json(_files_path()) | hashes
             write_text(_files_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
-    with _alone(folder / "locks"):
+    # Other commands wait: between reading and writing nothing may be added that would be lost.
+    with locked(folder / "locks" / "data.lock"):
         path = folder / "data.json"
         known = _kept(path)
         if known | found != known or not path.exists():
