@@ -10,9 +10,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reproduce.__main__ import main
 from reproduce.declare import plan
 from reproduce.run import executors, fingerprints
 from reproduce.run.executors import LocalExecutor
@@ -96,6 +98,21 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(tmp_path: Path, 
     lines = done.stderr.strip().splitlines()
     assert lines == [f"error: 1 of {TABLE_1} runs failed. Baseline CNN on digits, seed 0 failed: {reason}"]
     assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1 - 1
+
+
+def test_tables_and_notebooks_follow_though_a_worker_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FAKE_DIES", "cnn9")
+    asked: list[Any] = []
+    monkeypatch.setattr("reproduce.show.notebooks.execute_all", lambda *given: asked.append(given) or [])
+    assert main(arguments("all", tmp_path, "--tables", "1")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its process ended with code 9" in line
+    assert (tmp_path / "results/tiny/tables/table1.csv").exists()
+    assert len(asked) == 1
 
 
 def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
