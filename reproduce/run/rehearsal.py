@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -128,8 +127,10 @@ def rehearse_alone(run: Run, data: str | None) -> Rehearsed:
     ours, theirs = context.Pipe()
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
     os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS=str(run.threads))
-    with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_serve, args=(theirs, run, data, Path(folder)), daemon=True)
+    from nsl.outputs import scratch
+
+    with scratch("reproduce-rehearsal-") as folder:
+        process = context.Process(target=_serve, args=(theirs, run, data, folder), daemon=True)
         try:
             process.start()
         finally:

@@ -30,6 +30,7 @@ class Segmentation(Task):
     metric = MEAN_IOU
     more_metrics = (PIXEL_ERROR,)
     trial_data = "{validation} further scenes of the training digits"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SegmentationSet:
         from nsl.data.scenes import load_segmentation

@@ -28,6 +28,7 @@ class Sequences(Task):
     name = "sequences"
     metric = ERROR
     trial_data = "{validation} training sequences held out"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SequenceSet:
         from nsl.data.sequences import load_sequences
