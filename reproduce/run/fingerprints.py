@@ -22,7 +22,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare.runs import Run
-from reproduce.declare.shapes import KNOWN
+from reproduce.declare.shapes import CATALOGUE
 from reproduce.run.files import canonical_json, digest, locked, write_text
 from reproduce.run.store import read_record
 
@@ -32,28 +32,11 @@ DROPPED = "its entry is dropped"
 #: Key of ``data.json`` that holds the hash of the others.
 CHECKSUM = "checksum"
 
-#: Sets that are made or bundled, not read from the data folder; the packages that determine their contents.
-EMBEDDED = {
-    "digits": ("scikit-learn", "numpy", "torch"),
-    "glyphs": ("matplotlib", "pillow", "numpy", "torch"),
-    "glyphs_fs": ("matplotlib", "pillow", "numpy", "torch"),
-}
+#: Files of the data folder that a task's own set, which the catalogue does not have, may be read from.
+PATTERNS = ("*", "*/*")
 
 #: Bytes of a set's files above which they are not hashed, so that none can be named when one changes in silence.
 MOST_HASHED = 2 << 30
-
-#: Files of the data folder whose sizes and dates say whether the data may have changed.
-PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
-#: The same of sets whose files are so many that only their own runs look at them.
-_FOLDERS = {
-    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
-    "tiny_imagenet": ("tiny-imagenet-200", "."),
-    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
-}
-OWN_PATTERNS = {
-    name: tuple(f"{folder}/{part}" for folder in folders for part in ("*.txt", "train/**/*", "val/**/*"))
-    for name, folders in _FOLDERS.items()
-}
 
 Loader = Callable[[Run, str | None], str]
 
@@ -95,11 +78,12 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
     dataset = run.dataset
     sources = Path(__file__).parents[2] / "nsl" / "data"
     parts: list[Any] = [dataset, loader]
-    if dataset["name"] in EMBEDDED:
+    entry = CATALOGUE.get(dataset["name"])
+    if entry and entry.embedded:
         parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
-        parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
+        parts.append({package: _version(package) for package in entry.packages})
     else:
-        if dataset["name"] not in KNOWN:  # its task's own: what that makes is determined by its file too
+        if entry is None:  # its task's own: what that makes is determined by its file too
             parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
         parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(run, data)])
     return digest(parts)
@@ -107,10 +91,11 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
 
 def _files(run: Run, data: str | None) -> list[Path]:
     """Files of the data folder that the run's data set may be read from."""
-    if run.dataset["name"] in EMBEDDED:
+    entry = CATALOGUE.get(run.dataset["name"])
+    if entry and entry.embedded:
         return []
     root = Path(os.path.expanduser(data)) if data else default_root()
-    patterns = OWN_PATTERNS.get(run.dataset["name"], PATTERNS)
+    patterns = entry.patterns if entry else PATTERNS
     return sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
 
 

@@ -34,8 +34,8 @@ class Backend(Protocol):
         """Train, resuming from ``checkpoint`` when it exists."""
         ...
 
-    def execution(self) -> dict[str, str]:
-        """How runs are executed here: what determines their numbers beside what is declared."""
+    def execution(self, run: Run) -> dict[str, str]:
+        """How the run is executed here: what determines its numbers beside what is declared."""
         ...
 
     def environment(self) -> dict[str, Any]:
@@ -69,13 +69,13 @@ class NslBackend:
         dataset = self._load(run, data)
         return tasks.named(run.task).train(run, dataset, checkpoint, self.checkpoint_minutes, progress)
 
-    def execution(self) -> dict[str, str]:
+    def execution(self, run: Run) -> dict[str, str]:
         import torch
 
         from nsl.kernels import paths
 
         choose_arithmetic()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and tasks.named(run.task).on_gpu else "cpu"
         return {"device": device, **paths.describe(device)}
 
     def environment(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def execute(
 
     A run whose record exists is not executed again. The data are checked against ``fingerprint`` first.
     """
-    execution = backend.execution()
+    execution = backend.execution(run)
     config = run.config(fingerprint, execution)
     identity, declared = run_id(config), declared_id(config)
     with store.claim(declared, identity) as mine:
@@ -151,9 +151,9 @@ def execute(
         attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
         attempts.begin({**machine(), **backend.environment(), "declared": declared, "execution": execution})
         outcome = backend.train(run, data, store.checkpoint(identity), progress)
-        if backend.execution() != execution:
+        if backend.execution(run) != execution:
             raise ValueError(
-                f"{run.name} began on {execution} and ended on {backend.execution()}, so that its numbers belong to "
+                f"{run.name} began on {execution} and ended on {backend.execution(run)}, so that its numbers belong to "
                 "neither; nothing was stored, start it again."
             )
         record = {

@@ -76,7 +76,7 @@ class FakeBackend:
         observations = {"static": [{"layer": "conv1", "M": [[1.0] * 3] * 3}]}
         return Outcome(result, parameters, observations if "static" in run.model["name"] else {})
 
-    def execution(self) -> dict[str, str]:
+    def execution(self, run: Run) -> dict[str, str]:
         return {"device": "none", "kernels": os.environ.get("FAKE_KERNELS", "plain"), "matmul": "highest"}
 
     def environment(self) -> dict[str, Any]:
