@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nsl.outputs import check_folder
 from reproduce.bench.card import Unavailable, card
 from reproduce.run.files import write_text
 
@@ -82,11 +83,16 @@ def run_benchmarks(
     only: list[str],
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> int:
-    """Run the benchmarks called ``only`` (all when empty); returns how many were run."""
+    """Run the benchmarks called ``only`` (all when empty); returns how many were run.
+
+    Raises:
+        ValueError: there is no such benchmark, or nothing can be written in ``folder``.
+    """
     unknown = [name for name in only if name not in benchmarks]
     if unknown:
         known = ", ".join(benchmarks) or "none are registered"
         raise ValueError(f"No benchmark is called {unknown[0]!r}; choose from: {known}.")
+    check_folder(folder, "the folder of results")
     chosen = {name: call for name, call in benchmarks.items() if not only or name in only}
     done = 0
     for name, call in chosen.items():
