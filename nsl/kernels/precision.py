@@ -22,8 +22,8 @@ def set_float32_products(products: Products) -> None:
     """
     if products not in ("ieee", "tf32"):
         raise ValueError(f"float32 products must be 'ieee' or 'tf32', got {products!r}")
-    # By the older of PyTorch's two ways. After the newer one, a switch a library, all that reads the older raises,
-    # `torch.get_float32_matmul_precision` among it; this one moves both, and cuDNN's recurrent layers too.
+    # By the older of PyTorch's two ways. After the newer, a switch a library, all that reads the older raises,
+    # `torch.get_float32_matmul_precision` among them; this one moves both, and cuDNN's recurrent layers too.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = products == "tf32"
 
 

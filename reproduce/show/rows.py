@@ -21,7 +21,10 @@ from reproduce.show.statistics import Direction, Interval, Verdict, combine, mea
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one data set: its records by seed, and what they come to."""
+    """One method on one data set: its records by seed, and what they come to.
+
+    ``place`` is the paper's data set where the slot is called otherwise.
+    """
 
     table: plan.Key
     slot: str
@@ -29,6 +32,7 @@ class Row:
     method: plan.Method
     records: dict[int, dict[str, Any]]
     verdict: Verdict
+    place: str = ""
 
     @property
     def finished(self) -> dict[int, dict[str, Any]]:
@@ -69,7 +73,7 @@ class Row:
 
     def printed(self, metric: Metric) -> float | None:
         """The paper's value of a metric in percent, None where it is illegible or not given."""
-        return self.method.printed(metric, self.slot)
+        return self.method.printed(metric, self.place or self.slot)
 
     @property
     def parameters(self) -> int | None:
@@ -139,7 +143,7 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
         for method in declared.methods:
             configuration = _without_seed(profile.run(method, slot, 0).declared(mark))
             found = dict(sorted(records.get(configuration, {}).items()))
-            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE))
+            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE), place.place)
             plain[slot, method.key] = row
     cases = [
         Case(

@@ -94,12 +94,6 @@ class Segmentation(Task):
         cost = nsl.count_multiply_adds(network, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
 
-    def shape(self, dataset: dict[str, Any]) -> Shape:
-        from reproduce.declare.shapes import Shape
-
-        size = int(dataset.get("image_size", 32))
-        return Shape(size, 11, int(dataset.get("train", 1000)), int(dataset.get("test", 200)), size)
-
     def network(self, run: Run, sizes: Shape) -> Any:
         """The network and the mean of its logits over the pixels, which is what costs are counted and timed on."""
         from torch import nn

@@ -22,7 +22,9 @@ class FakeBackend:
     """Errors are a hash of model and seed; model options can ask for a crash, a failure or a divergence."""
 
     def fingerprint(self, run: Run, data: str | None) -> str:
-        return hashlib.sha256(repr(sorted(run.dataset.items())).encode()).hexdigest()[:16]
+        files = sorted(Path(data).glob("*.bin")) if data else []
+        content = repr((sorted(run.dataset.items()), *(file.read_bytes() for file in files)))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
         if log := os.environ.get("FAKE_LOG"):

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).with_name("golden_identities.json")
 def identities(name: str) -> dict[str, str]:
     """Declared identities by the runs' names, of data whose fingerprint is left out."""
     profile = plan.profile(name)
-    runs = plan.planned_runs(profile, plan.tables())
+    runs = plan.planned_runs(profile, (*plan.tables(), "budget"))
     return {run.name: declared_id(run.declared("")) for run in runs}
 
 
