@@ -86,7 +86,7 @@ def run_benchmarks(
     """Run the benchmarks called ``only`` (all when empty); returns how many were run.
 
     Raises:
-        ValueError: there is no such benchmark, or nothing can be written in ``folder``.
+        ValueError: a name is unknown, this machine cannot run one that was named, or ``folder`` cannot be written.
     """
     unknown = [name for name in only if name not in benchmarks]
     if unknown:
@@ -95,11 +95,12 @@ def run_benchmarks(
     check_folder(folder, "the folder of results")
     chosen = {name: call for name, call in benchmarks.items() if not only or name in only}
     done = 0
+    refused: list[str] = []
     for name, call in chosen.items():
         try:
             rows = call()
         except Unavailable as reason:
-            say(f"{name}: {reason}")
+            (refused.append if only else say)(f"{name}: {reason}")
             continue
         say(name)
         for line in _format(rows):
@@ -112,4 +113,6 @@ def run_benchmarks(
         }
         write_text(folder / f"{name}.json", json.dumps(stored, indent=1, sort_keys=True) + "\n")
         done += 1
+    if refused:
+        raise ValueError(" ".join(refused))
     return done
