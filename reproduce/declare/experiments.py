@@ -72,6 +72,7 @@ class Claim:
             fit the claim's words, and the method whose count is taken off both.
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
         multiple: of "does_not_converge": of the second method's error.
+        check: of "computed": a name of ``reproduce.studies.CHECKS``.
         note: what a reader of the verdict has to know.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
@@ -88,6 +89,7 @@ class Claim:
     without: str = ""
     paper_counts: tuple[float, ...] = ()
     multiple: float = 0.0
+    check: str = ""
     note: str = ""
     control: bool = False
 

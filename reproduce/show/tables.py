@@ -1,7 +1,8 @@
 """All tables of a profile: their CSV files and a summary in Markdown.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
-(``reproduce/declare/sizes.py``). What a table looks like is said by its task's columns.
+(``reproduce/declare/sizes.py``) and claims that are computed ask ``reproduce/studies``. What a table looks like is said
+by its task's columns.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
 
 
 def summary(profile: plan.Profile, store: Store) -> str:
-    """Every table of the paper, and those beyond it that have records, in Markdown."""
+    """Every table of the paper and beyond it, in Markdown; of one without records, what its claims come to without."""
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
@@ -83,13 +84,15 @@ def summary(profile: plan.Profile, store: Store) -> str:
     for key in plan.every():
         table = make_table(key, profile, store)
         run = any(row.records for row in table.rows)
-        if not run and key not in plan.tables():
+        if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
         if run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
-        else:
+        elif key in plan.tables():
             parts.append("Not run.")
+        else:
+            parts += [f"Not run. {scope_sentence(table)}", words.answer(table)]
         parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 
