@@ -1,4 +1,4 @@
-"""All tables of a profile: their CSV files and a summary in Markdown.
+"""All tables of a profile: their CSV files, a summary in Markdown, and the page of what stands.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
 (``reproduce/declare/sizes.py``). What a table looks like is said by its task's columns.
@@ -13,10 +13,10 @@ from reproduce.declare import plan
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import cards, flat, rankings, words
+from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, make_table, shown_tables
 
 
 def csv_rows(table: Table) -> list[dict[str, str]]:
@@ -49,7 +49,7 @@ def scope_sentence(table: Table) -> str:
 
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
-    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv`` and the summary of all declared tables."""
+    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv``, the summary of all tables, and what stands."""
     made = []
     for key in keys:
         table = make_table(key, profile, store)
@@ -65,6 +65,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
     if any(store.runs.glob("*.json")):
         write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
+    write_text(store.folder / "findings.md", findings.page(profile, store))
     return made
 
 
@@ -80,17 +81,13 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
         "well: they do not compare methods. The verdict rule is in `reproduce/show/statistics.py`.",
     ]
-    for key in plan.every():
-        table = make_table(key, profile, store)
-        run = any(row.records for row in table.rows)
-        if not run and key not in plan.tables():
-            continue
+    for table in shown_tables(profile, store):
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
-        if run:
+        if table.run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
         else:
             parts.append("Not run.")
-        parts += _recipe_choice(profile, store, key)
+        parts += _recipe_choice(profile, store, table.experiment.table)
     return "\n\n".join(parts) + "\n"
 
 
