@@ -167,7 +167,9 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
         return
     report = executor.execute(sorted(missing, key=_shares(missing)))
     if again and any(fingerprints.DROPPED in failure for failure in report.failures):
-        print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
+        files = fingerprints.changed((run for run, _ in missing), now.data)
+        why = f"{', '.join(files)} changed" if files else "no file is known to have changed"
+        print(f"A remembered fingerprint was wrong ({why}); it is computed anew and the runs go on.", flush=True)
         _execute(arguments, now, runs, again=False)
         return
     if report.failures:

@@ -15,22 +15,8 @@ from reproduce import tasks
 from reproduce.declare import overrides
 from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, read
 from reproduce.declare.runs import Run
+from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.show.statistics import Scope
-
-#: The budgets of the paper's protocols in training images: iterations of 128 images (paper, section 7.1).
-PAPER_IMAGES = {"cifar10": 64_000 * 128, "cifar100": 64_000 * 128, "imagenet": 600_000 * 128}
-
-#: How data sets are written whose key is not that.
-TITLES = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "imagenet": "ImageNet",
-    "mini_imagenet": "Mini-ImageNet",
-    "cifar_fs": "CIFAR-FS",
-    "glyphs_fs": "glyphs",
-    "tiny_imagenet_25": "Tiny-ImageNet-25",
-    "tiny_imagenet_25_fs": "Tiny-ImageNet-25",
-}
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -88,16 +74,16 @@ class Slot:
     @property
     def title(self) -> str:
         """How its data set is written: CIFAR-10, or what stands in for it; with the budget where it is another."""
-        name, title = str(self.data["name"]), TITLES.get(self.place, self.place)
-        data = title if name == self.place else f"{TITLES.get(name, name)} (for {title})"
+        name = str(self.data["name"])
+        data = title(name) if name == self.place else f"{title(name)} (for {title(self.place)})"
         return f"{data}, {self.multiple}" if self.multiple else data
 
     @property
     def budget(self) -> float:
         """Training images of a run as a fraction of the paper's; where the paper names no budget: 1."""
-        if self.place not in PAPER_IMAGES:
+        if self.place not in CATALOGUE or not (most := CATALOGUE[self.place].paper_images):
             return 1.0
-        return float(self.recipe["iterations"] * self.recipe["batch_size"] / PAPER_IMAGES[self.place])
+        return float(self.recipe["iterations"] * self.recipe["batch_size"] / most)
 
     @property
     def scope(self) -> Scope:

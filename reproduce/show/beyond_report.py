@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduce.declare.profiles import PAPER_IMAGES
+from reproduce.declare.shapes import CATALOGUE
 from reproduce.show import beyond, budget
 from reproduce.show.report import Report, layer_name, show, text
 
@@ -132,7 +132,7 @@ def budget_curves(report: Report) -> Any:
         paper = {method.label: known[method.key] for method in methods if method.key in known}
         if budget.BETTER in known and budget.WORSE in known:
             paper[""] = table.metric.gain(known[budget.BETTER], known[budget.WORSE])
-    return show(beyond.budget_curves(errors, differences, paper, PAPER_IMAGES[table.slots[0].place]))
+    return show(beyond.budget_curves(errors, differences, paper, CATALOGUE[table.slots[0].place].paper_images))
 
 
 def budget_answer(report: Report) -> Any:
