@@ -204,6 +204,10 @@ def _with_counts(turns: list[str], wanted: dict[str, int]) -> list[str]:
     return turns
 
 
+def _folder(name: str, root: Path) -> Path:
+    return next((root / place for place in CATALOGUE[name].folders if (root / place).is_dir()), root)
+
+
 def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class: int | None = None) -> FewShotData:
     """Mini-ImageNet in the split of Ravi and Larochelle (ICLR 2017): 64 / 16 / 20 classes of 600 images.
 
@@ -222,7 +226,7 @@ def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class
     Raises:
         DataError: a class is missing, or a class has not 600 images.
     """
-    folder = root / "mini-imagenet" if (root / "mini-imagenet").is_dir() else root
+    folder = _folder("mini_imagenet", root)
     lists = [folder / f"{part}.csv" for part in ("train", "val", "test")]
     if all(path.is_file() for path in lists):
         files = _listed(folder, lists)
@@ -290,7 +294,7 @@ def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
 
 def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: int | None = None) -> FewShotData:
     """Tiny-ImageNet's images of 25 classes of Mini-ImageNet: 200 train and 50 val images a class, 14 / 6 / 5."""
-    folder = root / "tiny-imagenet-25" if (root / "tiny-imagenet-25").is_dir() else root
+    folder = _folder("tiny_imagenet_25_fs", root)
     notes = folder / "val" / "val_annotations.txt"
     if not notes.is_file():
         raise DataError(
