@@ -21,7 +21,7 @@ from nsl.data.files import annotated_files
 from nsl.outputs import LEFT_OVER, OutputError, replacing, scratch
 from nsl.training import CheckpointError, Execution, Recipe, load_checkpoint, train
 from nsl.training.checkpoint import check_optimiser
-from nsl.training.export import ExportError, load_model, save_model
+from nsl.training.export import ExportError, load_model, save_model, write_tensors
 from reproduce.run.files import write_text
 from theory.__main__ import claims as theory_claims
 from theory.claims import ledger
@@ -140,6 +140,19 @@ def test_a_full_disk_is_said_with_the_path_that_did_not_fit(tmp_path: Path, monk
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'data.json'}'"):
         write_text(tmp_path / "data.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "net.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=f"{path} cannot be written \\(File too large\\); free some space"):
+            write_tensors(path, {"weight": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 
