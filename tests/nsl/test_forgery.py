@@ -8,6 +8,7 @@ import json
 import os
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ def test_no_claim_is_lost_where_the_ledger_could_not_be_written_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, full = ledger.write, [OutputError(errno.ENOSPC, "the disk is full.")]
+    finding = ledger.run(ledger.find("flow-equations"), quick=True, mutate=False).finding
 
     def write(*given: Any) -> None:
         if full:
@@ -167,6 +169,8 @@ def test_no_claim_is_lost_where_the_ledger_could_not_be_written_for_a_while(
         real(*given)
 
     monkeypatch.setattr(ledger, "write", write)
+    monkeypatch.setattr(ledger, "run_group", lambda group, quick: [(number, finding, {}, 0.1) for number in group])
+    monkeypatch.setattr("nsl.processes.workers", ThreadPoolExecutor)
     assert theory_claims(["1", "4"], quick=True, out=tmp_path, jobs=1) == 0
     assert capsys.readouterr().err == "warning: the disk is full. The claims go on.\n"
     assert [row["number"] for row in ledger.read(tmp_path)] == [1, 4]
