@@ -1,4 +1,4 @@
-"""All tables of a profile: their CSV files and a summary in Markdown.
+"""All tables of a profile: their CSV files, a summary in Markdown, and the page of what stands.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
 (``reproduce/declare/sizes.py``) and claims that are computed ask ``reproduce/studies``. What a table looks like is said
@@ -14,7 +14,7 @@ from reproduce.declare import plan
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import cards, flat, rankings, words
+from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
 from reproduce.show.rows import Table, make_table
@@ -50,7 +50,7 @@ def scope_sentence(table: Table) -> str:
 
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
-    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv`` and the summary of all declared tables."""
+    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv``, the summary of all tables, and what stands."""
     made = []
     for key in keys:
         table = make_table(key, profile, store)
@@ -66,6 +66,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
     if any(store.runs.glob("*.json")):
         write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
+    write_text(store.folder / "findings.md", findings.page(profile, store))
     return made
 
 
@@ -83,11 +84,10 @@ def summary(profile: plan.Profile, store: Store) -> str:
     ]
     for key in plan.every():
         table = make_table(key, profile, store)
-        run = any(row.records for row in table.rows)
         if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
-        if run:
+        if table.run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
         elif key in plan.tables():
             parts.append("Not run.")

@@ -49,7 +49,7 @@ def count(claims: Iterable[Judged]) -> str:
     found = Counter(judged.verdict.direction for judged in own)
     untrained = Counter(judged.verdict.direction for judged in own if _counted(judged.verdict))
     ways = {_computed(judged): None for judged in own if _counted(judged.verdict)}
-    how = {(True,): "computed", (False,): "counted on networks"}.get(tuple(ways), "counted or computed")
+    how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     named = [
         f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
         for key in _COUNTED

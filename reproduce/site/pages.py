@@ -12,10 +12,11 @@ from typing import Any
 from reproduce.declare import plan
 from reproduce.run.files import write_bytes, write_text
 from reproduce.run.store import Store
-from reproduce.show import words
+from reproduce.show import findings, words
+from reproduce.show.cells import plain
 from reproduce.show.claims import Judged
 from reproduce.show.notebooks import SOURCES
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, shown_tables
 from reproduce.show.tables import summary
 from reproduce.site import forest
 
@@ -93,14 +94,14 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
     if not profiles:
         lines += ["No run is stored yet; `make reproduce` makes some.", ""]
     for profile, store in profiles:
-        tables = [make_table(key, profile, store) for key in plan.every()]
-        tables = [t for t in tables if t.experiment.table in plan.tables() or any(row.records for row in t.rows)]
+        tables = shown_tables(profile, store)
         claims = [(table.experiment.name, judged) for table in tables for judged in table.claims]
         described = f"{profile.description[:1].upper()}{profile.description[1:]}."
         lines += [f"## Verdicts of the {profile.name} profile", "", described, ""]
         lines += [f"**{words.count([judged for _, judged in claims])}**", ""]
         if profile.name == "demo":
             lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
+        lines += [f"[What stands, what does not, and what would decide the rest](findings/{profile.name}.md)", ""]
         if forest.compared(claims):
             for mode in ("light", "dark"):
                 name = f"forest-{profile.name.replace('+', '-')}-{mode}.png"
@@ -114,7 +115,7 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], s
             ]
         lines += _claims_page(profile, store, tables, has_notebook)
     trees = {
-        "Results": [f"tables/{profile.name}" for profile, _ in profiles],
+        "Results": [f"{kind}/{profile.name}" for profile, _ in profiles for kind in ("findings", "tables")],
         "Notebooks": sorted(has_notebook),
         "Theory": ["ledger"] if (source / "ledger.md").exists() else [],
         "Documents": [name for name in DOCUMENTS if (source / f"{name}.md").exists()],
@@ -141,21 +142,16 @@ def _ledger(results: Path) -> str:
         shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in claim["measured"].items()}
         parts = {
             "verdict": f"**{claim['verdict']}**",
-            "threshold": _plain(claim["threshold"]),
+            "threshold": plain(claim["threshold"]),
             "mutants killed": f"{killed} of {len(claim['mutants'])}",
-            "source": _plain(claim["source"]),
-            "experiment": _plain(claim["experiment"]),
-            "note": _plain(claim["note"]),
+            "source": plain(claim["source"]),
+            "experiment": plain(claim["experiment"]),
+            "note": plain(claim["note"]),
         }
-        lines += [f"## {claim['number']} {claim['id']}", "", _plain(claim["statement"]), ""]
+        lines += [f"## {claim['number']} {claim['id']}", "", plain(claim["statement"]), ""]
         lines += [f"- {name}: {text}" for name, text in parts.items() if text]
-        lines += ["- measured:", *(f"  - {_plain(key)}: {value}" for key, value in shown.items()), ""]
+        lines += ["- measured:", *(f"  - {plain(key)}: {value}" for key, value in shown.items()), ""]
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Text whose signs mean themselves in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>|$^~])", r"\\\1", text)
 
 
 def _notebook(path: Path, target: Path) -> None:
@@ -186,6 +182,7 @@ def write_source(results: Path, root: Path, source: Path) -> None:
             has_notebook.add(name)
     for profile, store in profiles:
         write_text(source / "tables" / f"{profile.name}.md", summary(profile, store))
+        write_text(source / "findings" / f"{profile.name}.md", findings.page(profile, store))
         target = source / "extra" / "records" / profile.name
         target.mkdir(parents=True, exist_ok=True)
         for path in store.runs.glob("*.json"):
