@@ -78,7 +78,7 @@ beyond_report.moved_taps(dynamic, structures)
 beyond_report.mixtures(dynamic)
 
 # %%
-dynamic.claims()
+dynamic.answer()
 
 # %% [markdown]
 # ## One similarity a layer or one a filter; other shapes; other operators
@@ -97,7 +97,7 @@ dynamic.claims()
 structures.errors()
 
 # %%
-structures.claims()
+structures.answer()
 
 # %% [markdown]
 # ### Shifts that save something
@@ -135,7 +135,7 @@ show(beyond.orders(found))
 connected.errors()
 
 # %%
-connected.claims()
+connected.answer()
 
 # %% [markdown]
 # ## Distance metric learning
@@ -154,7 +154,7 @@ metric.errors()
 beyond_report.spectrum(metric)
 
 # %%
-metric.claims()
+metric.answer()
 
 # %% [markdown]
 # ## From a pretrained network
@@ -170,13 +170,14 @@ stages.errors()
 beyond_report.stage_curves(stages)
 
 # %%
-stages.claims()
+stages.answer()
 
 # %% [markdown]
 # ## Verdict
 #
-# The tables of claims above are the verdicts. The rule is written down in `reproduce/show/statistics.py`: with fewer
-# than three seeds nothing is decided, and a claim marked as ours says what a claim of the paper shows.
+# The verdicts stand in the sections above. The rule is written down in `reproduce/show/statistics.py`: what runs measure
+# is undecided with fewer than three seeds, what is counted or computed needs none, and a control is ours: the paper
+# claims nothing there.
 
 # %%
 slopes = {name: related.slope(errors) for name, (_, _, errors) in found.items()}
