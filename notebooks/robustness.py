@@ -32,8 +32,8 @@ report.scope()
 # | tanh | $\tanh(\lVert x \rVert / \rho) \cos\theta$ |
 # | learnable | $\alpha_f \tanh(\lVert x \rVert / \rho_f)\, g_f(\theta)$, numbers of the filter learned |
 #
-# The hyperspherical one is also a dynamic neural similarity without parameters (3.3), $M(X) = I / (\lVert w \rVert \lVert
-# X \rVert)$: the last claim below is that identity, computed.
+# The hyperspherical one is also a dynamic neural similarity without parameters (3.3), $M(X) = I / (\lVert w \rVert
+# \lVert X \rVert)$: the last claim below is that identity, computed.
 #
 # All are in the nine convolutions of CNN-9, trained as in Table 4. Batch norm follows each, so that what is bounded is
 # the input of batch norm, as in the source. Afterwards the first 200 test images are attacked: FGSM takes one step of
