@@ -46,7 +46,7 @@ def count(claims: Iterable[Judged]) -> str:
     """
     own = [judged.verdict for judged in claims if not judged.claim.control]
     found = Counter(verdict.direction for verdict in own)
-    untrained = Counter(verdict.direction for verdict in own if _counted(verdict))
+    untrained = Counter(verdict.direction for verdict in own if counted(verdict))
     named = [
         f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key])}"
         for key in _COUNTED
@@ -55,11 +55,15 @@ def count(claims: Iterable[Judged]) -> str:
     total = sum(found.values())
     if not named:
         return "No claim of the paper is about this."
-    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return f"Of {total} claim{'s' if total > 1 else ''} {listed}."
+    return f"Of {total} claim{'s' if total > 1 else ''} {listed(named)}."
 
 
-def _counted(verdict: Verdict) -> bool:
+def listed(parts: list[str]) -> str:
+    """Parts of a sentence with commas and a last "and"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def counted(verdict: Verdict) -> bool:
     """Whether a verdict is about sizes of networks, which are counted on them without training."""
     return bool(verdict.observed) and not verdict.seeds
 
@@ -86,9 +90,9 @@ def number_word(value: int) -> str:
 def _where(judged: Judged) -> str:
     verdict = judged.verdict
     if verdict.direction == Direction.NOT_RUN:
-        return f"On {judged.dataset}"
+        return f"Not run on {judged.dataset}"
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if _counted(verdict) else seeds
+    over = "counted on the networks" if counted(verdict) else seeds
     if verdict.unit == EPISODE and verdict.interval is not None:
         over = f"{verdict.interval.count} episodes"
     data = verdict.scope.data or judged.dataset
@@ -98,7 +102,7 @@ def _where(judged: Judged) -> str:
 def _observed(judged: Judged) -> str:
     verdict, better, worse = judged.verdict, judged.better.label, judged.worse.label
     if verdict.direction == Direction.NOT_RUN:
-        return f"{better} against {worse}{_measured(judged)} was not run"
+        return f"{better} against {worse}{_measured(judged)}"
     if verdict.observed:
         return f"{better} beside {worse}, {verdict.observed}"
     if verdict.interval is None:
@@ -147,7 +151,7 @@ def _verdict(judged: Judged) -> str:
     if direction == Direction.AGREES and reason and paper is not None:
         return f"agrees in direction, smaller than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
-        return f"no effect of the paper's size, {number(paper)} {_side(judged, paper)}"
+        return f"no effect of the paper's size, which is {number(paper)} {_side(judged, paper)}"
     said = f"{direction} ({reason})" if reason else str(direction)
     return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
 
@@ -159,4 +163,6 @@ def _in_the_paper(judged: Judged) -> str:
     if judged.paper is not None:
         return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
-    return f"in the paper {claimed}, by a difference that is illegible"
+    printed = [method.printed(judged.claim.metric, judged.slot) for method in (judged.better, judged.worse)]
+    # Where neither has a number it is the paper's text that speaks; where one has, the other's is illegible.
+    return f"in the paper {claimed}, " + ("in words only" if printed == [None, None] else "by how much is illegible")
