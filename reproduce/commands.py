@@ -338,8 +338,9 @@ def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks."""
     from reproduce.bench import BENCHMARKS, run_benchmarks
 
-    count = run_benchmarks(BENCHMARKS, arguments.results / "bench", arguments.names)
-    print(f"{count} benchmarks, stored in {arguments.results / 'bench'}.")
+    folder = arguments.results / "bench"
+    count = run_benchmarks(BENCHMARKS, folder, arguments.names)
+    print(f"{count} benchmarks, stored in {folder}.")
     return 0
 
 

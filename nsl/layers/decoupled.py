@@ -23,7 +23,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
-from nsl.layers.spherical import EPSILON, LEARNABLE_FLOOR, LEARNABLE_K, OPERATORS, SIGMOID_K, angular, patch_norm
+from nsl.layers.spherical import (
+    EPSILON,
+    LEARNABLE_FLOOR,
+    LEARNABLE_K,
+    OPERATORS,
+    SIGMOID_K,
+    angular,
+    patch_norm,
+    patch_norm_multiply_adds,
+)
 
 for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -131,9 +140,8 @@ class DecoupledConv2d(nn.Conv2d):
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image: the convolution, the patch norms, and one product an output for the magnitude."""
-        places = output.shape[-2] * output.shape[-1]
-        norms = input.shape[1] * input.shape[-2] * input.shape[-1] + self.weight[0, 0].numel() * places
-        return places * (self.weight.numel() + self.out_channels) + norms
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""

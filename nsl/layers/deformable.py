@@ -59,8 +59,8 @@ def moved_patches(input: Tensor, offsets: Tensor, kernel: Pair, stride: Pair, pa
         down = axis(0)[:, None, :, None].expand(*kernel, *size)
         right = axis(1)[None, :, None, :].expand(*kernel, *size)
         places = torch.stack([down, right], 2).flatten(0, 1) + offsets.to(wide)
-        extent = places.new_ones(2)
-        extent[0], extent[1] = input.shape[2], input.shape[3]
+        # Filled on the device: a number put into it would be a copy from the host, which no graph can capture.
+        extent = torch.stack([places.new_full((), side) for side in input.shape[2:]])
         # grid_sample's coordinates: -1 and 1 are the outer edges of the first and last pixel; x before y.
         unit = (2 * places + 1) / extent[:, None, None] - 1
         grid = unit.flip(2).movedim(2, -1).flatten(1, 2)  # [B, K Ho, Wo, 2]

@@ -25,6 +25,9 @@ class _DynamicCell(Cell, DynamicLayer):
         neural.predictor.* from [B, input_size + hidden_size] to [B, D].
     """
 
+    weight_ih: Tensor
+    weight_hh: Tensor
+
     def _add_predictor(
         self,
         similarity: str | Structure,
@@ -47,6 +50,11 @@ class _DynamicCell(Cell, DynamicLayer):
             ValueError: the predictor's output does not fit.
         """
         return self.neural(torch.cat([input, hx], -1))
+
+    def multiply_adds(self, _input: Tensor, _output: Tensor) -> int:
+        """Of one step, without the predictor's: both maps, and M, a product a unit or a matrix product a block."""
+        each = 1 if self.structure.is_mask else self.block.taps
+        return self.weight_ih.numel() + self.weight_hh.numel() + self.hidden_size * each
 
     def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
         """M_hh(x, h) h, [B, hidden_size]."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import overrides
-from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, read
+from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, listed, read
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.show.statistics import Scope
@@ -200,9 +200,9 @@ def parse_slots(text: str | None, chosen: Profile) -> tuple[str, ...] | None:
     """Slots from text such as ``cifar10`` or ``cifar10,cifar100``; None or empty means all of the profile's."""
     if text is None or not text.strip():
         return None
-    wanted = tuple(text.replace(",", " ").split())
+    wanted = tuple(listed(text))
     for name in wanted:
         if name not in chosen.slots:
             known = ", ".join(chosen.slots)
             raise ValueError(f"SLOTS: profile {chosen.name} declares no data for {name!r}; choose from {known}.")
-    return wanted or None
+    return wanted

@@ -175,6 +175,7 @@ def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
 
 def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     own = [j for j in claims if j.slot == row.slot and j.better == row.method and not j.claim.control]
+    own = [j for j in own if not KINDS[j.claim.kind].on]  # what is computed without data says nothing about a run
     # A row stands for what the paper puts it above; only where that is nothing, for the other claims about it.
     chosen = [judged for judged in own if KINDS[judged.claim.kind].ranks] or own
     verdict = combine([judged.verdict for judged in chosen] if row.records else [])

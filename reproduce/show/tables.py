@@ -1,7 +1,8 @@
 """All tables of a profile: their CSV files, a summary in Markdown, and the page of what stands.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
-(``reproduce/declare/sizes.py``). What a table looks like is said by its task's columns.
+(``reproduce/declare/sizes.py``) and claims that are computed ask ``reproduce/studies``. What a table looks like is said
+by its task's columns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from reproduce.run.store import Store
 from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
-from reproduce.show.rows import Table, make_table, shown_tables
+from reproduce.show.rows import Table, make_table
 
 
 def csv_rows(table: Table) -> list[dict[str, str]]:
@@ -70,7 +71,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
 
 
 def summary(profile: plan.Profile, store: Store) -> str:
-    """Every table of the paper, and those beyond it that have records, in Markdown."""
+    """Every table of the paper and beyond it, in Markdown; of one without records, what its claims come to without."""
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
@@ -81,13 +82,18 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
         "well: they do not compare methods. The verdict rule is in `reproduce/show/statistics.py`.",
     ]
-    for table in shown_tables(profile, store):
+    for key in plan.every():
+        table = make_table(key, profile, store)
+        if not table.slots and key not in plan.tables():
+            continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
         if table.run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
-        else:
+        elif key in plan.tables():
             parts.append("Not run.")
-        parts += _recipe_choice(profile, store, table.experiment.table)
+        else:
+            parts += [f"Not run. {scope_sentence(table)}", words.answer(table)]
+        parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 
 
