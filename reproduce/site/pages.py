@@ -16,6 +16,7 @@ from reproduce.declare import plan
 from reproduce.run.files import write_bytes, write_text
 from reproduce.run.store import Store
 from reproduce.show import findings, words
+from reproduce.show.cells import plain
 from reproduce.show.notebooks import SOURCES
 from reproduce.show.overview import Shown, distinct, overview, records
 from reproduce.show.rows import Table, shown_tables
@@ -171,7 +172,7 @@ def _theory_part(results: Path) -> list[str]:
     lines = ["## The theory, checked numerically", ""]
     lines += [f"**Of {len(claims)} claims {said}.** [The ledger](ledger.md) has each with its figures.", ""]
     odd = [claim for claim in claims if claim["verdict"] in ("refuted", "fails")]
-    return [*lines, *(f"- {_badge(claim['verdict'])} {_plain(claim['statement'])}" for claim in odd), ""]
+    return [*lines, *(f"- {_badge(claim['verdict'])} {plain(claim['statement'])}" for claim in odd), ""]
 
 
 def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], results: Path, source: Path) -> str:
