@@ -65,7 +65,7 @@ def planned_runs(
     every = range(max(numbers.values(), default=0))
     order = [(key, seed) for key in keys for seed in every]
     for key, seed in order if chosen.whole_tables else sorted(order, key=lambda item: item[1]):
-        declared = experiment(key)
+        declared = experiment(key).within(chosen.name)
         for slot in declared.datasets:
             if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
                 continue

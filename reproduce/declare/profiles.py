@@ -119,7 +119,7 @@ class Profile:
 
     def jobs_for(self, chosen: tuple[Key, ...]) -> int:
         """Runs side by side: what the slots of the tables agree on, else the profile's own number."""
-        names = {slot for table in chosen for slot in experiment(table).datasets}
+        names = {slot for table in chosen for slot in experiment(table).within(self.name).datasets}
         numbers = {self.slots[name].jobs for name in names if name in self.slots}
         return numbers.pop() if len(numbers) == 1 else self.jobs
 
