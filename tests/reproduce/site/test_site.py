@@ -52,6 +52,7 @@ def test_the_front_page_has_every_claim_with_its_sentence_and_records(site: Path
                     # Typography aside: quotes and ranges are set as a printer would.
                     said = words.sentence(judged).split(":")[0]
                     assert said in text
+        assert f'href="findings/{profile.name}.html"' in (site / "index.html").read_text("utf-8")
     linked = re.findall(r'href="(records/[^"]+)"', (site / "index.html").read_text("utf-8"))
     assert linked
     assert all((site / path).exists() for path in linked)
