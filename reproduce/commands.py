@@ -6,52 +6,18 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from reproduce import tasks, theory, torture
-from reproduce.declare import overrides, plan
+from reproduce.declare import overrides
 from reproduce.declare.runs import Run, declared_id
 from reproduce.declare.sizes import check_memory
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
 from reproduce.run.files import path_argument
 from reproduce.run.store import Store, differences
-from reproduce.run.worker import DEFAULT_BACKEND, load_backend
+from reproduce.session import EXECUTED, PROFILES, RESULTS, SHARED, SHOWN, Session, common, session
 from reproduce.show import notebooks, tables
-
-RESULTS = Path("results")
-DEFAULT_PROFILE = "demo"
-PROFILES = "demo, cpu, paper or paper-bf16 (default: demo)"
-#: The largest number of seeds, or of runs side by side, that is no slip of the finger.
-MOST = 1000
-
-
-def _data(text: str) -> str:
-    """The folder of the data; empty where none is named."""
-    return str(path_argument(text)) if text.strip() else ""
-
-
-#: The arguments that commands share, as `add_argument` takes them.
-SHARED: dict[str, dict[str, Any]] = {
-    "profile": {"default": None, "help": PROFILES},
-    "tables": {"default": None, "help": "tables such as 1, 1-4, 1,3 or beyond (default: the paper's)"},
-    "slots": {"default": None, "help": "data sets to run, such as cifar10 (default: the tables' all)"},
-    "seeds": {"default": None, "help": "number of seeds (default: the profile's)"},
-    "data": {"type": _data, "default": None, "help": "folder of the data (default: NSL_DATA, then ~/.cache/nsl)"},
-    "jobs": {"default": None, "help": "runs executed side by side (default: the profile's)"},
-    "results": {"type": path_argument, "default": RESULTS, "help": "folder of results (default: results)"},
-    "executor": {"default": "local", "help": "local (processes), slurm, or submitit-local (default: local)"},
-    "cluster": {"type": path_argument, "default": None, "help": "TOML file of job parameters for slurm"},
-    "set": {
-        "action": "append",
-        "default": [],
-        "metavar": "PROFILE.KEY=VALUE",
-        "help": "change a setting, e.g. cpu.width=16",
-    },
-}
-#: Which of them choose what to show, and how to execute runs.
-SHOWN = ("profile", "tables", "results", "set")
-EXECUTED = ("data", "jobs", "results", "executor", "cluster", "set")
 
 
 @dataclass(frozen=True)
@@ -73,80 +39,6 @@ class Executor(Protocol):
     def execute(self, jobs: list[tuple[Run, str]]) -> Report:
         """Execute every (run, data fingerprint); returns when all are stored or have failed."""
         ...
-
-
-@dataclass(frozen=True)
-class Session:
-    """What the common arguments mean: profile, tables, seeds, store."""
-
-    profile: plan.Profile
-    tables: tuple[plan.Key, ...]
-    seeds: int | None
-    jobs: int
-    data: str | None
-    store: Store
-    backend: str
-    slots: tuple[str, ...] | None = None
-
-    @property
-    def runs(self) -> list[Run]:
-        """The runs the chosen tables need."""
-        found = plan.planned_runs(self.profile, self.tables, self.seeds, self.slots)
-        if not found:
-            where = "" if self.slots is None else f" on {', '.join(self.slots)}"
-            tables = ", ".join(map(str, self.tables))
-            raise ValueError(f"Profile {self.profile.name} runs nothing{where} for tables {tables}; choose others.")
-        return found
-
-    def fingerprints(self, runs: list[Run]) -> dict[str, str]:
-        """Fingerprints of the runs' data as they are now, by data set."""
-        load = load_backend(self.backend).fingerprint
-        return fingerprints.current(self.store.folder, runs, self.data, load, self.backend)
-
-
-def common(*names: str) -> Callable[[argparse.ArgumentParser], None]:
-    """What declares those of the shared arguments that a command heeds; given another one, it says so."""
-
-    def declare(parser: argparse.ArgumentParser) -> None:
-        for name, how in SHARED.items():
-            if name in names:
-                parser.add_argument(f"--{name}", **how)
-            else:
-                parser.set_defaults(**{name: [] if name == "set" else how.get("default")})
-        parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
-        parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
-
-    return declare
-
-
-def _count(text: str | None, name: str) -> int | None:
-    """A number that was given; None where none was."""
-    if text is None or not text.strip():
-        return None
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 1 <= int(digits) <= MOST):
-        raise ValueError(f"{name}={text!r} is not understood; write a whole number from 1 to {MOST}.")
-    return int(text)
-
-
-def session(arguments: argparse.Namespace) -> Session:
-    """The common arguments, checked."""
-    profile = DEFAULT_PROFILE if arguments.profile is None else arguments.profile
-    arguments.profile, arguments.set = overrides.named(profile, arguments.set), []
-    found = plan.profile(arguments.profile, arguments.profiles)
-    data = arguments.data or None
-    fingerprints.check_folder(data)
-    numbers = plan.parse_tables(arguments.tables)
-    return Session(
-        profile=found,
-        tables=numbers,
-        seeds=_count(arguments.seeds, "SEEDS"),
-        jobs=_count(arguments.jobs, "JOBS") or found.jobs_for(numbers),
-        data=data,
-        store=Store(arguments.results, found.name),
-        backend=arguments.backend,
-        slots=plan.parse_slots(arguments.slots, found),
-    )
 
 
 def _executor(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> Executor:
@@ -193,7 +85,9 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
         return
     report = executor.execute(sorted(missing, key=_shares(missing)))
     if again and any(fingerprints.DROPPED in failure for failure in report.failures):
-        print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
+        files = fingerprints.changed((run for run, _ in missing), now.data)
+        why = f"{', '.join(files)} changed" if files else "no file is known to have changed"
+        print(f"A remembered fingerprint was wrong ({why}); it is computed anew and the runs go on.", flush=True)
         _execute(arguments, now, runs, again=False)
         return
     if report.failures:
@@ -241,7 +135,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
         from reproduce.run import costs
 
         _check_memory(now, now.runs)
-        found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots)
+        found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots, now.methods)
         for line in costs.lines(found, now.profile, now.jobs):
             print(line)
     seeds = "the profile's seeds" if now.seeds is None else f"{now.seeds} seeds"
@@ -264,7 +158,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help=PROFILES)
     parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
-    common("profile", "tables", "slots", "seeds", "jobs", "set")(parser)
+    common("profile", "tables", "slots", "methods", "seeds", "jobs", "set")(parser)
 
 
 def make_tables(arguments: argparse.Namespace) -> int:
@@ -303,22 +197,26 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Compare two folders of one profile's results, timings and environment aside."""
-    stores = [Store(folder.parent, folder.name) for folder in (arguments.first, arguments.second)]
-    for store in stores:
+    first, second = (Store(folder.parent, folder.name) for folder in (arguments.first, arguments.second))
+    for store in (first, second):
         if not store.runs.is_dir():
             raise FileNotFoundError(f"{store.folder} has no runs/; name a folder such as results/demo.")
-    found = differences(*stores)
+    count = len({record["id"] for record in first.records()} & {record["id"] for record in second.records()})
+    if arguments.common and not count:
+        raise ValueError(f"{first.folder} and {second.folder} have no run in common; name two folders that have.")
+    found = differences(first, second, arguments.common)
     for line in found:
         print(line)
     if not found:
-        count = len(list(stores[0].records()))
-        print(f"The {count} records are equal, timings and environment aside.")
+        shown = "one record is" if count == 1 else f"{count} records are"
+        print(f"The {shown} equal, timings and environment aside.")
     return 1 if found else 0
 
 
 def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=path_argument, help="a profile's folder of results, such as results/demo")
     parser.add_argument("second", type=path_argument, help="another")
+    parser.add_argument("--common", action="store_true", help="only the runs that both have, such as a row run again")
 
 
 def select(arguments: argparse.Namespace) -> int:
@@ -367,8 +265,9 @@ def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks."""
     from reproduce.bench import BENCHMARKS, run_benchmarks
 
-    count = run_benchmarks(BENCHMARKS, arguments.results / "bench", arguments.names)
-    print(f"{count} benchmarks, stored in {arguments.results / 'bench'}.")
+    folder = arguments.results / "bench"
+    count = run_benchmarks(BENCHMARKS, folder, arguments.names)
+    print(f"{count} benchmarks, stored in {folder}.")
     return 0
 
 
@@ -413,12 +312,14 @@ COMMANDS = {
     "notebooks": Command("execute the notebooks that are out of date", common(*SHOWN, "jobs"), execute_notebooks),
     "select": Command("try recipes on validation data and say which is best", _declare_select, select),
     "status": Command(
-        "what is done, running, missing; predicted remaining time", common(*SHOWN, "slots", "seeds", "jobs"), status
+        "what is done, running, missing; predicted remaining time",
+        common(*SHOWN, "slots", "methods", "seeds", "jobs"),
+        status,
     ),
     "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
     "rehearse": Command(
         "two steps, an evaluation and a resume of every run; stores nothing",
-        common("profile", "tables", "slots", "data", "set"),
+        common("profile", "tables", "slots", "methods", "data", "set"),
         rehearse,
     ),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),

@@ -57,7 +57,8 @@ PROGRAMS: dict[tuple[str, str], tuple[Main, list[str]]] = {
 #: Option to what is added to that line; of a single command under (program, command, option).
 ADDED: dict[Any, list[str]] = {
     "profile": ["--profile", "small"], "tables": ["--tables", "2"], "slots": ["--slots", "cifar100"],
-    "seeds": ["--seeds", "1"], "data": ["--data", "{folder}/other"], "jobs": ["--jobs", "7"],
+    "methods": ["--methods", "cnn"], "seeds": ["--seeds", "1"],
+    "data": ["--data", "{folder}/other"], "jobs": ["--jobs", "7"],
     "results": ["--results", "{folder}/elsewhere"], "executor": ["--executor", "submitit-local"],
     "cluster": ["--cluster", "{folder}/cluster.toml"], "set": ["--set", "tiny.width=5"], "runs": ["--runs"],
     "output": ["--output", "{folder}/out"], "quick": ["--quick"], "out": ["--out", "{folder}/out"],

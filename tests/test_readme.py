@@ -1,4 +1,4 @@
-"""The README says what is so: its blocks run, its commands exist, its numbers are those of the records."""
+"""The documents say what is so: their blocks run, their commands exist, the README's numbers are the records'."""
 
 from __future__ import annotations
 
@@ -12,20 +12,41 @@ from pathlib import Path
 
 import pytest
 
+from nsl.arguments import Parser
+from nsl.train import parser as train_parser
+from reproduce.commands import COMMANDS
 from reproduce.console import parser
 from reproduce.declare import plan
+from reproduce.run.cluster import read_parameters
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
+from theory.__main__ import _parser as theory_parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+#: The fenced blocks of all documents: page, language, text. What has no language is no code.
+BLOCKS = [
+    (path.name, language, text)
+    for path in DOCUMENTS
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+]
+#: Scripts to run: each block of the README alone, those of another page one after the other.
+README = [text for page, language, text in BLOCKS if (page, language) == ("README.md", "python")]
+SCRIPTS = {f"README block {number}": text for number, text in enumerate(README)}
+for _page, _language, _text in BLOCKS:
+    if _language == "python" and _page != "README.md":
+        SCRIPTS[_page] = SCRIPTS.get(_page, "") + _text
+#: Lines of shell blocks, and commands that sentences name: parsed, not run, since they train, install or take hours.
 SHELL = [
-    line.split("  #")[0].split(" # ")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)
-    for line in block.splitlines()
+    re.split(r"\s+# |  #", line)[0].strip()
+    for _, language, text in BLOCKS
+    if language == "sh"
+    for line in text.splitlines()
     if line.strip()
 ]
+OURS = re.compile(r"`((?:make|nsl|python -m (?:reproduce|theory|nsl\.train)) [^`]+)`")
+NAMED = sorted({" ".join(found.split()) for path in DOCUMENTS for found in OURS.findall(path.read_text("utf-8"))})
 
 
 def test_it_is_about_a_hundred_lines_and_shows_picture_layer_and_numbers_first() -> None:
@@ -36,21 +57,35 @@ def test_it_is_about_a_hundred_lines_and_shows_picture_layer_and_numbers_first()
         assert part in first
 
 
-@pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_every_python_block_runs_as_it_stands(number: int, tmp_path: Path) -> None:
+def test_every_block_of_every_document_is_of_a_language_that_is_checked_here() -> None:
+    assert {language for _, language, _ in BLOCKS} <= {"python", "sh", "toml"}
+    assert {page for page, _, _ in BLOCKS} == {"README.md", "guide.md"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_python_block_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PYTHON[number]]
+    (tmp_path / "blocks.py").write_text(SCRIPTS[name], encoding="utf-8")
+    command = [sys.executable, "blocks.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    if "accuracy" in PYTHON[number]:
-        found = re.search(r"accuracy (\d+) %, chance (\d+) %", done.stdout)
+    if 'print(f"accuracy' in SCRIPTS[name]:
+        found = re.search(r"accuracy (\d+)(?: ± \d+)? %, chance (\d+) %", done.stdout)
         assert found is not None
         assert int(found[1]) > int(found[2]) + 10
 
 
-@pytest.mark.parametrize("line", SHELL)
-def test_every_command_of_a_shell_block_is_known(line: str) -> None:
-    words = shlex.split(line)
+@pytest.mark.parametrize("text", [text for _, language, text in BLOCKS if language == "toml"])
+def test_every_toml_block_holds_parameters_that_submitit_knows(text: str, tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    (tmp_path / "cluster.toml").write_text(text, encoding="utf-8")
+    known = {*submitit.AutoExecutor._typed_parameters(), *submitit.SlurmExecutor._equivalence_dict().values()}
+    slurm = {f"slurm_{name}" for name in submitit.SlurmExecutor._valid_parameters()}
+    assert set(read_parameters(tmp_path / "cluster.toml")) <= known | slurm
+
+
+def _parse(words: list[str]) -> None:
+    """Whether a command line is one of ours, without running it."""
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)
@@ -58,6 +93,14 @@ def test_every_command_of_a_shell_block_is_known(line: str) -> None:
         assert words[1] in targets[1].split()
         # Variables that make does not know are refused with `help` as with every target.
         subprocess.run(["make", "help", *words[2:]], cwd=ROOT, check=True, capture_output=True)
+    elif words[0] == "torchrun" or words[:3] == ["python", "-m", "nsl.train"]:
+        train_parser().parse_args(words[words.index("nsl.train") + 1 :])
+    elif words[:3] == ["python", "-m", "reproduce"]:
+        made = Parser(prog="reproduce")
+        COMMANDS[words[3]].declare(made)
+        made.parse_args(words[4:])
+    elif words[:3] == ["python", "-m", "theory"]:
+        theory_parser().parse_args(words[3:])
     elif words[0] == "nsl":
         if "--help" in words:
             with pytest.raises(SystemExit, match="0"):
@@ -69,6 +112,11 @@ def test_every_command_of_a_shell_block_is_known(line: str) -> None:
         named = re.search(r"\[(.*)\]", words[2])
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
         assert named is None or set(named[1].split(",")) <= set(extras)
+
+
+@pytest.mark.parametrize("line", [*SHELL, *NAMED])
+def test_every_command_of_a_shell_block_or_a_sentence_is_known(line: str) -> None:
+    _parse(shlex.split(line))
 
 
 def test_the_measured_numbers_are_those_of_the_stored_records() -> None:

@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, check_names, check_option, fingerprint
+from nsl.data.catalogue import CATALOGUE, FEWSHOT, names
+from nsl.data.dataset import DataError, check_labelled, fingerprint, first_per_class
 from nsl.data.files import annotated_files, is_image, opened_image, text_of
-from nsl.data.root import data_root
+from nsl.data.loading import load_entry
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
+#: What `load_fewshot` knows.
+FEWSHOT_NAMES = names(FEWSHOT)
 #: Images a class of Mini-ImageNet, and their size (Vinyals et al., NeurIPS 2016).
-MINI_IMAGES, MINI_SIZE = 600, 84
+MINI_IMAGES, MINI_SIZE = 600, CATALOGUE["mini_imagenet"].image_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +63,8 @@ class ImageSet:
 
 
 def _check(name: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
-    """Raise `DataError` unless these are labelled images of these classes."""
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
-        raise DataError(f"{name}: images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"{name}: labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= len(class_names):
-        wrong = low if low < 0 else high
-        raise DataError(
-            f"{name}: label {wrong} is outside 0 to {len(class_names) - 1}, the labels of the {len(class_names)} class "
-            "names; number the classes from 0."
-        )
+    """Raise `DataError` unless these are labelled images of these classes, each with a name of its own."""
+    check_labelled(f"{name}: ", images, labels, class_names)
     twice = next((item for item, count in Counter(class_names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{name}: class name {twice!r} is given twice; give every class a name of its own.")
@@ -165,43 +158,27 @@ def load_fewshot(
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
     """
-    if name not in _LOADERS:
-        raise DataError(f"Unknown few-shot set {name!r}; known are {', '.join(_LOADERS)}.")
-    load, known = _LOADERS[name]
-    check_names(f"Few-shot set {name!r}", options, known)
-    for option, value in options.items():
-        if value is not None:
-            check_option(f"Few-shot set {name!r}", option, value)
-            if value < 0:
-                raise DataError(f"Few-shot set {name!r}: {option} must not be negative, got {value!r}.")
-    return load(data_root(root), download, **options)
+    found: FewShotData = load_entry(FEWSHOT, name, options, root, download)
+    return found
 
 
-def _first(name: str, labels: Tensor, count: int | None, classes: Sequence[str]) -> Tensor:
-    """Positions of the first `count` images of every class, or of all."""
-    from nsl.data.dataset import first_per_class
-
-    return torch.arange(len(labels), device="cpu") if count is None else first_per_class(labels, count, classes, name)
-
-
-def _load_cifar_fs(root: Path, download: bool, images_per_class: int | None = None) -> FewShotData:
+def load_cifar_fs(root: Path, *, download: bool = True, images_per_class: int | None = None) -> FewShotData:
+    """CIFAR-100's train and test images, its classes split 64 / 16 / 20 (Bertinetto et al., ICLR 2019)."""
     from nsl.data.cifar import load_cifar
 
     whole = load_cifar("cifar100", root, download=download)
     images = torch.cat([whole.train_images, whole.test_images])
     labels = torch.cat([whole.train_labels, whole.test_labels])
-    keep = _first("cifar_fs", labels, images_per_class, whole.class_names)
-    return split_classes("cifar_fs", images[keep], labels[keep], whole.class_names, CIFAR_FS)
+    if images_per_class is not None:
+        keep = first_per_class(labels, images_per_class, whole.class_names, "cifar_fs")
+        images, labels = images[keep], labels[keep]
+    return split_classes("cifar_fs", images, labels, whole.class_names, CIFAR_FS)
 
 
-def _load_glyphs(
-    root: Path,
-    download: bool,
-    images_per_class: int | None = None,
-    image_size: int = 32,
-    seed: int = 0,
-    plain: bool = False,
+def load_glyphs_fs(
+    *, images_per_class: int | None = None, image_size: int = 32, seed: int = 0, plain: bool = False
 ) -> FewShotData:
+    """The first hundred rendered characters, 64 / 16 / 20, with the options of `load_glyphs` (60 images a class)."""
     from nsl.data.glyphs import load_glyphs
 
     count = 60 if images_per_class is None else images_per_class
@@ -227,6 +204,10 @@ def _with_counts(turns: list[str], wanted: dict[str, int]) -> list[str]:
     return turns
 
 
+def _folder(name: str, root: Path) -> Path:
+    return next((root / place for place in CATALOGUE[name].folders if (root / place).is_dir()), root)
+
+
 def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class: int | None = None) -> FewShotData:
     """Mini-ImageNet in the split of Ravi and Larochelle (ICLR 2017): 64 / 16 / 20 classes of 600 images.
 
@@ -245,7 +226,7 @@ def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class
     Raises:
         DataError: a class is missing, or a class has not 600 images.
     """
-    folder = root / "mini-imagenet" if (root / "mini-imagenet").is_dir() else root
+    folder = _folder("mini_imagenet", root)
     lists = [folder / f"{part}.csv" for part in ("train", "val", "test")]
     if all(path.is_file() for path in lists):
         files = _listed(folder, lists)
@@ -311,15 +292,9 @@ def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _load_mini_imagenet(root: Path, download: bool, **options: Any) -> FewShotData:
-    return load_mini_imagenet(root, **options)
-
-
-def _load_tiny(
-    root: Path, download: bool, image_size: int = 64, images_per_class: int | None = None
-) -> FewShotData:
+def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: int | None = None) -> FewShotData:
     """Tiny-ImageNet's images of 25 classes of Mini-ImageNet: 200 train and 50 val images a class, 14 / 6 / 5."""
-    folder = root / "tiny-imagenet-25" if (root / "tiny-imagenet-25").is_dir() else root
+    folder = _folder("tiny_imagenet_25_fs", root)
     notes = folder / "val" / "val_annotations.txt"
     if not notes.is_file():
         raise DataError(
@@ -340,6 +315,8 @@ def _from_files(
     image_size: int,
     images_per_class: int | None,
 ) -> FewShotData:
+    if image_size < 1 or (images_per_class is not None and images_per_class < 1):
+        raise DataError(f"{name}: image_size and images_per_class must be at least 1.")
     classes = [wnid for part in PARTS for wnid in split[part]]
     chosen = [(path, label) for label, wnid in enumerate(classes) for path in files[wnid][:images_per_class]]
     images = np.empty((len(chosen), 3, image_size, image_size), np.uint8)
@@ -366,12 +343,3 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     except Exception:
         # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
         raise DataError(f"{path} cannot be read as an image; put back the original file.") from None
-
-
-_LOADERS: dict[str, tuple[Callable[..., FewShotData], tuple[str, ...]]] = {
-    "cifar_fs": (_load_cifar_fs, ("images_per_class",)),
-    "mini_imagenet": (_load_mini_imagenet, ("images_per_class", "image_size")),
-    "tiny_imagenet_25_fs": (_load_tiny, ("images_per_class", "image_size")),
-    "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed", "plain")),
-}
-FEWSHOT_NAMES = tuple(_LOADERS)

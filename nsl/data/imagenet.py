@@ -32,19 +32,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nsl.arguments import Parser, check_apart, whole
-from nsl.data.dataset import DataError, Dataset
+from nsl.data.catalogue import CATALOGUE
+from nsl.data.dataset import DataError, Dataset, first_per_class
 from nsl.data.files import annotated_files, decode, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
 
-FOLDERS = {
-    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
-    "tiny_imagenet": ("tiny-imagenet-200", "."),
-    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
-}
-IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64, "tiny_imagenet_25": 64}
+#: The sets that are read here.
+NAMES = tuple(entry.name for entry in CATALOGUE.values() if entry.stored_size)
 _WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -70,13 +68,14 @@ def find(name: str, root: Path) -> Path:
     Raises:
         DataError: no candidate has `train` and `val`.
     """
-    for candidate in FOLDERS[name]:
+    entry = CATALOGUE[name]
+    for candidate in entry.folders:
         folder = root / candidate
-        tiny = (folder / "wnids.txt").is_file()
-        if (folder / "train").is_dir() and (folder / "val").is_dir() and tiny == name.startswith("tiny"):
+        listed = (folder / "wnids.txt").is_file()
+        if (folder / "train").is_dir() and (folder / "val").is_dir() and listed == entry.class_list:
             return folder
-    shown = " or ".join(str(root / candidate) for candidate in FOLDERS[name])
-    files = "wnids.txt, train/ and val/" if name.startswith("tiny") else "train/<wnid>/*.JPEG and val/"
+    shown = " or ".join(str(root / candidate) for candidate in entry.folders)
+    files = "wnids.txt, train/ and val/" if entry.class_list else "train/<wnid>/*.JPEG and val/"
     raise DataError(f"{name} is not under {root}: expected {files} in {shown}; name its folder by DATA.")
 
 
@@ -171,21 +170,8 @@ def _first(labelled: Labelled, count: int | None, wnids: Sequence[str], what: st
     """The first `count` images of every class."""
     if count is None:
         return labelled
-    if count < 1:
-        raise DataError(f"{what}: the number of images per class must be at least 1, got {count}.")
-    seen = [0] * len(wnids)
-    kept: Labelled = []
-    for path, label in labelled:
-        seen[label] += 1
-        if seen[label] <= count:
-            kept.append((path, label))
-    if min(seen) < count:
-        short = seen.index(min(seen))
-        raise DataError(
-            f"{what}: {count} images per class were asked for, but class {wnids[short]!r} has {seen[short]}; "
-            f"ask for at most that many."
-        )
-    return kept
+    labels = torch.tensor([label for _, label in labelled], device="cpu")
+    return [labelled[place] for place in first_per_class(labels, count, wnids, what)]
 
 
 def list_images(
@@ -196,7 +182,7 @@ def list_images(
     Raises:
         DataError: a file or folder is missing or contradicts another; the sentence names it.
     """
-    if name.startswith("tiny"):
+    if CATALOGUE[name].class_list:
         wnids = sorted(line.strip() for line in _lines(folder / "wnids.txt") if line.strip())
         train, test = _by_class(folder / "train", wnids, "images"), _annotated_val(folder / "val", wnids)
     else:
@@ -226,15 +212,10 @@ def _signature(folder: Path, splits: dict[str, Split]) -> str:
     return total.hexdigest()[:32]
 
 
-def stored_size(name: str, image_size: int) -> int:
-    """Height and width of the cached images: larger than the network's input only for ILSVRC-2012."""
-    return image_size if name.startswith("tiny") else round(image_size * 8 / 7)
-
-
 def cache_folder(name: str, folder: Path, image_size: int, limits: tuple[int | None, int | None]) -> Path:
     """Where the cache of a data set in `folder` lies."""
     mark = hashlib.sha256(f"{folder.resolve()}\0{limits}".encode()).hexdigest()[:8]
-    return cache_root() / f"{name}-{stored_size(name, image_size)}-{mark}"
+    return cache_root() / f"{name}-{CATALOGUE[name].stored(image_size)}-{mark}"
 
 
 def load_imagenet(
@@ -248,7 +229,7 @@ def load_imagenet(
     bad_limit: float = BAD_LIMIT,
     verify: bool | None = None,
 ) -> Dataset:
-    """One of `FOLDERS`, packed first if that has not been done.
+    """One of `NAMES`, packed first if that has not been done.
 
     Args:
         name: "imagenet", "tiny_imagenet" or "tiny_imagenet_25".
@@ -265,7 +246,7 @@ def load_imagenet(
     Raises:
         DataError: files are missing, too many are undecodable, the cache is damaged, or there is no Pillow.
     """
-    wanted = IMAGE_SIZE[name] if image_size is None else image_size
+    wanted = CATALOGUE[name].image_size if image_size is None else image_size
     if not 8 <= wanted <= 1024:
         raise DataError(f"{name}: image_size must be 8 to 1024, got {wanted}.")
     try:
@@ -273,7 +254,7 @@ def load_imagenet(
     except ImportError:
         raise DataError(f"Decoding {name} needs Pillow, which is not installed; pip install pillow.") from None
     folder = find(name, root)
-    size = stored_size(name, wanted)
+    size = CATALOGUE[name].stored(wanted)
     cache = cache_folder(name, folder, wanted, (train_per_class, test_per_class))
     splits, wnids = list_images(name, folder, train_per_class, test_per_class)
     source = _signature(folder, splits)
@@ -286,7 +267,7 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
     dataset = load_imagenet(name, root)
     folder = find(name, root)
     splits, _ = list_images(name, folder)
-    paths, size = splits["train"].paths, stored_size(name, dataset.image_size)
+    paths, size = splits["train"].paths, CATALOGUE[name].stored(dataset.image_size)
     rng = np.random.default_rng(0)
 
     def rate(step: int, work: object) -> float:
@@ -306,7 +287,7 @@ def parser() -> Parser:
     """The command line."""
     made = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
     made.add_argument("command", choices=("pack", "verify", "bench"))
-    made.add_argument("name", choices=tuple(FOLDERS))
+    made.add_argument("name", choices=NAMES)
     made.add_argument("--root", type=Path, required=True, help="folder of the data")
     side = whole(1, 10_000)
     made.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
@@ -324,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         chosen = parser().read(arguments)
         check_apart(chosen.given, _APART[chosen.command], f"is not for {chosen.command}; leave it out.")
         expand_paths(chosen)
-        wanted = chosen.image_size or IMAGE_SIZE[chosen.name]
+        wanted = chosen.image_size or CATALOGUE[chosen.name].image_size
         folder = find(chosen.name, chosen.root)
         cache = cache_folder(chosen.name, folder, wanted, (None, None))
         if chosen.command == "pack":

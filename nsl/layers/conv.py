@@ -18,7 +18,7 @@ from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
 from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
-from nsl.layers.structures import Block, Dilated, Shift, Structure
+from nsl.layers.structures import Block, Diagonal, Dilated, Shift, Structure
 
 torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
 
@@ -71,8 +71,8 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
     equals `torch.nn.Conv2d` with the same weight.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
@@ -195,8 +195,8 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
     """Convolution whose similarity is predicted from each patch: M(X) = predictor(X) + I (paper 3.3, eq. 3).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.
@@ -281,6 +281,12 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         """
         check_maps(input, self.in_channels, batched=True)
         return self.neural(self._padded(input)[0])
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without the predictor's: the convolution, and a similarity at every position that is applied to
+        every channel of the patch, K products or a K x K matrix product."""
+        each = self.taps if isinstance(self.structure, Diagonal) else self.taps**2
+        return output.shape[-2] * output.shape[-1] * (self.weight.numel() + self.in_channels * each)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""

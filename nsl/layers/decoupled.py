@@ -24,7 +24,16 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.layers.inputs import check_maps
-from nsl.layers.spherical import EPSILON, LEARNABLE_FLOOR, LEARNABLE_K, OPERATORS, SIGMOID_K, angular, patch_norm
+from nsl.layers.spherical import (
+    EPSILON,
+    LEARNABLE_FLOOR,
+    LEARNABLE_K,
+    OPERATORS,
+    SIGMOID_K,
+    angular,
+    patch_norm,
+    patch_norm_multiply_adds,
+)
 
 for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -55,8 +64,7 @@ class DecoupledConv2d(nn.Conv2d):
     larger than |alpha|.
 
     Raises:
-        ValueError: unknown magnitude or angle, groups above 1, padding given as text, or a radius that is not positive
-            or that the magnitude has not.
+        ValueError: unknown magnitude or angle, groups above 1, padding given as text, or a radius that is not positive.
     """
 
     k: Tensor | None
@@ -122,7 +130,7 @@ class DecoupledConv2d(nn.Conv2d):
         """h without |w|: of norms [B, 1, Ho, Wo], broadcasting against [B, F, Ho, Wo]."""
         alpha, beta = self._number("alpha", 1.0, norm), self._number("beta", 1.0, norm)
         rho = self._number("rho", self.radius, norm)
-        if isinstance(rho, Tensor):
+        if not isinstance(rho, float):
             rho = rho.abs() + EPSILON  # a learned radius stays positive
         if self.magnitude == "sphere":
             return alpha * torch.ones_like(norm)
@@ -137,14 +145,13 @@ class DecoupledConv2d(nn.Conv2d):
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image: the convolution, the patch norms, and one product an output for the magnitude."""
-        places = output.shape[-2] * output.shape[-1]
-        norms = input.shape[1] * input.shape[-2] * input.shape[-1] + self.weight[0, 0].numel() * places
-        return places * (self.weight.numel() + self.out_channels) + norms
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
         check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
             return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]

@@ -127,12 +127,9 @@ class DynamicFilterConv2d(Window):
         """Every channel filtered by itself, [B, C, Ho, Wo]; some images at a time, so that they stay in the cache."""
         numbers = self.second(self._hidden(input))
         height, width = self.map_size(input)
-        pieces: Any = [(numbers, input)]
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
-            pieces = zip(numbers.split(count), input.split(count))
+        count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
         parts = []
-        for some, images in pieces:
+        for some, images in zip(numbers.split(count), input.split(count)):
             raw, patches = self._innermost(some), self.patches_last(images)
             if self.scale is None or self.shift is None:
                 parts.append((raw * patches).sum(3))
@@ -181,7 +178,7 @@ class DynamicFilterConv2d(Window):
             return places * (kernel * (self.hidden + 1) + self.out_channels * self.hidden)
         return places * kernel
 
-    def convolved(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         if self.pointwise is not None:
             output = self.pointwise(self._depthwise(input))

@@ -170,7 +170,7 @@ class MixtureConv2d(Window):
         mixture = self.mixture(input)
         return {"mean": mixture.mean(0), "std": mixture.std(0)}
 
-    def convolved(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         maps = F.conv2d(input, self.weight, None, *self.geometry)
         weights = self.mixture(input).to(maps.dtype)[:, :, None, None, None]

@@ -57,18 +57,6 @@ def refuse_stale(owner: nn.Module, *names: str) -> None:
             )
 
 
-def makes_anywhere(structure: Structure) -> bool:
-    """Whether a structure takes a device for its identity; a user's may make it on the CPU only."""
-    return "device" in inspect.signature(structure.identity).parameters
-
-
-def identity_like(structure: Structure, block: Block, anywhere: bool, like: Tensor) -> Tensor:
-    """The structure's free numbers [D] of M_s = I, on the device and of the type of `like`."""
-    # torch.fx traces with something that has no device.
-    place = (like.device,) if anywhere and isinstance(like, Tensor) else ()
-    return structure.identity(block, *place).to(like)
-
-
 class Similarity(nn.Module):
     """M_s of a structure and, with `learn_shape`, a Boolean shape D of its own: what both kinds share.
 
@@ -109,13 +97,16 @@ class Similarity(nn.Module):
                 raise ValueError(f"{name} belongs to a learned shape: give learn_shape=True too, or leave it out")
         self.structure, self.block = make_structure(similarity), block
         self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
-        self._anywhere = makes_anywhere(self.structure)
+        # A user's structure may make its identity on the CPU only.
+        self._anywhere = "device" in inspect.signature(self.structure.identity).parameters
         full = torch.full((block.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype) if learn_shape else None
         self.register_parameter("shape", None if full is None else nn.Parameter(full))
 
     def identity(self, like: Tensor) -> Tensor:
         """The structure's free numbers [D] of M_s = I, on the device and of the type of `like`."""
-        return identity_like(self.structure, self.block, self._anywhere, like)
+        # torch.fx traces with something that has no device.
+        place = (like.device,) if self._anywhere and isinstance(like, Tensor) else ()
+        return self.structure.identity(self.block, *place).to(like)
 
     def reset_parameters(self) -> None:
         """The full shape."""

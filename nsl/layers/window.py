@@ -62,26 +62,25 @@ class Window(nn.Module):
         """Stride, padding, dilation."""
         return self.stride, self.padding, self.dilation
 
-    def map_size(self, input: Tensor) -> tuple[int, int]:
-        """Height and width of the output map.
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B.
 
         Raises:
-            ValueError: the input is not [B, C, H, W].
+            ValueError: the input is neither.
         """
-        check_maps(input, self.in_channels, batched=True)
-        size = (input.shape[2], input.shape[3])
-        return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
         check_maps(input, self.in_channels)
         if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
-            return self.convolved(input.unsqueeze(0)).squeeze(0)
-        return self.convolved(input)
+            return self.maps(input.unsqueeze(0)).squeeze(0)
+        return self.maps(input)
 
-    def convolved(self, input: Tensor) -> Tensor:
-        """What the layer computes of a batch, [B, C, H, W] to [B, F, Ho, Wo]."""
+    def maps(self, input: Tensor) -> Tensor:
+        """The layer itself, [B, C, H, W] to [B, F, Ho, Wo]."""
         raise NotImplementedError
+
+    def map_size(self, input: Tensor) -> tuple[int, int]:
+        """Height and width of the output map of [B, C, H, W]."""
+        size = (input.shape[2], input.shape[3])
+        return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def taps_of(self, input: Tensor) -> list[Tensor]:
         """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""

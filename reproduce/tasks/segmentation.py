@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from nsl.data.scenes import SegmentationSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 MEAN_IOU = Metric("mean_iou", "mean IoU", True, 1.0)
 PIXEL_ERROR = Metric("pixel_error", "wrong pixels", False, 1.0, mark="pixels")
@@ -30,6 +27,7 @@ class Segmentation(Task):
     metric = MEAN_IOU
     more_metrics = (PIXEL_ERROR,)
     trial_data = "{validation} further scenes of the training digits"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SegmentationSet:
         from nsl.data.scenes import load_segmentation
@@ -41,8 +39,7 @@ class Segmentation(Task):
         import torch.nn.functional as F
 
         import nsl
-        from nsl.training import Recipe, observe
-        from nsl.training.fit import fit
+        from nsl.training import observe
 
         sizes = self.shape(run.dataset)
         torch.manual_seed(run.seed)
@@ -67,17 +64,8 @@ class Segmentation(Task):
             wrong = 100 * float((found != truth).float().mean())
             return {"mean_iou": sum(present) / len(present), "pixel_error": wrong, "class_iou": ious}
 
-        result = fit(
-            network,
-            loss,
-            measure,
-            len(dataset.train_images),
-            Recipe(**run.recipe),
-            seed=run.seed,
-            identity=[run.model, dataset.fingerprint],
-            checkpoint=checkpoint,
-            minutes=minutes,
-        )
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes}
+        result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_images), **keeping)
         observations: dict[str, Any] = {}
         if not result["diverged"]:
             moments = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
@@ -93,20 +81,11 @@ class Segmentation(Task):
         cost = nsl.count_multiply_adds(network, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
 
-    def shape(self, dataset: dict[str, Any]) -> Shape:
-        from reproduce.declare.shapes import Shape
-
-        size = int(dataset.get("image_size", 32))
-        return Shape(size, 11, int(dataset.get("train", 1000)), int(dataset.get("test", 200)), size)
-
     def network(self, run: Run, sizes: Shape) -> Any:
         """The network and the mean of its logits over the pixels, which is what costs are counted and timed on."""
         from torch import nn
 
         return nn.Sequential(_network(run, sizes.classes), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _network(run: Run, classes: int) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -13,15 +12,11 @@ if TYPE_CHECKING:
     from nsl.data.sequences import SequenceSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 #: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
 ERROR = Metric("test_error", "test error", False, 1.0)
 #: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
 CLIP = 1.0
-#: Numbers a step and outputs, by the set.
-CHANNELS = {"digit_rows": (16, 10), "adding": (2, 1)}
 
 
 class Sequences(Task):
@@ -30,6 +25,7 @@ class Sequences(Task):
     name = "sequences"
     metric = ERROR
     trial_data = "{validation} training sequences held out"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SequenceSet:
         from nsl.data.sequences import load_sequences
@@ -41,8 +37,6 @@ class Sequences(Task):
         import torch.nn.functional as F
 
         import nsl
-        from nsl.training import Recipe
-        from nsl.training.fit import fit
 
         sizes = self.shape(run.dataset)
         torch.manual_seed(run.seed)
@@ -63,46 +57,25 @@ class Sequences(Task):
             squared = (outputs[:, 0] - dataset.test_targets).square().mean()
             return {"test_error": 100 * float(squared) / variance}
 
-        result = fit(
-            network,
-            loss,
-            measure,
-            len(dataset.train_inputs),
-            Recipe(**run.recipe),
-            seed=run.seed,
-            identity=[run.model, dataset.fingerprint],
-            checkpoint=checkpoint,
-            minutes=minutes,
-            clip=CLIP,
-        )
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "clip": CLIP}
+        result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_inputs), **keeping)
         shown = self.network(run, sizes)
         observations = {} if result["diverged"] else _observed(network, dataset)
         cost = nsl.count_multiply_adds(shown, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
 
-    def shape(self, dataset: dict[str, Any]) -> Shape:
-        from reproduce.declare.shapes import Shape
-
-        channels, classes = CHANNELS[dataset["name"]]
-        if dataset["name"] == "digit_rows":
-            size = int(dataset.get("image_size", 16))
-            return Shape(size, classes, 1438, 359, size)
-        length = max(channels, int(dataset.get("length", 30)))
-        return Shape(length, classes, int(dataset.get("train", 4000)), int(dataset.get("test", 1000)), length)
-
     def network(self, run: Run, sizes: Shape) -> Any:
         """The network behind a part that reads a sequence out of an image, which is what costs are counted on."""
         from torch import nn
+
+        from reproduce.declare.shapes import CATALOGUE
 
         class Rows(nn.Module):
             def forward(self, images: Any) -> Any:
                 return images[:, 0, :, :channels]
 
-        channels = sizes.image_size if run.dataset["name"] == "digit_rows" else CHANNELS[run.dataset["name"]][0]
+        channels = CATALOGUE[run.dataset["name"]].channels or sizes.image_size
         return nn.Sequential(Rows(), _network(run, channels, sizes.classes))
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _network(run: Run, channels: int, classes: int) -> Any:

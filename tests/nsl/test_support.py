@@ -25,14 +25,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, prune
 
 import nsl
-from nsl.layers.decoupled import DecoupledConv2d
-from nsl.layers.deformable import DeformConv2d
-from nsl.layers.dynamic_filter import DynamicFilterConv2d
-from nsl.layers.dynamic_recurrent import DynamicNSGRUCell, DynamicNSRNNCell
-from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
-from nsl.layers.hypernetwork import HyperConv2d
-from nsl.layers.ode import ODEBlock
-from nsl.layers.unshared import UnsharedNSConv2d
 
 MAPS = (2, 3, 7, 6)
 PLACE: Any = (3, 9, 3, 1, 1)
@@ -53,24 +45,26 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GlobalSimilarity": (lambda: nsl.GlobalSimilarity(**nsl.sphere_maps(3), gamma=0.5), MAPS),
     "StaticGlobalSimilarity": (lambda: nsl.StaticGlobalSimilarity((7, 6)), MAPS),
     "ShiftConv2d": (lambda: nsl.NSConv2d(3, 4, 3, padding=1, similarity="shift").fold(), MAPS),
+    "UnsharedNSConv2d": (lambda: nsl.UnsharedNSConv2d(3, 4, 3, padding=1, similarity="unconstrained"), MAPS),
+    "DecoupledConv2d": (
+        lambda: nsl.DecoupledConv2d(3, 4, 3, padding=1, angle="learnable_sigmoid", learnable=True),
+        MAPS,
+    ),
+    "DynamicFilterConv2d": (lambda: nsl.DynamicFilterConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "HyperConv2d": (lambda: nsl.HyperConv2d(3, 4, 3, padding=1, dynamic=True), MAPS),
+    "SelectedConv2d": (lambda: nsl.SelectedConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "MixtureConv2d": (lambda: nsl.MixtureConv2d(3, 4, 3, padding=1), MAPS),
+    "DeformConv2d": (lambda: nsl.DeformConv2d(3, 4, 3, padding=1, modulated=True), MAPS),
+    "DynamicNSRNNCell": (lambda: nsl.DynamicNSRNNCell(4, 3, hidden=2), (2, 4)),
+    "DynamicNSGRUCell": (lambda: nsl.DynamicNSGRUCell(4, 3, hidden=2), (2, 4)),
+    "ODEBlock": (lambda: nsl.ODEBlock(nsl.NSConv2d(3, 3, 3, padding=1), "rk4", 2), MAPS),
     "SpherePredictor": (lambda: nsl.SpherePredictor(*PLACE, hidden=4), MAPS),
     "ReleasePredictor": (lambda: nsl.ReleasePredictor(*PLACE, hidden=4), MAPS),
     "CNNPredictor": (lambda: nsl.CNNPredictor(*PLACE, hidden=4, head="tanh"), MAPS),
     "LinearPredictor": (lambda: nsl.LinearPredictor(4, 3, hidden=4), (2, 4)),
-    # What the paper compares with, of the modules of `nsl.layers`.
-    "DynamicFilterConv2d": (lambda: DynamicFilterConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
-    "HyperConv2d": (lambda: HyperConv2d(3, 4, 3, padding=1, dynamic=True), MAPS),
-    "SelectedConv2d": (lambda: SelectedConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
-    "MixtureConv2d": (lambda: MixtureConv2d(3, 4, 3, padding=1), MAPS),
-    "DeformConv2d": (lambda: DeformConv2d(3, 4, 3, padding=1, modulated=True), MAPS),
-    "DecoupledConv2d": (lambda: DecoupledConv2d(3, 4, 3, padding=1, learnable=True), MAPS),
-    "UnsharedNSConv2d": (lambda: UnsharedNSConv2d(3, 4, 3, padding=1, similarity="unconstrained"), MAPS),
-    "DynamicNSRNNCell": (lambda: DynamicNSRNNCell(4, 3, hidden=4), (2, 4)),
-    "DynamicNSGRUCell": (lambda: DynamicNSGRUCell(4, 3, hidden=4), (2, 4)),
-    "ODEBlock": (lambda: ODEBlock(nsl.NSConv2d(3, 3, 3, padding=1), "rk4", 2), MAPS),
 }
-#: Public modules that are no layers: parts of them.
-PARTS = {"SharedKernels", "StaticSimilarity", "DynamicSimilarity"}
+#: Public modules that are no layers: parts of them, and a metric of two arguments.
+PARTS = {"SharedKernels", "StaticSimilarity", "DynamicSimilarity", "KernelGenerator", "Mahalanobis"}
 CELLS = {"NSRNNCell", "NSGRUCell"}
 
 
@@ -298,7 +292,7 @@ def traced_by_fx(name: str, layer: nn.Module, x: Tensor) -> None:
 
 
 def forward_derivative(name: str, layer: nn.Module, x: Tensor) -> None:
-    if name == "SelectedConv2d":  # its gates are steps, their derivative is straight-through
+    if name == "SelectedConv2d":  # a straight-through derivative is no limit of differences
         raise Absent
     layer, x, step = layer.double(), x.double(), 1e-6
     direction = torch.randn_like(x)
@@ -332,23 +326,14 @@ USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "forward-mode derivative": forward_derivative,
 }
 #: (layer, use) to what is said instead.
-_NO_SIMILARITY = (
-    "SphereConv2d", "SelectedConv2d", "MixtureConv2d", "DeformConv2d", "DecoupledConv2d", "UnsharedNSConv2d",
-    "DynamicNSRNNCell", "DynamicNSGRUCell",
-)  # fmt: skip
+_OTHERS = ("SphereConv2d", "DecoupledConv2d", "SelectedConv2d", "MixtureConv2d", "DeformConv2d")
 REFUSED = {
-    **{
-        (name, "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first"
-        for name in _NO_SIMILARITY
-    },
-    ("DeformConv2d", "torch.fx"): "DeformConv2d reads the input's size and type and cannot be traced by torch.fx",
-    ("DeformConv2d", "forward-mode derivative"): "forward AD with grid_sampler_2d that does not support it",
-}
+    (name, "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first"
+    for name in _OTHERS
+} | {("DeformConv2d", "forward-mode derivative"): "forward AD with grid_sampler_2d that does not support it"}
 #: (layer, use) without a meaning: no maps to lay channels last, no weight of its own to prune.
-_NO_MAPS = (
-    "NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor",
-    "DynamicNSRNNCell", "DynamicNSGRUCell",
-)  # fmt: skip
+_NO_MAPS = ("NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor",
+            "DynamicNSRNNCell", "DynamicNSGRUCell")  # fmt: skip
 _NO_WEIGHT = (
     "GlobalSimilarity", "StaticGlobalSimilarity", "ShiftConv2d", "SpherePredictor", "ReleasePredictor", "CNNPredictor",
     "LinearPredictor", "DynamicFilterConv2d", "HyperConv2d", "ODEBlock",
@@ -366,8 +351,7 @@ NOTES = {
     "convert twice": "the second conversion finds nothing left and says so",
     "torch.fx": "optional arguments are given by `concrete_args`, `{'hx': None}` of a cell and `{'output_size': None}` "
     "of a transposed convolution; the convolution itself is a leaf of the graph",
-    "forward-mode derivative": "`torch.autograd.forward_ad`, compared with finite differences; the gates of "
-    "`SelectedConv2d` are steps",
+    "forward-mode derivative": "`torch.autograd.forward_ad`, compared with finite differences",
 }
 
 
@@ -424,8 +408,7 @@ def test_every_structure_exports_to_onnx_with_dynamic_axes() -> None:
 
 def test_every_public_layer_is_in_the_table() -> None:
     public = {name for name in nsl.__all__ if isinstance(getattr(nsl, name), type)}
-    layers = {name for name in public if issubclass(getattr(nsl, name), nn.Module)}
-    assert layers == {name for name in LAYERS if hasattr(nsl, name)} | PARTS
+    assert {name for name in public if issubclass(getattr(nsl, name), nn.Module)} == set(LAYERS) | PARTS
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "support.md"
@@ -444,8 +427,7 @@ def document() -> str:
         "| | " + " | ".join(LAYERS) + " |",
         "|---|" + "---|" * len(LAYERS),
     ]
-    sentences = list(dict.fromkeys(REFUSED.values()))
-    letters = {where: chr(ord("a") + sentences.index(sentence)) for where, sentence in REFUSED.items()}
+    letters = {where: chr(ord("a") + number) for number, where in enumerate(REFUSED)}
     for use in USES:
         cells = [
             letters.get((name, use)) or ("–" if (name, use) in ABSENT else "yes")
@@ -454,7 +436,7 @@ def document() -> str:
         mark = f" [{numbers[use]}]" if use in numbers else ""
         lines.append(f"| {use}{mark} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {use}: {NOTES[use]}." for use, number in numbers.items()), ""]
-    lines += [f'- {chr(ord("a") + number)}: "{sentence}"' for number, sentence in enumerate(sentences)]
+    lines += [f"- {letters[where]}: \"{sentence}\"" for where, sentence in REFUSED.items()]
     return "\n".join(lines) + "\n"
 
 
