@@ -158,7 +158,7 @@ def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(
     for key in plan.beyond():
         assert f"## Beyond the paper: {plan.experiment(key).title}" in text
     assert "Computed in float64, without data or training: " in text
-    assert "Of 7 claims 1 agrees (computed, without training) and 6 were not run." in text
+    assert "Of 8 claims 1 agrees (computed, without training) and 7 were not run." in text
     assert "was not run; the paper names the application and reports no result." in text
     assert "illegible" not in text.partition("## Beyond")[2]
 
