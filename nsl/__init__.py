@@ -12,10 +12,19 @@ from nsl.kernels.convolution import neural_similarity_conv2d
 from nsl.kernels.definition import reference_conv2d
 from nsl.layers.attention import GlobalSimilarity, StaticGlobalSimilarity, orthogonality_penalty, sphere_maps
 from nsl.layers.conv import DynamicNSConv2d, NSConv1d, NSConv2d, NSConv3d, NSConvTranspose2d
+from nsl.layers.decoupled import DecoupledConv2d
+from nsl.layers.deformable import DeformConv2d
 from nsl.layers.dynamic import DynamicSimilarity
+from nsl.layers.dynamic_filter import DynamicFilterConv2d, similarity_of_filters
+from nsl.layers.dynamic_recurrent import DynamicNSGRUCell, DynamicNSRNNCell
+from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
+from nsl.layers.hypernetwork import HyperConv2d, KernelGenerator
 from nsl.layers.linear import DynamicNSLinear, LinearPredictor, NSLinear
+from nsl.layers.mahalanobis import Mahalanobis, neighbourhood_loss
+from nsl.layers.ode import ODEBlock
 from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
 from nsl.layers.recurrent import NSGRUCell, NSRNNCell
+from nsl.layers.shapes import FewTaps, Shaped
 from nsl.layers.shared import SharedKernels
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import is_dynamic, similarity_penalty
@@ -36,6 +45,7 @@ from nsl.layers.structures import (
     Symmetric,
     Unconstrained,
 )
+from nsl.layers.unshared import UnsharedNSConv2d
 from nsl.models import count_multiply_adds, count_parameters, create_model, list_models, model_kind
 from nsl.zoo import load
 
@@ -47,16 +57,26 @@ __all__ = [
     "STRUCTURES",
     "Block",
     "CNNPredictor",
+    "DecoupledConv2d",
+    "DeformConv2d",
     "Diagonal",
     "Dilated",
+    "DynamicFilterConv2d",
     "DynamicNSConv2d",
+    "DynamicNSGRUCell",
     "DynamicNSLinear",
+    "DynamicNSRNNCell",
     "DynamicSimilarity",
+    "FewTaps",
     "Full",
     "GlobalSimilarity",
     "HardSparse",
+    "HyperConv2d",
+    "KernelGenerator",
     "LinearPredictor",
     "LowRank",
+    "Mahalanobis",
+    "MixtureConv2d",
     "NSConv1d",
     "NSConv2d",
     "NSConv3d",
@@ -64,7 +84,10 @@ __all__ = [
     "NSGRUCell",
     "NSLinear",
     "NSRNNCell",
+    "ODEBlock",
     "ReleasePredictor",
+    "SelectedConv2d",
+    "Shaped",
     "SharedKernels",
     "Shift",
     "ShiftConv2d",
@@ -75,6 +98,7 @@ __all__ = [
     "Structure",
     "Symmetric",
     "Unconstrained",
+    "UnsharedNSConv2d",
     "angular",
     "convert",
     "count_multiply_adds",
@@ -86,11 +110,13 @@ __all__ = [
     "list_models",
     "load",
     "model_kind",
+    "neighbourhood_loss",
     "neural_similarity_conv2d",
     "orthogonality_penalty",
     "patch_norm",
     "reference_conv2d",
     "reset_to_identity",
+    "similarity_of_filters",
     "similarity_penalty",
     "sphere_maps",
 ]

@@ -1,9 +1,12 @@
-"""Files that a command writes: tried before the work, written under a temporary name, renamed, never on a device."""
+"""Files that a command writes: tried before the work, written under a temporary name, renamed, never on a device; and
+its temporary folders."""
 
 from __future__ import annotations
 
 import glob
 import os
+import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ class OutputError(OSError):
 
 #: Temporary files older than this, in seconds, belong to a process that was killed.
 LEFT_OVER = 3600.0
+#: The same of temporary folders: what works in one for hours need not change it.
+FOLDER_LEFT_OVER = 24 * 3600.0
 
 
 def check_regular(path: Path, what: str) -> None:
@@ -92,6 +97,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(prefix: str, where: Path | None = None) -> Iterator[Path]:
+    """A temporary folder for the block, after removing those that killed processes of this user left a day ago.
+
+    Args:
+        prefix: how its name begins; of nothing else there.
+        where: the folder it is made in; default: that of all temporary files.
+    """
+    where = Path(tempfile.gettempdir()) if where is None else where
+    for left in where.glob(f"{glob.escape(prefix)}*"):
+        with suppress(OSError):
+            found = left.lstat()
+            mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+            if mine and time.time() - found.st_mtime > FOLDER_LEFT_OVER:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=where) as folder:
+        yield Path(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -57,11 +57,12 @@ class Session:
     store: Store
     backend: str
     slots: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
 
     @property
     def runs(self) -> list[Run]:
         """The runs the chosen tables need."""
-        return plan.planned_runs(self.profile, self.tables, self.seeds, self.slots)
+        return plan.planned_runs(self.profile, self.tables, self.seeds, self.slots, self.methods)
 
     def fingerprints(self, runs: list[Run]) -> dict[str, str]:
         """Fingerprints of the runs' data as they are now, by data set."""
@@ -74,6 +75,7 @@ def declare_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="demo", help=PROFILES)
     parser.add_argument("--tables", default=None, help="tables such as 1, 1-4, 1,3 or beyond (default: the paper's)")
     parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
+    parser.add_argument("--methods", default=None, help="rows to run, by their keys, such as cnn (default: all)")
     parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
     parser.add_argument(
         "--data", type=_data, default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)"
@@ -122,6 +124,7 @@ def session(arguments: argparse.Namespace) -> Session:
         store=Store(arguments.results, profile.name),
         backend=arguments.backend,
         slots=plan.parse_slots(arguments.slots, profile),
+        methods=plan.parse_methods(arguments.methods, numbers),
     )
 
 
@@ -167,7 +170,9 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
         return
     report = executor.execute(sorted(missing, key=_shares(missing)))
     if again and any(fingerprints.DROPPED in failure for failure in report.failures):
-        print("A remembered fingerprint was wrong; it is computed anew and the runs go on.", flush=True)
+        files = fingerprints.changed((run for run, _ in missing), now.data)
+        why = f"{', '.join(files)} changed" if files else "no file is known to have changed"
+        print(f"A remembered fingerprint was wrong ({why}); it is computed anew and the runs go on.", flush=True)
         _execute(arguments, now, runs, again=False)
         return
     if report.failures:
@@ -204,7 +209,8 @@ def show_plan(arguments: argparse.Namespace) -> int:
     else:
         from reproduce.run import costs
 
-        for line in costs.lines(costs.estimate(now.profile, now.tables, now.seeds, now.jobs), now.profile, now.jobs):
+        found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots, now.methods)
+        for line in costs.lines(found, now.profile, now.jobs):
             print(line)
     seeds = "the profile's seeds" if now.seeds is None else f"{now.seeds} seeds"
     print(f"{len(now.runs)} runs for tables {', '.join(map(str, now.tables))}, {seeds}.")
@@ -264,22 +270,26 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Compare two folders of one profile's results, timings and environment aside."""
-    stores = [Store(folder.parent, folder.name) for folder in (arguments.first, arguments.second)]
-    for store in stores:
+    first, second = (Store(folder.parent, folder.name) for folder in (arguments.first, arguments.second))
+    for store in (first, second):
         if not store.runs.is_dir():
             raise FileNotFoundError(f"{store.folder} has no runs/; name a folder such as results/demo.")
-    found = differences(*stores)
+    count = len({record["id"] for record in first.records()} & {record["id"] for record in second.records()})
+    if arguments.common and not count:
+        raise ValueError(f"{first.folder} and {second.folder} have no run in common; name two folders that have.")
+    found = differences(first, second, arguments.common)
     for line in found:
         print(line)
     if not found:
-        count = len(list(stores[0].records()))
-        print(f"The {count} records are equal, timings and environment aside.")
+        shown = "one record is" if count == 1 else f"{count} records are"
+        print(f"The {shown} equal, timings and environment aside.")
     return 1 if found else 0
 
 
 def _declare_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=path_argument, help="a profile's folder of results, such as results/demo")
     parser.add_argument("second", type=path_argument, help="another")
+    parser.add_argument("--common", action="store_true", help="only the runs that both have, such as a row run again")
 
 
 def select(arguments: argparse.Namespace) -> int:
@@ -328,8 +338,9 @@ def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks."""
     from reproduce.bench import BENCHMARKS, run_benchmarks
 
-    count = run_benchmarks(BENCHMARKS, arguments.results / "bench", arguments.names)
-    print(f"{count} benchmarks, stored in {arguments.results / 'bench'}.")
+    folder = arguments.results / "bench"
+    count = run_benchmarks(BENCHMARKS, folder, arguments.names)
+    print(f"{count} benchmarks, stored in {folder}.")
     return 0
 
 

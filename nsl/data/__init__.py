@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
+from nsl.data import catalogue
 from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, window_flip
-from nsl.data.dataset import DataError, Dataset, check_names, check_option, fingerprint, hold_out, make_dataset, subset
+from nsl.data.dataset import DataError, Dataset, fingerprint, hold_out, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
+from nsl.data.loading import load_entry
 from nsl.data.root import data_root
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeSampler",
     "FewShotData",
     "ImageSet",
+    "catalogue",
     "centre_crop",
     "crop_flip",
     "data_root",
@@ -36,18 +38,8 @@ __all__ = [
     "window_flip",
 ]
 
-# The options of every set; the two numbers of images per class, and the validation split, are common to all.
-_COMMON = ("train_per_class", "test_per_class", "validation")
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "digits": ("image_size", *_COMMON),
-    "glyphs": ("num_classes", *_COMMON, "seed", "image_size", "plain"),
-    "cifar10": _COMMON,
-    "cifar100": _COMMON,
-    "imagenet": ("image_size", *_COMMON),
-    "tiny_imagenet": ("image_size", *_COMMON),
-    "tiny_imagenet_25": ("image_size", *_COMMON),
-}
-NAMES = tuple(_OPTIONS)
+#: What `load` knows.
+NAMES = catalogue.names(catalogue.IMAGES)
 
 
 def load(
@@ -73,30 +65,5 @@ def load(
         DataError: unknown name or option, bad option value, missing folder, missing or damaged files, or a
             failed download.
     """
-    if name not in _OPTIONS:
-        raise DataError(f"Unknown data set {name!r}; known are {', '.join(NAMES)}.")
-    check_names(f"Data set {name!r}", options, _OPTIONS[name])
-    for option, value in options.items():
-        if not (option in _COMMON and value is None):
-            check_option(f"Data set {name!r}", option, value)
-    validation = options.pop("validation", None)
-    loaded = _load(name, data_root(root), download, options)
-    return loaded if validation is None else hold_out(loaded, validation)
-
-
-def _load(name: str, folder: Path, download: bool, options: dict[str, Any]) -> Dataset:
-    if name == "digits":
-        from nsl.data.digits import load_digits
-
-        return load_digits(**options)
-    if name == "glyphs":
-        from nsl.data.glyphs import load_glyphs
-
-        return load_glyphs(**options)
-    if "imagenet" in name:
-        from nsl.data.imagenet import load_imagenet
-
-        return load_imagenet(name, folder, **options)
-    from nsl.data.cifar import load_cifar
-
-    return subset(load_cifar(name, folder, download=download), **options)
+    found: Dataset = load_entry(catalogue.IMAGES, name, options, root, download, hold_out)
+    return found

@@ -6,68 +6,30 @@ A file is a sequence of records: one label byte (CIFAR-10) or a coarse and a fin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, Dataset, make_dataset
-from nsl.data.download import Archive, fetch, unpack
+from nsl.data.catalogue import CATALOGUE, Layout
+from nsl.data.dataset import DataError, Dataset, make_dataset, subset
+from nsl.data.download import fetch, unpack
 from nsl.data.known import check_known
 
 OFFICIAL_ADDRESS = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where one set's files are and what they must hold."""
-
-    folder: str
-    archive: Archive
-    train: dict[str, int]  # file name -> number of records
-    test: dict[str, int]
-    names_file: str
-    label_ranges: tuple[int, ...]  # number of values of each label byte; the last one is the class
-
-    @property
-    def num_classes(self) -> int:
-        return self.label_ranges[-1]
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, *self.test, self.names_file)
-
-
-LAYOUTS: dict[str, Layout] = {
-    "cifar10": Layout(
-        folder="cifar-10-batches-bin",
-        archive=Archive("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-        train={f"data_batch_{i}.bin": 10_000 for i in range(1, 6)},
-        test={"test_batch.bin": 10_000},
-        names_file="batches.meta.txt",
-        label_ranges=(10,),
-    ),
-    "cifar100": Layout(
-        folder="cifar-100-binary",
-        archive=Archive("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
-        train={"train.bin": 50_000},
-        test={"test.bin": 10_000},
-        names_file="fine_label_names.txt",
-        label_ranges=(20, 100),
-    ),
-}
-
-#: What lies in a data folder where someone has the version of pickles.
-PYTHON_VERSIONS = {
-    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
-}
-
-
-def load_cifar(name: str, root: Path, *, download: bool = True, address: str = OFFICIAL_ADDRESS) -> Dataset:
+def load_cifar(
+    name: str,
+    root: Path,
+    *,
+    download: bool = True,
+    address: str = OFFICIAL_ADDRESS,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
+) -> Dataset:
     """CIFAR-10 (`name` "cifar10") or CIFAR-100 with its 100 fine labels ("cifar100").
 
     Args:
@@ -76,6 +38,7 @@ def load_cifar(name: str, root: Path, *, download: bool = True, address: str = O
         download: fetch the official archive into `root` when none of the set's files are there. One that lies there
             already is unpacked instead.
         address: where the archives lie, ending in a slash.
+        train_per_class, test_per_class: keep only the first images of every class.
 
     Returns:
         50,000 train and 10,000 test images [N, 3, 32, 32] in the files' order.
@@ -83,20 +46,27 @@ def load_cifar(name: str, root: Path, *, download: bool = True, address: str = O
     Raises:
         DataError: files missing, of the wrong size, with wrong labels or blank images, or the download failed.
     """
-    layout = LAYOUTS[name]
+    layout = _layout(name)
     folder = _find(name, layout, root, download, address)
     names = _read_names(folder / layout.names_file, layout.num_classes)
     train_images, train_labels = _read_split(folder, layout.train, layout.label_ranges)
     test_images, test_labels = _read_split(folder, layout.test, layout.label_ranges)
     for split, labels, images in (("train", train_labels, train_images), ("test", test_labels, test_images)):
-        check_known(name, split, labels.numpy(), images.view(len(images), -1).numpy())
-    return make_dataset(name, train_images, train_labels, test_images, test_labels, names)
+        check_known(name, split, labels.numpy(), images.view(len(images), -1).numpy(), layout.digests[split])
+    whole = make_dataset(name, train_images, train_labels, test_images, test_labels, names)
+    return subset(whole, train_per_class, test_per_class)
+
+
+def _layout(name: str) -> Layout:
+    layout = CATALOGUE[name].layout
+    assert layout is not None
+    return layout
 
 
 def _find(name: str, layout: Layout, root: Path, download: bool, address: str) -> Path:
     """The folder that has all of the set's files, downloading them when it has none."""
     # Someone who points at one set's own folder still means its parent when another set is wanted.
-    base = root.parent if root.name in {known.folder for known in LAYOUTS.values()} else root
+    base = root.parent if root.name in {known.layout.folder for known in CATALOGUE.values() if known.layout} else root
     candidates = [root, base / layout.folder]
     for folder in candidates:
         missing = [file for file in layout.files if not (folder / file).is_file()]
@@ -112,7 +82,7 @@ def _find(name: str, layout: Layout, root: Path, download: bool, address: str) -
         if (place / layout.archive.file).is_file():
             unpack(place / layout.archive.file, layout.archive, target, layout.files)
             return target
-    pickled = next((base / other for other in PYTHON_VERSIONS[name] if (base / other).exists()), None)
+    pickled = next((base / other for other in layout.pickled if (base / other).exists()), None)
     told = "" if pickled is None else (
         f" {pickled} is the Python version, whose pickles could run any code and are not read; put the official binary "
         f"version {address}{layout.archive.file} beside it."

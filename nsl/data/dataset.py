@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -134,21 +134,6 @@ def make_dataset(
     """The `Dataset` of these parts (shapes and errors as there) with its fingerprint computed."""
     parts = (train_images, train_labels, test_images, test_labels)
     return Dataset(name, *parts, tuple(class_names), fingerprint(name, class_names, parts))
-
-
-def check_names(what: str, options: Iterable[str], known: Sequence[str]) -> None:
-    """Raise `DataError` where an option is none of the known ones of `what`, a set."""
-    if unknown := sorted(set(options) - set(known)):
-        raise DataError(f"{what} has no option {', '.join(unknown)}; known are {', '.join(known)}.")
-
-
-def check_option(what: str, option: str, value: object) -> None:
-    """Raise `DataError` unless the value is of the option's kind: `plain` is True or False, the others are numbers."""
-    if option == "plain":
-        if not isinstance(value, bool):
-            raise DataError(f"{what}: {option} must be True or False, got {value!r}.")
-    elif isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"{what}: {option} must be a whole number, got {value!r}.")
 
 
 def first_per_class(labels: Tensor, count: int, class_names: Sequence[str], what: str) -> Tensor:

@@ -11,26 +11,18 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from tqdm import tqdm
 
+from nsl.data.catalogue import Archive
 from nsl.data.dataset import DataError
 from nsl.locks import hold
 
 _BLOCK = 1 << 18  # bytes
 _TIMEOUT = 60.0  # seconds without an answer
 _ATTEMPTS = 5  # connections in a row that bring nothing new
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A gzipped tar file known by its name and md5 (hexadecimal)."""
-
-    file: str
-    md5: str
 
 
 def fetch(archive: Archive, target: Path, files: Sequence[str], address: str) -> None:

@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, check_names, check_option, fingerprint
+from nsl.data.catalogue import CATALOGUE, FEWSHOT, names
+from nsl.data.dataset import DataError, fingerprint, first_per_class
 from nsl.data.files import annotated_files, is_image, opened_image, text_of
-from nsl.data.root import data_root
+from nsl.data.loading import load_entry
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
+#: What `load_fewshot` knows.
+FEWSHOT_NAMES = names(FEWSHOT)
 #: Images a class of Mini-ImageNet, and their size (Vinyals et al., NeurIPS 2016).
-MINI_IMAGES, MINI_SIZE = 600, 84
+MINI_IMAGES, MINI_SIZE = 600, CATALOGUE["mini_imagenet"].image_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,43 +168,27 @@ def load_fewshot(
     Raises:
         DataError: unknown name or option, or missing, damaged or incomplete data.
     """
-    if name not in _LOADERS:
-        raise DataError(f"Unknown few-shot set {name!r}; known are {', '.join(_LOADERS)}.")
-    load, known = _LOADERS[name]
-    check_names(f"Few-shot set {name!r}", options, known)
-    for option, value in options.items():
-        if value is not None:
-            check_option(f"Few-shot set {name!r}", option, value)
-            if value < 0:
-                raise DataError(f"Few-shot set {name!r}: {option} must not be negative, got {value!r}.")
-    return load(data_root(root), download, **options)
+    found: FewShotData = load_entry(FEWSHOT, name, options, root, download)
+    return found
 
 
-def _first(name: str, labels: Tensor, count: int | None, classes: Sequence[str]) -> Tensor:
-    """Positions of the first `count` images of every class, or of all."""
-    from nsl.data.dataset import first_per_class
-
-    return torch.arange(len(labels), device="cpu") if count is None else first_per_class(labels, count, classes, name)
-
-
-def _load_cifar_fs(root: Path, download: bool, images_per_class: int | None = None) -> FewShotData:
+def load_cifar_fs(root: Path, *, download: bool = True, images_per_class: int | None = None) -> FewShotData:
+    """CIFAR-100's train and test images, its classes split 64 / 16 / 20 (Bertinetto et al., ICLR 2019)."""
     from nsl.data.cifar import load_cifar
 
     whole = load_cifar("cifar100", root, download=download)
     images = torch.cat([whole.train_images, whole.test_images])
     labels = torch.cat([whole.train_labels, whole.test_labels])
-    keep = _first("cifar_fs", labels, images_per_class, whole.class_names)
-    return split_classes("cifar_fs", images[keep], labels[keep], whole.class_names, CIFAR_FS)
+    if images_per_class is not None:
+        keep = first_per_class(labels, images_per_class, whole.class_names, "cifar_fs")
+        images, labels = images[keep], labels[keep]
+    return split_classes("cifar_fs", images, labels, whole.class_names, CIFAR_FS)
 
 
-def _load_glyphs(
-    root: Path,
-    download: bool,
-    images_per_class: int | None = None,
-    image_size: int = 32,
-    seed: int = 0,
-    plain: bool = False,
+def load_glyphs_fs(
+    *, images_per_class: int | None = None, image_size: int = 32, seed: int = 0, plain: bool = False
 ) -> FewShotData:
+    """The first hundred rendered characters, 64 / 16 / 20, with the options of `load_glyphs` (60 images a class)."""
     from nsl.data.glyphs import load_glyphs
 
     count = 60 if images_per_class is None else images_per_class
@@ -311,13 +298,7 @@ def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _load_mini_imagenet(root: Path, download: bool, **options: Any) -> FewShotData:
-    return load_mini_imagenet(root, **options)
-
-
-def _load_tiny(
-    root: Path, download: bool, image_size: int = 64, images_per_class: int | None = None
-) -> FewShotData:
+def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: int | None = None) -> FewShotData:
     """Tiny-ImageNet's images of 25 classes of Mini-ImageNet: 200 train and 50 val images a class, 14 / 6 / 5."""
     folder = root / "tiny-imagenet-25" if (root / "tiny-imagenet-25").is_dir() else root
     notes = folder / "val" / "val_annotations.txt"
@@ -340,6 +321,8 @@ def _from_files(
     image_size: int,
     images_per_class: int | None,
 ) -> FewShotData:
+    if image_size < 1 or (images_per_class is not None and images_per_class < 1):
+        raise DataError(f"{name}: image_size and images_per_class must be at least 1.")
     classes = [wnid for part in PARTS for wnid in split[part]]
     chosen = [(path, label) for label, wnid in enumerate(classes) for path in files[wnid][:images_per_class]]
     images = np.empty((len(chosen), 3, image_size, image_size), np.uint8)
@@ -366,12 +349,3 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     except Exception:
         # Damaged files make Pillow's plugins raise many kinds of exceptions, struct.error among them.
         raise DataError(f"{path} cannot be read as an image; put back the original file.") from None
-
-
-_LOADERS: dict[str, tuple[Callable[..., FewShotData], tuple[str, ...]]] = {
-    "cifar_fs": (_load_cifar_fs, ("images_per_class",)),
-    "mini_imagenet": (_load_mini_imagenet, ("images_per_class", "image_size")),
-    "tiny_imagenet_25_fs": (_load_tiny, ("images_per_class", "image_size")),
-    "glyphs_fs": (_load_glyphs, ("images_per_class", "image_size", "seed", "plain")),
-}
-FEWSHOT_NAMES = tuple(_LOADERS)

@@ -34,17 +34,14 @@ from pathlib import Path
 import numpy as np
 
 from nsl.arguments import Parser, whole
+from nsl.data.catalogue import CATALOGUE
 from nsl.data.dataset import DataError, Dataset
 from nsl.data.files import annotated_files, decode, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
 
-FOLDERS = {
-    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
-    "tiny_imagenet": ("tiny-imagenet-200", "."),
-    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
-}
-IMAGE_SIZE = {"imagenet": 224, "tiny_imagenet": 64, "tiny_imagenet_25": 64}
+#: The sets that are read here.
+NAMES = tuple(entry.name for entry in CATALOGUE.values() if entry.stored_size)
 _WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -70,13 +67,14 @@ def find(name: str, root: Path) -> Path:
     Raises:
         DataError: no candidate has `train` and `val`.
     """
-    for candidate in FOLDERS[name]:
+    entry = CATALOGUE[name]
+    for candidate in entry.folders:
         folder = root / candidate
-        tiny = (folder / "wnids.txt").is_file()
-        if (folder / "train").is_dir() and (folder / "val").is_dir() and tiny == name.startswith("tiny"):
+        listed = (folder / "wnids.txt").is_file()
+        if (folder / "train").is_dir() and (folder / "val").is_dir() and listed == entry.class_list:
             return folder
-    shown = " or ".join(str(root / candidate) for candidate in FOLDERS[name])
-    files = "wnids.txt, train/ and val/" if name.startswith("tiny") else "train/<wnid>/*.JPEG and val/"
+    shown = " or ".join(str(root / candidate) for candidate in entry.folders)
+    files = "wnids.txt, train/ and val/" if entry.class_list else "train/<wnid>/*.JPEG and val/"
     raise DataError(f"{name} is not under {root}: expected {files} in {shown}; name its folder by DATA.")
 
 
@@ -196,7 +194,7 @@ def list_images(
     Raises:
         DataError: a file or folder is missing or contradicts another; the sentence names it.
     """
-    if name.startswith("tiny"):
+    if CATALOGUE[name].class_list:
         wnids = sorted(line.strip() for line in _lines(folder / "wnids.txt") if line.strip())
         train, test = _by_class(folder / "train", wnids, "images"), _annotated_val(folder / "val", wnids)
     else:
@@ -226,15 +224,10 @@ def _signature(folder: Path, splits: dict[str, Split]) -> str:
     return total.hexdigest()[:32]
 
 
-def stored_size(name: str, image_size: int) -> int:
-    """Height and width of the cached images: larger than the network's input only for ILSVRC-2012."""
-    return image_size if name.startswith("tiny") else round(image_size * 8 / 7)
-
-
 def cache_folder(name: str, folder: Path, image_size: int, limits: tuple[int | None, int | None]) -> Path:
     """Where the cache of a data set in `folder` lies."""
     mark = hashlib.sha256(f"{folder.resolve()}\0{limits}".encode()).hexdigest()[:8]
-    return cache_root() / f"{name}-{stored_size(name, image_size)}-{mark}"
+    return cache_root() / f"{name}-{CATALOGUE[name].stored(image_size)}-{mark}"
 
 
 def load_imagenet(
@@ -248,7 +241,7 @@ def load_imagenet(
     bad_limit: float = BAD_LIMIT,
     verify: bool | None = None,
 ) -> Dataset:
-    """One of `FOLDERS`, packed first if that has not been done.
+    """One of `NAMES`, packed first if that has not been done.
 
     Args:
         name: "imagenet", "tiny_imagenet" or "tiny_imagenet_25".
@@ -265,7 +258,7 @@ def load_imagenet(
     Raises:
         DataError: files are missing, too many are undecodable, the cache is damaged, or there is no Pillow.
     """
-    wanted = IMAGE_SIZE[name] if image_size is None else image_size
+    wanted = CATALOGUE[name].image_size if image_size is None else image_size
     if not 8 <= wanted <= 1024:
         raise DataError(f"{name}: image_size must be 8 to 1024, got {wanted}.")
     try:
@@ -273,7 +266,7 @@ def load_imagenet(
     except ImportError:
         raise DataError(f"Decoding {name} needs Pillow, which is not installed; pip install pillow.") from None
     folder = find(name, root)
-    size = stored_size(name, wanted)
+    size = CATALOGUE[name].stored(wanted)
     cache = cache_folder(name, folder, wanted, (train_per_class, test_per_class))
     splits, wnids = list_images(name, folder, train_per_class, test_per_class)
     source = _signature(folder, splits)
@@ -286,7 +279,7 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
     dataset = load_imagenet(name, root)
     folder = find(name, root)
     splits, _ = list_images(name, folder)
-    paths, size = splits["train"].paths, stored_size(name, dataset.image_size)
+    paths, size = splits["train"].paths, CATALOGUE[name].stored(dataset.image_size)
     rng = np.random.default_rng(0)
 
     def rate(step: int, work: object) -> float:
@@ -306,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Pack, verify or measure a data set."""
     parser = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=("pack", "verify", "bench"))
-    parser.add_argument("name", choices=tuple(FOLDERS))
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--root", type=Path, required=True, help="folder of the data")
     side = whole(1, 10_000)
     parser.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
@@ -314,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         chosen = parser.parse_args(arguments)
         expand_paths(chosen)
-        wanted = chosen.image_size or IMAGE_SIZE[chosen.name]
+        wanted = chosen.image_size or CATALOGUE[chosen.name].image_size
         folder = find(chosen.name, chosen.root)
         cache = cache_folder(chosen.name, folder, wanted, (None, None))
         if chosen.command == "pack":

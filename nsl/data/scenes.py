@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nsl.data.dataset import DataError, check_names, check_option, fingerprint
+from nsl.data.catalogue import SEGMENTATION
+from nsl.data.dataset import DataError, fingerprint
+from nsl.data.loading import load_entry
 
-OPTIONS = ("image_size", "train", "test", "seed", "validation")
 GROUND = 0
 CLASS_NAMES = ("ground", *(f"digit {i}" for i in range(10)))
 #: Digits a scene, their sides as a share of the canvas, and from which share of full ink a pixel belongs to its digit.
@@ -128,9 +129,5 @@ def load_segmentation(name: str, **options: Any) -> SegmentationSet:
     Raises:
         DataError: unknown name or option, or an impossible value.
     """
-    if name != "digit_scenes":
-        raise DataError(f"Unknown segmentation set {name!r}; known is digit_scenes.")
-    check_names(f"Set {name!r}", options, OPTIONS)
-    for option, value in options.items():
-        check_option(f"Set {name!r}", option, value)
-    return load_digit_scenes(**options)
+    found: SegmentationSet = load_entry(SEGMENTATION, name, options)
+    return found

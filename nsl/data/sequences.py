@@ -14,14 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nsl.data.dataset import DataError, check_names, check_option, fingerprint
-
-#: Options by name of the set.
-OPTIONS: dict[str, tuple[str, ...]] = {
-    "digit_rows": ("image_size", "validation"),
-    "adding": ("length", "train", "test", "seed", "validation"),
-}
-NAMES = tuple(OPTIONS)
+from nsl.data.catalogue import SEQUENCES
+from nsl.data.dataset import DataError, fingerprint
+from nsl.data.loading import load_entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +124,5 @@ def load_sequences(name: str, **options: Any) -> SequenceSet:
     Raises:
         DataError: unknown name or option, or an impossible value.
     """
-    if name not in OPTIONS:
-        raise DataError(f"Unknown set of sequences {name!r}; known are {', '.join(NAMES)}.")
-    check_names(f"Set {name!r}", options, OPTIONS[name])
-    for option, value in options.items():
-        check_option(f"Set {name!r}", option, value)
-    validation = options.pop("validation", None)
-    loaded = load_digit_rows(**options) if name == "digit_rows" else load_adding(**options)
-    return loaded if validation is None else hold_out(loaded, validation)
+    found: SequenceSet = load_entry(SEQUENCES, name, options, hold_out=hold_out)
+    return found

@@ -120,6 +120,6 @@ def evaluate(
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type == "cuda":  # this training's work only: others on the card have streams of their own
+        torch.cuda.current_stream(device).synchronize()
     return time.perf_counter()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +18,11 @@ from torch import nn
 from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.settings import Diverged, History, Place
+from nsl.kernels import paths
 from nsl.locks import locked
 from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.execution import Execution
+from nsl.training.execution import Execution, choose_device
 from nsl.training.loop import train
 from nsl.training.schedule import Recipe
 from nsl.training.side_by_side import pass_turn
@@ -76,8 +78,9 @@ def pretrain(
         seed: of batches and augmentation; the network was initialised from it.
         device: "auto" or a torch device.
         identity: what tells this network from others: name and options.
-        place: with `shared`, the trained network is kept there under a name made of all that determines it; a
-            second process that wants the same one waits for it.
+        place: with `shared`, the trained network is kept there under a name made of all that determines it, the
+            arithmetic (`nsl.kernels.paths.arithmetic`) included; a second process that wants the same one waits for
+            it. Where one is kept that only other arithmetic made, a line on stderr says so, and it is trained anew.
 
     Returns:
         {"curve": ..., "seconds": ..., "shared": whether it was loaded, "attempts": one dict a process that trained
@@ -89,7 +92,8 @@ def pretrain(
     """
     dataset = as_dataset(base)
     what = {"network": identity, "recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
-    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    path = {} if place.shared is None else paths.arithmetic(choose_device(device))
+    key = f"{_digest(what)}-{_digest(path)[:8]}"
     alone = nullcontext() if place.shared is None else locked(place.shared / f"backbone-{key}.lock", _wait)
     with alone:
         done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
@@ -103,6 +107,8 @@ def pretrain(
             except (KeyError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
         else:
+            if part is not None and not part.exists():
+                _tell_of_others(part.parent, _digest(what), path)
             attempts = _begin(diary, place.attempt)
             begun = time.perf_counter()
             result = train(
@@ -123,7 +129,7 @@ def pretrain(
             attempts[-1]["seconds"] = time.perf_counter() - begun
             history = {"curve": result.curve, "seconds": result.train_seconds, "attempts": attempts, "shared": False}
             if done is not None and part is not None:
-                save_checkpoint(done, {"network": network.state_dict(), "history": history})
+                save_checkpoint(done, {"network": network.state_dict(), "history": history, "path": path})
                 part.unlink(missing_ok=True)
             if diary is not None:
                 diary.unlink(missing_ok=True)
@@ -131,6 +137,23 @@ def pretrain(
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return history
+
+
+def _digest(what: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tell_of_others(folder: Path, key: str, path: dict[str, str]) -> None:
+    """Say which network of this key, begun or done, cannot be used here, and why."""
+    for file in sorted(folder.glob(f"backbone-{key}-*.pt")):
+        with suppress(CheckpointError, OSError, LookupError):  # those of earlier versions do not say
+            other = load_checkpoint(file)["path"]
+            print(
+                f"The base classes are trained anew with {paths.differing(path, other)}, since {file} was made with "
+                f"{paths.differing(other, path)}.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _begin(diary: Path | None, attempt: dict[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ folder) under a name made of the source, the compiler and the processor, so that
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -17,7 +16,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-import time
 import warnings
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from nsl.folders import home_cache, temporary_folder
+from nsl.outputs import scratch
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 # No -ffast-math: it would flush denormals to zero in the whole process.
@@ -44,8 +43,6 @@ TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bf
 #: Stands before the 64 hexadecimal digits of the SHA-256 at the end of a library.
 _MARK = b"\nnsl-sha256 "
 _TRAILER = len(_MARK) + 64
-#: Beginning of a name while it is compiled, and seconds after which that was left over.
-_TEMPORARY, _LEFT_OVER = "kernels-", 3600.0
 
 
 class Geometry(ctypes.Structure):
@@ -115,12 +112,23 @@ def _seal(path: Path) -> None:
         file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
 
 
-def _remove_left_overs(folder: Path) -> None:
-    """Remove what compilations that were killed left there."""
-    for left in folder.glob(f"{_TEMPORARY}*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _LEFT_OVER:
-                left.unlink()
+def _compile(compiler: str, target: Path) -> None:
+    """Compile the source in a folder of its own, with the compiler's temporary files, and rename the result: another
+    process may be doing the same.
+
+    Raises:
+        OSError: the compiler fails, or nothing can be written.
+        subprocess.SubprocessError: it takes too long.
+    """
+    with scratch("compiling-", target.parent) as folder:
+        made = folder / target.name
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made)]
+        places = {**os.environ, "TMPDIR": str(folder)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=places)
+        if done.returncode:
+            raise OSError((done.stderr.strip().splitlines() or ["no message"])[0])
+        _seal(made)
+        os.replace(made, target)
 
 
 @functools.cache
@@ -132,23 +140,12 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     source = _SOURCE.read_bytes()
-    partial: Path | None = None
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60).stdout
         key = b"\0".join([source, " ".join(_FLAGS).encode(), compiler.encode(), version, _processor().encode()])
         target = _cache() / f"kernels-{hashlib.sha256(key).hexdigest()[:16]}.so"
         if not _is_whole(target):
-            _remove_left_overs(target.parent)
-            # Written under a name of its own and renamed: another process may be doing the same.
-            handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix=".partial", dir=target.parent)
-            os.close(handle)
-            partial = Path(name)
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", name]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                raise OSError((done.stderr.strip().splitlines() or ["no message"])[0])
-            _seal(partial)
-            os.replace(partial, target)
+            _compile(compiler, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
@@ -157,9 +154,6 @@ def library() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
 
 
 def in_transform() -> bool:

@@ -95,3 +95,18 @@ def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.floa
         "cudnn_deterministic": str(torch.backends.cudnn.deterministic),
         "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "unset"),
     }
+
+
+def arithmetic(device: torch.device | str = "cpu") -> dict[str, str]:
+    """All that the last bits of a training depend on beside its settings: `describe`, and on the CPU also `vectors`,
+    the processor's instructions that PyTorch uses, and `threads`. A training goes on only where these are equal.
+    """
+    if torch.device(device).type != "cpu":
+        return {"device": torch.device(device).type, **describe(device)}
+    more = {"vectors": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    return {"device": "cpu", **describe(device), **more}
+
+
+def differing(path: dict[str, str], other: dict[str, str]) -> str:
+    """Those entries of a path that differ from another one's, as words: "kernels native, threads 2"."""
+    return ", ".join(f"{key} {value}" for key, value in path.items() if other.get(key) != value)

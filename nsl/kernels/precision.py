@@ -22,12 +22,9 @@ def set_float32_products(products: Products) -> None:
     """
     if products not in ("ieee", "tf32"):
         raise ValueError(f"float32 products must be 'ieee' or 'tf32', got {products!r}")
-    backends = torch.backends
-    if hasattr(backends.cuda.matmul, "fp32_precision"):
-        backends.cuda.matmul.fp32_precision = products
-        backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
-    else:
-        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = products == "tf32"
+    # By the older of PyTorch's two ways. After the newer, a switch a library, all that reads the older raises,
+    # `torch.get_float32_matmul_precision` among them; this one moves both, and cuDNN's recurrent layers too.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = products == "tf32"
 
 
 def float32_products() -> dict[str, Products]:

@@ -23,7 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
-from nsl.layers.spherical import EPSILON, LEARNABLE_FLOOR, LEARNABLE_K, OPERATORS, SIGMOID_K, angular, patch_norm
+from nsl.layers.spherical import (
+    EPSILON,
+    LEARNABLE_FLOOR,
+    LEARNABLE_K,
+    OPERATORS,
+    SIGMOID_K,
+    angular,
+    patch_norm,
+    patch_norm_multiply_adds,
+)
+
+for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
+    torch.fx.wrap(_name)
 
 MAGNITUDES = ("sphere", "ball", "tanh", "linear", "log", "mix")
 BOUNDED = ("sphere", "ball", "tanh")
@@ -113,7 +125,7 @@ class DecoupledConv2d(nn.Conv2d):
         """h without |w|: of norms [B, 1, Ho, Wo], broadcasting against [B, F, Ho, Wo]."""
         alpha, beta = self._number("alpha", 1.0, norm), self._number("beta", 1.0, norm)
         rho = self._number("rho", self.radius, norm)
-        if isinstance(rho, Tensor):
+        if not isinstance(rho, float):
             rho = rho.abs() + EPSILON  # a learned radius stays positive
         if self.magnitude == "sphere":
             return alpha * torch.ones_like(norm)
@@ -128,12 +140,16 @@ class DecoupledConv2d(nn.Conv2d):
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image: the convolution, the patch norms, and one product an output for the magnitude."""
-        places = output.shape[-2] * output.shape[-1]
-        norms = input.shape[1] * input.shape[-2] * input.shape[-1] + self.weight[0, 0].numel() * places
-        return places * (self.weight.numel() + self.out_channels) + norms
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
+            if input.dim() != 4 or input.shape[1] != self.in_channels:
+                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()

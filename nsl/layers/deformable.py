@@ -33,6 +33,44 @@ class Places(nn.Module):
         self.shift = nn.Parameter(torch.zeros(taps, 2, **made))
 
 
+Pair = tuple[int, int]
+
+
+def moved_patches(input: Tensor, offsets: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    """What every tap reads at every position from the place that it was moved to, between the pixels by interpolation.
+
+    Args:
+        input: [B, C, H, W].
+        offsets: d [B, K, 2, Ho, Wo], down and right, in pixels.
+        kernel, stride, padding, dilation: of the convolution.
+
+    Returns:
+        [B, C, K, Ho, Wo] in at least float32.
+    """
+    size, wide, device = offsets.shape[3:], wide_type(input), input.device.type
+
+    def axis(number: int) -> Tensor:
+        outputs = torch.arange(size[number], device=input.device, dtype=wide) * stride[number]
+        taps = torch.arange(kernel[number], device=input.device, dtype=wide)
+        return outputs - padding[number] + dilation[number] * taps[:, None]  # [taps, outputs]
+
+    # Places in bfloat16 would be whole pixels apart.
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        down = axis(0)[:, None, :, None].expand(*kernel, *size)
+        right = axis(1)[None, :, None, :].expand(*kernel, *size)
+        places = torch.stack([down, right], 2).flatten(0, 1) + offsets.to(wide)
+        # Filled on the device: a number put into it would be a copy from the host, which no graph can capture.
+        extent = torch.stack([places.new_full((), side) for side in input.shape[2:]])
+        # grid_sample's coordinates: -1 and 1 are the outer edges of the first and last pixel; x before y.
+        unit = (2 * places + 1) / extent[:, None, None] - 1
+        grid = unit.flip(2).movedim(2, -1).flatten(1, 2)  # [B, K Ho, Wo, 2]
+        found = F.grid_sample(input.to(wide), grid, "bilinear", "zeros", align_corners=False)
+    return found.unflatten(2, (kernel[0] * kernel[1], size[0]))
+
+
+torch.fx.wrap("moved_patches")  # a leaf of the graphs that torch.fx traces
+
+
 class DeformConv2d(Window):
     """A convolution whose every tap is read at a place of its own, between the pixels by bilinear interpolation.
 
@@ -102,41 +140,16 @@ class DeformConv2d(Window):
         """d [B, K, 2, Ho, Wo]: how far every tap moves down and right, in pixels."""
         if self.offset is None:
             assert self.places is not None
-            return self.places.shift[None, :, :, None, None].expand(len(input), -1, -1, *self.map_size(input))
+            return self.places.shift[None, :, :, None, None].expand(input.shape[0], -1, -1, *self.map_size(input))
         return self.offset(input).unflatten(1, (self.taps, 2))
 
     def masks(self, input: Tensor) -> Tensor | None:
         """m [B, K, Ho, Wo] in (0, 2), or None without modulation."""
         return None if self.modulation is None else 2 * torch.sigmoid(self.modulation(input))
 
-    def _places(self, size: tuple[int, int], like: Tensor) -> Tensor:
-        """Undeformed rows and columns of every tap at every position, [K, 2, Ho, Wo]."""
-
-        def axis(number: int) -> Tensor:
-            outputs = torch.arange(size[number], device=like.device, dtype=like.dtype) * self.stride[number]
-            taps = torch.arange(self.kernel_size[number], device=like.device, dtype=like.dtype)
-            return outputs - self.padding[number] + self.dilation[number] * taps[:, None]  # [taps, outputs]
-
-        rows, columns = axis(0), axis(1)
-        down = rows[:, None, :, None].expand(*self.kernel_size, *size)
-        right = columns[None, :, None, :].expand(*self.kernel_size, *size)
-        return torch.stack([down, right], 2).flatten(0, 1)
-
     def sample(self, input: Tensor, offsets: Tensor) -> Tensor:
         """The moved patches [B, C, K, Ho, Wo] of [B, C, H, W], given d [B, K, 2, Ho, Wo]; in at least float32."""
-        height, width = self.map_size(input)
-        wide = wide_type(input)
-        device = input.device.type
-        # Places in bfloat16 would be whole pixels apart.
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            places = self._places((height, width), offsets.to(wide)) + offsets.to(wide)
-            extent = places.new_ones(2)
-            extent[0], extent[1] = input.shape[2], input.shape[3]
-            # grid_sample's coordinates: -1 and 1 are the outer edges of the first and last pixel; x before y.
-            unit = (2 * places + 1) / extent[:, None, None] - 1
-            grid = unit.flip(2).movedim(2, -1).flatten(1, 2)  # [B, K Ho, Wo, 2]
-            found = F.grid_sample(input.to(wide), grid, "bilinear", "zeros", align_corners=False)
-        return found.unflatten(2, (self.taps, height))
+        return moved_patches(input, offsets, self.kernel_size, *self.geometry)
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image, without those of its parts: four products a sampled value, and the kernel's."""
@@ -148,11 +161,11 @@ class DeformConv2d(Window):
         offsets = self.offsets(input)
         return {"mean": offsets.mean((0, 3, 4)), "std": offsets.std((0, 3, 4)), "first": offsets[0]}
 
-    def forward(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         height, width = self.map_size(input)
-        if input.numel() == 0:  # grid_sample takes no empty batch
-            return input.new_zeros(len(input), self.out_channels, height, width) * self.weight.sum()
+        if isinstance(input, Tensor) and input.numel() == 0:  # grid_sample takes no empty batch
+            return input.new_zeros(input.shape[0], self.out_channels, height, width) * self.weight.sum()
         moved = self.sample(input, self.offsets(input))
         masks = self.masks(input)
         if masks is not None:

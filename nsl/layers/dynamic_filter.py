@@ -149,7 +149,7 @@ class DynamicFilterConv2d(Window):
         """Filters whose numbers along these axes have the mean and deviation learned for the axis `owner`."""
         if self.scale is None or self.shift is None:
             return filters
-        shape = [-1 if axis == owner else 1 for axis in range(filters.dim())]
+        shape = [-1 if axis == owner else 1 for axis in range(5 if self.depthwise else 6)]
         centred = filters - filters.mean(axes, keepdim=True)
         inverse = (centred.square().mean(axes, keepdim=True) + EPSILON).rsqrt()
         scale, shift = (part.to(filters.dtype).view(shape) for part in (self.scale, self.shift))
@@ -178,9 +178,8 @@ class DynamicFilterConv2d(Window):
             return places * (kernel * (self.hidden + 1) + self.out_channels * self.hidden)
         return places * kernel
 
-    def forward(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        self.map_size(input)
         if self.pointwise is not None:
             output = self.pointwise(self._depthwise(input))
         elif self.local and self.normalise:

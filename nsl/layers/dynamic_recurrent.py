@@ -11,20 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.linear import LinearPredictor, feature_block, similar_features
+from nsl.layers.predictors import move_like
 from nsl.layers.recurrent import Cell, check_nonlinearity
-from nsl.layers.structures import L1, Structure, make_structure
+from nsl.layers.structures import Structure
 
 
-class _DynamicCell(Cell, nn.Module):
+class _DynamicCell(Cell, DynamicLayer):
     """What the cells share: the predicted similarity of the recurrent map, shared by the gates.
 
     Parameters beyond the plain cell's:
-        predictor.* from [B, input_size + hidden_size] to [B, D].
+        neural.predictor.* from [B, input_size + hidden_size] to [B, D].
     """
 
-    bias: bool
-    identity: Tensor
+    weight_ih: Tensor
+    weight_hh: Tensor
 
     def _add_predictor(
         self,
@@ -34,22 +36,11 @@ class _DynamicCell(Cell, nn.Module):
         predictor: nn.Module | None,
         like: Tensor,
     ) -> None:
-        self.structure = make_structure(similarity)
-        if not self.structure.is_shared or isinstance(self.structure, L1):
-            raise ValueError(f"similarity={self.structure!r} is for static layers; choose another one")
-        self.block = feature_block(self.hidden_size, block_size, "hidden_size")
-        degrees = self.structure.degrees_of_freedom(self.block)
-        self.register_buffer("identity", self.structure.identity(self.block).to(like), persistent=False)
+        self.neural = DynamicSimilarity(similarity, feature_block(self.hidden_size, block_size, "hidden_size"), like)
         if predictor is None:
-            predictor = LinearPredictor(self.input_size + self.hidden_size, degrees, hidden).to(like)
-        self.predictor = predictor
-
-    def reset_parameters(self) -> None:
-        """The plain cell's initialisation, and the predictor's, which starts at M = I."""
-        super().reset_parameters()  # type: ignore[misc]
-        reset = getattr(getattr(self, "predictor", None), "reset_parameters", None)
-        if callable(reset):
-            reset()
+            predictor = LinearPredictor(self.input_size + self.hidden_size, self.neural.degrees_of_freedom, hidden)
+            move_like(predictor, like)
+        self.neural.predictor = predictor
 
     def predict_similarity(self, input: Tensor, hx: Tensor) -> Tensor:
         """Masks [B, block_size] or matrices [B, block_size, block_size] of input [B, input_size] and state [B,
@@ -58,15 +49,12 @@ class _DynamicCell(Cell, nn.Module):
         Raises:
             ValueError: the predictor's output does not fit.
         """
-        raw = self.predictor(torch.cat([input, hx], -1))
-        if raw.shape != (len(input), self.identity.numel()):
-            raise ValueError(
-                f"predictor must return [{len(input)}, {self.identity.numel()}] for {self.structure!r}, "
-                f"got {list(raw.shape)}"
-            )
-        free = raw + self.identity.to(raw.dtype)
-        kind = self.structure.mask if self.structure.is_mask else self.structure.assemble
-        return kind(free, self.block)
+        return self.neural(torch.cat([input, hx], -1))
+
+    def multiply_adds(self, _input: Tensor, _output: Tensor) -> int:
+        """Of one step, without the predictor's: both maps, and M, a product a unit or a matrix product a block."""
+        each = 1 if self.structure.is_mask else self.block.taps
+        return self.weight_ih.numel() + self.weight_hh.numel() + self.hidden_size * each
 
     def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
         """M_hh(x, h) h, [B, hidden_size]."""

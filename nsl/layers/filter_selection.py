@@ -88,9 +88,12 @@ class SelectedConv2d(nn.Conv2d):
         return {"mean": self.gates(input).mean(0)}
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo]."""
-        if input.dim() != 4:
-            raise ValueError(f"input must be [B, C, H, W], got {list(input.shape)}")
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            if input.dim() == 3:
+                return self.forward(input.unsqueeze(0)).squeeze(0)
+            if input.dim() != 4:
+                raise ValueError(f"input must be [B, C, H, W], got {list(input.shape)}")
         output = super().forward(input)
         return output * self.gates(input).to(output.dtype)[:, :, None, None]
 
@@ -168,9 +171,8 @@ class MixtureConv2d(Window):
         mixture = self.mixture(input)
         return {"mean": mixture.mean(0), "std": mixture.std(0)}
 
-    def forward(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        self.map_size(input)
         maps = F.conv2d(input, self.weight, None, *self.geometry)
         weights = self.mixture(input).to(maps.dtype)[:, :, None, None, None]
         output = (maps.unflatten(1, (self.banks, self.out_channels)) * weights).sum(1)

@@ -170,9 +170,8 @@ class HyperConv2d(Window):
         """Of one image, without those of its parts: the kernel's."""
         return output.shape[-2] * output.shape[-1] * self.out_channels * self.in_channels * self.taps
 
-    def forward(self, input: Tensor) -> Tensor:
+    def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        self.map_size(input)
         if self.dynamic:
             output = self.each_its_kernel(input, self.kernel(input))
         else:

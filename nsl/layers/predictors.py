@@ -33,7 +33,7 @@ from nsl.layers.shared import (
     second_convolution,
     uneven_padding,
 )
-from nsl.layers.spherical import SphereConv2d, inverse_patch_norm
+from nsl.layers.spherical import SphereConv2d, inverse_patch_norm, patch_norm_multiply_adds
 from nsl.layers.structures import Structure, Unconstrained, make_structure
 
 torch.fx.wrap("inverse_patch_norm")
@@ -223,6 +223,11 @@ class ReleasePredictor(Predictor):
             kind=SphereConv2d if full else nn.Conv2d, norms=(batch_norm, batch_norm), shared=shared,
         )  # fmt: skip
         self.full = full
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without its convolutions': the patch norm of the first one and the division by it."""
+        # Those of a full SphereNet count that themselves.
+        return 0 if self.full else patch_norm_multiply_adds(self.first, input, output)
 
     def _first(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.full:

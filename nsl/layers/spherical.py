@@ -113,6 +113,15 @@ def patch_norm(
         return (window + epsilon).sqrt()
 
 
+def patch_norm_multiply_adds(layer: nn.Conv2d, input: Tensor, output: Tensor) -> int:
+    """Of one image [.., H, W] that the layer brings to [.., Ho, Wo]: squares and their sum over channels, a window of
+    ones at every output position, and the division of every output by the norm."""
+    places = output.shape[-2] * output.shape[-1]
+    return layer.in_channels * input.shape[-2] * input.shape[-1] + places * (
+        layer.weight[0, 0].numel() + layer.out_channels
+    )
+
+
 def inverse_patch_norm(
     input: Tensor,
     kernel_size: int | tuple[int, int],
@@ -254,6 +263,11 @@ class SphereConv2d(nn.Conv2d):
                 return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
         product = F.conv2d(input, self.unit_weight(), None, *geometry)
         return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image: the convolution, the patch norms and the division by them."""
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""

@@ -61,14 +61,25 @@ class Window(nn.Module):
         """Stride, padding, dilation."""
         return self.stride, self.padding, self.dilation
 
-    def map_size(self, input: Tensor) -> tuple[int, int]:
-        """Height and width of the output map.
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B.
 
         Raises:
-            ValueError: the input is not [B, C, H, W].
+            ValueError: the input is neither.
         """
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        if isinstance(input, Tensor):  # torch.fx traces with something else
+            if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
+                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+            if input.dim() == 3:
+                return self.maps(input.unsqueeze(0)).squeeze(0)
+        return self.maps(input)
+
+    def maps(self, input: Tensor) -> Tensor:
+        """The layer itself, [B, C, H, W] to [B, F, Ho, Wo]."""
+        raise NotImplementedError
+
+    def map_size(self, input: Tensor) -> tuple[int, int]:
+        """Height and width of the output map of [B, C, H, W]."""
         size = (input.shape[2], input.shape[3])
         return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
 

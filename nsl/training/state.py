@@ -14,11 +14,13 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from nsl.kernels import paths
 from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.distributed import add_up, world
 from nsl.training.execution import Execution, stretch
@@ -75,6 +77,11 @@ class TrainingState(ABC):
         self._found = torch.zeros(self.every, 2, dtype=torch.float64, device=device)
         self._mark = self._saved = 0.0
 
+    @cached_property
+    def path(self) -> dict[str, str]:
+        """What the numbers depend on beside the identity; found where a checkpoint is used, since that may compile."""
+        return paths.arithmetic(self.device)
+
     @abstractmethod
     def numbers(self) -> dict[str, Any]:
         """The numbers as a checkpoint has them; `restore` takes them back."""
@@ -98,7 +105,8 @@ class TrainingState(ABC):
         """Go on from the checkpoint, where there is one.
 
         Raises:
-            CheckpointError: it is damaged or belongs to another training.
+            CheckpointError: it is damaged, belongs to another training, or was made by other arithmetic
+                (`nsl.kernels.paths.arithmetic`): what came out would be neither's.
         """
         file = self.execution.checkpoint
         if file is None or not file.exists():
@@ -108,6 +116,13 @@ class TrainingState(ABC):
             raise CheckpointError(
                 f"checkpoint {file} belongs to another training (other recipe, options, seed or data); delete it to "
                 "start this one again"
+            )
+        path = kept.get("path")
+        if isinstance(path, dict) and path != self.path:  # checkpoints of earlier versions do not say
+            raise CheckpointError(
+                f"checkpoint {file} was made with {paths.differing(path, self.path)}, and would go on with "
+                f"{paths.differing(self.path, path)}, to numbers of neither; go on as it began, or delete it to start "
+                "this training again"
             )
         try:
             for name, part in self.parts.items():
@@ -126,7 +141,8 @@ class TrainingState(ABC):
         self._saved = time.perf_counter()
         if self.execution.checkpoint is not None and self.first:
             parts = {name: part.state_dict() for name, part in self.parts.items()}
-            save_checkpoint(self.execution.checkpoint, {"identity": self.identity, **parts, **self.numbers()})
+            kept = {"identity": self.identity, "path": self.path, **parts, **self.numbers()}
+            save_checkpoint(self.execution.checkpoint, kept)
 
     def note(self, clock: Tensor, loss: Tensor, wrong: Tensor | None = None) -> None:
         """Leave a step's loss and number of wrong guesses, scalars, on the device; `clock` is its number, int64 [1]."""

@@ -45,10 +45,16 @@ def driver() -> str:
 
 def card() -> dict[str, Any]:
     """Name, driver and versions for the record of a benchmark."""
-    import importlib.metadata
+    import importlib
 
     import torch
 
+    from nsl.kernels import paths
+
+    try:
+        triton = importlib.import_module("triton").__version__
+    except ImportError:
+        triton = "none"
     return {
         "card": torch.cuda.get_device_name(),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())),
@@ -56,7 +62,8 @@ def card() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "torch": torch.__version__,
-        "triton": importlib.metadata.version("triton"),
+        "triton": triton,
+        **paths.describe("cuda"),
     }
 
 

@@ -4,6 +4,8 @@
    NaN, a second run that must be equal bit for bit. A wrong case ends the benchmark; nothing is stored then.
 2. Forward and backward of the dynamic convolution against cuDNN's at the three layer sizes, as captured graphs.
 3. A training step as a ladder, see `reproduce.bench.gpu_steps`.
+
+All with the settings of the tables' runs (`nsl.training.execution.deterministic`), cuDNN's convolution included.
 """
 
 from __future__ import annotations
@@ -12,12 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reproduce.bench import gpu_steps
 from reproduce.bench.card import captured, peaks, ratio, require_card, seconds
 from reproduce.bench.layers import BATCH, SIZES
 from reproduce.bench.measure import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Function = Callable[..., list[Tensor]]
 
 #: Arithmetic by name: type of the tensors and float32 products.
 PRECISIONS = {
@@ -73,32 +80,29 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def check(geometry: tuple[Any, ...], block: int, dtype: Any, device: str, seed: int) -> tuple[float, bool]:
-    """The largest relative error of y, dx, dw and dm, and whether a second run is equal bit for bit."""
+def compare(kernels: Function, exact: Function, leaves: list[Tensor], device: str, seed: int) -> tuple[float, bool]:
+    """The largest relative error of outputs and gradients, and whether a second run is equal bit for bit.
+
+    Args:
+        kernels: what computes on the device, from leaves to outputs.
+        exact: the same by the definition, in float64 on the CPU.
+        leaves: on the CPU, in the types that the kernels take.
+        seed: of the outputs' slopes.
+    """
     import torch
 
-    from nsl.kernels import operators
-    from nsl.kernels.convolution import output_size
-
-    batch, height, width, channels, filters, *window = geometry
-    (kh, kw), stride, padding, dilation = window
-    out, taps = output_size((height, width), *window), kh * kw
-    draw = torch.Generator().manual_seed(seed)
-    shapes = (
-        (batch, height, width, channels), (taps, channels, filters), (batch, *out, *(taps,) * block),
-        (batch, *out, filters),
-    )  # fmt: skip
-    *leaves, dy = (torch.randn(shape, generator=draw).to(dtype) for shape in shapes)
-    flat = [kh, kw, *stride, *padding, *dilation]
-    exact = [leaf.double().requires_grad_() for leaf in leaves]
-    y = operators.definition(exact[0], exact[1], exact[2], flat)
-    wanted = [y, *torch.autograd.grad(y, exact, dy.double())]
-    runs = []
+    runs: list[list[Tensor]] = []
+    slopes: list[Tensor] = []
     with poisoned():
         for _ in range(2):
             here = [leaf.to(device).requires_grad_() for leaf in leaves]
-            y = operators.similarity_conv(here[0], here[1], here[2], flat)
-            runs.append([y, *torch.autograd.grad(y, here, dy.to(device))])
+            outputs = kernels(*here)
+            draw = torch.Generator().manual_seed(seed)
+            slopes = [torch.randn(y.shape, generator=draw).to(y.dtype) for y in outputs]
+            runs.append([*outputs, *torch.autograd.grad(outputs, here, [slope.to(device) for slope in slopes])])
+    wide = [leaf.double().requires_grad_() for leaf in leaves]
+    outputs = exact(*wide)
+    wanted = [*outputs, *torch.autograd.grad(outputs, wide, [slope.double() for slope in slopes])]
     errors = [
         ((found.cpu().double() - true).norm() / true.norm().clamp_min(1e-30)).item()
         for found, true in zip(runs[0], wanted)
@@ -108,10 +112,66 @@ def check(geometry: tuple[Any, ...], block: int, dtype: Any, device: str, seed: 
     return worst, all(torch.equal(one, other) for one, other in zip(*runs))
 
 
+def check_convolution(
+    geometry: tuple[Any, ...], dtype: Any, device: str, seed: int, block: int = 1
+) -> tuple[float, bool]:
+    """`compare` for y, dx, dw and dm; `block` is the number of axes of taps that m has."""
+    import torch
+
+    from nsl.kernels import operators
+    from nsl.kernels.convolution import output_size
+
+    batch, height, width, channels, filters, *window = geometry
+    (kh, kw), stride, padding, dilation = window
+    out, taps = output_size((height, width), *window), kh * kw
+    draw = torch.Generator().manual_seed(seed)
+    shapes = ((batch, height, width, channels), (taps, channels, filters), (batch, *out, *(taps,) * block))
+    leaves = [torch.randn(shape, generator=draw).to(dtype) for shape in shapes]
+    flat = [kh, kw, *stride, *padding, *dilation]
+    return compare(
+        lambda x, w, m: [operators.similarity_conv(x, w, m, flat)],
+        lambda x, w, m: [operators.definition(x, w, m, flat)],
+        leaves,
+        device,
+        seed,
+    )
+
+
+def check_predictor(geometry: tuple[Any, ...], dtype: Any, device: str, seed: int) -> tuple[float, bool]:
+    """`compare` for the hyperspherical predictor's operators: norms of patches and kernels, scaling, energies."""
+    import torch
+
+    from nsl.kernels import sphere
+    from nsl.kernels.convolution import output_size
+
+    batch, height, width, channels, filters, *window = geometry
+    (kh, kw), stride, padding, dilation = window
+    out, flat, epsilon = [*output_size((height, width), *window)], [kh, kw, *stride, *padding, *dilation], 1e-4
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, height, width, channels, generator=draw).to(dtype)
+    s, w = torch.rand(batch, height, width, generator=draw), torch.randn(filters, kh, kw, channels, generator=draw)
+    columns, rows = -(-channels // 2), -(-filters // 8) * 8
+
+    def kernels(x: Tensor, s: Tensor, w: Tensor) -> list[Tensor]:
+        inverse = sphere.inverse_norms(sphere.row_energy(x), out, flat, epsilon)
+        hidden, energy = sphere.scale_rows(x, s, "relu", channels, True)
+        first, _ = sphere.scale_rows(x, s, "clamp", columns, False)
+        return [inverse, hidden, energy, first, sphere.unit_rows(w, rows, dtype, epsilon)]
+
+    def exact(x: Tensor, s: Tensor, w: Tensor) -> list[Tensor]:
+        scaled = x * s.unsqueeze(-1)
+        inverse = sphere.inverse_definition(x.square().sum(-1), out, flat, epsilon)
+        unit = sphere.unit_definition(w, rows, torch.float64, epsilon)
+        hidden = scaled.relu()
+        return [inverse, hidden, hidden.square().sum(-1), scaled[..., :columns].clamp(-1, 1), unit]
+
+    return compare(kernels, exact, [x, s, w], device, seed)
+
+
 def correctness(
     device: str = "cuda", geometries: tuple[Any, ...] = GEOMETRIES, precisions: tuple[str, ...] = tuple(PRECISIONS)
 ) -> list[Row]:
-    """One row a structure and precision.
+    """One row a group of kernels and precision.
 
     Raises:
         ValueError: a result is wrong or does not repeat; the sentence names the case and the error.
@@ -122,22 +182,26 @@ def correctness(
 
     from nsl.kernels.paths import UNCONSTRAINED_TAPS
 
+    few = tuple(geometry for geometry in geometries if geometry[5][0] * geometry[5][1] <= UNCONSTRAINED_TAPS)
+    groups = (
+        ("DNS", check_convolution, geometries),
+        ("UNS", partial(check_convolution, block=2), few),
+        ("predictor", check_predictor, geometries),
+    )
     rows = []
-    for block, name in ((1, "DNS"), (2, "UNS")):
+    for name, check, chosen in groups:
         for precision in precisions:
             kind, products = PRECISIONS[precision]
             worst, seed = 0.0, secrets.randbits(31)
-            for geometry in geometries:
-                if block == 2 and geometry[5][0] * geometry[5][1] > UNCONSTRAINED_TAPS:
-                    continue
+            for geometry in chosen:
                 with arithmetic(products):
-                    error, same = check(geometry, block, getattr(torch, kind), device, seed)
+                    error, same = check(geometry, getattr(torch, kind), device, seed)
                 if error > ALLOWED[precision] or not same:
                     wrong = error > ALLOWED[precision]
                     what = f"differs from float64 by {error:.1e}" if wrong else "does not repeat bit for bit"
                     raise ValueError(f"{name} {precision} {geometry} {what} (seed {seed}); nothing was stored.")
                 worst = max(worst, error)
-            note = f"largest error {worst:.1e}, allowed {ALLOWED[precision]:.0e}; {len(geometries)} geometries, repeats"
+            note = f"largest error {worst:.1e}, allowed {ALLOWED[precision]:.0e}; {len(chosen)} geometries, repeats"
             rows.append(Row(f"correct: {name} {precision}", 0.0, None, f"{note} equal bit for bit; seed {seed}"))
     return rows
 
@@ -220,5 +284,8 @@ def convolutions() -> list[Row]:
 
 def gpu() -> list[Row]:
     """Everything; see the module."""
+    from nsl.training.execution import deterministic
+
     require_card()
+    deterministic()  # as the tables' runs; before the first product
     return [*correctness(), *convolutions(), *gpu_steps.ladder()]

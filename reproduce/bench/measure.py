@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nsl.outputs import check_folder
 from reproduce.bench.card import Unavailable, card
 from reproduce.run.files import write_text
 
@@ -82,18 +83,24 @@ def run_benchmarks(
     only: list[str],
     say: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> int:
-    """Run the benchmarks called ``only`` (all when empty); returns how many were run."""
+    """Run the benchmarks called ``only`` (all when empty); returns how many were run.
+
+    Raises:
+        ValueError: a name is unknown, this machine cannot run one that was named, or ``folder`` cannot be written.
+    """
     unknown = [name for name in only if name not in benchmarks]
     if unknown:
         known = ", ".join(benchmarks) or "none are registered"
         raise ValueError(f"No benchmark is called {unknown[0]!r}; choose from: {known}.")
+    check_folder(folder, "the folder of results")
     chosen = {name: call for name, call in benchmarks.items() if not only or name in only}
     done = 0
+    refused: list[str] = []
     for name, call in chosen.items():
         try:
             rows = call()
         except Unavailable as reason:
-            say(f"{name}: {reason}")
+            (refused.append if only else say)(f"{name}: {reason}")
             continue
         say(name)
         for line in _format(rows):
@@ -106,4 +113,6 @@ def run_benchmarks(
         }
         write_text(folder / f"{name}.json", json.dumps(stored, indent=1, sort_keys=True) + "\n")
         done += 1
+    if refused:
+        raise ValueError(" ".join(refused))
     return done

@@ -29,6 +29,7 @@ __all__ = [
     "every",
     "experiment",
     "names",
+    "parse_methods",
     "parse_slots",
     "parse_tables",
     "planned_runs",
@@ -37,10 +38,24 @@ __all__ = [
 ]
 
 
+def parse_methods(text: str | None, keys: tuple[Key, ...]) -> tuple[str, ...] | None:
+    """Keys of rows of the tables from text such as ``cnn`` or ``cnn,dynamic``; None or empty means all."""
+    wanted = tuple((text or "").replace(",", " ").split())
+    known = dict.fromkeys(method.key for key in keys for method in experiment(key).methods)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"--methods names {name!r}, which no chosen table has; choose from {', '.join(known)}.")
+    return wanted or None
+
+
 def planned_runs(
-    chosen: Profile, keys: tuple[Key, ...], seeds: int | None = None, slots: tuple[str, ...] | None = None
+    chosen: Profile,
+    keys: tuple[Key, ...],
+    seeds: int | None = None,
+    slots: tuple[str, ...] | None = None,
+    methods: tuple[str, ...] | None = None,
 ) -> list[Run]:
-    """Every run the tables need (on the data sets in ``slots`` only, where given), each once.
+    """Every run the tables need (on the data sets in ``slots`` and of ``methods`` only, where given), each once.
 
     Seeds are outermost, so that all tables fill up seed by seed, or, in a profile with ``whole_tables``, tables.
     ``seeds`` None means every slot's own number.
@@ -56,7 +71,7 @@ def planned_runs(
                 continue
             most = declared.seeds.get(chosen.name, seed + 1)
             for method in declared.methods if seed < most else ():
-                if method.seeds is None or seed < method.seeds:
+                if (methods is None or method.key in methods) and seed < (method.seeds or seed + 1):
                     run = chosen.run(method, slot, seed)
                     found.setdefault(repr(run.declared("")), run)
     return list(found.values())

@@ -6,30 +6,17 @@ everything that a run needs beside its row, for every table alike. A table's own
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import overrides
-from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, read
+from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, listed, read
 from reproduce.declare.runs import Run
+from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.show.statistics import Scope
-
-#: The budgets of the paper's protocols in training images: iterations of 128 images (paper, section 7.1).
-PAPER_IMAGES = {"cifar10": 64_000 * 128, "cifar100": 64_000 * 128, "imagenet": 600_000 * 128}
-
-#: How data sets are written whose key is not that.
-TITLES = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "imagenet": "ImageNet",
-    "mini_imagenet": "Mini-ImageNet",
-    "cifar_fs": "CIFAR-FS",
-    "glyphs_fs": "glyphs",
-    "tiny_imagenet_25": "Tiny-ImageNet-25",
-    "tiny_imagenet_25_fs": "Tiny-ImageNet-25",
-}
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +33,7 @@ class Slot:
     """What a profile runs in the place of one data set.
 
     Attributes:
-        name: of the slot: the paper's data set.
+        name: of the slot: the paper's data set, unless it is another slot at another budget.
         data: name and options of the data set that stands in it.
         recipe: of the training; what it holds is the task's.
         width: of the networks; ``widths``, by backbone, go before it.
@@ -54,6 +41,8 @@ class Slot:
         same_data, same_width: whether data and networks are the paper's.
         method: for single rows of a table, by their keys, what differs: ``width``, ``recipe``, ``options``,
             ``handicap``.
+        of, times: of a slot that is the slot ``of`` with ``times`` as many iterations, all else equal: rates, warm-up
+            and milestones are fractions of the training, so that the schedule scales with it.
     """
 
     name: str
@@ -67,24 +56,39 @@ class Slot:
     same_width: bool
     widths: dict[str, int] = field(default_factory=dict)
     method: dict[str, dict[str, Any]] = field(default_factory=dict)
+    of: str = ""
+    times: float = 1.0
+
+    @property
+    def place(self) -> str:
+        """The paper's data set that the slot is for."""
+        return self.of or self.name
+
+    @property
+    def multiple(self) -> str:
+        """The budget beside the profile's own, in words; empty where it is that."""
+        if self.times == 1:
+            return ""
+        return f"{self.times:g} times the budget" if self.times > 1 else f"{Fraction(self.times)} of the budget"
 
     @property
     def title(self) -> str:
-        """How its data set is written: CIFAR-10, or what stands in for it."""
-        name, title = str(self.data["name"]), TITLES.get(self.name, self.name)
-        return title if name == self.name else f"{TITLES.get(name, name)} (for {title})"
+        """How its data set is written: CIFAR-10, or what stands in for it; with the budget where it is another."""
+        name = str(self.data["name"])
+        data = title(name) if name == self.place else f"{title(name)} (for {title(self.place)})"
+        return f"{data}, {self.multiple}" if self.multiple else data
 
     @property
     def budget(self) -> float:
         """Training images of a run as a fraction of the paper's; where the paper names no budget: 1."""
-        if self.name not in PAPER_IMAGES:
+        if self.place not in CATALOGUE or not (most := CATALOGUE[self.place].paper_images):
             return 1.0
-        return float(self.recipe["iterations"] * self.recipe["batch_size"] / PAPER_IMAGES[self.name])
+        return float(self.recipe["iterations"] * self.recipe["batch_size"] / most)
 
     @property
     def scope(self) -> Scope:
         """What results can speak about."""
-        data = "" if self.same_data else self.title.replace(" (for ", " for ").removesuffix(")")
+        data = "" if self.same_data else self.title.replace(" (for ", " for ").replace(")", "")
         width = "other widths than the paper's" if self.widths else f"width {self.width} (paper: 32)"
         return Scope(data, "" if self.same_width else width, self.budget)
 
@@ -129,7 +133,7 @@ class Profile:
         own = declared.method.get(method.key, {})
         options = {"width": declared.width_of(method), **method.options, **own.get("options", {})}
         return Run(
-            label=method.label,
+            label=f"{method.label}, {declared.multiple}" if declared.multiple else method.label,
             dataset=dict(declared.data),
             model=task.model(method, options),
             recipe=task.recipe(method, merged(declared.recipe, own.get("recipe", {}))),
@@ -144,7 +148,11 @@ _SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
 
 
 def _slot(name: str, slots: dict[str, dict[str, Any]], shared: dict[str, Any]) -> Slot:
-    """A slot with its recipe; ``like`` names the slot whose recipe it changes."""
+    """A slot with its recipe; ``like`` names the slot whose recipe it changes, ``of`` the one whose budget."""
+    if (whole := slots[name].get("of")) is not None:
+        same, times = _slot(whole, slots, shared), float(slots[name]["times"])
+        recipe = {**same.recipe, "iterations": round(times * same.recipe["iterations"])}
+        return replace(same, name=name, of=whole, times=times, recipe=recipe)
     own = {key: value for key, value in slots[name].items() if key != "like"}
     if (model := slots[name].get("like")) is not None:
         own["recipe"] = merged(_slot(model, slots, shared).recipe, own.get("recipe", {}))
@@ -192,9 +200,9 @@ def parse_slots(text: str | None, chosen: Profile) -> tuple[str, ...] | None:
     """Slots from text such as ``cifar10`` or ``cifar10,cifar100``; None or empty means all of the profile's."""
     if text is None or not text.strip():
         return None
-    wanted = tuple(text.replace(",", " ").split())
+    wanted = tuple(listed(text))
     for name in wanted:
         if name not in chosen.slots:
             known = ", ".join(chosen.slots)
             raise ValueError(f"SLOTS: profile {chosen.name} declares no data for {name!r}; choose from {known}.")
-    return wanted or None
+    return wanted

@@ -11,6 +11,9 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -57,6 +60,26 @@ class Attempts:
         """All attempts, the present one finished now."""
         self.known[-1]["seconds"] = round(time.perf_counter() - self._start, 1)
         return self.known
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An unfinished training of a declared run that was executed in another way."""
+
+    identity: str
+    checkpoint: Path
+    execution: dict[str, str]
+
+
+def begun_elsewhere(folder: Path, declared: str, identity: str) -> Iterator[Begun]:
+    """What lies in the folder of checkpoints of the declared run beside what is executed as ``identity``."""
+    for path in sorted(folder.glob("*.attempts.json")):
+        other = path.name.removesuffix(".attempts.json")
+        states = sorted(folder.glob(f"{other}.*pt"))
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            last = json.loads(path.read_text(encoding="utf-8"))[-1]
+            if last["declared"] == declared and other != identity and states:
+                yield Begun(other, states[-1], dict(last["execution"]))
 
 
 def now() -> str:

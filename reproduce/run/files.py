@@ -12,9 +12,12 @@ import json
 import os
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 #: A temporary file this old belongs to a process that was killed while it wrote.
 ABANDONED_SECONDS = 3600.0
@@ -46,6 +49,29 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
                 leftover.unlink()
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of the file ``path``; yields False where another process holds it and it is not to ``wait``.
+
+    Raises:
+        OSError: nothing can be locked there, as on some network file systems.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        why = f"{path} cannot be locked ({error.strerror})"
+        raise OSError(f"{why}; name a folder of results that can be written and has locks.") from None
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def canonical_json(value: Any) -> str:

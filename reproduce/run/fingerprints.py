@@ -9,22 +9,21 @@ unchanged data folder is not read again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from reproduce import tasks
 from reproduce.declare.runs import Run
-from reproduce.declare.shapes import KNOWN
-from reproduce.run.files import canonical_json, digest, write_text
+from reproduce.declare.shapes import CATALOGUE
+from reproduce.run.files import canonical_json, digest, locked, write_text
 from reproduce.run.store import read_record
 
 #: What a failed run says when the fingerprint it was planned with is not that of the data.
@@ -33,25 +32,11 @@ DROPPED = "its entry is dropped"
 #: Key of ``data.json`` that holds the hash of the others.
 CHECKSUM = "checksum"
 
-#: Sets that are made or bundled, not read from the data folder; the packages that determine their contents.
-EMBEDDED = {
-    "digits": ("scikit-learn", "numpy", "torch"),
-    "glyphs": ("matplotlib", "pillow", "numpy", "torch"),
-    "glyphs_fs": ("matplotlib", "pillow", "numpy", "torch"),
-}
+#: Files of the data folder that a task's own set, which the catalogue does not have, may be read from.
+PATTERNS = ("*", "*/*")
 
-#: Files of the data folder whose sizes and dates say whether the data may have changed.
-PATTERNS = ("*.bin", "*.txt", "cifar-*/*", "mini-imagenet/**/*", "tiny-imagenet-25/**/*")
-#: The same of sets whose files are so many that only their own runs look at them.
-_FOLDERS = {
-    "tiny_imagenet_25": ("tiny-imagenet-25", "."),
-    "tiny_imagenet": ("tiny-imagenet-200", "."),
-    "imagenet": (".", "imagenet", "ILSVRC2012", "ILSVRC/Data/CLS-LOC"),
-}
-OWN_PATTERNS = {
-    name: tuple(f"{folder}/{part}" for folder in folders for part in ("*.txt", "train/**/*", "val/**/*"))
-    for name, folders in _FOLDERS.items()
-}
+#: Bytes of a set's files above which they are not hashed, so that none can be named when one changes in silence.
+MOST_HASHED = 2 << 30
 
 Loader = Callable[[Run, str | None], str]
 
@@ -93,21 +78,55 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
     dataset = run.dataset
     sources = Path(__file__).parents[2] / "nsl" / "data"
     parts: list[Any] = [dataset, loader]
-    if dataset["name"] in EMBEDDED:
+    entry = CATALOGUE.get(dataset["name"])
+    if entry and entry.embedded:
         parts.append([path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.py"))])
-        parts.append({package: _version(package) for package in EMBEDDED[dataset["name"]]})
+        parts.append({package: _version(package) for package in entry.packages})
     else:
-        root = Path(os.path.expanduser(data)) if data else default_root()
-        patterns = OWN_PATTERNS.get(dataset["name"], PATTERNS)
-        found = {path for pattern in patterns for path in root.glob(pattern) if path.is_file()}
-        if dataset["name"] not in KNOWN:  # its task's own: what that makes is determined by its file too
+        if entry is None:  # its task's own: what that makes is determined by its file too
             parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
-        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(found)])
+        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(run, data)])
     return digest(parts)
+
+
+def _files(run: Run, data: str | None) -> list[Path]:
+    """Files of the data folder that the run's data set may be read from."""
+    entry = CATALOGUE.get(run.dataset["name"])
+    if entry and entry.embedded:
+        return []
+    root = Path(os.path.expanduser(data)) if data else default_root()
+    patterns = entry.patterns if entry else PATTERNS
+    return sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+
+
+def _hashed(files: list[Path]) -> dict[str, str]:
+    """SHA-256 by path; nothing of sets above `MOST_HASHED`, and of what cannot be read."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        if sum(path.stat().st_size for path in files) > MOST_HASHED:
+            return found
+        for path in files:
+            with path.open("rb") as stream:
+                found[str(path.resolve())] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def changed(runs: Iterable[Run], data: str | None) -> list[str]:
+    """Files of the runs' data that differ from what they were when the fingerprints were remembered."""
+    known = _read_json(_files_path())
+    now: dict[str, str] = {}
+    for run in {dataset_key(run.dataset): run for run in runs}.values():
+        now |= _hashed(_files(run, data))
+    return sorted(path for path, content in now.items() if known.get(path, content) != content)
 
 
 def _cache_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or _home_cache()) / "nsl" / "fingerprints.json"
+
+
+def _files_path() -> Path:
+    """What the files contained then: a file can change and keep its size and date."""
+    return _cache_path().with_name("files.json")
 
 
 def _read_json(path: Path) -> dict[str, str]:
@@ -186,14 +205,6 @@ def recorded(folder: Path) -> dict[str, str]:
     return known
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Other commands wait: between reading and writing nothing may be added that would be lost."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "data.lock"):
-        yield
-
-
 def current(
     folder: Path, runs: Iterable[Run], data: str | None, load: Loader, loader: str
 ) -> dict[str, str]:
@@ -202,8 +213,8 @@ def current(
     ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
     written to ``data.json`` in ``folder``.
     """
-    cache = _read_json(_cache_path())
-    found: dict[str, str] = {}
+    cache, found = _read_json(_cache_path()), dict[str, str]()
+    hashes: dict[str, str] = {}
     fresh = False
     for key, run in {dataset_key(run.dataset): run for run in runs}.items():
         signature = _signature(run, data, loader)
@@ -211,6 +222,7 @@ def current(
             fingerprint = load(run, data)
             # Loading may have downloaded files: what is remembered is how they are now.
             cache[_signature(run, data, loader)] = fingerprint
+            hashes |= _hashed(_files(run, data))
             fresh = True
             found[key] = fingerprint
         else:
@@ -219,7 +231,10 @@ def current(
         # A cache folder that cannot be written costs time, not correctness.
         with suppress(OSError):
             write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
-    with _alone(folder / "locks"):
+            known = _read_json(_files_path()) | hashes
+            write_text(_files_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+    # Other commands wait: between reading and writing nothing may be added that would be lost.
+    with locked(folder / "locks" / "data.lock"):
         path = folder / "data.json"
         known = _kept(path)
         if known | found != known or not path.exists():

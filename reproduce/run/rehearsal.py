@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare.runs import Run
+from reproduce.declare.shapes import CATALOGUE
 from reproduce.run.files import canonical_json
 from reproduce.run.store import EPHEMERAL_RESULTS
 from reproduce.run.worker import NslBackend
@@ -27,8 +27,6 @@ from reproduce.run.worker import NslBackend
 STEPS = 2
 #: Batches that the input side alone is timed over.
 INPUT_STEPS = 4
-#: Sets that are decoded into a packed cache.
-PACKED = ("imagenet", "tiny_imagenet", "tiny_imagenet_25")
 
 
 class RehearsalBackend(NslBackend):
@@ -52,7 +50,8 @@ class RehearsalBackend(NslBackend):
 
 def _few(dataset: dict[str, Any]) -> dict[str, Any]:
     """A few images of sets that are packed first: that the folder can be read is seen; packing is for the training."""
-    return dataset | ({"train_per_class": 2, "test_per_class": 1} if dataset["name"] in PACKED else {})
+    entry = CATALOGUE.get(dataset["name"])
+    return dataset | ({"train_per_class": 2, "test_per_class": 1} if entry and entry.stored_size else {})
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,10 @@ def rehearse_alone(run: Run, data: str | None) -> Rehearsed:
     ours, theirs = context.Pipe()
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
     os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS=str(run.threads))
-    with tempfile.TemporaryDirectory() as folder:
-        process = context.Process(target=_serve, args=(theirs, run, data, Path(folder)), daemon=True)
+    from nsl.outputs import scratch
+
+    with scratch("reproduce-rehearsal-") as folder:
+        process = context.Process(target=_serve, args=(theirs, run, data, folder), daemon=True)
         try:
             process.start()
         finally:

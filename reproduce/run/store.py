@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from reproduce.declare.runs import declared_id, run_id
-from reproduce.run.files import canonical_json, digest, finite, write_text
+from reproduce.run.files import canonical_json, digest, finite, locked, write_text
 
 SCHEMA = 2
 
@@ -114,9 +112,13 @@ class Store:
         # One line a key: small files whose history can still be read.
         lines = [f"{json.dumps(key)}: {canonical_json(complete[key])}" for key in sorted(complete)]
         write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-        for leftover in self.checkpoints.glob(f"{complete['id']}.*"):
-            leftover.unlink(missing_ok=True)
+        self.drop(complete["id"])
         return path
+
+    def drop(self, identity: str) -> None:
+        """Remove the checkpoints and attempts of a run."""
+        for leftover in self.checkpoints.glob(f"{identity}.*"):
+            leftover.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in order of identity."""
@@ -126,35 +128,28 @@ class Store:
     @contextmanager
     def claim(self, declared: str, identity: str) -> Iterator[bool]:
         """Hold the lock of a declared run to execute it as ``identity``; yields False when another process holds it."""
-        self.locks.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.locks / f"{declared}.lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            yield False
-            return
-        try:
-            # Whoever holds the lock is the only writer: what a killed predecessor left half-written can go.
-            for folder in (self.checkpoints, self.runs, self.kept):
-                for leftover in folder.glob(f"*{identity}*.partial"):
-                    leftover.unlink(missing_ok=True)
-            yield True
-        finally:
-            lock.release()
+        with locked(self.locks / f"{declared}.lock", wait=False) as mine:
+            if mine:
+                # Whoever holds the lock is the only writer: what a killed predecessor left half-written can go.
+                for folder in (self.checkpoints, self.runs, self.kept):
+                    for leftover in folder.glob(f"*{identity}*.partial"):
+                        leftover.unlink(missing_ok=True)
+            yield mine
 
     def running(self, declared: str) -> bool:
-        """Whether some process holds the declared run's lock now."""
-        path = self.locks / f"{declared}.lock"
-        if not path.exists():
-            return False
-        lock = FileLock(path)
+        """Whether some process holds the declared run's lock now; False where locks cannot be asked for.
+
+        A shared lock of a file that is only read: network and read-only file systems refuse more than that.
+        """
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
+            import fcntl
+
+            with (self.locks / f"{declared}.lock").open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        except OSError:  # a read-only folder: no process trains into it from here
-            return False
-        lock.release()
+        except (ImportError, OSError):
+            pass
         return False
 
 
@@ -170,12 +165,15 @@ def essence(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def differences(first: Store, second: Store) -> list[str]:
-    """One sentence for every difference between two stores, timings and environment aside."""
+def differences(first: Store, second: Store, common: bool = False) -> list[str]:
+    """One sentence for every difference between two stores, timings and environment aside.
+
+    With ``common`` only of the runs that both have.
+    """
     left = {record["id"]: essence(record) for record in first.records()}
     right = {record["id"]: essence(record) for record in second.records()}
     found = []
-    for identity in sorted(left.keys() | right.keys()):
+    for identity in sorted(left.keys() & right.keys() if common else left.keys() | right.keys()):
         if identity not in left or identity not in right:
             missing = first.folder if identity not in left else second.folder
             found.append(f"Run {identity} is missing in {missing}.")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 from reproduce import tasks
 from reproduce.declare.runs import Run, declared_id, run_id
 from reproduce.run import fingerprints
-from reproduce.run.attempts import Attempts, machine
+from reproduce.run.attempts import Attempts, Begun, begun_elsewhere, machine
 from reproduce.run.memory import keep_freed_memory
 from reproduce.run.store import SCHEMA, Store
 from reproduce.tasks.task import Outcome
@@ -33,8 +34,8 @@ class Backend(Protocol):
         """Train, resuming from ``checkpoint`` when it exists."""
         ...
 
-    def execution(self) -> dict[str, str]:
-        """How runs are executed here: what determines their numbers beside what is declared."""
+    def execution(self, run: Run) -> dict[str, str]:
+        """How the run is executed here: what determines its numbers beside what is declared."""
         ...
 
     def environment(self) -> dict[str, Any]:
@@ -68,13 +69,13 @@ class NslBackend:
         dataset = self._load(run, data)
         return tasks.named(run.task).train(run, dataset, checkpoint, self.checkpoint_minutes, progress)
 
-    def execution(self) -> dict[str, str]:
+    def execution(self, run: Run) -> dict[str, str]:
         import torch
 
         from nsl.kernels import paths
 
         choose_arithmetic()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and tasks.named(run.task).on_gpu else "cpu"
         return {"device": device, **paths.describe(device)}
 
     def environment(self) -> dict[str, Any]:
@@ -109,6 +110,18 @@ def load_backend(path: str) -> Backend:
     return backend
 
 
+def _tell(run: Run, execution: dict[str, str], other: Begun) -> None:
+    """Say that a checkpoint is there and cannot be used."""
+    from nsl.kernels.paths import differing
+
+    print(
+        f"{run.name} starts anew with {differing(execution, other.execution)}, since its checkpoint {other.checkpoint} "
+        f"was made with {differing(other.execution, execution)}.",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def execute(
     run: Run, fingerprint: str, store: Store, backend: Backend, data: str | None, progress: bool
 ) -> dict[str, Any] | None:
@@ -116,7 +129,7 @@ def execute(
 
     A run whose record exists is not executed again. The data are checked against ``fingerprint`` first.
     """
-    execution = backend.execution()
+    execution = backend.execution(run)
     config = run.config(fingerprint, execution)
     identity, declared = run_id(config), declared_id(config)
     with store.claim(declared, identity) as mine:
@@ -132,12 +145,15 @@ def execute(
                 f"The data of {run.dataset['name']} have the fingerprint {seen}, planned was {fingerprint}: they "
                 f"changed, or {cache} was wrong; {fingerprints.DROPPED}, start again to compute it anew."
             )
+        others = list(begun_elsewhere(store.checkpoints, declared, identity))
+        for other in others:
+            _tell(run, execution, other)
         attempts = Attempts(store.attempts(identity), store.checkpoint(identity))
-        attempts.begin({**machine(), **backend.environment()})
+        attempts.begin({**machine(), **backend.environment(), "declared": declared, "execution": execution})
         outcome = backend.train(run, data, store.checkpoint(identity), progress)
-        if backend.execution() != execution:
+        if backend.execution(run) != execution:
             raise ValueError(
-                f"{run.name} began on {execution} and ended on {backend.execution()}, so that its numbers belong to "
+                f"{run.name} began on {execution} and ended on {backend.execution(run)}, so that its numbers belong to "
                 "neither; nothing was stored, start it again."
             )
         record = {
@@ -155,4 +171,6 @@ def execute(
             facts = {key: record[key] for key in ("id", "config", "status", "parameters")}
             outcome.keep(store.weights(identity), facts)
         store.write(record)
+        for other in others:
+            store.drop(other.identity)
         return store.read(identity)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from reproduce.show.figures import OKABE_ITO, new_figure, picture
+from reproduce.show.statistics import MINIMUM_SEEDS, Interval, mean_interval
 
 #: Colours of the classes of a segmentation: the ground is black.
 CLASS_COLOURS = (
@@ -158,3 +159,57 @@ def stage_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
     return figure
+
+
+def budget_curves(
+    errors: Mapping[str, Mapping[int, Sequence[float]]],
+    differences: Mapping[int, tuple[Interval, Sequence[float]]],
+    paper: Mapping[str, float],
+    paper_images: int,
+) -> Figure:
+    """Errors of methods, and the difference of two of them, against the training images of a run.
+
+    Bars are intervals over seeds, from three on; dots are seeds. The paper's values are hollow, at its own budget, and
+    no line leads to them.
+
+    Args:
+        errors: by label and number of images, one error a seed.
+        differences: by number of images, the interval that decided with every seed's value, in points.
+        paper: the paper's errors by label, and under "" its difference; empty where data are not the paper's.
+        paper_images: the paper's budget.
+    """
+    figure = new_figure(11, 3.8)
+    left, right = np.asarray(figure.subplots(1, 2), dtype=object)
+    for number, (label, values) in enumerate(errors.items()):
+        colour = OKABE_ITO[number % len(OKABE_ITO)]
+        _bars(left, {images: (mean_interval(list(v)), v) for images, v in values.items() if v}, colour, label)
+        if label in paper:
+            left.scatter([paper_images], [paper[label]], marker="D", s=36, facecolor="none", edgecolor=colour)
+    _bars(right, differences, OKABE_ITO[3], "")
+    right.axhline(0, color="black", linewidth=0.8)
+    if "" in paper:
+        right.scatter([paper_images], [paper[""]], marker="D", s=36, facecolor="none", edgecolor="black")
+    for ax in (left, right):
+        ax.set(xscale="log", xlabel="training images of a run")
+        ax.grid(alpha=0.3, which="both")
+        if paper:
+            ax.axvspan(paper_images / 1.5, paper_images * 1.5, color="black", alpha=0.06, linewidth=0)
+            ax.text(paper_images, 0.98, "paper", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+    left.set(ylabel="test error (%)", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.tick_params(axis="y", which="both", labelsize=8)
+    left.legend(fontsize=8)
+    right.set(ylabel="difference (points)")
+    return figure
+
+
+def _bars(ax: Any, found: Mapping[int, tuple[Interval, Sequence[float]]], colour: str, label: str) -> None:
+    """A line through the means by number of images, with intervals where there are some, and the seeds as dots."""
+    places = sorted(found)
+    ax.plot(places, [found[place][0].mean for place in places], color=colour, marker="o", markersize=5, label=label)
+    for place in places:
+        interval, values = found[place]
+        ax.scatter([place] * len(values), values, color=colour, s=10, alpha=0.6)
+        if len(values) >= MINIMUM_SEEDS and interval.low is not None and interval.high is not None:
+            ax.plot([place, place], [interval.low, interval.high], color=colour, linewidth=2, alpha=0.7)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduce.show import beyond
+from reproduce.declare.shapes import CATALOGUE
+from reproduce.show import beyond, budget
 from reproduce.show.report import Report, layer_name, show, text
 
 NOTHING = "Not recorded."
@@ -102,3 +103,38 @@ def mixtures(report: Report) -> Any:
     if not lines:
         return text(NOTHING)
     return text("\n".join(["| row | layer | over 64 test images |", "| --- | --- | --- |", *lines]))
+
+
+def budget_curves(report: Report) -> Any:
+    """Errors, and the difference that is asked about, against the budget; the paper's where the data are its own."""
+    table = report.table
+    methods, images = table.experiment.methods, budget.images(table)
+    errors = {
+        method.label: {
+            count: list(table.row(slot, method.key).values().values())
+            for slot, count in images.items()
+            if table.row(slot, method.key).values()
+        }
+        for method in methods
+    }
+    if not any(errors.values()):
+        return text("No run is stored yet.")
+    differences = {
+        found.images: (found.verdict.interval, list(found.gains.values()))
+        for found in budget.budgets(table)
+        if found.verdict.interval is not None
+    }
+    paper: dict[str, float] = {}
+    if all(slot.same_data for slot in table.slots):
+        place = table.slots[0].place
+        printed = {method.key: method.printed(table.metric, place) for method in methods}
+        known = {key: value for key, value in printed.items() if value is not None}
+        paper = {method.label: known[method.key] for method in methods if method.key in known}
+        if budget.BETTER in known and budget.WORSE in known:
+            paper[""] = table.metric.gain(known[budget.BETTER], known[budget.WORSE])
+    return show(beyond.budget_curves(errors, differences, paper, CATALOGUE[table.slots[0].place].paper_images))
+
+
+def budget_answer(report: Report) -> Any:
+    """Whether the difference grows or vanishes with training, in a sentence."""
+    return text(f"**{budget.answer(report.table)}**")

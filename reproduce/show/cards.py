@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from reproduce.declare import plan
-from reproduce.declare.profiles import TITLES
+from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
@@ -25,8 +25,6 @@ LIMITS = (
 
 def card(record: dict[str, Any], profile: plan.Profile, rows: list[dict[str, Any]], scope: str) -> dict[str, Any]:
     """The card of a record whose network stands for these rows of the tables."""
-    from nsl.data.licences import LICENCES  # imports torch, which writing tables else does without
-
     config = record["config"]
     name = str(config["dataset"]["name"])
     label = rows[0]["label"] if rows else f"{config['model']['name']} (a trial)"
@@ -37,8 +35,8 @@ def card(record: dict[str, Any], profile: plan.Profile, rows: list[dict[str, Any
         "rows": rows,
         "data": {
             "name": name,
-            "title": TITLES.get(name, name),
-            "licence": LICENCES[name],
+            "title": title(name),
+            "licence": CATALOGUE[name].terms if name in CATALOGUE else "not in the catalogue of data sets",
             "fingerprint": config["dataset"]["fingerprint"],
         },
         "model": config["model"],

@@ -1,12 +1,14 @@
 """The source files that a script depends on: the import closure within this repository, read from the sources.
 
-Nothing is imported. Imports inside functions count, those under ``if TYPE_CHECKING`` do not, but for names that a
-package lends lazily: they count where they are asked for (``from theory import integrate``).
+Nothing is imported. Imports inside functions count, and so does what a text names as "nsl.data.digits:load_digits".
+Those under ``if TYPE_CHECKING`` do not, but for names that a package lends lazily: they count where they are asked for
+(``from theory import integrate``).
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 #: The repository's packages; everything else belongs to the environment.
 PACKAGES = ("nsl", "theory", "reproduce")
+
+_NAMED = re.compile(rf'"((?:{"|".join(PACKAGES)})(?:\.\w+)+):\w+"')
 
 
 @cache
@@ -81,7 +85,8 @@ def closure(script: Path) -> list[Path]:
         if path in seen:
             continue
         seen.add(path)
-        for module in modules(path.read_text(encoding="utf-8")):
+        text = path.read_text(encoding="utf-8")
+        for module in modules(text) | set(_NAMED.findall(text)):
             # A package's own file runs before its modules'.
             parts = module.split(".")
             found = [_place(".".join(parts[: length + 1])) for length in range(len(parts))]

@@ -7,15 +7,11 @@ and, for a table, the records and the table files it reads. The kernel is the Py
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import as_completed
@@ -40,10 +36,6 @@ STAMP = "reproduce_inputs"
 
 #: Key of the notebook's metadata that holds the hash of all else in it: a damaged notebook is executed again.
 CONTENT = "reproduce_content"
-
-#: Temporary folders older than this, in seconds, are of executions that were killed.
-LEFT_OVER = 24 * 3600.0
-_TEMPORARY = "reproduce-notebook-"
 
 #: Kernel that ipykernel installs beside the Python it belongs to.
 KERNEL = "python3"
@@ -119,15 +111,6 @@ def seal(text: str) -> str:
     return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _remove_left_overs(prefix: str) -> None:
-    """Remove this user's temporary folders of executions that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and time.time() - found.st_mtime > LEFT_OVER:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> float:
     """Execute the percent file ``path`` into ``output``, stamped with ``mark``; returns the seconds it took."""
     started = time.monotonic()
@@ -141,16 +124,17 @@ def execute(path: Path, output: Path, parameters: dict[str, Any], mark: str) -> 
     import nbformat
     import papermill
 
+    from nsl.outputs import scratch
+
     source = jupytext.read(path)
     source.metadata["kernelspec"] = {"name": KERNEL, "display_name": "Python 3", "language": "python"}
-    _remove_left_overs(_TEMPORARY)
-    with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as folder:
+    with scratch("reproduce-notebook-") as folder:
         # A fresh IPython folder: no start-up files of the user's, and no note about the local transport.
-        os.environ["IPYTHONDIR"] = folder
-        settings = Path(folder) / "profile_default" / "ipython_kernel_config.py"
+        os.environ["IPYTHONDIR"] = str(folder)
+        settings = folder / "profile_default" / "ipython_kernel_config.py"
         settings.parent.mkdir()
         settings.write_text("c = get_config()\nc.IPKernelApp.log_level = 50\n", encoding="utf-8")
-        plain, executed = Path(folder) / path.with_suffix(".ipynb").name, Path(folder) / "executed.ipynb"
+        plain, executed = folder / path.with_suffix(".ipynb").name, folder / "executed.ipynb"
         nbformat.write(source, plain)
         papermill.execute_notebook(
             str(plain), str(executed), parameters, cwd=str(ROOT), progress_bar=False, kernel_name=KERNEL

@@ -21,7 +21,10 @@ from reproduce.show.statistics import Direction, Interval, Verdict, combine, mea
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one data set: its records by seed, and what they come to."""
+    """One method on one data set: its records by seed, and what they come to.
+
+    ``place`` is the paper's data set where the slot is called otherwise.
+    """
 
     table: plan.Key
     slot: str
@@ -29,6 +32,7 @@ class Row:
     method: plan.Method
     records: dict[int, dict[str, Any]]
     verdict: Verdict
+    place: str = ""
 
     @property
     def finished(self) -> dict[int, dict[str, Any]]:
@@ -69,7 +73,7 @@ class Row:
 
     def printed(self, metric: Metric) -> float | None:
         """The paper's value of a metric in percent, None where it is illegible or not given."""
-        return self.method.printed(metric, self.slot)
+        return self.method.printed(metric, self.place or self.slot)
 
     @property
     def parameters(self) -> int | None:
@@ -108,6 +112,11 @@ class Table:
         """What its task compares by."""
         return tasks.named(self.experiment.task).metric
 
+    @property
+    def run(self) -> bool:
+        """Whether any of its runs is stored."""
+        return any(row.records for row in self.rows)
+
     def row(self, slot: str, key: str) -> Row:
         """The row of one method on the data set in ``slot``."""
         return next(row for row in self.rows if row.slot == slot and row.method.key == key)
@@ -139,7 +148,7 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
         for method in declared.methods:
             configuration = _without_seed(profile.run(method, slot, 0).declared(mark))
             found = dict(sorted(records.get(configuration, {}).items()))
-            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE))
+            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE), place.place)
             plain[slot, method.key] = row
     cases = [
         Case(
@@ -158,8 +167,15 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     return Table(declared, profile, rows, claims)
 
 
+def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
+    """The paper's tables, whether run or not, and those beyond it that have records."""
+    made = (make_table(key, profile, store) for key in plan.every())
+    return [table for table in made if table.experiment.table in plan.tables() or table.run]
+
+
 def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     own = [j for j in claims if j.slot == row.slot and j.better == row.method and not j.claim.control]
+    own = [j for j in own if not KINDS[j.claim.kind].on]  # what is computed without data says nothing about a run
     # A row stands for what the paper puts it above; only where that is nothing, for the other claims about it.
     chosen = [judged for judged in own if KINDS[judged.claim.kind].ranks] or own
     verdict = combine([judged.verdict for judged in chosen] if row.records else [])

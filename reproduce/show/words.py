@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from reproduce.show import rankings
 from reproduce.show.cells import number
-from reproduce.show.claims import Judged
+from reproduce.show.claims import Computed, Judged
 from reproduce.show.rows import Table
 from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, level_text
 
@@ -42,13 +42,16 @@ def sentence(judged: Judged) -> str:
 def count(claims: Iterable[Judged]) -> str:
     """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted.
 
-    Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks.
+    Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks,
+    and what is computed.
     """
-    own = [judged.verdict for judged in claims if not judged.claim.control]
-    found = Counter(verdict.direction for verdict in own)
-    untrained = Counter(verdict.direction for verdict in own if counted(verdict))
+    own = [judged for judged in claims if not judged.claim.control]
+    found = Counter(judged.verdict.direction for judged in own)
+    untrained = Counter(judged.verdict.direction for judged in own if counted(judged.verdict))
+    ways = {_computed(judged): None for judged in own if counted(judged.verdict)}
+    how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     named = [
-        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key])}"
+        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
         for key in _COUNTED
         if found[key]
     ]
@@ -64,15 +67,19 @@ def listed(parts: list[str]) -> str:
 
 
 def counted(verdict: Verdict) -> bool:
-    """Whether a verdict is about sizes of networks, which are counted on them without training."""
+    """Whether a verdict is about sizes of networks or identities, which need no training."""
     return bool(verdict.observed) and not verdict.seeds
 
 
-def _without_training(untrained: int, total: int) -> str:
+def _computed(judged: Judged) -> bool:
+    return judged.claim.kind == Computed.name
+
+
+def _without_training(untrained: int, total: int, how: str) -> str:
     if not untrained:
         return ""
     which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
-    return f" ({which}counted on networks, without training)"
+    return f" ({which}{how}, without training)"
 
 
 def answer(table: Table) -> str:
@@ -89,6 +96,8 @@ def number_word(value: int) -> str:
 
 def _where(judged: Judged) -> str:
     verdict = judged.verdict
+    if _computed(judged):
+        return "Computed in float64, without data or training"
     if verdict.direction == Direction.NOT_RUN:
         return f"Not run on {judged.dataset}"
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
@@ -162,7 +171,7 @@ def _in_the_paper(judged: Judged) -> str:
         return ""
     if judged.paper is not None:
         return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"
+    if not judged.better.paper and not judged.worse.paper:  # not illegible: there is none
+        return judged.claim.note or "the paper gives no number"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
-    printed = [method.printed(judged.claim.metric, judged.slot) for method in (judged.better, judged.worse)]
-    # Where neither has a number it is the paper's text that speaks; where one has, the other's is illegible.
-    return f"in the paper {claimed}, " + ("in words only" if printed == [None, None] else "by how much is illegible")
+    return f"in the paper {claimed}, by how much is illegible"

@@ -15,10 +15,11 @@ from nsl import zoo
 from reproduce.declare import plan
 from reproduce.run.files import write_bytes, write_text
 from reproduce.run.store import Store
-from reproduce.show import words
+from reproduce.show import findings, words
+from reproduce.show.cells import plain
 from reproduce.show.notebooks import SOURCES
 from reproduce.show.overview import Shown, distinct, overview, records
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, shown_tables
 from reproduce.show.statistics import Direction
 from reproduce.show.tables import summary
 from reproduce.site import forest
@@ -122,19 +123,14 @@ def _badge(verdict: str) -> str:
     return f'<span class="verdict {kind}">{escape(verdict)}</span>'
 
 
-def _tables(profile: plan.Profile, store: Store) -> list[Table]:
-    """The paper's tables, and those beyond it that have records."""
-    tables = [make_table(key, profile, store) for key in plan.every()]
-    return [t for t in tables if t.experiment.table in plan.tables() or any(row.records for row in t.rows)]
-
-
 def _answer(profile: plan.Profile, tables: list[Table], source: Path) -> list[str]:
     """What came out of one profile, in a minute and as a picture."""
     described = f"{profile.description[:1].upper()}{profile.description[1:]}."
     lines = [f"## The tables, trained again: profile {profile.name}", "", described, ""]
     if profile.name == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
-    return [*lines, overview(tables), "", *_forest(profile, distinct(tables), source)]
+    more = f"[Claim by claim, with what would decide those that are open](findings/{profile.name}.md)"
+    return [*lines, overview(tables), "", more, "", *_forest(profile, distinct(tables), source)]
 
 
 def _forest(profile: plan.Profile, claims: list[Shown], source: Path) -> list[str]:
@@ -177,7 +173,7 @@ def _theory_part(results: Path) -> list[str]:
     lines = ["## The theory, checked numerically", ""]
     lines += [f"**Of {len(claims)} claims {said}.** [The ledger](ledger.md) has each with its figures.", ""]
     odd = [claim for claim in claims if claim["verdict"] in ("refuted", "fails")]
-    return [*lines, *(f"- {_badge(claim['verdict'])} {_plain(claim['statement'])}" for claim in odd), ""]
+    return [*lines, *(f"- {_badge(claim['verdict'])} {plain(claim['statement'])}" for claim in odd), ""]
 
 
 def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], results: Path, source: Path) -> str:
@@ -195,15 +191,16 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], r
     ]
     if not profiles:
         lines += ["No run is stored yet; `make reproduce` makes some.", ""]
-    made = [(profile, _tables(profile, store)) for profile, store in profiles]
+    made = [(profile, shown_tables(profile, store)) for profile, store in profiles]
     for profile, tables in made:
         lines += _answer(profile, tables, source)
     lines += _theory_part(results)
     for profile, tables in made:
         lines += [f"## Claim by claim: profile {profile.name}", ""]
         lines += _claims_page(profile, tables, has_notebook)
+    results_of = [f"{kind}/{profile.name}" for profile, _ in profiles for kind in ("findings", "tables")]
     trees = {
-        "Results": [*(f"tables/{profile.name}" for profile, _ in profiles), "networks"],
+        "Results": [*results_of, "networks"],
         "Notebooks": sorted(has_notebook),
         "Theory": ["ledger"] if (source / "ledger.md").exists() else [],
         "Documents": [name for name in DOCUMENTS if (source / f"{name}.md").exists()],
@@ -256,21 +253,16 @@ def _ledger(results: Path) -> str:
         shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in claim["measured"].items()}
         parts = {
             "verdict": f"**{claim['verdict']}**",
-            "threshold": _plain(claim["threshold"]),
+            "threshold": plain(claim["threshold"]),
             "mutants killed": f"{killed} of {len(claim['mutants'])}",
-            "source": _plain(claim["source"]),
-            "experiment": _plain(claim["experiment"]),
-            "note": _plain(claim["note"]),
+            "source": plain(claim["source"]),
+            "experiment": plain(claim["experiment"]),
+            "note": plain(claim["note"]),
         }
-        lines += [f"## {claim['number']} {claim['id']}", "", _plain(claim["statement"]), ""]
+        lines += [f"## {claim['number']} {claim['id']}", "", plain(claim["statement"]), ""]
         lines += [f"- {name}: {text}" for name, text in parts.items() if text]
-        lines += ["- measured:", *(f"  - {_plain(key)}: {value}" for key, value in shown.items()), ""]
+        lines += ["- measured:", *(f"  - {plain(key)}: {value}" for key, value in shown.items()), ""]
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """Text whose signs mean themselves in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>|$^~])", r"\\\1", text)
 
 
 def _notebook(path: Path, target: Path) -> None:
@@ -301,6 +293,7 @@ def write_source(results: Path, root: Path, source: Path) -> None:
             has_notebook.add(name)
     for profile, store in profiles:
         write_text(source / "tables" / f"{profile.name}.md", summary(profile, store))
+        write_text(source / "findings" / f"{profile.name}.md", findings.page(profile, store))
         target = source / "extra" / "records" / profile.name
         target.mkdir(parents=True, exist_ok=True)
         for path in store.runs.glob("*.json"):

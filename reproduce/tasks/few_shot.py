@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from reproduce.declare.runs import NUMERICS
 from reproduce.run.attempts import code, machine
-from reproduce.run.files import digest
 from reproduce.show import fewshot_tables
 from reproduce.show.cells import as_csv
 from reproduce.show.columns import Column
@@ -177,17 +176,6 @@ def on_validation(run: Run) -> Run:
     return replace(run, recipe={**run.recipe, "episodes": episodes})
 
 
-def _shared_folder(run: Run, checkpoint: Path) -> Path:
-    """Where classifiers of the base classes are kept for the runs that share what determines their numbers."""
-    import torch
-
-    from nsl.kernels import paths
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    key = digest([NUMERICS, run.threads, device, paths.describe(device)])
-    return checkpoint.parent / f"shared-{key[:8]}"
-
-
 def measured_classes(run: Run, data: FewShotData) -> ImageSet:
     """The classes that a run is measured on.
 
@@ -231,7 +219,9 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     method = create_method(run.model["name"], settings, **options)
     parameters = method.parameters
     tested = measured_classes(run, data)
-    place = Place(checkpoint, _shared_folder(run, checkpoint), minutes, progress, {**code(), **machine()})
+    # By names made of what determines them: other settings, data or arithmetic are other files.
+    shared = checkpoint.parent / f"shared-{NUMERICS}"
+    place = Place(checkpoint, shared, minutes, progress, {**code(), **machine()})
     try:
         history = method.fit(data.base, place, data.validation)
     except Diverged as error:

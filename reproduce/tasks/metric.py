@@ -24,6 +24,7 @@ class MetricLearning(Task):
 
     name = "metric"
     metric = ERROR
+    on_gpu = False
 
     def model(self, method: Any, options: dict[str, Any]) -> dict[str, Any]:
         return {"name": method.model, **{name: value for name, value in options.items() if name != "width"}}

@@ -30,6 +30,7 @@ class Segmentation(Task):
     metric = MEAN_IOU
     more_metrics = (PIXEL_ERROR,)
     trial_data = "{validation} further scenes of the training digits"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SegmentationSet:
         from nsl.data.scenes import load_segmentation
@@ -92,12 +93,6 @@ class Segmentation(Task):
             }
         cost = nsl.count_multiply_adds(network, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
-
-    def shape(self, dataset: dict[str, Any]) -> Shape:
-        from reproduce.declare.shapes import Shape
-
-        size = int(dataset.get("image_size", 32))
-        return Shape(size, 11, int(dataset.get("train", 1000)), int(dataset.get("test", 200)), size)
 
     def network(self, run: Run, sizes: Shape) -> Any:
         """The network and the mean of its logits over the pixels, which is what costs are counted and timed on."""

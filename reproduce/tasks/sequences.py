@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 ERROR = Metric("test_error", "test error", False, 1.0)
 #: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
 CLIP = 1.0
-#: Numbers a step and outputs, by the set.
-CHANNELS = {"digit_rows": (16, 10), "adding": (2, 1)}
 
 
 class Sequences(Task):
@@ -30,6 +28,7 @@ class Sequences(Task):
     name = "sequences"
     metric = ERROR
     trial_data = "{validation} training sequences held out"
+    on_gpu = False
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> SequenceSet:
         from nsl.data.sequences import load_sequences
@@ -80,25 +79,17 @@ class Sequences(Task):
         cost = nsl.count_multiply_adds(shown, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
 
-    def shape(self, dataset: dict[str, Any]) -> Shape:
-        from reproduce.declare.shapes import Shape
-
-        channels, classes = CHANNELS[dataset["name"]]
-        if dataset["name"] == "digit_rows":
-            size = int(dataset.get("image_size", 16))
-            return Shape(size, classes, 1438, 359, size)
-        length = max(channels, int(dataset.get("length", 30)))
-        return Shape(length, classes, int(dataset.get("train", 4000)), int(dataset.get("test", 1000)), length)
-
     def network(self, run: Run, sizes: Shape) -> Any:
         """The network behind a part that reads a sequence out of an image, which is what costs are counted on."""
         from torch import nn
+
+        from reproduce.declare.shapes import CATALOGUE
 
         class Rows(nn.Module):
             def forward(self, images: Any) -> Any:
                 return images[:, 0, :, :channels]
 
-        channels = sizes.image_size if run.dataset["name"] == "digit_rows" else CHANNELS[run.dataset["name"]][0]
+        channels = CATALOGUE[run.dataset["name"]].channels or sizes.image_size
         return nn.Sequential(Rows(), _network(run, channels, sizes.classes))
 
     def columns(self, table: Table) -> tuple[Column, ...]:

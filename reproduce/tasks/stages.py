@@ -63,12 +63,15 @@ class Stages(Task):
 
         torch.manual_seed(run.seed)
         model = _backbone(run, dataset.num_classes, dataset.image_size)
+        random = torch.get_rng_state()
         recipe = {name: value for name, value in run.recipe.items() if name != "later_rate"}
         recipe["iterations"] //= 3
         stages: list[dict[str, Any]] = []
         for number, stage in enumerate(ROUTES[run.model["route"]]):
             if number == 1:
-                model = _with_similarity(model, run, dataset.image_size)
+                # Drawn as if no stage were between, and on the CPU: on a GPU other trainings draw and seed meanwhile.
+                torch.set_rng_state(random)
+                model = _with_similarity(model.cpu(), run, dataset.image_size)
                 recipe["learning_rate"] *= run.recipe["later_rate"]
             for parameter in model.parameters():
                 parameter.requires_grad_(True)

@@ -62,12 +62,14 @@ class Task(ABC):
             over.
         more_metrics: others that a table may name under ``metrics``, or a claim under ``metric``.
         trial_data: the data that recipes are chosen on, in words; ``{validation}`` is the declared number.
+        on_gpu: whether :meth:`train` works on a CUDA device where there is one; the records say where it worked.
     """
 
     name: ClassVar[str]
     metric: ClassVar[Metric]
     more_metrics: ClassVar[tuple[Metric, ...]] = ()
     trial_data: ClassVar[str] = "{validation} training images held out"
+    on_gpu: ClassVar[bool] = True
 
     # What is declared.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
 from pathlib import Path
 
 from reproduce.show.cells import as_markdown
@@ -46,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: an unknown attack, a wrong number of tries, or a command that fails without being disturbed.
     """
+    from nsl.outputs import scratch  # imports torch, which other commands do without
+
     text, chosen = arguments.tries, arguments.only or NAMES
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MOST_TRIES):
         raise ValueError(f"--tries {text!r} is not understood; write a whole number from 1 to {MOST_TRIES}.")
@@ -53,15 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
         if name not in NAMES:
             raise ValueError(f"--only {name!r} is no attack; choose from: {', '.join(NAMES)}.")
     scores = {}
-    with tempfile.TemporaryDirectory(prefix="torture.") as temporary:
+    with scratch("reproduce-torture-") as temporary:
         known: dict[str, Undisturbed] = {}
         for name in chosen:
             kind, victim = name.split("-")
             if victim not in known:
-                known[victim] = Undisturbed(VICTIMS[victim], Path(temporary), known)
+                known[victim] = Undisturbed(VICTIMS[victim], temporary, known)
             score, chance = Score(), random.Random(f"{arguments.seed} {name}")
             for number in range(int(text)):
-                _try(kind, known[victim], Path(temporary) / name / str(number), chance, score)
+                _try(kind, known[victim], temporary / name / str(number), chance, score)
             scores[name] = score
             print(f"{name}: {score.tries - len(score.lost)} of {score.tries} survived.", flush=True)
     columns = {"attack": "attack", "what": "what", "tries": "tries", "struck": "struck"}

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ import torch
 import nsl
 from nsl.data import Dataset, make_dataset
 from nsl.kernels import paths
-from nsl.training import Execution, Recipe, train
+from nsl.training import CheckpointError, Execution, Recipe, train
 from nsl.training.side_by_side import side_by_side
 from tests.nsl.golden import machine
 
@@ -141,6 +142,21 @@ def mark() -> str:
     return f"Measured with PyTorch {torch.__version__} on the CPU, machine `{machine()}`."
 
 
+AFTER = (
+    "Device, kernels and the precision of products are part of a run's identity, threads of its declared settings.",
+    "A checkpoint also says the processor's vectors (`nsl.kernels.paths.arithmetic`):",
+    "",
+    "* A training does not go on with other kernels, vectors, threads or products than those its checkpoint was made",
+    "  with: it ends with a sentence that names the file and both.",
+    "* A run of `reproduce` on another device, other kernels or products is another run; it starts anew and says which",
+    "  checkpoint it leaves, and by what that was made. So does the training on the base classes that few-shot runs",
+    "  share, also for other vectors and threads.",
+    "* Another machine, card, version of PyTorch or number of processes is no obstacle, and its numbers may differ in",
+    "  their last bits: the record lists all attempts with their machines and versions.",
+    "",
+)
+
+
 def document() -> str:
     """The table as Markdown."""
     return "\n".join([
@@ -149,13 +165,14 @@ def document() -> str:
         f"Tiny networks train {RECIPE.iterations} steps both ways; all weights and the learning curve are compared.",
         "`python -m tests.nsl.test_determinism` writes this file, `tests/nsl/test_determinism.py` trains again.",
         "*Promised* rows hold on every CPU; *measured* ones are those of one machine, and equal bits there promise",
-        "nothing elsewhere. The identity of a run holds what they depend on.",
+        "nothing elsewhere.",
         mark(),
         "",
         "| one training compared with | | " + " | ".join(f"`{name}`" for name in NETWORKS) + " |",
         "|---|---|" + "---|" * len(NETWORKS),
         *(row(way) for way in [*PROMISED, *MEASURED]),
         "",
+        *AFTER,
     ])  # fmt: skip
 
 
@@ -167,6 +184,45 @@ def test_a_row_of_the_table_is_what_trainings_give(way: str) -> None:
     elif mark() not in text:
         pytest.skip("the table was measured on another machine")
     assert row(way) in text.splitlines(), "run `python -m tests.nsl.test_determinism`"
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    yield
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def other_products() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "old", "new"),
+    [
+        (lambda: paths.only("plain"), "kernels native", "kernels plain"),
+        (two_threads, r"threads \d", r"threads \d"),
+        (other_products, "matmul highest", "matmul medium"),
+        (lambda: patch("torch.backends.cpu.get_cpu_capability", lambda: "none"), "vectors AVX", "vectors none"),
+    ],
+)
+def test_no_training_goes_on_with_other_arithmetic_than_it_began_with(
+    change: Callable[[], AbstractContextManager[Any]], old: str, new: str, tmp_path: Path
+) -> None:
+    begun = paths.arithmetic()
+    if begun["kernels"] != "native" or not begun["vectors"].startswith("AVX"):
+        pytest.skip("needs compiled kernels and wide vectors")
+    file = tmp_path / "run.pt"
+    with suppress(Interrupted):
+        trained("cnn9", stop=2, checkpoint=file, checkpoint_minutes=1e-9)
+    with change(), pytest.raises(CheckpointError, match=f"{file} was made with .*{old}.* go on with .*{new}"):
+        trained("cnn9", checkpoint=file)
+    trained("cnn9", checkpoint=file)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ OPTIONS = [{"similarity": "diagonal"}, {"similarity": "diagonal", "block_size": 
 
 def seen(cell: nn.Module, x: Tensor, h: Tensor) -> Tensor:
     """M(x, h) h of one sample, the blocks one after the other."""
-    free = cell.predictor(torch.cat([x, h])) + cell.identity
+    free = cell.predictor(torch.cat([x, h])) + cell.neural.identity(x)
     matrix = cell.structure.assemble(free, cell.block)
     return torch.cat([matrix @ part for part in h.split(cell.block.taps)])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import nsl
 import nsl.data
 from nsl.data import DataError
 from nsl.data.files import annotated_files
-from nsl.outputs import LEFT_OVER, OutputError, replacing
+from nsl.outputs import LEFT_OVER, OutputError, replacing, scratch
 from nsl.training import CheckpointError, Execution, Recipe, load_checkpoint, train
 from nsl.training.checkpoint import check_optimiser
 from nsl.training.export import ExportError, load_model, save_model
+from reproduce.run.files import write_text
+from theory.__main__ import claims as theory_claims
 from theory.claims import ledger
 
 
@@ -129,10 +133,33 @@ def test_a_checkpoint_on_a_full_disk_warns_and_training_goes_on(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_left_over_temporary_files_are_removed_and_those_in_use_are_not(tmp_path: Path) -> None:
-    import os
-    import time
+def test_a_full_disk_is_said_with_the_path_that_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'data.json'}'"):
+        write_text(tmp_path / "data.json", "{}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_claim_is_lost_where_the_ledger_could_not_be_written_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, full = ledger.write, [OutputError(errno.ENOSPC, "the disk is full.")]
+
+    def write(*given: Any) -> None:
+        if full:
+            raise full.pop()
+        real(*given)
+
+    monkeypatch.setattr(ledger, "write", write)
+    assert theory_claims(["1", "4"], quick=True, out=tmp_path, jobs=1) == 0
+    assert capsys.readouterr().err == "warning: the disk is full. The claims go on.\n"
+    assert [row["number"] for row in ledger.read(tmp_path)] == [1, 4]
+
+
+def test_left_over_temporary_files_are_removed_and_those_in_use_are_not(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     old, new = tmp_path / "run.pt.1.partial", tmp_path / "run.pt.2.partial"
     old.touch()
@@ -147,6 +174,19 @@ def test_left_over_temporary_files_are_removed_and_those_in_use_are_not(tmp_path
         pass
     with pytest.raises(OutputError, match="cannot be written"), replacing(path / "under"):
         pass
+
+
+def test_folders_of_killed_processes_are_removed_and_those_in_use_or_of_others_are_not(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in ("work-old", "work-new", "else-old"))
+    for folder in (old, new, other):
+        folder.mkdir()
+        (folder / "x").touch()
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    (tmp_path / "work-link").symlink_to(other)
+    with scratch("work-", tmp_path) as mine:
+        assert {mine, new, other, tmp_path / "work-link"} == set(tmp_path.iterdir())
+    assert not mine.exists()
 
 
 def test_no_line_of_val_annotations_names_a_file_outside_its_folder(tmp_path: Path) -> None:

@@ -123,17 +123,21 @@ def test_an_operator_of_the_angle_needs_no_tensor_of_the_host(
     assert seen.found == []
 
 
-def test_one_setting_moves_the_products_of_all_libraries() -> None:
+def test_one_setting_moves_the_products_of_all_libraries_and_leaves_every_other_reader_of_them_working() -> None:
     backends = torch.backends
-    before = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+    before = backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
     try:
         for products in ("tf32", "ieee"):
             set_float32_products(products)  # type: ignore[arg-type]
             assert float32_products() == {"matmul": products, "convolution": products}
+            assert (backends.cudnn.rnn.fp32_precision == "tf32") == (products == "tf32")  # type: ignore[attr-defined]
+            # What PyTorch's compiler, other libraries and a record of the CPU ask: mixed settings raise there.
+            assert backends.cuda.matmul.allow_tf32 == backends.cudnn.allow_tf32 == (products == "tf32")
+            assert paths.describe("cpu")["matmul"] == ("high" if products == "tf32" else "highest")
         with pytest.raises(ValueError, match="'ieee' or 'tf32'"):
             set_float32_products("bf16")  # type: ignore[arg-type]
     finally:
-        backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision = before
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = before
 
 
 def test_a_record_names_the_path_and_on_a_card_what_decides_the_last_bits(monkeypatch: pytest.MonkeyPatch) -> None:

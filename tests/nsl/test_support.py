@@ -45,13 +45,26 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GlobalSimilarity": (lambda: nsl.GlobalSimilarity(**nsl.sphere_maps(3), gamma=0.5), MAPS),
     "StaticGlobalSimilarity": (lambda: nsl.StaticGlobalSimilarity((7, 6)), MAPS),
     "ShiftConv2d": (lambda: nsl.NSConv2d(3, 4, 3, padding=1, similarity="shift").fold(), MAPS),
+    "UnsharedNSConv2d": (lambda: nsl.UnsharedNSConv2d(3, 4, 3, padding=1, similarity="unconstrained"), MAPS),
+    "DecoupledConv2d": (
+        lambda: nsl.DecoupledConv2d(3, 4, 3, padding=1, angle="learnable_sigmoid", learnable=True),
+        MAPS,
+    ),
+    "DynamicFilterConv2d": (lambda: nsl.DynamicFilterConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "HyperConv2d": (lambda: nsl.HyperConv2d(3, 4, 3, padding=1, dynamic=True), MAPS),
+    "SelectedConv2d": (lambda: nsl.SelectedConv2d(3, 4, 3, padding=1, hidden=4), MAPS),
+    "MixtureConv2d": (lambda: nsl.MixtureConv2d(3, 4, 3, padding=1), MAPS),
+    "DeformConv2d": (lambda: nsl.DeformConv2d(3, 4, 3, padding=1, modulated=True), MAPS),
+    "DynamicNSRNNCell": (lambda: nsl.DynamicNSRNNCell(4, 3, hidden=2), (2, 4)),
+    "DynamicNSGRUCell": (lambda: nsl.DynamicNSGRUCell(4, 3, hidden=2), (2, 4)),
+    "ODEBlock": (lambda: nsl.ODEBlock(nsl.NSConv2d(3, 3, 3, padding=1), "rk4", 2), MAPS),
     "SpherePredictor": (lambda: nsl.SpherePredictor(*PLACE, hidden=4), MAPS),
     "ReleasePredictor": (lambda: nsl.ReleasePredictor(*PLACE, hidden=4), MAPS),
     "CNNPredictor": (lambda: nsl.CNNPredictor(*PLACE, hidden=4, head="tanh"), MAPS),
     "LinearPredictor": (lambda: nsl.LinearPredictor(4, 3, hidden=4), (2, 4)),
 }
-#: Public modules that are no layers: parts of them.
-PARTS = {"SharedKernels", "StaticSimilarity", "DynamicSimilarity"}
+#: Public modules that are no layers: parts of them, and a metric of two arguments.
+PARTS = {"SharedKernels", "StaticSimilarity", "DynamicSimilarity", "KernelGenerator", "Mahalanobis"}
 CELLS = {"NSRNNCell", "NSGRUCell"}
 
 
@@ -270,6 +283,8 @@ def traced_by_fx(name: str, layer: nn.Module, x: Tensor) -> None:
 
 
 def forward_derivative(name: str, layer: nn.Module, x: Tensor) -> None:
+    if name == "SelectedConv2d":  # a straight-through derivative is no limit of differences
+        raise Absent
     layer, x, step = layer.double(), x.double(), 1e-6
     direction = torch.randn_like(x)
     with forward_ad.dual_level():
@@ -301,18 +316,21 @@ USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "forward-mode derivative": forward_derivative,
 }
 #: (layer, use) to what is said instead.
+_OTHERS = ("SphereConv2d", "DecoupledConv2d", "SelectedConv2d", "MixtureConv2d", "DeformConv2d")
 REFUSED = {
-    ("SphereConv2d", "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first",
-}
+    (name, "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first"
+    for name in _OTHERS
+} | {("DeformConv2d", "forward-mode derivative"): "forward AD with grid_sampler_2d that does not support it"}
 #: (layer, use) without a meaning: no maps to lay channels last, no weight of its own to prune.
-_NO_MAPS = ("NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor")
+_NO_MAPS = ("NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor",
+            "DynamicNSRNNCell", "DynamicNSGRUCell")  # fmt: skip
 _NO_WEIGHT = (
     "GlobalSimilarity", "StaticGlobalSimilarity", "ShiftConv2d", "SpherePredictor", "ReleasePredictor", "CNNPredictor",
-    "LinearPredictor",
+    "LinearPredictor", "DynamicFilterConv2d", "HyperConv2d", "ODEBlock",
 )  # fmt: skip
 ABSENT = {(name, "channels_last") for name in _NO_MAPS} | {
     (name, use) for name in _NO_WEIGHT for use in ("prune, fold", "weight_norm, freeze")
-}
+} | {("SelectedConv2d", "forward-mode derivative")}
 #: What a use asks for beyond its name.
 NOTES = {
     "float16": "to 0.05, bfloat16 to 0.2, of the float32 output",

@@ -22,7 +22,9 @@ class FakeBackend:
     """Errors are a hash of model and seed; model options can ask for a crash, a failure or a divergence."""
 
     def fingerprint(self, run: Run, data: str | None) -> str:
-        return hashlib.sha256(repr(sorted(run.dataset.items())).encode()).hexdigest()[:16]
+        files = sorted(Path(data).glob("*.bin")) if data else []
+        content = repr((sorted(run.dataset.items()), *(file.read_bytes() for file in files)))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def train(self, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
         if log := os.environ.get("FAKE_LOG"):
@@ -74,7 +76,7 @@ class FakeBackend:
         observations = {"static": [{"layer": "conv1", "M": [[1.0] * 3] * 3}]}
         return Outcome(result, parameters, observations if "static" in run.model["name"] else {})
 
-    def execution(self) -> dict[str, str]:
+    def execution(self, run: Run) -> dict[str, str]:
         return {"device": "none", "kernels": os.environ.get("FAKE_KERNELS", "plain"), "matmul": "highest"}
 
     def environment(self) -> dict[str, Any]:

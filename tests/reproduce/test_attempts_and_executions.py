@@ -14,7 +14,10 @@ from reproduce.declare.runs import Run, declared_id, run_id
 from reproduce.run.attempts import Attempts
 from reproduce.run.migration import migrate
 from reproduce.run.store import RecordError, Store, checksum
+from reproduce.run.worker import execute
 from reproduce.show import rows
+from reproduce.tasks.task import Outcome
+from tests.reproduce.fake_backend import FakeBackend
 from tests.reproduce.helpers import EXECUTION, MARK, arguments, call, fill, put_record, write_profile
 
 
@@ -61,6 +64,32 @@ def test_kernels_enter_the_identity_and_a_stored_run_is_not_repeated_on_others(t
     for kernels in ("native", "plain"):
         assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path, FAKE_KERNELS=kernels).returncode == 0
     assert {record["config"]["execution"]["kernels"] for record in records(tmp_path)} == {"native"}
+
+
+def test_a_run_begun_on_other_kernels_starts_anew_and_names_what_it_leaves(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, backend = Store(tmp_path, "tiny"), FakeBackend()
+    mark = backend.fingerprint(run, None)
+    with monkeypatch.context() as patched:
+        patched.setenv("FAKE_KERNELS", "native")
+        patched.setattr(FakeBackend, "train", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, mark, store, backend, None, False)
+    (begun,) = store.checkpoints.glob("*.pt")
+    record = execute(run, mark, store, backend, None, False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"{run.name} starts anew with kernels plain, since its checkpoint {begun} was made with kernels native."
+    )
+    assert record is not None
+    assert record["id"] != begun.stem
+    assert list(store.checkpoints.iterdir()) == []
+
+
+def interrupted(self: FakeBackend, run: Run, data: str | None, checkpoint: Path, progress: bool) -> Outcome:
+    checkpoint.write_text("begun")
+    raise KeyboardInterrupt
 
 
 def test_a_table_takes_one_record_a_run_whatever_it_was_executed_on(tmp_path: Path, run: Run) -> None:

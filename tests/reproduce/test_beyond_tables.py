@@ -129,7 +129,7 @@ def test_notebooks_belong_to_the_tables_that_they_read() -> None:
     assert set(notebooks.read_tables("related_work")) == {2, "dynamic", "structures", "connected", "stages", "metric"}
     assert notebooks.names(("dynamic",)) == ["related_work"]
     assert notebooks.names((2,)) == ["table2"]
-    assert notebooks.names(plan.beyond()) == ["related_work", "robustness", "segmentation", "sequences"]
+    assert notebooks.names(plan.beyond()) == ["budget", "related_work", "robustness", "segmentation", "sequences"]
     assert not set(notebooks.names(plan.tables())) & set(notebooks.names(plan.beyond()))
 
 

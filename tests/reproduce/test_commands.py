@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reproduce.__main__ import main
 from reproduce.declare import plan
-from reproduce.declare.runs import Run
+from reproduce.declare.runs import Run, declared_id
 from reproduce.run.store import Store
-from tests.reproduce.helpers import ROOT, TABLE_1_TWICE, arguments, call, fill, run_on, write_profile
+from tests.reproduce.helpers import MARK, ROOT, TABLE_1_TWICE, arguments, call, fill, run_on, write_profile
 
 
 def complaint(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -89,6 +94,32 @@ def test_comparing_with_a_folder_without_runs_is_one_clear_line(
     assert "has no runs/" in complaint(["compare", str(tmp_path), str(tmp_path)], capsys)
 
 
+def test_a_row_run_again_elsewhere_is_compared_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path, seeds=2)
+    again = [*arguments("run", tmp_path, "--tables", "1", "--methods", "cnn", "--seeds", "1")]
+    assert main(arguments("run", tmp_path, "--tables", "1")) == 0
+    assert main([*again, "--results", str(tmp_path / "again")]) == 0
+    folders = [str(tmp_path / name / "tiny") for name in ("results", "again")]
+    capsys.readouterr()
+    assert main(["compare", *folders]) == 1
+    assert f"is missing in {folders[1]}." in capsys.readouterr().out
+    assert main(["compare", "--common", *folders]) == 0
+    assert capsys.readouterr().out == "The one record is equal, timings and environment aside.\n"
+    store = Store(tmp_path / "again", "tiny")
+    (record,) = store.records()
+    record["result"]["test_error"] += 0.5
+    store.write(record)
+    assert main(["compare", "--common", *folders]) == 1
+    assert capsys.readouterr().out == f"Run {record['id']} differs in: result.\n"
+    store.path(record["id"]).unlink()
+    assert "have no run in common" in complaint(["compare", "--common", *folders], capsys)
+
+
+def test_an_unknown_row_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(["status", "--tables", "3", "--methods", "shared,nope"], capsys)
+    assert "--methods names 'nope', which no chosen table has; choose from cnn, shared, dynamic." in line
+
+
 def test_an_unknown_benchmark_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No benchmark is called 'nope'" in complaint(["bench", "nope", "--results", str(tmp_path)], capsys)
 
@@ -104,6 +135,66 @@ def test_status_counts_and_predicts_from_measured_runs(tmp_path: Path, capsys: p
     # The other seed of the baseline takes as long as the first: 10 s of training and 2 s of evaluation.
     assert "Baseline CNN on digits, seed 1  12 s" in out
     assert f"Remaining: about 12 s with 1 side by side, plus {TABLE_1_TWICE - 2} runs of unknown length." in out
+
+
+def read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file system refuses to write, root's too."""
+    real_open, real_stream = os.open, io.open
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    def open_(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            refuse()
+        return real_open(path, flags, *more, **named)
+
+    def stream(file: Any, mode: str = "r", *more: Any, **named: Any) -> Any:
+        return refuse() if set(mode) & set("wax+") else real_stream(file, mode, *more, **named)
+
+    monkeypatch.setattr("os.open", open_)
+    monkeypatch.setattr("io.open", stream)
+    monkeypatch.setattr("builtins.open", stream)
+    monkeypatch.setattr("os.mkdir", refuse)
+
+
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network file system without its lock daemon says."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+
+@pytest.mark.parametrize(("place", "running"), [(read_only, 1), (no_locks, 0)])
+def test_status_works_on_a_read_only_folder_and_where_there_are_no_locks(
+    place: Callable[[pytest.MonkeyPatch], None],
+    running: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    profile = plan.profile("tiny", write_profile(tmp_path, seeds=1))
+    store = Store(tmp_path / "results", "tiny")
+    fill(store, profile, 1, {"cnn": [8.0]})
+    other = profile.run(plan.experiment(1).methods[1], "cifar10", 0)
+    with store.claim(declared_id(other.declared(MARK)), "x"), monkeypatch.context() as patched:
+        place(patched)
+        assert main(arguments("status", tmp_path, "--tables", "1", "--seeds", "1")) == 0
+    captured = capsys.readouterr()
+    assert f"1 done, 0 diverged, {running} running" in captured.out
+    assert captured.err == ""
+
+
+def test_a_run_where_nothing_can_be_locked_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    no_locks(monkeypatch)
+    line = complaint(arguments("run", tmp_path, "--tables", "1"), capsys)
+    assert f"{tmp_path / 'results/tiny/locks/data.lock'} cannot be locked (No locks available)" in line
 
 
 def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from reproduce import tasks
 from reproduce.__main__ import main
@@ -77,6 +82,66 @@ def test_the_plan_says_runs_work_time_and_disk_by_table(
     assert lines[5].startswith("H100: 10 % of its dense peak")
     assert lines[6].startswith("Disk: data 0 bytes")
     assert list(tmp_path.glob("tiny*")) == []
+
+
+class Inline:
+    """A context of multiprocessing whose pool works in this process."""
+
+    def __init__(self) -> None:
+        self.processes = 0
+
+    @contextmanager
+    def Pool(self, processes: int) -> Iterator[Any]:
+        self.processes = processes
+        yield SimpleNamespace(map=lambda function, items, chunksize: [function(item) for item in items])
+
+
+def test_with_a_card_the_plan_calibrates_there_in_one_process_what_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: dict[str, bool] = {}
+
+    def made_up(run: Run, threads: int, seconds: float, card: bool = False) -> float:
+        measured[run.task] = card
+        return 1e-6
+
+    context = Inline()
+    monkeypatch.setattr(costs, "cards", lambda: 1)
+    monkeypatch.setattr(costs.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(costs, "pass_seconds", made_up)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A Card")
+    demo = plan.profile("demo")
+    found = costs.estimate(demo, (1, "sequences"), 1, 2)
+    assert (context.processes, measured) == (1, {"classification": True, "sequences": False})
+    runs = plan.planned_runs(demo, (1,), 1)
+    assert found.costs[0].here == pytest.approx(sum(1e-6 * costs.work(run).passes for run in runs))  # no two at a time
+    assert costs.lines(found, demo, 2)[4].startswith("Here: on A Card, captured steps, as if one run followed")
+
+
+def test_on_a_card_blocks_of_steps_are_timed_after_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for the card; half a second passes with every step."""
+    steps, looks = [0], []
+
+    def step(_: Any) -> None:
+        steps[0] += 1
+
+    def clock(device: torch.device, threads: int) -> float:
+        looks.append(steps[0])
+        return 0.5 * steps[0]
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(costs, "_seconds", clock)
+    run = run_of(1, "cnn")
+    batch = int(run.recipe["batch_size"])
+    assert costs.pass_seconds(run, 1, 1e-3, card=True) == pytest.approx(0.5 / batch / 3)
+    assert looks[0] > 3  # warm, and captured
+    assert {later - sooner for sooner, later in zip(looks[::2], looks[1::2])} == {costs.CARD_STEPS}
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_calibration_of_a_card_names_it() -> None:
+    found = costs.calibrate([run_of(1, "cnn"), run_of(1, "dynamic")], 2, 1, 1.0)
+    assert found.card == torch.cuda.get_device_name()
+    assert min(found.passes.values()) > 0
 
 
 def test_a_run_that_tables_share_is_paid_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reproduce.__main__ import main
 from reproduce.declare import plan
 from reproduce.run import executors, fingerprints
 from reproduce.run.executors import LocalExecutor
@@ -96,6 +98,21 @@ def test_a_failing_run_is_reported_and_does_not_stop_the_others(tmp_path: Path, 
     lines = done.stderr.strip().splitlines()
     assert lines == [f"error: 1 of {TABLE_1} runs failed. Baseline CNN on digits, seed 0 failed: {reason}"]
     assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1 - 1
+
+
+def test_tables_and_notebooks_follow_though_a_worker_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FAKE_DIES", "cnn9")
+    asked: list[Any] = []
+    monkeypatch.setattr("reproduce.show.notebooks.execute_all", lambda *given: asked.append(given) or [])
+    assert main(arguments("all", tmp_path, "--tables", "1")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its process ended with code 9" in line
+    assert (tmp_path / "results/tiny/tables/table1.csv").exists()
+    assert len(asked) == 1
 
 
 def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
@@ -194,13 +211,26 @@ def test_jobs_are_shared_out_over_the_cards_each_seen_by_one_process(monkeypatch
     assert (cpu.processes, cpu.slots, executors._only_card(0)) == (3, 1, {})
 
 
-def test_the_same_command_goes_on_after_a_wrong_remembered_fingerprint(tmp_path: Path) -> None:
-    write_profile(tmp_path, seeds=1)
-    assert call(arguments("run", tmp_path, "--tables", "1"), tmp_path).returncode == 0
-    cache = tmp_path / "cache/nsl/fingerprints.json"
-    known = json.loads(cache.read_text("utf-8"))
-    cache.write_text(json.dumps(dict.fromkeys(known, "0" * 16)), "utf-8")
+@pytest.mark.parametrize("wrong", ["cache", "file"])
+def test_the_same_command_goes_on_after_a_wrong_remembered_fingerprint_and_names_the_file(
+    wrong: str, tmp_path: Path
+) -> None:
+    profiles = write_profile(tmp_path, seeds=1)
+    profiles.write_text(profiles.read_text("utf-8").replace("digits", "cifar10"), "utf-8")
+    file, cache = tmp_path / "data/batch.bin", tmp_path / "cache/nsl/fingerprints.json"
+    file.parent.mkdir()
+    file.write_bytes(b"images")
+    command = arguments("run", tmp_path, "--tables", "1", "--data", str(file.parent))
+    assert call(command, tmp_path).returncode == 0
     shutil.rmtree(tmp_path / "results")
-    done = call(arguments("run", tmp_path, "--tables", "1"), tmp_path)
+    if wrong == "cache":
+        cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text("utf-8")), "0" * 16)), "utf-8")
+    else:  # bit rot: size and date are as before
+        date = file.stat().st_mtime_ns
+        file.write_bytes(b"imagez")
+        os.utime(file, ns=(date, date))
+    done = call(command, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "it is computed anew and the runs go on" in done.stdout
+    why = f"{file} changed" if wrong == "file" else "no file is known to have changed"
+    assert f"fingerprint was wrong ({why}); it is computed anew and the runs go on." in done.stdout
+    assert len(list(Store(tmp_path / "results", "tiny").records())) == TABLE_1

@@ -23,6 +23,9 @@ def test_without_a_card_one_line_says_so_and_nothing_is_stored(tmp_path: Path) -
     assert run_benchmarks({"gpu": gpu.gpu}, tmp_path, [], lines.append) == 0
     assert len(lines) == 1
     assert lines[0].startswith("gpu: this machine has no CUDA device")
+    with pytest.raises(ValueError, match=r"^gpu: this machine has no CUDA device.*nothing was measured\.$"):
+        run_benchmarks({"gpu": gpu.gpu}, tmp_path, ["gpu"], lines.append)
+    assert len(lines) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,7 +48,7 @@ def test_the_check_of_correctness_passes_in_the_interpreter_and_finds_a_kernel_t
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=200
     )
-    assert done.stdout.splitlines() == ["2 True", "DNS fp32 True"], done.stdout + done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["3 True", "DNS fp32 True"], done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", gpu_steps.NETWORKS)
@@ -67,7 +70,7 @@ def test_the_ladder_compares_every_network_with_the_plain_one_on_the_same_rung(
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_card_every_kernel_is_right_and_repeats() -> None:
-    assert len(gpu.correctness()) == 8
+    assert len(gpu.correctness()) == 12
 
 
 @pytest.mark.cuda

@@ -12,9 +12,6 @@ import torch
 
 import nsl
 from nsl import zoo
-from nsl.data import FEWSHOT_NAMES, NAMES
-from nsl.data.licences import LICENCES
-from nsl.data.sequences import NAMES as SEQUENCE_NAMES
 from nsl.fewshot import FewShotMethod
 from nsl.training.export import ExportError
 from reproduce.console import main
@@ -171,10 +168,6 @@ def test_a_card_says_data_with_licence_recipe_result_scope_and_limits(kept: Stor
     text = zoo.find(table=1, method="dynamic", folder=kept.kept)[0].text()
     for part in ("CC BY 4.0", "iterations 12", "test error", "scope: digits for CIFAR-10", "one training", "Table 2:"):
         assert part in text
-
-
-def test_every_data_set_has_its_licence_written_down() -> None:
-    assert set(LICENCES) == {*NAMES, *FEWSHOT_NAMES, *SEQUENCE_NAMES, "digit_scenes"}
 
 
 def test_a_damaged_card_is_named(kept: Store, tmp_path: Path) -> None:

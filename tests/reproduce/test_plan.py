@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from reproduce import commands
 from reproduce.declare import plan
 from reproduce.declare.runs import CLASSIFICATION
+from tests.reproduce.helpers import write_profile
 
 PROFILES = ("demo", "cpu", "paper")
 
@@ -47,6 +49,29 @@ def test_the_paper_profile_is_the_papers_protocol() -> None:
     assert (recipe["iterations"], recipe["batch_size"], recipe["learning_rate"]) == (64_000, 128, 0.1)
     assert [milestone * 64_000 for milestone in recipe["milestones"]] == [34_000, 54_000]
     assert (paper.seeds, paper.width, paper.slots["cifar10"].budget) == (5, 32, 1.0)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_another_budget_is_the_same_run_with_other_iterations(name: str) -> None:
+    profile, declared = plan.profile(name), plan.experiment("budget")
+    for method in declared.methods:
+        whole = profile.run(plan.experiment(4).method(method.key), "cifar10", 0)
+        assert profile.run(method, "cifar10", 0).declared("") == whole.declared("")
+        for slot in (found for found in declared.datasets if found in profile.slots):
+            run, times = profile.run(method, slot, 0), profile.slots[slot].times
+            iterations = round(times * whole.recipe["iterations"])
+            assert run.declared("") == replace(whole, recipe={**whole.recipe, "iterations": iterations}).declared("")
+            assert profile.slots[slot].budget == pytest.approx(times * profile.slots["cifar10"].budget, rel=1e-3)
+    titles = [profile.slots[slot].title for slot in declared.datasets if slot in profile.slots]
+    assert titles[0] == f"{profile.slots['cifar10'].title}, 1/4 of the budget"
+    assert len(set(titles)) == len(titles)
+
+
+def test_a_budget_of_a_slot_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = write_profile(tmp_path)
+    path.write_text(path.read_text("utf-8") + '[tiny.slot.long]\nof = "cifar11"\ntimes = 4.0\n', "utf-8")
+    with pytest.raises(ValueError, match=r"profiles.toml: profile 'tiny' is incomplete or misspelt \('cifar11'\)"):
+        plan.profile("tiny", path)
 
 
 def test_illegible_paper_values_are_absent() -> None:

@@ -182,9 +182,19 @@ def test_claims_of_several_tables_about_the_same_runs_are_told_once(tmp_path: Pa
     assert said in overview(tables)
 
 
+def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(tmp_path: Path) -> None:
+    text = summary(plan.profile("cpu"), Store(tmp_path, "cpu"))
+    for key in plan.beyond():
+        assert f"## Beyond the paper: {plan.experiment(key).title}" in text
+    assert "Computed in float64, without data or training: " in text
+    assert "Of 7 claims 1 agrees (computed, without training) and 6 were not run." in text
+    assert "; the paper names the application and reports no result." in text
+    assert "illegible" not in text.partition("## Beyond")[2]
+
+
 def test_the_stored_results_say_in_words_what_their_csv_says() -> None:
     profile, store = plan.profile("cpu"), Store(Path(__file__).parents[2] / "results", "cpu")
-    for number in plan.tables():
+    for number in plan.every():
         table = make_table(number, profile, store)
         for judged, row in zip(table.claims, claim_rows(table)):
             check(words.sentence(judged), row)

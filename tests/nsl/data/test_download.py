@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from nsl.data import DataError
-from nsl.data.cifar import LAYOUTS, load_cifar
-from nsl.data.download import Archive, fetch
+from nsl.data.catalogue import CATALOGUE, Archive
+from nsl.data.cifar import load_cifar
+from nsl.data.download import fetch
 
 FILES = ("a.bin", "b.bin")
 CONTENTS = {"a.bin": b"alpha" * 40_000, "b.bin": b"beta"}
@@ -241,12 +242,14 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(server: Server, tmp_path: 
 def test_an_absent_cifar_is_downloaded_and_found_the_next_time(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = replace(LAYOUTS["cifar100"], train={"train.bin": 3}, test={"test.bin": 1})
+    entry = CATALOGUE["cifar100"]
+    assert entry.layout is not None
+    small = replace(entry.layout, train={"train.bin": 3}, test={"test.bin": 1})
     record = bytes([4, 7]) + bytes(range(256)) * 12
     names = "\n".join(f"class{label}" for label in range(100)).encode()
     contents = {"train.bin": 3 * record, "test.bin": record, "fine_label_names.txt": names}
     server.data = tarball(contents, small.folder)
-    monkeypatch.setitem(LAYOUTS, "cifar100", replace(small, archive=server.archive))
+    monkeypatch.setitem(CATALOGUE, "cifar100", replace(entry, layout=replace(small, archive=server.archive)))
     first = load_cifar("cifar100", tmp_path, address=server.address)
     assert first.train_labels.tolist() == [7, 7, 7]
     again = load_cifar("cifar100", tmp_path / small.folder, address=server.address)

@@ -57,7 +57,7 @@ def test_unknown_names_and_options_are_listed() -> None:
         load_fewshot("cifar_fs", seed=1)
     with pytest.raises(DataError, match="image_size must be a whole number"):
         load_fewshot("glyphs_fs", image_size="16")
-    with pytest.raises(DataError, match="seed must not be negative"):
+    with pytest.raises(DataError, match="seed must be at least 0"):
         load_fewshot("glyphs_fs", seed=-1)
     with pytest.raises(DataError, match="plain must be True or False"):
         load_fewshot("glyphs_fs", plain="yes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -90,6 +91,19 @@ def test_methods_that_start_from_the_same_classifier_train_it_once(tmp_path: Pat
         path.write_bytes(b"x")
     with pytest.raises(CheckpointError, match="is damaged; delete it"):
         method("finetune").fit(toy().base, place)
+
+
+def test_a_shared_classifier_of_other_arithmetic_is_named_and_trained_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(shared=tmp_path)
+    method("finetune").fit(toy().base, place)
+    (first,) = tmp_path.glob("backbone-*.pt")
+    assert capsys.readouterr().err == ""
+    with patch("torch.backends.cpu.get_cpu_capability", lambda: "none"):
+        assert not method("finetune").fit(toy().base, place)["pretrain"]["shared"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"The base classes are trained anew with vectors none, since {first} was made with vectors ")
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

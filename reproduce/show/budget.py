@@ -1,0 +1,118 @@
+"""Does the difference between two methods grow or vanish with training? (table ``budget``)
+
+The question is one, and has one interval: over seeds, of the slope of the gain (positive where the first method is
+better) in points a doubling of the training images, by least squares over the budgets of each seed. *grows*: its 95 % t
+interval lies above 0; *shrinks*: it lies below 0, and *vanishes* where moreover the difference at the largest budget is
+not shown to be above 0; *undecided* otherwise: the interval holds 0, fewer than three seeds have all budgets, or a run
+diverged. The difference at each budget has a verdict of its own, as every claim has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import fsum, log2
+
+from reproduce import tasks
+from reproduce.show.cells import number
+from reproduce.show.metrics import gains
+from reproduce.show.rows import Table
+from reproduce.show.statistics import MINIMUM_SEEDS, Direction, Interval, Verdict, mean_interval, too_few, values_text
+
+#: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
+TABLE, BETTER, WORSE = "budget", "dynamic", "cnn"
+
+GROWS, SHRINKS, VANISHES, UNDECIDED = "grows", "shrinks", "vanishes", "is undecided"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One budget: training images of a run, gains in points by seed, the verdict on the difference there."""
+
+    images: int
+    gains: Mapping[int, float]
+    verdict: Verdict
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Trend:
+    """What the gain does with the budget: the answer, the mean of ``slopes`` (points a doubling), why it is none."""
+
+    answer: str
+    slope: Interval | None = None
+    slopes: tuple[float, ...] = ()
+    reason: str = ""
+
+
+def images(table: Table) -> dict[str, int]:
+    """Training images of a run by slot."""
+    return {slot.name: tasks.named(table.experiment.task).images(slot.recipe) for slot in table.slots}
+
+
+def budgets(table: Table) -> list[Budget]:
+    """The budgets at which a run of both methods is stored, the smallest first."""
+    found = []
+    for slot, count in images(table).items():
+        better, worse = table.row(slot, BETTER), table.row(slot, WORSE)
+        if not better.records or not worse.records:
+            continue
+        gained = gains(table.metric, better.records, worse.records)
+        verdict = next(j.verdict for j in table.claims if j.slot == slot and j.better.key == BETTER)
+        by_seed = {} if gained is None else gained.by_seed
+        found.append(Budget(count, by_seed, verdict, bool(better.diverged or worse.diverged)))
+    return sorted(found, key=lambda budget: budget.images)
+
+
+def slope(values: Mapping[int, float]) -> float:
+    """The least-squares slope of ``values`` (by number of images, two or more) a doubling of the images."""
+    middle = fsum(map(log2, values)) / len(values)
+    spread = fsum((log2(count) - middle) ** 2 for count in values)
+    return fsum((log2(count) - middle) * value for count, value in values.items()) / spread
+
+
+def trend(found: list[Budget]) -> Trend:
+    """The answer from all budgets that are stored, over the seeds that have them all."""
+    if len(found) < 2:
+        return Trend(UNDECIDED, reason="fewer than two budgets are stored")
+    if any(budget.diverged for budget in found):
+        return Trend(UNDECIDED, reason="a run diverged")
+    seeds = sorted(set.intersection(*(set(budget.gains) for budget in found)))
+    slopes = tuple(slope({budget.images: budget.gains[seed] for budget in found}) for seed in seeds)
+    if len(seeds) < MINIMUM_SEEDS:
+        return Trend(UNDECIDED, mean_interval(slopes) if slopes else None, slopes, too_few(len(seeds)))
+    interval = mean_interval(slopes)
+    assert interval.low is not None
+    assert interval.high is not None
+    if interval.low > 0:
+        return Trend(GROWS, interval, slopes)
+    if interval.high < 0:
+        last = found[-1].verdict.direction
+        return Trend(SHRINKS if last == Direction.AGREES else VANISHES, interval, slopes)
+    return Trend(UNDECIDED, interval, slopes, "the interval holds 0")
+
+
+def answer(table: Table) -> str:
+    """The answer in a sentence, with the numbers it rests on."""
+    found = budgets(table)
+    asked = trend(found)
+    worse, better = (table.experiment.method(key).label for key in (WORSE, BETTER))
+    said = f"Whether the difference between {worse} and {better} grows or vanishes with training is undecided"
+    if asked.answer != UNDECIDED:
+        said = f"The difference between {worse} and {better} {asked.answer} with training"
+    parts = [f"{said} ({asked.reason})" if asked.reason else said]
+    if asked.slope is not None:
+        low, high = asked.slope.low, asked.slope.high
+        shown = values_text(asked.slopes) if low is None else number(asked.slope.mean)
+        ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
+        parts.append(f"{shown} points a doubling of the images{ends}, positive where {better} gains")
+    if found:
+        shown = ", ".join(f"{_points(budget)} at {budget.images:,}" for budget in found)
+        parts.append(f"{worse} minus {better} in points: {shown} images")
+    return "; ".join(parts) + "."
+
+
+def _points(budget: Budget) -> str:
+    if not budget.gains:
+        return "none"
+    return number(mean_interval(list(budget.gains.values())).mean) + ("" if len(budget.gains) > 1 else " (one seed)")
