@@ -84,7 +84,7 @@ class Entry:
     def text(self) -> str:
         """The card in Markdown."""
         card = self.card
-        where = [f"Table {row['table']}: {row['label']}" for row in self.rows] or ["no row of a table"]
+        where = [f"{_table(row['table'])}: {row['label']}" for row in self.rows] or ["no row of a table"]
         recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
         lines = [
             f"# {self.title}",
@@ -100,6 +100,10 @@ class Entry:
             f"- limits: {card['limits']}",
         ]
         return "\n".join(lines)
+
+
+def _table(key: int | str) -> str:
+    return f"Table {key}" if isinstance(key, int) else f"beyond the paper, {key}"
 
 
 def folders(folder: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -69,7 +69,7 @@ def learning_curves(
     figure = new_figure(5.6 * len(panels), 3.6)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, (title, methods) in zip(axes, panels.items()):
-        seeds = 0
+        seeds: set[int] = set()
         for number, (label, curves) in enumerate(methods.items()):
             curves = [curve for curve in curves if curve]
             if not curves:
@@ -85,13 +85,14 @@ def learning_curves(
             band = _band(values)
             if band is not None:
                 ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)
-            seeds = max(seeds, len(values))
+            seeds.add(len(values))
         ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)", yscale="log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="y", which="both", labelsize=8)
         ax.grid(alpha=0.3, which="both")
-        ax.legend(fontsize=8, title=band_name(seeds), title_fontsize=8)
+        title = "\n".join(band_name(count) for count in sorted(seeds))
+        ax.legend(fontsize=8, title=title, title_fontsize=8)
     return figure
 
 

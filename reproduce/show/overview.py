@@ -65,7 +65,7 @@ def overview(tables: Sequence[Table]) -> str:
         if not measured and direction == Direction.AGREES:
             told = ["- Of the claims that need training: none so far."]
         if counted := [shown for shown in those if words.counted(shown.judged.verdict)]:
-            told.append(f"- Counted or computed, without training: {_grouped(counted)}")
+            told.append(f"- Counted on the networks or computed, without training: {_grouped(counted)}")
         if told:
             lines += [f"**{title}**", "", *told, ""]
     lines += _open(own, tables)

@@ -133,33 +133,60 @@ class Saving:
     seconds: float
 
 
+def _seconds(layers: list[nn.Module], x: Tensor, repeats: int) -> list[float]:
+    """Seconds of one core for one call of each, the best of ``repeats`` turns; other work on the machine costs none."""
+    best, threads = [float("inf")] * len(layers), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for turn in range(repeats + 1):
+                for place, layer in enumerate(layers):
+                    started = time.process_time()
+                    layer(x)
+                    if turn:  # the first one warms up
+                        best[place] = min(best[place], time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return best
+
+
 def shift_savings(channels: int = 32, size: int = 32, repeats: int = 5) -> list[Saving]:
-    """Layers with shifts of all taps and with at most few, folded and timed on this machine, best of ``repeats``."""
+    """Layers with shifts of all taps and with at most few, folded and timed on one core of this machine."""
     torch.manual_seed(0)
     x = torch.randn(16, channels, size, size)
     plain = nn.Conv2d(channels, channels, 5, padding=2, bias=False)
-
-    def seconds(layer: Any) -> float:
-        best = float("inf")
-        with torch.no_grad():
-            layer(x)
-            for _ in range(repeats):
-                started = time.perf_counter()
-                layer(x)
-                best = min(best, time.perf_counter() - started)
-        return best
-
-    usual = seconds(plain)
-    found = [Saving("convolution 5x5", 25, 1.0, 1.0)]
     structures: dict[str, nsl.Structure] = {"shift": nsl.Shift()}
     structures |= {f"at most {n} tap{'s' if n > 1 else ''}": FewTaps(n) for n in (9, 5, 3, 1)}
-    for name, structure in structures.items():
-        layer = nsl.NSConv2d(channels, channels, 5, padding=2, bias=False, similarity=structure)
-        folded = layer.fold()
-        assert isinstance(folded, nsl.ShiftConv2d)
-        share = folded.pointwise.weight.numel() / plain.weight.numel()
-        found.append(Saving(name, len(folded.taps), share, seconds(folded) / usual))
-    return found
+    options: dict[str, Any] = {"padding": 2, "bias": False}
+    made = [nsl.NSConv2d(channels, channels, 5, similarity=each, **options) for each in structures.values()]
+    folded: list[Any] = [layer.fold() for layer in made]
+    usual, *times = _seconds([plain, *folded], x, repeats)
+    shares = [layer.pointwise.weight.numel() / plain.weight.numel() for layer in folded]
+    return [
+        Saving("convolution 5x5", 25, 1.0, 1.0),
+        *(
+            Saving(name, len(layer.taps), share, spent / usual)
+            for name, layer, share, spent in zip(structures, folded, shares, times)
+        ),
+    ]
+
+
+def network_savings(counts: tuple[int, ...] = (3, 1), width: int = 32, size: int = 32, repeats: int = 5) -> str:
+    """CNN-9, and static NSN-9 of at most so many shifts a layer once folded, as a table: shifts, millions of
+    multiply-adds and milliseconds an image, of one core of this machine."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, size, size)
+    networks: dict[str, nn.Module] = {"CNN-9": nsl.create_model("cnn9", width=width, image_size=size)}
+    for count in counts:
+        made = nsl.create_model("few_taps9", width=width, image_size=size, count=count)
+        networks[f"at most {count} shift{'s' if count > 1 else ''} a layer, folded"] = nsl.fold(made)
+    lines = ["| network | taps or shifts | multiply-adds, millions | ms an image |", "| --- | --- | --- | --- |"]
+    times = _seconds([network.eval() for network in networks.values()], x, repeats)
+    for (name, network), spent in zip(networks.items(), times):
+        shifts = [len(layer.taps) for layer in network.modules() if isinstance(layer, nsl.ShiftConv2d)]
+        cost = nsl.count_multiply_adds(network, size) / 1e6
+        lines.append(f"| {name} | {sum(shifts) or 9 * 9} | {cost:.1f} | {1000 * spent / len(x):.2f} |")
+    return "\n".join(lines)
 
 
 def savings_markdown(found: list[Saving]) -> str:

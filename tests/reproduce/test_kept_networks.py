@@ -28,7 +28,10 @@ COMMITTED = {entry.identity: entry for entry in zoo.entries() if entry.card["pro
 NAMES_OF_COMMITTED = list(COMMITTED) or [pytest.param("", marks=pytest.mark.skip(reason="none is kept here yet"))]
 
 #: Rows that are trained here: table and method.
-ROWS = ((1, "cnn"), (1, "dynamic"), (2, "static_joint"), (6, "static"), (6, "maml"))
+ROWS: tuple[tuple[plan.Key, str], ...] = (
+    (1, "cnn"), (1, "dynamic"), (2, "static_joint"), (6, "static"), (6, "maml"),
+    *(("stages", key) for key in ("finetune", "static_three", "three")),
+)  # fmt: skip
 
 
 def small(profile: Profile) -> Profile:
@@ -62,7 +65,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def record(store: Store, table: int, key: str) -> dict[str, Any]:
+def record(store: Store, table: plan.Key, key: str) -> dict[str, Any]:
     (entry,) = zoo.find(table=table, method=key, folder=store.kept)
     found = store.read(entry.identity)
     assert found is not None
@@ -70,7 +73,7 @@ def record(store: Store, table: int, key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("table", "key"), ROWS)
-def test_a_reloaded_network_has_the_error_of_its_record(kept: Store, table: int, key: str) -> None:
+def test_a_reloaded_network_has_the_error_of_its_record(kept: Store, table: plan.Key, key: str) -> None:
     entry = zoo.find(table=table, method=key, folder=kept.kept)[0]
     result = record(kept, table, key)["result"]
     expected = result["accuracy"] if table == 6 else result["test_error"]

@@ -13,7 +13,7 @@ from reproduce.run.store import Store, differences
 from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 
-EAGER = "tests.reproduce.real_backend:EagerBackend"
+EAGER = "reproduce.torture.victims:EagerBackend"
 
 
 @pytest.fixture(scope="module")
