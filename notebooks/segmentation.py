@@ -59,3 +59,6 @@ report.similarity_maps("dynamic")
 
 # %%
 report.claims()
+
+# %%
+report.answer()

@@ -62,3 +62,6 @@ beyond_report.state_masks(report, "dynamic_gru", "adding")
 
 # %%
 report.claims()
+
+# %%
+report.answer()

@@ -1,4 +1,4 @@
-"""Wrong inputs of `nsl.train`, `theory` and the benchmarks: each is one line and exit code 2, none is accepted."""
+"""Wrong inputs of all commands: each is one line and exit code 2, none is accepted."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from nsl import train
+from nsl.data import imagenet
 from nsl.training import Recipe
 from reproduce import __main__ as reproduce
+from reproduce import console
 from theory import __main__ as theory
 
 TRAIN = "--model cnn9 --data digits --option width=2 --data-option train_per_class=2 --data-option test_per_class=2"
@@ -104,20 +106,99 @@ THEORY = [
     "bench --out {text}",
     "bench --out /dev/null",
 ]
-REPRODUCE = ["bench nonsense", "bench gpu nonsense", "theory --jobs 0", "theory --out {text}"]
+#: Of every command of `reproduce` that has the common options.
+COMMON = [
+    *(f"--tables {value}" for value in ("x", "0", "12", "3-1", "1-300000000", "1,,2", "-1", "1.5", "1-", "beyond,x")),
+    *(f"--{name} {value}" for name in ("seeds", "jobs") for value in ("0", "-1", "x", "1.5", "1e3", "3000000", "nan")),
+    *(f"--profile {value}" for value in ("gpu", "../cpu", "Demo", "demo+", "demo+nothing=1", "/etc/passwd")),
+    *(f"--slots {value}" for value in ("nowhere", "cifar10,nowhere", ",")),
+    *(f"--set {value}" for value in ("demo", "demo.width", "demo.width=x", "demo.width=0", "cpu.width=8", "=", "x.=1")),
+    *(f"--set demo.slot.cifar10.recipe.{value}" for value in ("learning_rate=nan", "iterations=-1", "nothing=1")),
+    "--data {folder}/none",
+    "--data {text}",
+    "--profiles {text}",
+    "--profiles {folder}/none.toml",
+    "--profiles {folder}",
+    "--nonsense",
+    "extra",
+]
+REPRODUCE = [
+    "",
+    "nonsense",
+    "--nonsense",
+    *(f"status {options}" for options in COMMON),
+    "plan nothing",
+    "plan demo --tables 99",
+    "run --executor pbs",
+    "run --cluster {text}",
+    "run --executor slurm --cluster {folder}/none.toml",
+    "run --results {text}",
+    "run --results /dev/null",
+    "tables --results {text}/under",
+    "select demo",
+    "select demo 99",
+    "select demo 2",
+    "compare {folder}",
+    "compare {folder} {folder}",
+    "compare {text} {text}",
+    "migrate",
+    "migrate {folder}",
+    "bench nonsense",
+    "bench gpu nonsense",
+    "bench --results {text}",
+    "theory --jobs 0",
+    "theory --jobs x",
+    "theory --only everything",
+    "theory --out {text}",
+    "torture --tries 0",
+    "torture --tries nan",
+    "torture --only nothing",
+    "site --results {folder}/none",
+    "site --output {folder}",
+    "picture --output {folder}",
+]
+CONSOLE = [
+    "",
+    "nonsense",
+    "--nonsense",
+    "status --tables x",
+    "reproduce --seeds 0",
+    "train --model cnn11 --data digits",
+    "zoo sell",
+    "zoo show",
+    "zoo show nothing",
+    "zoo show 0123 --folder {folder}",
+    "zoo check nothing --folder {folder}",
+    "completion",
+    "completion fish",
+]
+PACK = [
+    "",
+    "pack",
+    "pack imagenet",
+    "pack nothing --root {folder}",
+    "wrap imagenet --root {folder}",
+    *(f"pack tiny_imagenet --root {folder}" for folder in ("{folder}", "{folder}/none", "{text}", "/dev/null")),
+    *(f"pack imagenet --root {{folder}} --image-size {value}" for value in ("0", "-1", "x", "1.5", "100000")),
+    *(f"pack imagenet --root {{folder}} --workers {value}" for value in ("0", "-1", "x", "100000")),
+    "verify tiny_imagenet --root {folder}",
+    "bench tiny_imagenet --root {folder}",
+]
 
-CASES: list[tuple[Callable[[list[str]], int], list[str]]] = [
+CASES: list[tuple[Callable[[list[str]], int | None], list[str]]] = [
     *((train.main, [*TRAIN.split(), option, *(value.split() or [""])]) for option, value in VALUES),
     *((train.main, line.split()) for line in MORE),
     *((theory.main, line.split()) for line in THEORY),
     *((reproduce.main, line.split()) for line in REPRODUCE),
+    *((console.main, line.split()) for line in CONSOLE),
+    *((imagenet.main, line.split()) for line in PACK),
 ]
 if not torch.cuda.is_available():
     CASES += [(train.main, [*TRAIN.split(), "--device", device]) for device in ("cuda", "cuda:0")]
 
 
 def test_the_table_is_long_enough() -> None:
-    assert len(CASES) >= 150
+    assert len(CASES) >= 300
 
 
 def test_every_wrong_input_is_one_line_and_none_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

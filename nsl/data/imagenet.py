@@ -32,10 +32,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from nsl.arguments import Parser, whole
+from nsl.arguments import Parser, check_apart, whole
 from nsl.data.catalogue import CATALOGUE
-from nsl.data.dataset import DataError, Dataset
+from nsl.data.dataset import DataError, Dataset, first_per_class
 from nsl.data.files import annotated_files, decode, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
@@ -169,21 +170,8 @@ def _first(labelled: Labelled, count: int | None, wnids: Sequence[str], what: st
     """The first `count` images of every class."""
     if count is None:
         return labelled
-    if count < 1:
-        raise DataError(f"{what}: the number of images per class must be at least 1, got {count}.")
-    seen = [0] * len(wnids)
-    kept: Labelled = []
-    for path, label in labelled:
-        seen[label] += 1
-        if seen[label] <= count:
-            kept.append((path, label))
-    if min(seen) < count:
-        short = seen.index(min(seen))
-        raise DataError(
-            f"{what}: {count} images per class were asked for, but class {wnids[short]!r} has {seen[short]}; "
-            f"ask for at most that many."
-        )
-    return kept
+    labels = torch.tensor([label for _, label in labelled], device="cpu")
+    return [labelled[place] for place in first_per_class(labels, count, wnids, what)]
 
 
 def list_images(
@@ -295,17 +283,27 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
     return {"decoded": decoded, "packed": packed, "ratio": packed / decoded}
 
 
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
+    made.add_argument("command", choices=("pack", "verify", "bench"))
+    made.add_argument("name", choices=NAMES)
+    made.add_argument("--root", type=Path, required=True, help="folder of the data")
+    side = whole(1, 10_000)
+    made.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
+    made.add_argument("--workers", type=whole(1, 1024), default=None, help="decoding processes (default: one a core)")
+    return made
+
+
+#: Options that a command would ignore.
+_APART = {"pack": (), "verify": ("workers",), "bench": ("workers", "image_size")}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Pack, verify or measure a data set."""
-    parser = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("pack", "verify", "bench"))
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data")
-    side = whole(1, 10_000)
-    parser.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
-    parser.add_argument("--workers", type=whole(1, 1024), default=None, help="decoding processes (default: one a core)")
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = parser().read(arguments)
+        check_apart(chosen.given, _APART[chosen.command], f"is not for {chosen.command}; leave it out.")
         expand_paths(chosen)
         wanted = chosen.image_size or CATALOGUE[chosen.name].image_size
         folder = find(chosen.name, chosen.root)
@@ -322,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{found['ratio']:.1f} times as many (one thread)."
             )
     except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser().exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The seam between PyTorch and the kernels: operators that autograd, `torch.compile` and CUDA graphs know.
 
 Shapes, all channels last and contiguous: x [B, H, W, C], w [K, C, F], m [B, Ho, Wo, K] or [B, Ho, Wo, K, K],
-y and dy [B, Ho, Wo, F]. `window` is kernel size, stride, padding and dilation,
-vertical before horizontal: 8 numbers.
+y and dy [B, Ho, Wo, F]. `window` is kernel size, stride, padding and dilation, vertical before horizontal: 8 numbers.
 
     nsl::similarity_conv                        y
     nsl::similarity_conv_input_gradients        dx, dm

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.inputs import check_maps
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
 from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
-from nsl.layers.structures import Block, Dilated, Shift, Structure
+from nsl.layers.structures import Block, Diagonal, Dilated, Shift, Structure
 
 torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
 
@@ -37,6 +38,7 @@ class _StaticConv(StaticLayer):
     """What the static convolutions of all dimensions share; stands before the plain class in the base list."""
 
     arguments: ClassVar[tuple[str, ...]] = CONV_ARGUMENTS
+    in_channels: int
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class _StaticConv(StaticLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """As the plain convolution's."""
+        check_maps(input, self.in_channels, len(self.block.kernel_size))
         return self._conv_forward(input, self.neural(self.weight), self.bias)  # type: ignore[operator]
 
 
@@ -68,8 +71,8 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
     equals `torch.nn.Conv2d` with the same weight.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
@@ -171,6 +174,7 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d, replaces=nn.ConvTranspo
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
+        check_maps(input, self.in_channels)
         padding: Any = self.output_padding
         if output_size is not None:
             geometry: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
@@ -191,8 +195,8 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
     """Convolution whose similarity is predicted from each patch: M(X) = predictor(X) + I (paper 3.3, eq. 3).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.
@@ -263,10 +267,6 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
-    def _check(self, input: Tensor) -> None:
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
-
     def predict_similarity(self, input: Tensor) -> Tensor:
         """The similarity of every output position, without the learned shape D.
 
@@ -279,15 +279,20 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         Raises:
             ValueError: an input of another shape.
         """
-        self._check(input)
+        check_maps(input, self.in_channels, batched=True)
         return self.neural(self._padded(input)[0])
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without the predictor's: the convolution, and a similarity at every position that is applied to
+        every channel of the patch, K products or a K x K matrix product."""
+        each = self.taps if isinstance(self.structure, Diagonal) else self.taps**2
+        return output.shape[-2] * output.shape[-1] * (self.weight.numel() + self.in_channels * each)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            self._check(input)
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)
         return neural_similarity_conv2d(
             padded,

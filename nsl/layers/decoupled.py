@@ -23,7 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
-from nsl.layers.spherical import EPSILON, LEARNABLE_FLOOR, LEARNABLE_K, OPERATORS, SIGMOID_K, angular, patch_norm
+from nsl.layers.inputs import check_maps
+from nsl.layers.spherical import (
+    EPSILON,
+    LEARNABLE_FLOOR,
+    LEARNABLE_K,
+    OPERATORS,
+    SIGMOID_K,
+    angular,
+    patch_norm,
+    patch_norm_multiply_adds,
+)
 
 for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -85,9 +95,13 @@ class DecoupledConv2d(nn.Conv2d):
             if value not in known:
                 raise ValueError(f"{name} must be one of {list(known)}, got {value!r}")
         if groups != 1 or isinstance(padding, str):
-            raise ValueError(f"a decoupled convolution has one group and numeric padding, got {groups}, {padding!r}")
+            raise ValueError(
+                f"a decoupled convolution has groups=1 and padding by numbers, got groups={groups}, padding={padding!r}"
+            )
         if radius is not None and not radius > 0:
             raise ValueError(f"radius must be positive, got {radius}")
+        if radius is not None and magnitude not in ("ball", "tanh"):
+            raise ValueError(f"radius belongs to the magnitudes 'ball' and 'tanh'; leave it out with {magnitude!r}")
         geometry = (kernel_size, stride, padding, dilation)
         super().__init__(in_channels, out_channels, *geometry, 1, bias, "zeros", device, dtype)
         self.magnitude, self.angle, self.weighted, self.learnable = magnitude, angle, weighted, learnable
@@ -131,17 +145,14 @@ class DecoupledConv2d(nn.Conv2d):
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image: the convolution, the patch norms, and one product an output for the magnitude."""
-        places = output.shape[-2] * output.shape[-1]
-        norms = input.shape[1] * input.shape[-2] * input.shape[-1] + self.weight[0, 0].numel() * places
-        return places * (self.weight.numel() + self.out_channels) + norms
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            if input.dim() != 4 or input.shape[1] != self.in_channels:
-                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()

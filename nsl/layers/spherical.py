@@ -23,6 +23,7 @@ from nsl.kernels.convolution import _pair, output_size
 from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 from nsl.kernels.paths import path
+from nsl.layers.inputs import check_maps
 
 for _name in ("angular", "inverse_patch_norm", "scale_positions"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -111,6 +112,15 @@ def patch_norm(
         ones = energy.new_ones(groups, 1, *kernel)
         window = F.conv2d(energy, ones, None, _pair(stride), _pair(padding), _pair(dilation), groups)
         return (window + epsilon).sqrt()
+
+
+def patch_norm_multiply_adds(layer: nn.Conv2d, input: Tensor, output: Tensor) -> int:
+    """Of one image [.., H, W] that the layer brings to [.., Ho, Wo]: squares and their sum over channels, a window of
+    ones at every output position, and the division of every output by the norm."""
+    places = output.shape[-2] * output.shape[-1]
+    return layer.in_channels * input.shape[-2] * input.shape[-1] + places * (
+        layer.weight[0, 0].numel() + layer.out_channels
+    )
 
 
 def inverse_patch_norm(
@@ -255,13 +265,16 @@ class SphereConv2d(nn.Conv2d):
         product = F.conv2d(input, self.unit_weight(), None, *geometry)
         return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
 
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image: the convolution, the patch norms and the division by them."""
+        kernel = self.weight.numel() * output.shape[-2] * output.shape[-1]
+        return kernel + patch_norm_multiply_adds(self, input, output)
+
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            if input.dim() != 4 or input.shape[1] != self.in_channels:
-                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from nsl.outputs import check_folder
 from reproduce.bench.card import Unavailable, card
 from reproduce.run.files import write_text
 
@@ -85,12 +86,13 @@ def run_benchmarks(
     """Run the benchmarks called ``only`` (all when empty); returns how many were run.
 
     Raises:
-        ValueError: a name is unknown, or this machine cannot run one that was named.
+        ValueError: a name is unknown, this machine cannot run one that was named, or ``folder`` cannot be written.
     """
     unknown = [name for name in only if name not in benchmarks]
     if unknown:
         known = ", ".join(benchmarks) or "none are registered"
         raise ValueError(f"No benchmark is called {unknown[0]!r}; choose from: {known}.")
+    check_folder(folder, "the folder of results")
     chosen = {name: call for name, call in benchmarks.items() if not only or name in only}
     done = 0
     refused: list[str] = []

@@ -6,8 +6,9 @@ what profiles run for it, under ``[profiles.NAME]`` as in ``profiles.toml``: the
 
 from __future__ import annotations
 
+import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Claim:
             fit the claim's words, and the method whose count is taken off both.
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
         multiple: of "does_not_converge": of the second method's error.
+        check: of "computed": a name of ``reproduce.studies.CHECKS``.
         note: what a reader of the verdict has to know.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
@@ -87,6 +89,7 @@ class Claim:
     without: str = ""
     paper_counts: tuple[float, ...] = ()
     multiple: float = 0.0
+    check: str = ""
     note: str = ""
     control: bool = False
 
@@ -95,7 +98,8 @@ class Claim:
 class Experiment:
     """A table as data.
 
-    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile.
+    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile, and
+    ``instead`` the data sets of a profile that is to be shorter, in place of ``datasets``.
     """
 
     table: Key
@@ -109,6 +113,11 @@ class Experiment:
     task: str = CLASSIFICATION
     metrics: tuple[Metric, ...] = ()
     seeds: dict[str, int] = field(default_factory=dict)
+    instead: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def within(self, profile: str) -> Experiment:
+        """The table as a profile runs it, also one with changed settings (``demo+width=4``)."""
+        return replace(self, datasets=tuple(self.instead.get(profile.partition("+")[0], self.datasets)))
 
     @property
     def stem(self) -> str:
@@ -207,12 +216,17 @@ def every() -> tuple[Key, ...]:
     return (*tables(), *beyond())
 
 
+def listed(text: str) -> list[str]:
+    """The parts of a list such as ``1,3`` or ``1 3``; one is empty where two commas meet or one stands at an end."""
+    return re.split(r"\s*,\s*|\s+", text.strip())
+
+
 def parse_tables(text: str | None) -> tuple[Key, ...]:
     """Tables from text such as ``1``, ``1,3``, ``1-4``, ``beyond`` or a name; None or empty means the paper's."""
     if text is None or not text.strip():
         return tables()
     found: list[Key] = []
-    for part in text.replace(",", " ").split():
+    for part in listed(text):
         first, _, last = part.partition("-")
         if part == BEYOND:
             if not beyond():
@@ -232,8 +246,6 @@ def parse_tables(text: str | None) -> tuple[Key, ...]:
             found.extend(range(start, stop + 1))
     for table in found:
         experiment(table)
-    if not found:
-        raise ValueError(f"TABLES={text!r} names no table; write numbers such as 1, 1-4 or 1,3.")
     return tuple(dict.fromkeys(found))
 
 

@@ -205,12 +205,20 @@ def _h100_seconds(run: Run, done: Work) -> float:
     return 2 * done.multiply_adds / (H100_PEAK[precision] * H100_UTILISATION)
 
 
-def estimate(profile: plan.Profile, tables: tuple[plan.Key, ...], seeds: int | None, jobs: int) -> Estimate:
-    """The cost of the tables; a run that several of them share is paid for by the first."""
+def estimate(
+    profile: plan.Profile,
+    tables: tuple[plan.Key, ...],
+    seeds: int | None,
+    jobs: int,
+    slots: tuple[str, ...] | None = None,
+    methods: tuple[str, ...] | None = None,
+) -> Estimate:
+    """The cost of the tables, as ``plan.planned_runs`` chooses; a run that several share is paid for by the first."""
     by_table: list[tuple[plan.Key, list[Run]]] = []
     seen: set[str] = set()
     for table in tables:
-        own = [run for run in plan.planned_runs(profile, (table,), seeds) if repr(run.declared("")) not in seen]
+        needed = plan.planned_runs(profile, (table,), seeds, slots, methods)
+        own = [run for run in needed if repr(run.declared("")) not in seen]
         seen |= {repr(run.declared("")) for run in own}
         by_table.append((table, own))
     every = [run for _, own in by_table for run in own]

@@ -35,6 +35,9 @@ from reproduce.run.worker import Backend, execute, load_backend
 #: How an attempt at a run ended, and a sentence.
 Answer = tuple[str, str]
 
+#: What says how many threads libraries use.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 _RETRY_SECONDS = 2.0
 #: What workers have for saving their trainings when they are told to end; clusters and clouds usually kill after 30.
 GRACE_SECONDS = 20.0
@@ -185,6 +188,21 @@ def summary(record: dict[str, Any]) -> str:
     return f"{metric.title} {result[metric.name]:.2f} % in {result['train_seconds']:.0f} s"
 
 
+@contextmanager
+def environment(changes: dict[str, str]) -> Iterator[None]:
+    """The environment changed for what is started inside, then as it was."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 class LocalExecutor:
     """Executes up to ``jobs`` runs at a time: in processes of ``threads`` threads each, on CUDA in one a card."""
 
@@ -208,17 +226,9 @@ class LocalExecutor:
             target=_serve, args=(theirs, self.store, self.backend, self.data, progress, self.slots), daemon=True
         )
         # Libraries read these once, when they are first imported in the worker.
-        changes = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)) | _only_card(card)
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ.update(changes)
-        try:
+        changes = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | _only_card(card)
+        with environment(changes):
             process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
         theirs.close()
         return _Worker(process, ours, card)
 

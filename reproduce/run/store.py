@@ -165,12 +165,15 @@ def essence(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def differences(first: Store, second: Store) -> list[str]:
-    """One sentence for every difference between two stores, timings and environment aside."""
+def differences(first: Store, second: Store, common: bool = False) -> list[str]:
+    """One sentence for every difference between two stores, timings and environment aside.
+
+    With ``common`` only of the runs that both have.
+    """
     left = {record["id"]: essence(record) for record in first.records()}
     right = {record["id"]: essence(record) for record in second.records()}
     found = []
-    for identity in sorted(left.keys() | right.keys()):
+    for identity in sorted(left.keys() & right.keys() if common else left.keys() | right.keys()):
         if identity not in left or identity not in right:
             missing = first.folder if identity not in left else second.folder
             found.append(f"Run {identity} is missing in {missing}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 from reproduce.show.statistics import Interval, level_text
 
@@ -49,3 +50,8 @@ def markdown_lines(headings: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     lines += ["| " + " | ".join(cell or "–" for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """Text whose signs mean themselves in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>|$^~])", r"\\\1", text)

@@ -108,10 +108,12 @@ class Kind(ABC):
     Attributes:
         name: as ``kind`` in a table's declaration.
         ranks: whether it says that the first method is the better one, so that the method's row stands for it.
+        on: what stands for the data set, of a kind that needs none.
     """
 
     name: ClassVar[str]
     ranks: ClassVar[bool] = False
+    on: ClassVar[str] = ""
 
     def check(self, claim: Claim) -> str:
         """What is wrong with a declaration, in a sentence; empty when nothing is."""
@@ -266,7 +268,31 @@ class DoesNotConverge(Kind):
         return Evidence(verdict=verdict)
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge())}
+class Computed(Kind):
+    """An identity or an order that a check of ``reproduce.studies.checks`` computes, without data or training."""
+
+    name = "computed"
+    on = "no data"
+
+    def check(self, claim: Claim) -> str:
+        from reproduce.studies import CHECKS
+
+        return "" if claim.check in CHECKS else f"check {claim.check!r} is unknown; use one of {', '.join(CHECKS)}."
+
+    def quantity(self, claim: Claim) -> str:
+        return "computed"
+
+    def evidence(self, case: Case) -> Evidence:
+        from reproduce.studies import outcome
+
+        holds, observed = outcome(case.claim.check)
+        direction = Direction.AGREES if holds else Direction.DISAGREES
+        return Evidence(verdict=Verdict(direction, observed=observed, reason=case.claim.note))
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge(), Computed())
+}
 
 
 @dataclass(frozen=True)
@@ -332,12 +358,10 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             verdict = Verdict(
                 direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
             )
-        quantity = kind.quantity(case.claim)
-        better = case.better
+        quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
+        data = kind.on or better.dataset
         judged.append(
-            Judged(
-                better.slot, better.dataset, case.claim, better.method, case.worse.method, quantity, item.paper, verdict
-            )
+            Judged(better.slot, data, case.claim, better.method, worse.method, quantity, item.paper, verdict)
         )
     return tuple(judged)
 

@@ -112,6 +112,11 @@ class Table:
         """What its task compares by."""
         return tasks.named(self.experiment.task).metric
 
+    @property
+    def run(self) -> bool:
+        """Whether any of its runs is stored."""
+        return any(row.records for row in self.rows)
+
     def row(self, slot: str, key: str) -> Row:
         """The row of one method on the data set in ``slot``."""
         return next(row for row in self.rows if row.slot == slot and row.method.key == key)
@@ -132,7 +137,7 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
 
 def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     """One table from the stored records."""
-    declared = plan.experiment(key)
+    declared = plan.experiment(key).within(profile.name)
     records = index(store)
     marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}
@@ -162,8 +167,15 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     return Table(declared, profile, rows, claims)
 
 
+def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
+    """The paper's tables, whether run or not, and those beyond it that have records."""
+    made = (make_table(key, profile, store) for key in plan.every())
+    return [table for table in made if table.experiment.table in plan.tables() or table.run]
+
+
 def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     own = [j for j in claims if j.slot == row.slot and j.better == row.method and not j.claim.control]
+    own = [j for j in own if not KINDS[j.claim.kind].on]  # what is computed without data says nothing about a run
     # A row stands for what the paper puts it above; only where that is nothing, for the other claims about it.
     chosen = [judged for judged in own if KINDS[judged.claim.kind].ranks] or own
     verdict = combine([judged.verdict for judged in chosen] if row.records else [])

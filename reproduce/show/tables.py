@@ -1,7 +1,8 @@
-"""All tables of a profile: their CSV files and a summary in Markdown.
+"""All tables of a profile: their CSV files, a summary in Markdown, and the page of what stands.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
-(``reproduce/declare/sizes.py``). What a table looks like is said by its task's columns.
+(``reproduce/declare/sizes.py``) and claims that are computed ask ``reproduce/studies``. What a table looks like is said
+by its task's columns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from reproduce.declare import plan
 from reproduce.run import selection
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show import cards, flat, rankings, words
+from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
 from reproduce.show.rows import Table, make_table
@@ -49,7 +50,7 @@ def scope_sentence(table: Table) -> str:
 
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
-    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv`` and the summary of all declared tables."""
+    """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv``, the summary of all tables, and what stands."""
     made = []
     for key in keys:
         table = make_table(key, profile, store)
@@ -65,11 +66,12 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
     if any(store.runs.glob("*.json")):
         write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
+    write_text(store.folder / "findings.md", findings.page(profile, store))
     return made
 
 
 def summary(profile: plan.Profile, store: Store) -> str:
-    """Every table of the paper, and those beyond it that have records, in Markdown."""
+    """Every table of the paper and beyond it, in Markdown; of one without records, what its claims come to without."""
     parts = [
         f"# Results of the {profile.name} profile",
         f"Made by `make reproduce PROFILE={profile.name}` from the records in `runs/`. Errors are test "
@@ -82,14 +84,15 @@ def summary(profile: plan.Profile, store: Store) -> str:
     ]
     for key in plan.every():
         table = make_table(key, profile, store)
-        run = any(row.records for row in table.rows)
-        if not run and key not in plan.tables():
+        if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
-        if run:
+        if table.run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
-        else:
+        elif key in plan.tables():
             parts.append("Not run.")
+        else:
+            parts += [f"Not run. {scope_sentence(table)}", words.answer(table)]
         parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 
@@ -112,9 +115,10 @@ def _chosen_elsewhere(profile: plan.Profile, key: plan.Key) -> list[str]:
     """A sentence for every data set whose recipe the trials of another table, or on another data set, choose."""
     tables = {slot: selection.recipe_table(profile, slot) for slot in profile.slots}
     sentences = []
-    for name in filter(tables.__contains__, plan.experiment(key).datasets):
+    for name in filter(tables.__contains__, plan.experiment(key).within(profile.name).datasets):
         slot = profile.slots[name]
-        same = (other for other, table in tables.items() if table and profile.slots[other].recipe == slot.recipe)
+        recipes = {other: profile.slots[other].recipe for other, table in tables.items() if table}
+        same = (other for other, recipe in recipes.items() if other == slot.of or recipe == slot.recipe)
         source = name if tables[name] else next(same, None)
         chosen = None if source is None else tables[source]
         if source is not None and chosen is not None and (source != name or chosen != key):

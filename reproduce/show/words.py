@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from reproduce.show import rankings
 from reproduce.show.cells import number
-from reproduce.show.claims import Judged
+from reproduce.show.claims import Computed, Judged
 from reproduce.show.rows import Table
 from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, level_text
 
@@ -42,33 +42,44 @@ def sentence(judged: Judged) -> str:
 def count(claims: Iterable[Judged]) -> str:
     """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted.
 
-    Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks.
+    Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks,
+    and what is computed.
     """
-    own = [judged.verdict for judged in claims if not judged.claim.control]
-    found = Counter(verdict.direction for verdict in own)
-    untrained = Counter(verdict.direction for verdict in own if _counted(verdict))
+    own = [judged for judged in claims if not judged.claim.control]
+    found = Counter(judged.verdict.direction for judged in own)
+    untrained = Counter(judged.verdict.direction for judged in own if counted(judged.verdict))
+    ways = {_computed(judged): None for judged in own if counted(judged.verdict)}
+    how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     named = [
-        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key])}"
+        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
         for key in _COUNTED
         if found[key]
     ]
     total = sum(found.values())
     if not named:
         return "No claim of the paper is about this."
-    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return f"Of {total} claim{'s' if total > 1 else ''} {listed}."
+    return f"Of {total} claim{'s' if total > 1 else ''} {listed(named)}."
 
 
-def _counted(verdict: Verdict) -> bool:
-    """Whether a verdict is about sizes of networks, which are counted on them without training."""
+def listed(parts: list[str]) -> str:
+    """Parts of a sentence with commas and a last "and"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def counted(verdict: Verdict) -> bool:
+    """Whether a verdict is about sizes of networks or identities, which need no training."""
     return bool(verdict.observed) and not verdict.seeds
 
 
-def _without_training(untrained: int, total: int) -> str:
+def _computed(judged: Judged) -> bool:
+    return judged.claim.kind == Computed.name
+
+
+def _without_training(untrained: int, total: int, how: str) -> str:
     if not untrained:
         return ""
     which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
-    return f" ({which}counted on networks, without training)"
+    return f" ({which}{how}, without training)"
 
 
 def answer(table: Table) -> str:
@@ -85,10 +96,12 @@ def number_word(value: int) -> str:
 
 def _where(judged: Judged) -> str:
     verdict = judged.verdict
+    if _computed(judged):
+        return "Computed in float64, without data or training"
     if verdict.direction == Direction.NOT_RUN:
-        return f"On {judged.dataset}"
+        return f"Not run on {judged.dataset}"
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if _counted(verdict) else seeds
+    over = "counted on the networks" if counted(verdict) else seeds
     if verdict.unit == EPISODE and verdict.interval is not None:
         over = f"{verdict.interval.count} episodes"
     data = verdict.scope.data or judged.dataset
@@ -98,7 +111,7 @@ def _where(judged: Judged) -> str:
 def _observed(judged: Judged) -> str:
     verdict, better, worse = judged.verdict, judged.better.label, judged.worse.label
     if verdict.direction == Direction.NOT_RUN:
-        return f"{better} against {worse}{_measured(judged)} was not run"
+        return f"{better} against {worse}{_measured(judged)}"
     if verdict.observed:
         return f"{better} beside {worse}, {verdict.observed}"
     if verdict.interval is None:
@@ -147,7 +160,7 @@ def _verdict(judged: Judged) -> str:
     if direction == Direction.AGREES and reason and paper is not None:
         return f"agrees in direction, smaller than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
-        return f"no effect of the paper's size, {number(paper)} {_side(judged, paper)}"
+        return f"no effect of the paper's size, which is {number(paper)} {_side(judged, paper)}"
     said = f"{direction} ({reason})" if reason else str(direction)
     return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
 
@@ -158,5 +171,9 @@ def _in_the_paper(judged: Judged) -> str:
         return ""
     if judged.paper is not None:
         return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"
+    if not judged.better.paper and not judged.worse.paper:  # not illegible: there is none
+        return judged.claim.note or "the paper gives no number"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
-    return f"in the paper {claimed}, by a difference that is illegible"
+    printed = [method.printed(judged.claim.metric, judged.slot) for method in (judged.better, judged.worse)]
+    # Where neither has a number it is the paper's text that speaks; where one has, the other's is illegible.
+    return f"in the paper {claimed}, " + ("in words only" if printed == [None, None] else "by how much is illegible")

@@ -22,13 +22,15 @@ def build(results: Path, output: Path) -> str:
     """Build the site of all profiles with results; returns a line that says where and how large it is.
 
     Raises:
-        ValueError: Sphinx is not installed or fails, or the site is too large.
+        ValueError: Sphinx is not installed or fails, the site is too large, or there is no folder of results.
     """
     try:
         import myst_nb  # noqa: F401
         import sphinx  # noqa: F401
     except ImportError as error:
         raise ValueError(f"The site needs {error.name}; run `make env`, or `pip install '.[site]'`.") from None
+    if not results.is_dir():
+        raise ValueError(f"{results} is no folder; name the folder of results by --results.")
     if output.exists() and not (output / "searchindex.js").exists() and any(output.iterdir()):
         raise ValueError(f"{output} is no site of ours and not empty; name another folder by --output.")
     with scratch("nsl-site-") as folder:

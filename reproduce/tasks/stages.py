@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks import named
 from reproduce.tasks.task import Outcome, Task
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 ERROR = Metric("test_error", "test error", False, 0.25)
 
@@ -29,6 +26,8 @@ ROUTES = {
     "similarity": ("pretrain", "similarity", "similarity"),
     "three": ("pretrain", "similarity", "finetune"),
 }
+#: The network of `nsl.create_model` that a row ends as, by the row's model.
+NETWORKS = {"cnn9": "cnn9", "static": "nsn9_static_diagonal", "dynamic": "nsn9_dynamic_diagonal"}
 #: Every stage has a third of the iterations; those after the first start from this fraction of the learning rate.
 LATER_RATE = 0.3
 
@@ -42,6 +41,8 @@ class Stages(Task):
     def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         if options.get("route") not in ROUTES:
             raise ValueError(f"route of row {method.key!r} must be one of {', '.join(ROUTES)}.")
+        if method.model not in NETWORKS:
+            raise ValueError(f"model of row {method.key!r} must be one of {', '.join(NETWORKS)}.")
         return {"name": method.model, **options}
 
     def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Stages(Task):
         import nsl
         from nsl.training import Execution, Recipe, observe
         from nsl.training import train as train_network
+        from nsl.training.export import save_model
 
         torch.manual_seed(run.seed)
         model = _backbone(run, dataset.num_classes, dataset.image_size)
@@ -108,15 +110,17 @@ class Stages(Task):
         }
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        observations = {} if last["diverged"] else observe(model, dataset)
-        cost = nsl.count_multiply_adds(model, dataset.image_size)
-        return Outcome(result, nsl.count_parameters(model), observations, cost)
+        parameters, cost = nsl.count_parameters(model), nsl.count_multiply_adds(model, dataset.image_size)
+        if last["diverged"]:
+            return Outcome(result, parameters, {}, cost)
+
+        def keep(path: Path, facts: dict[str, Any]) -> None:
+            save_model(path, model, NETWORKS[run.model["name"]], {"width": run.model["width"]}, dataset, facts)
+
+        return Outcome(result, parameters, observe(model, dataset), cost, keep)
 
     def network(self, run: Run, sizes: Shape) -> Any:
         return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run, sizes.image_size)
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _backbone(run: Run, classes: int, image_size: int) -> Any:

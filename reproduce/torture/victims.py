@@ -17,11 +17,19 @@ from typing import Any
 import numpy as np
 
 from reproduce.run.store import Store, essence
+from reproduce.run.worker import NslBackend
 
 ROOT = Path(__file__).parents[2]
-#: A profile of seconds.
-PROFILE = "demo+slot.cifar10.recipe.iterations=20"
+#: A profile of seconds, and the smallest table of Table 1's data set.
+PROFILE = "demo+slot.cifar10.recipe.iterations=30+slot.cifar10.recipe.evaluations=1+width=4"
+TABLE = "3"
 CLASSES = ("n01440764", "n01443537")
+
+
+class EagerBackend(NslBackend):
+    """Keeps a checkpoint of every step, so that a run that is killed goes on in its middle."""
+
+    checkpoint_minutes = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ _CIRCUMSTANCES = ("date", "started", "finished", "checksum", "environment", "ima
 
 
 def _common(folder: Path) -> list[str]:
-    return ["--profile", PROFILE, "--tables", "1", "--seeds", "1", "--jobs", "2", "--results", str(folder / "results")]
+    chosen = ["--profile", PROFILE, "--tables", TABLE]
+    return [*chosen, "--results", str(folder / "results"), "--backend", f"{__name__}:EagerBackend"]
 
 
 def _records(folder: Path) -> Any:
@@ -151,7 +160,7 @@ def _train(folder: Path) -> list[str]:
 VICTIMS = {
     victim.name: victim
     for victim in (
-        Victim("run", lambda folder: ["reproduce", "run", *_common(folder)], _records),
+        Victim("run", lambda folder: ["reproduce", "run", "--seeds", "1", "--jobs", "2", *_common(folder)], _records),
         Victim("tables", lambda folder: ["reproduce", "tables", *_common(folder)], _tables, _copy_records),
         Victim(
             "theory",

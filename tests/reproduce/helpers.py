@@ -7,8 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
 
 from reproduce.declare import plan
 from reproduce.declare.plan import Profile
@@ -77,7 +81,9 @@ def write_profile(
 def arguments(command: str, folder: Path, *more: str, backend: str = FAKE) -> list[str]:
     """Arguments of ``python -m reproduce`` for the profile ``tiny`` in ``folder``."""
     profiles = folder / "profiles.toml"
-    fixed = ["--profile", "tiny", "--profiles", str(profiles), "--results", str(folder / "results")]
+    fixed = ["--profile", "tiny", "--profiles", str(profiles)]
+    if command not in ("plan", "rehearse"):
+        fixed += ["--results", str(folder / "results")]
     return [command, *fixed, "--backend", backend, *more]
 
 
@@ -159,3 +165,12 @@ def fill(store: Store, profile: Profile, number: int, errors: dict[str, list[flo
             for seed, error in enumerate(values):
                 run = profile.run(experiment.method(key), slot, seed)
                 put_record(store, run, error, parameters=parameters.get(key, 1000))
+
+
+def drawn(picture: Callable[[], Any]) -> Figure:
+    """The figure behind a picture that a report shows."""
+    found: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reproduce.show.figures.png", lambda figure: found.append(figure) or b"")
+        picture()
+    return found[0]

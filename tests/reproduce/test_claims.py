@@ -14,6 +14,7 @@ from reproduce.show.claims import KINDS, Case, judge
 from reproduce.show.metrics import Replicates, gains, replicates
 from reproduce.show.rows import Row, make_table
 from reproduce.show.statistics import Direction, Scope, Verdict
+from reproduce.studies import CHECKS
 from tests.reproduce.helpers import METRICS, fill, put_record
 
 
@@ -175,6 +176,30 @@ def test_counts_are_those_of_the_networks_that_would_be_trained() -> None:
         sizes.count(run, "weight")
 
 
+def test_a_folded_network_of_three_shifts_a_layer_has_a_third_of_its_convolutions_multiply_adds() -> None:
+    declared, profile = plan.experiment("structures"), plan.profile("demo")
+    runs = [profile.run(declared.method(key), "cifar10", 0) for key in ("cnn", "static", "few_taps")]
+    plain, static, few = (sizes.count(run, "folded_multiply_adds") for run in runs)
+    assert plain == static == sizes.count(runs[0], "multiply_adds")
+    nine = 9 * 8 * 8 * (3 * 16**2 + (2 + 4 * 2) * 8**2 + (8 + 16 * 2) * 4**2)  # at width 8 on 16 x 16 pixels
+    assert plain - few == nine * 2 // 3
+
+
+def test_what_is_computed_is_decided_without_any_run_and_stands_for_no_row(tmp_path: Path) -> None:
+    profile, store = plan.profile("demo"), Store(tmp_path, "demo")
+    found = [
+        (table, item)
+        for table in (make_table(key, profile, store) for key in plan.beyond())
+        for item in table.claims
+        if item.claim.kind == "computed"
+    ]
+    assert {item.claim.check for _, item in found} == set(CHECKS)
+    for table, item in found:
+        assert item.verdict.direction == Direction.AGREES
+        assert item.dataset == "no data"
+        assert table.row(item.slot, item.better.key).verdict.direction == Direction.NOT_RUN
+
+
 def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
     from nsl.models.backbones import create_backbone
 
@@ -193,6 +218,7 @@ def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
         ({"kind": "does_not_converge"}, "multiple is 0; declare one above 1"),
         ({"kind": "fewer_parameters", "quantity": "bytes"}, "quantity 'bytes' is unknown; use one of parameters"),
         ({"kind": "fewer_parameters", "saving": (0.5, 0.2)}, r"saving is \[0.5, 0.2\]; give the least and the largest"),
+        ({"kind": "computed", "check": "magic"}, "check 'magic' is unknown; use one of dynamic_filters"),
     ],
 )
 def test_a_claim_that_is_declared_wrongly_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:

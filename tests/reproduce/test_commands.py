@@ -94,6 +94,32 @@ def test_comparing_with_a_folder_without_runs_is_one_clear_line(
     assert "has no runs/" in complaint(["compare", str(tmp_path), str(tmp_path)], capsys)
 
 
+def test_a_row_run_again_elsewhere_is_compared_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path, seeds=2)
+    again = [*arguments("run", tmp_path, "--tables", "1", "--methods", "cnn", "--seeds", "1")]
+    assert main(arguments("run", tmp_path, "--tables", "1")) == 0
+    assert main([*again, "--results", str(tmp_path / "again")]) == 0
+    folders = [str(tmp_path / name / "tiny") for name in ("results", "again")]
+    capsys.readouterr()
+    assert main(["compare", *folders]) == 1
+    assert f"is missing in {folders[1]}." in capsys.readouterr().out
+    assert main(["compare", "--common", *folders]) == 0
+    assert capsys.readouterr().out == "The one record is equal, timings and environment aside.\n"
+    store = Store(tmp_path / "again", "tiny")
+    (record,) = store.records()
+    record["result"]["test_error"] += 0.5
+    store.write(record)
+    assert main(["compare", "--common", *folders]) == 1
+    assert capsys.readouterr().out == f"Run {record['id']} differs in: result.\n"
+    store.path(record["id"]).unlink()
+    assert "have no run in common" in complaint(["compare", "--common", *folders], capsys)
+
+
+def test_an_unknown_row_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(["status", "--tables", "3", "--methods", "shared,nope"], capsys)
+    assert "--methods names 'nope', which no chosen table has; choose from cnn, shared, dynamic." in line
+
+
 def test_an_unknown_benchmark_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No benchmark is called 'nope'" in complaint(["bench", "nope", "--results", str(tmp_path)], capsys)
 
@@ -230,3 +256,21 @@ def test_what_needs_no_network_imports_no_torch(tmp_path: Path) -> None:
     for command in ("run", "status"):  # `tables` counts the parameters of networks
         line = [sys.executable, "-c", script, *arguments(command, tmp_path, "--tables", "1")]
         subprocess.run(line, cwd=ROOT, check=True, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "rehearse"])
+def test_a_width_that_no_memory_holds_is_one_clear_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    line = complaint(arguments(command, tmp_path, "--tables", "1", "--set", "tiny.width=99999"), capsys)
+    assert "GiB for parameters, gradients and momentum alone" in line
+
+
+def test_what_a_command_would_ignore_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path, seeds=1)
+    line = complaint(arguments("status", tmp_path, "--executor", "slurm"), capsys)
+    assert "unrecognized arguments: --executor slurm" in line
+    assert "runs nothing on cifar100 for tables 1" in complaint(
+        arguments("run", tmp_path, "--tables", "1", "--slots", "cifar100"), capsys
+    )

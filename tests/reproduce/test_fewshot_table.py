@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from IPython.display import Image, Markdown
 
 from nsl.fewshot import evaluation
 from reproduce.declare import plan
@@ -25,7 +24,7 @@ from reproduce.show.rows import make_table
 from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import csv_rows, markdown_rows, scope_sentence, write_tables
 from reproduce.tasks.few_shot import measured_classes, on_validation
-from tests.reproduce.helpers import MARK, put_record
+from tests.reproduce.helpers import MARK, drawn, put_record
 
 SLOT = "mini_imagenet"
 PROFILES = ("demo", "cpu", "paper")
@@ -265,10 +264,18 @@ def test_the_notebook_can_be_shown_from_incomplete_records(tmp_path: Path) -> No
     profile, store = plan.profile("paper"), Store(tmp_path, "paper")
     put(store, profile, "static", [50, 51, 55])
     report = FewShotReport(6, "paper", tmp_path)
-    for picture in (report.adaptation("static"), report.shots(), report.steps(), report.accuracy_chart()):
-        assert isinstance(picture, Image)
-    for shown in (report.scope(), report.accuracies(), report.claims()):
-        assert isinstance(shown, Markdown)
+    mean = pytest.approx(100 * (50 + 51 + 55) / 3 / 75)
+    images = [axes.images[0].get_array() for axes in drawn(lambda: report.adaptation("static")).axes[:3]]
+    assert [image.tolist() for image in images] == [
+        [[1, 0], [0, 1]], 2 * [[0.5, 0.1]], [[-0.5, pytest.approx(0.1)], [0.5, pytest.approx(-0.9)]]
+    ]  # fmt: skip
+    for picture, wanted in ((report.shots, [mean] * 3), (report.steps, [20, mean]), (report.accuracy_chart, [mean])):
+        axes = drawn(picture).axes[0]
+        values = axes.lines[0].get_xdata() if picture == report.accuracy_chart else axes.lines[0].get_ydata()
+        assert list(values) == wanted
+    assert "| Static NSN | CNN-4 | 65.74 ± 0.68 | 69.33" in report.accuracies().data
+    assert "600 test episodes of the novel classes" in report.scope().data
+    assert "Static NSN beats the finetuning baseline. | 15.95 | – | – | – | 0 | not run |" in report.claims().data
     assert report.episode().data == "Not recorded."
     empty = FewShotReport(6, "paper", tmp_path / "empty")
     assert empty.shots().data == "No run is stored yet."

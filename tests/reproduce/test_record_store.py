@@ -122,8 +122,10 @@ def test_stores_that_differ_in_a_number_or_a_run_are_told_apart(tmp_path: Path, 
     first, second = Store(tmp_path / "a", "tiny"), Store(tmp_path / "b", "tiny")
     identity = put_record(first, run, 5.0)["id"]
     assert differences(first, second) == [f"Run {identity} is missing in {second.folder}."]
+    assert differences(first, second, common=True) == []
     put_record(second, run, 5.5)
-    assert differences(first, second) == [f"Run {identity} differs in: result."]
+    for common in (False, True):
+        assert differences(first, second, common) == [f"Run {identity} differs in: result."]
 
 
 def test_the_essence_of_a_record_keeps_every_number_of_the_training(tmp_path: Path, run: Run) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from IPython.display import Image, Markdown
 
 from reproduce.declare import plan
 from reproduce.declare.runs import CLASSIFICATION
 from reproduce.run.store import Store
 from reproduce.show import figures
 from reproduce.show.report import Report, draw_picture, layer_name
-from tests.reproduce.helpers import fill, put_record
+from tests.reproduce.helpers import drawn, fill, put_record
 
 IDENTITY = [[float(row == column) for column in range(9)] for row in range(9)]
 OBSERVATIONS = {
@@ -46,19 +46,34 @@ def results(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", plan.tables(CLASSIFICATION))
-def test_every_table_can_be_shown_from_incomplete_records(number: int, results: Path) -> None:
+def test_every_table_is_shown_from_incomplete_records_with_their_values(number: int, results: Path) -> None:
     report = Report(number, "paper", results)
-    assert isinstance(report.learning_curves(), Image)
-    assert isinstance(report.error_chart(), Image)
+    seeds = {row.method.label: list(row.values().values()) for row in report.table.rows if row.values()}
+    curves, chart = drawn(report.learning_curves), drawn(report.error_chart)
+    lines = {str(line.get_label()): float(np.asarray(line.get_ydata())[0]) for line in curves.axes[0].lines}
+    measured = {label: value for label, value in lines.items() if not np.isnan(value)}  # what diverged has no value
+    assert measured == {label: pytest.approx(np.mean(values)) for label, values in seeds.items()}
+    assert [text.get_text() for text in chart.axes[0].get_yticklabels()] == [
+        row.method.label for row in report.table.rows if row.slot == report.table.rows[0].slot
+    ]
     for shown in (report.scope(), report.errors(), report.claims()):
-        assert isinstance(shown, Markdown)
+        assert shown.data
+        assert "nan" not in shown.data
+    assert all(label in report.errors().data for label in seeds)
 
 
 def test_learned_similarities_are_drawn_from_the_records_observations(results: Path) -> None:
     report = Report(4, "paper", results)
-    assert isinstance(report.static_similarities("static"), Image)
-    assert isinstance(report.dynamic_similarities("dynamic"), Image)
-    assert isinstance(report.similarity_maps("dynamic"), Image)
+    identity, other = (ax.images[0].get_array() for ax in drawn(lambda: report.static_similarities("static")).axes[:2])
+    assert np.array_equal(identity, np.zeros((3, 3)))  # M - I of a mask
+    assert np.allclose(other, 0.1 - np.eye(9))
+    means = drawn(lambda: report.dynamic_similarities("dynamic"))
+    assert [ax.get_title() for ax in means.axes[:2]] == ["stage 1, layer 1", "stage 1, layer 2"]
+    assert np.allclose(means.axes[0].images[0].get_array(), 3 * [[1.0, 1.1, 0.9]])
+    assert np.allclose(means.axes[2].images[0].get_array(), 3 * [[0.1, 0.2, 0.3]])
+    image, *taps = drawn(lambda: report.similarity_maps("dynamic")).axes
+    assert image.images[0].get_array().shape == (4, 4, 3)
+    assert all(np.array_equal(tap.images[0].get_array(), np.full((4, 4), 1.2)) for tap in taps[:9])
 
 
 def test_what_was_not_recorded_is_said(results: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from reproduce.run.worker import DEFAULT_BACKEND
 from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 
-EAGER = "tests.reproduce.real_backend:EagerBackend"
+EAGER = "reproduce.torture.victims:EagerBackend"
 
 
 @pytest.fixture(scope="module")

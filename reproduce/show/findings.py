@@ -1,0 +1,169 @@
+"""What of the paper stands, what does not, and what is undecided and would decide it: a page in words, claim by claim.
+
+Every line is a verdict's own sentence (``reproduce/show/words.py``), under the heading of its direction, so that the
+page cannot say anything else than the tables. What a decision takes follows from the rule of verdicts: a "better" claim
+is decided by every interval that is narrower than the paper's difference, since it cannot hold both 0 and that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from math import sqrt
+from pathlib import Path
+from statistics import stdev
+
+from reproduce.declare import plan
+from reproduce.run.progress import Costs, duration
+from reproduce.run.store import Store
+from reproduce.show import budget, words
+from reproduce.show.cells import plain
+from reproduce.show.claims import Judged
+from reproduce.show.metrics import gains
+from reproduce.show.rows import Row, Table, shown_tables
+from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
+
+#: The headings, with the directions that are under each.
+HEADINGS = {
+    "What stands": (Direction.AGREES,),
+    "What does not stand": (Direction.DISAGREES, Direction.NO_EFFECT),
+    "What is undecided, and what it would take": (Direction.UNDECIDED,),
+    "What has not been run, and what it would take": (Direction.NOT_RUN,),
+}
+
+#: From so many replicates on no number of them is named.
+MOST = {SEED: 1000, EPISODE: 100_000}
+
+
+def page(profile: plan.Profile, store: Store) -> str:
+    """The page of a profile in Markdown, with the theory's ledger where one lies beside the profile's folder."""
+    tables = shown_tables(profile, store)
+    costs = Costs(store.records())
+    every = [(table, judged) for table in tables for judged in table.claims]
+    claims = [(table, judged) for table, judged in every if not judged.claim.control]
+    lines = [
+        "# What of the paper stands",
+        "",
+        f"Profile {profile.name}: {profile.description}. Made by `python -m reproduce tables --profile {profile.name}` "
+        "from the verdicts on the stored records; the rule is in `reproduce/show/statistics.py`. A claim stands or "
+        "falls within its scope, which its sentence names: data, widths, part of the paper's training.",
+        "",
+    ]
+    if profile.name.startswith("demo"):
+        lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
+    lines += [f"**{words.count(judged for _, judged in claims)}**", ""]
+    for heading, directions in HEADINGS.items():
+        found = [(table, judged) for table, judged in claims if judged.verdict.direction in directions]
+        if found:
+            lines += [f"## {heading}", "", *(_line(*item, profile, costs) for item in found), ""]
+    controls = [(table, judged) for table, judged in every if judged.claim.control]
+    if controls:
+        lines += ["## Controls of ours", "", *(_line(*item, profile, costs) for item in controls), ""]
+    for table in tables:
+        if table.experiment.table == budget.TABLE:
+            lines += ["## With more training", "", budget.answer(table), ""]
+    return "\n".join([*lines, *_theory(store.folder.parent / "theory" / "claims.json")]).rstrip() + "\n"
+
+
+def _line(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
+    declared = table.experiment
+    place = declared.name if isinstance(declared.table, int) else f"{declared.name}, {declared.title}"
+    line = f"- {place}: *{judged.claim.words}* {words.sentence(judged)}"
+    if judged.verdict.direction not in (Direction.UNDECIDED, Direction.NOT_RUN):
+        return line
+    return f"{line} {takes(table, judged, profile, costs)}"
+
+
+def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
+    """What a decision on an undecided claim would take, in a sentence."""
+    rows = [table.row(judged.slot, key) for key in (judged.claim.better, judged.claim.worse)]
+    if any(row.diverged for row in rows) and judged.claim.kind != "does_not_converge":
+        return "It takes a training that does not diverge: a diverged run has no error, whatever the number of seeds."
+    episodes = judged.claim.metric.episodes is not None
+    least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS
+    if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
+        count, time = _missing(rows, least, profile, costs)
+        seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
+        return f"It takes {seeds}: {count} more run{'' if count == 1 else 's'}, {time}."
+    wanted = _replicates(table, judged)
+    if wanted is None:
+        return "No number of seeds can be named that would decide it."
+    unit, number = wanted
+    if number > MOST[unit]:
+        return f"At the spread seen it takes more than {MOST[unit]:,} {unit}s."
+    more = ""
+    if unit == SEED:
+        count, time = _missing(rows, number, profile, costs)
+        more = f", {count} more runs, {time}"
+    return f"At the spread seen it takes {number:,} {unit}s{more}."
+
+
+def _missing(rows: list[Row], seeds: int, profile: plan.Profile, costs: Costs) -> tuple[int, str]:
+    """How many runs the rows lack of so many seeds, and how long they take."""
+    runs = {
+        repr(run.declared("")): run
+        for row in rows
+        for seed in range(seeds)
+        if seed not in row.records
+        for run in [profile.run(row.method, row.slot, seed)]
+    }
+    seconds = [costs.predict(run) for run in runs.values()]
+    known = [each for each in seconds if each is not None]
+    if len(known) < len(seconds):
+        return len(runs), "for which no stored run tells the time"
+    return len(runs), f"about {duration(sum(known))} of one process by the times of stored runs"
+
+
+def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
+    """The unit and number of replicates at which the interval is short enough to decide; None where none can be named.
+
+    The spread over the replicates and the level of the interval are taken to stay as they are.
+    """
+    from scipy.special import stdtrit
+
+    verdict, interval = judged.verdict, judged.verdict.interval
+    better, worse = (table.row(judged.slot, key).records for key in (judged.claim.better, judged.claim.worse))
+    found = gains(judged.claim.metric, better, worse)
+    if interval is None or interval.low is None or found is None:
+        return None
+    half = _longest(judged, interval.mean)
+    if half is None:
+        return None
+    spread, level = stdev(found.values), interval.level
+    count = interval.count
+    while count <= MOST[verdict.unit] and float(stdtrit(count - 1, (1 + level) / 2)) * spread / sqrt(count) >= half:
+        count += 1
+    return verdict.unit, count
+
+
+def _longest(judged: Judged, mean: float) -> float | None:
+    """Half the length below which an interval about ``mean`` decides the claim; None where no length does."""
+    if judged.claim.kind == "similar":
+        inside = abs(mean) < judged.claim.margin
+        holds_zero = not judged.verdict.reason.startswith("a difference")
+        return abs(judged.claim.margin - abs(mean)) if holds_zero or not inside else None
+    if judged.claim.kind != "better":
+        return None
+    if judged.paper is not None and judged.paper > 0:
+        return judged.paper / 2
+    return abs(mean) or None
+
+
+def _theory(ledger: Path) -> list[str]:
+    """What the ledger says of the paper's own statements in section 5, and of those that it quotes."""
+    if not ledger.exists():
+        return []
+    claims = json.loads(ledger.read_text("utf-8"))["claims"]
+    found = Counter(claim["verdict"] for claim in claims)
+    counted = "; ".join(f"{verdict}: {count}" for verdict, count in found.items())
+    own = [claim for claim in claims if "paper" in claim["source"]]
+    return [
+        "## Section 5, numerically",
+        "",
+        f"The theory's ledger has {len(claims)} claims ({counted}). Those that the paper makes or quotes:",
+        "",
+        *(
+            f"- **{claim['verdict']}** (claim {claim['number']}; {plain(claim['source'])}): {plain(claim['statement'])}"
+            for claim in own
+        ),
+    ]

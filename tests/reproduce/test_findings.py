@@ -1,0 +1,133 @@
+"""The page of what stands says of every claim what its verdict says, and what would decide those that are open."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from reproduce.declare import plan
+from reproduce.run.store import Store
+from reproduce.show import findings, words
+from reproduce.show.rows import shown_tables
+from reproduce.show.statistics import mean_interval
+from reproduce.show.tables import write_tables
+from tests.reproduce.helpers import fill, put_record
+from tests.reproduce.test_fewshot_table import put
+
+RESULTS = Path(__file__).parents[2] / "results"
+PAPER = plan.profile("paper")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text below every heading."""
+    parts = re.split(r"^## (.*)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def check(page: str, profile: plan.Profile, store: Store) -> None:
+    """Whether a page has every claim once, under the heading of its direction, in the verdict's own sentence."""
+    tables, found = shown_tables(profile, store), sections(page)
+    claims = [judged for table in tables for judged in table.claims]
+    assert f"**{words.count(claims)}**" in page
+    lines = [line for text in found.values() for line in text.splitlines() if line.startswith("- ")]
+    ledger = sum(line.startswith("- **") for line in lines)
+    assert len(lines) - ledger == len(claims)
+    for table in tables:
+        for judged in table.claims:
+            direction = judged.verdict.direction
+            (heading,) = [name for name, those in findings.HEADINGS.items() if direction in those]
+            heading = "Controls of ours" if judged.claim.control else heading
+            assert f"*{judged.claim.words}* {words.sentence(judged)}" in found[heading]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Records of Table 4 of which some claims agree, disagree, are undecided or were not run."""
+    made = Store(tmp_path, "paper")
+    errors = {"cnn": [8.0, 8.1, 8.3], "static": [7.0, 7.1, 7.3], "static_uns": [9.0, 9.1, 9.3]}
+    fill(made, PAPER, 4, {**errors, "cnnpp": [7.0, 9.0, 8.1], "dynamic": [7.5]})
+    return made
+
+
+def test_every_claim_stands_under_the_heading_of_its_verdict(store: Store) -> None:
+    write_tables((4,), PAPER, store)
+    page = (store.folder / "findings.md").read_text("utf-8")
+    check(page, PAPER, store)
+    assert set(findings.HEADINGS) < set(sections(page))
+
+
+def test_the_pages_of_the_stored_results_say_what_the_verdicts_say() -> None:
+    cpu = plan.profile("cpu")
+    page = findings.page(cpu, Store(RESULTS, "cpu"))
+    check(page, cpu, Store(RESULTS, "cpu"))
+    ledger = json.loads((RESULTS / "theory" / "claims.json").read_text("utf-8"))["claims"]
+    text = sections(page)["Section 5, numerically"]
+    for claim in ledger:
+        assert (f"- **{claim['verdict']}** (claim {claim['number']};" in text) == ("paper" in claim["source"])
+
+
+def line(page: str, words: str, data: str) -> str:
+    of_claim = [line for line in page.splitlines() if f"Table 4: *{words}*" in line]
+    (found,) = [line for line in of_claim if f"On {data}" in line or f"on {data}" in line]
+    return found
+
+
+def test_too_few_seeds_ask_for_the_missing_runs_and_their_time(store: Store) -> None:
+    page = findings.page(PAPER, store)
+    open_ = line(page, "Dynamic NSN with DNS beats the baseline CNN.", "CIFAR-10,")
+    assert "It takes 3 seeds of each: 2 more runs, about 24 s of one process by the times of stored runs." in open_
+    unknown = line(page, "Dynamic NSN with UNS beats the baseline CNN.", "CIFAR-10:")
+    assert unknown.endswith("It takes 3 seeds of each: 3 more runs, for which no stored run tells the time.")
+
+
+def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_papers_difference(store: Store) -> None:
+    table = next(table for table in shown_tables(PAPER, store) if table.experiment.table == 4)
+    judged = next(j for j in table.claims if j.claim.words == "CNN++ beats the baseline CNN." and j.slot == "cifar10")
+    text = line(findings.page(PAPER, store), judged.claim.words, "CIFAR-10,")
+    found = re.search(r"At the spread seen it takes (\d+) seeds, (\d+) more runs", text)
+    assert found is not None
+    assert judged.paper == pytest.approx(0.49)
+    assert judged.verdict.interval is not None
+    count, level = int(found[1]), judged.verdict.interval.level
+    assert int(found[2]) == 2 * (count - 3)
+    first = [8.0 - 7.0, 8.1 - 9.0, 8.3 - 8.1]
+    middle = sum(first) / 3
+    spread = (sum((value - middle) ** 2 for value in first) / 2) ** 0.5
+
+    def length(replicates: int) -> float:
+        # Values with the same spread: half of them above, half below.
+        half = spread * ((replicates - 1) / replicates) ** 0.5
+        interval = mean_interval([half, -half] * (replicates // 2), level)
+        assert interval.low is not None
+        assert interval.high is not None
+        return interval.high - interval.low
+
+    even = count + count % 2
+    assert length(even) < 0.49 < length(even - 4 if count % 2 == 0 else even - 2)
+
+
+def test_a_diverged_run_asks_for_no_number_of_seeds(store: Store) -> None:
+    put_record(store, PAPER.run(plan.experiment(4).method("static"), "cifar10", 2), float("nan"), status="diverged")
+    text = line(findings.page(PAPER, store), "Static NSN with DNS beats the baseline CNN.", "CIFAR-10,")
+    assert "It takes a training that does not diverge" in text
+
+
+def test_what_no_number_of_seeds_decides_is_said(store: Store) -> None:
+    fill(store, PAPER, 1, {"cnn": [8.0, 8.1, 8.3], "dynamic_cnn_trivial": [90.0, 8.0, 90.0]})
+    page = findings.page(PAPER, store)
+    (text,) = [line for line in page.splitlines() if "trivially applied CNN predictor.*" in line]
+    assert text.endswith("(some runs converge). No number of seeds can be named that would decide it.")
+
+
+def test_few_shot_claims_ask_for_one_training_or_for_episodes(tmp_path: Path) -> None:
+    cpu, made = plan.profile("cpu"), Store(tmp_path, "cpu")
+    put(made, cpu, "static", [70, 60, 64])
+    put(made, cpu, "relation", [66, 64, 63])
+    page = findings.page(cpu, made)
+    (text,) = [line for line in page.splitlines() if "Static NSN beats RelationNet." in line]
+    assert re.search(r"At the spread seen it takes [\d,]+ episodes\.$", text) or "more than 100,000 episodes" in text
+    (text,) = [line for line in page.splitlines() if "Static NSN beats MAML." in line]
+    assert "It takes one training of each, whose test episodes decide: 1 more run, " in text
