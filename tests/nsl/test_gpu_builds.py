@@ -45,7 +45,8 @@ def test_kernels_built_for_sm_90_in_tf32_use_tensor_cores_and_spill_nothing() ->
 
 
 def test_rows_that_are_not_aligned_do_not_make_the_unconstrained_convolution_spill() -> None:
-    found = [build for number in (80, 90) for build in builds(number, torch.bfloat16, 20, "ieee", ("unconstrained.forward",))]
+    only = ("unconstrained.forward",)
+    found = [build for number in (80, 90) for build in builds(number, torch.bfloat16, 20, "ieee", only)]
     assert [build.stack for build in found] == [0, 0]
 
 
