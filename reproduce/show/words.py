@@ -174,6 +174,4 @@ def _in_the_paper(judged: Judged) -> str:
     if not judged.better.paper and not judged.worse.paper:  # not illegible: there is none
         return judged.claim.note or "the paper gives no number"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
-    printed = [method.printed(judged.claim.metric, judged.slot) for method in (judged.better, judged.worse)]
-    # Where neither has a number it is the paper's text that speaks; where one has, the other's is illegible.
-    return f"in the paper {claimed}, " + ("in words only" if printed == [None, None] else "by how much is illegible")
+    return f"in the paper {claimed}, by how much is illegible"

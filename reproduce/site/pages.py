@@ -129,7 +129,8 @@ def _answer(profile: plan.Profile, tables: list[Table], source: Path) -> list[st
     lines = [f"## The tables, trained again: profile {profile.name}", "", described, ""]
     if profile.name == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
-    return [*lines, overview(tables), "", *_forest(profile, distinct(tables), source)]
+    more = f"[Claim by claim, with what would decide those that are open](findings/{profile.name}.md)"
+    return [*lines, overview(tables), "", more, "", *_forest(profile, distinct(tables), source)]
 
 
 def _forest(profile: plan.Profile, claims: list[Shown], source: Path) -> list[str]:
@@ -193,16 +194,13 @@ def _front(profiles: list[tuple[plan.Profile, Store]], has_notebook: set[str], r
     made = [(profile, shown_tables(profile, store)) for profile, store in profiles]
     for profile, tables in made:
         lines += _answer(profile, tables, source)
-        lines += [f"[What stands, what does not, and what would decide the rest](findings/{profile.name}.md)", ""]
     lines += _theory_part(results)
     for profile, tables in made:
         lines += [f"## Claim by claim: profile {profile.name}", ""]
         lines += _claims_page(profile, tables, has_notebook)
+    results_of = [f"{kind}/{profile.name}" for profile, _ in profiles for kind in ("findings", "tables")]
     trees = {
-        "Results": [
-            *(f"{kind}/{profile.name}" for profile, _ in profiles for kind in ("findings", "tables")),
-            "networks",
-        ],
+        "Results": [*results_of, "networks"],
         "Notebooks": sorted(has_notebook),
         "Theory": ["ledger"] if (source / "ledger.md").exists() else [],
         "Documents": [name for name in DOCUMENTS if (source / f"{name}.md").exists()],

@@ -254,8 +254,9 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
         "diverged": False,
         "train_seconds": sum(part["seconds"] for part in history.values()),
     }
-    if "selection" in history.get("meta", {}):
-        result["selection"] = history["meta"]["selection"]
+    for part in ("selection", "choice"):
+        if part in history.get("meta", {}):
+            result[part] = history["meta"][part]
     if "pretrain" in history:
         result["backbone_attempts"] = history["pretrain"]["attempts"]
     shots = {}
