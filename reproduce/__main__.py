@@ -21,15 +21,19 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help.")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = _Parser(prog="python -m reproduce", description=__doc__.splitlines()[0])
+    commands = made.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        command.declare(commands.add_parser(name, help=command.help, description=command.help))
+    return made
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _Parser(prog="python -m reproduce", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help)
-        command.declare(sub)
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = parser().parse_args(arguments)
         return COMMANDS[chosen.command].run(chosen)
     except (ValueError, OSError) as error:
         if os.environ.get("REPRODUCE_TRACEBACK"):

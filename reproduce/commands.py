@@ -9,19 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 from reproduce import tasks, theory, torture
-from reproduce.declare import overrides, plan
+from reproduce.declare import overrides
 from reproduce.declare.runs import Run, declared_id
+from reproduce.declare.sizes import check_memory
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
 from reproduce.run.files import path_argument
 from reproduce.run.store import Store, differences
-from reproduce.run.worker import DEFAULT_BACKEND, load_backend
+from reproduce.session import EXECUTED, PROFILES, RESULTS, SHARED, SHOWN, Session, common, session
 from reproduce.show import notebooks, tables
-
-RESULTS = Path("results")
-PROFILES = "demo, cpu, paper or paper-bf16 (default: demo)"
-#: The largest number of seeds, or of runs side by side, that is no slip of the finger.
-MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -43,89 +39,6 @@ class Executor(Protocol):
     def execute(self, jobs: list[tuple[Run, str]]) -> Report:
         """Execute every (run, data fingerprint); returns when all are stored or have failed."""
         ...
-
-
-@dataclass(frozen=True)
-class Session:
-    """What the common arguments mean: profile, tables, seeds, store."""
-
-    profile: plan.Profile
-    tables: tuple[plan.Key, ...]
-    seeds: int | None
-    jobs: int
-    data: str | None
-    store: Store
-    backend: str
-    slots: tuple[str, ...] | None = None
-    methods: tuple[str, ...] | None = None
-
-    @property
-    def runs(self) -> list[Run]:
-        """The runs the chosen tables need."""
-        return plan.planned_runs(self.profile, self.tables, self.seeds, self.slots, self.methods)
-
-    def fingerprints(self, runs: list[Run]) -> dict[str, str]:
-        """Fingerprints of the runs' data as they are now, by data set."""
-        load = load_backend(self.backend).fingerprint
-        return fingerprints.current(self.store.folder, runs, self.data, load, self.backend)
-
-
-def declare_common(parser: argparse.ArgumentParser) -> None:
-    """The arguments that most commands share."""
-    parser.add_argument("--profile", default="demo", help=PROFILES)
-    parser.add_argument("--tables", default=None, help="tables such as 1, 1-4, 1,3 or beyond (default: the paper's)")
-    parser.add_argument("--slots", default=None, help="data sets to run, such as cifar10 (default: the tables' all)")
-    parser.add_argument("--methods", default=None, help="rows to run, by their keys, such as cnn (default: all)")
-    parser.add_argument("--seeds", default=None, help="number of seeds (default: the profile's)")
-    parser.add_argument(
-        "--data", type=_data, default=None, help="folder of the data (default: NSL_DATA, then ~/.cache/nsl)"
-    )
-    parser.add_argument("--jobs", default=None, help="runs executed side by side (default: the profile's)")
-    parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
-    parser.add_argument(
-        "--executor", default="local", help="local (processes), slurm, or submitit-local (default: local)"
-    )
-    parser.add_argument("--cluster", type=path_argument, default=None, help="TOML file of job parameters for slurm")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="PROFILE.KEY=VALUE", help="change a setting, e.g. cpu.width=16"
-    )
-    parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
-
-
-def _data(text: str) -> str:
-    """The folder of the data; empty where none is named."""
-    return str(path_argument(text)) if text.strip() else ""
-
-
-def _count(text: str | None, name: str) -> int | None:
-    """A number that was given; None where none was."""
-    if text is None or not text.strip():
-        return None
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 6 and 1 <= int(digits) <= MOST):
-        raise ValueError(f"{name}={text!r} is not understood; write a whole number from 1 to {MOST}.")
-    return int(text)
-
-
-def session(arguments: argparse.Namespace) -> Session:
-    """The common arguments, checked."""
-    arguments.profile, arguments.set = overrides.named(arguments.profile, arguments.set), []
-    profile = plan.profile(arguments.profile, arguments.profiles)
-    data = arguments.data or None
-    fingerprints.check_folder(data)
-    numbers = plan.parse_tables(arguments.tables)
-    return Session(
-        profile=profile,
-        tables=numbers,
-        seeds=_count(arguments.seeds, "SEEDS"),
-        jobs=_count(arguments.jobs, "JOBS") or profile.jobs_for(numbers),
-        data=data,
-        store=Store(arguments.results, profile.name),
-        backend=arguments.backend,
-        slots=plan.parse_slots(arguments.slots, profile),
-        methods=plan.parse_methods(arguments.methods, numbers),
-    )
 
 
 def _executor(arguments: argparse.Namespace, now: Session, runs: list[Run]) -> Executor:
@@ -161,6 +74,8 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again: bool = True) -> None:
     """Execute those of the runs that have no record yet; ``again`` when a remembered fingerprint turns out wrong."""
+    if arguments.executor == "local":
+        _check_memory(now, runs)
     executor = _executor(arguments, now, runs)  # before any data are loaded: what is wrong with it is said at once
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
@@ -178,6 +93,12 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
     if report.failures:
         count = len(report.failures)
         raise RunFailures(f"{count} of {len(missing)} runs failed. {' '.join(report.failures)}")
+
+
+def _check_memory(now: Session, runs: list[Run]) -> None:
+    """Refuse settings with which a network is too large for this machine; what was declared is known to fit."""
+    if overrides.SIGN in now.profile.name:
+        check_memory(runs)
 
 
 def _recorded(now: Session) -> dict[str, str]:
@@ -200,6 +121,10 @@ def status(arguments: argparse.Namespace) -> int:
 
 def show_plan(arguments: argparse.Namespace) -> int:
     """Say what the tables cost, or which runs they need."""
+    if arguments.name and arguments.profile:
+        raise ValueError(f"plan {arguments.name} and --profile {arguments.profile} both name a profile; give one.")
+    if arguments.runs and arguments.jobs:
+        raise ValueError("--jobs is for what the runs cost; leave it out with --runs.")
     arguments.profile = arguments.name or arguments.profile
     now = session(arguments)
     if arguments.runs:
@@ -209,6 +134,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
     else:
         from reproduce.run import costs
 
+        _check_memory(now, now.runs)
         found = costs.estimate(now.profile, now.tables, now.seeds, now.jobs, now.slots, now.methods)
         for line in costs.lines(found, now.profile, now.jobs):
             print(line)
@@ -222,6 +148,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
     from reproduce.run import rehearsal
 
     now = session(arguments)
+    _check_memory(now, now.runs)
     problems = rehearsal.rehearse(now.runs, now.data)
     if problems:
         raise ValueError(f"{len(problems)} rehearsals failed. {' '.join(problems)}")
@@ -231,7 +158,7 @@ def rehearse(arguments: argparse.Namespace) -> int:
 def _declare_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default=None, metavar="PROFILE", help=PROFILES)
     parser.add_argument("--runs", action="store_true", help="list the runs instead of their cost")
-    declare_common(parser)
+    common("profile", "tables", "slots", "methods", "seeds", "jobs", "set")(parser)
 
 
 def make_tables(arguments: argparse.Namespace) -> int:
@@ -316,7 +243,7 @@ def select(arguments: argparse.Namespace) -> int:
 def _declare_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
     parser.add_argument("table", metavar="TABLE", help="number or name of the table")
-    declare_common(parser)
+    common(*EXECUTED)(parser)
 
 
 def migrate(arguments: argparse.Namespace) -> int:
@@ -359,7 +286,7 @@ def picture(arguments: argparse.Namespace) -> int:
 
 
 def _declare_picture(parser: argparse.ArgumentParser) -> None:
-    declare_common(parser)
+    common("profile", "results", "set")(parser)
     parser.add_argument(
         "--output", type=path_argument, default=Path("notebooks/picture.png"), help="default: notebooks/picture.png"
     )
@@ -379,14 +306,22 @@ def _declare_site(parser: argparse.ArgumentParser) -> None:
 
 
 COMMANDS = {
-    "all": Command("missing runs, tables and notebooks: what `make reproduce` does", declare_common, reproduce),
-    "run": Command("execute the missing runs", declare_common, run_runs),
-    "tables": Command("write the tables from the stored records", declare_common, make_tables),
-    "notebooks": Command("execute the notebooks that are out of date", declare_common, execute_notebooks),
+    "all": Command("missing runs, tables and notebooks: what `make reproduce` does", common(*SHARED), reproduce),
+    "run": Command("execute the missing runs", common(*SHARED), run_runs),
+    "tables": Command("write the tables from the stored records", common(*SHOWN), make_tables),
+    "notebooks": Command("execute the notebooks that are out of date", common(*SHOWN, "jobs"), execute_notebooks),
     "select": Command("try recipes on validation data and say which is best", _declare_select, select),
-    "status": Command("what is done, running, missing; predicted remaining time", declare_common, status),
+    "status": Command(
+        "what is done, running, missing; predicted remaining time",
+        common(*SHOWN, "slots", "methods", "seeds", "jobs"),
+        status,
+    ),
     "plan": Command("what the tables cost: images, multiply-adds, hours, disk", _declare_plan, show_plan),
-    "rehearse": Command("two steps, an evaluation and a resume of every run; stores nothing", declare_common, rehearse),
+    "rehearse": Command(
+        "two steps, an evaluation and a resume of every run; stores nothing",
+        common("profile", "tables", "slots", "methods", "data", "set"),
+        rehearse,
+    ),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
     "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),

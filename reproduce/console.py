@@ -58,6 +58,10 @@ def parser() -> Parser:
 def _zoo(chosen: argparse.Namespace) -> int:
     from nsl import zoo
 
+    if chosen.action == "list" and chosen.identity is not None:
+        raise ValueError(f"nsl zoo list takes no identity; nsl zoo show {chosen.identity} shows its card.")
+    if chosen.action != "check" and chosen.data is not None:
+        raise ValueError(f"--data is for nsl zoo check, not for {chosen.action}; leave it out.")
     if chosen.action == "list":
         found = zoo.entries(chosen.folder)
         for entry in found:

@@ -168,7 +168,7 @@ CONSOLE = [
     "zoo show",
     "zoo show nothing",
     "zoo show 0123 --folder {folder}",
-    "zoo check",
+    "zoo check nothing --folder {folder}",
     "completion",
     "completion fish",
 ]

@@ -30,6 +30,15 @@ def check_labelled(what: str, images: Tensor, labels: Tensor, class_names: Seque
         )
 
 
+def moments_of(
+    total: Sequence[int], squares: Sequence[int], pixels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, in units of 0..1, of so many values 0..255 with these sums."""
+    means = [value / pixels for value in total]
+    variances = [value / pixels - mean * mean for value, mean in zip(squares, means)]
+    return tuple(mean / 255 for mean in means), tuple(max(value, 0.0) ** 0.5 / 255 for value in variances)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A set of labelled images, all of one size, split into train and test.
@@ -97,10 +106,7 @@ class Dataset:
             values = chunk.to(torch.int32)
             total += values.sum(dim=(0, 2, 3))
             squares += (values * values).sum(dim=(0, 2, 3))
-        count = self.train_images.numel() // 3
-        means = [int(t) / count for t in total]
-        variances = [int(s) / count - m * m for s, m in zip(squares, means)]
-        return tuple(m / 255 for m in means), tuple(max(v, 0.0) ** 0.5 / 255 for v in variances)
+        return moments_of(total.tolist(), squares.tolist(), self.train_images.numel() // 3)
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -57,7 +57,7 @@ def fetch(archive: Archive, target: Path, files: Sequence[str], address: str) ->
                         f"expected; move it away."
                     )
                 _download(url, archive.md5, stream, partial)
-                _extract(stream, url, target, files)
+                _extract(stream, url, target, files, alone=True)
             # Under the lock, and all reading goes through `stream`: a process that still holds the removed
             # file open either finds `target` complete or works on its own copy.
             partial.unlink(missing_ok=True)
@@ -78,7 +78,13 @@ def unpack(path: Path, archive: Archive, target: Path, files: Sequence[str]) -> 
         with path.open("rb") as stream:
             if _md5(stream) != archive.md5:
                 raise DataError(f"{path} does not have the md5 {archive.md5} of the official file; put that there.")
-            _extract(stream, str(path), target, files)
+            try:
+                hold(stream)
+                alone = True
+            except OSError:  # a file that is only read has no lock on a network's disk
+                alone = False
+            if not _complete(target, files):
+                _extract(stream, str(path), target, files, alone=alone)
     except OSError as error:
         if not _complete(target, files):  # else another process was first
             raise DataError(f"{path} cannot be unpacked into {target}: {error.strerror or error}.") from None
@@ -183,8 +189,13 @@ def _md5(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _extract(stream: BinaryIO, url: str, target: Path, files: Sequence[str]) -> None:
-    """Unpack the wanted files into a folder beside `target`, then rename it."""
+def _extract(stream: BinaryIO, url: str, target: Path, files: Sequence[str], *, alone: bool) -> None:
+    """Unpack the wanted files into a folder beside `target`, then rename it.
+
+    What a killed process left of that is removed when no other can be at work (`alone`).
+    """
+    for killed in target.parent.glob(f".{target.name}-*.partial") if alone else ():
+        shutil.rmtree(killed, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
     try:
         stream.seek(0)

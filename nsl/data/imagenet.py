@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nsl.arguments import Parser, whole
+from nsl.arguments import Parser, check_apart, whole
 from nsl.data.catalogue import CATALOGUE
 from nsl.data.dataset import DataError, Dataset, first_per_class
 from nsl.data.files import annotated_files, decode, is_image, text_of
@@ -283,17 +283,27 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
     return {"decoded": decoded, "packed": packed, "ratio": packed / decoded}
 
 
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
+    made.add_argument("command", choices=("pack", "verify", "bench"))
+    made.add_argument("name", choices=NAMES)
+    made.add_argument("--root", type=Path, required=True, help="folder of the data")
+    side = whole(1, 10_000)
+    made.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
+    made.add_argument("--workers", type=whole(1, 1024), default=None, help="decoding processes (default: one a core)")
+    return made
+
+
+#: Options that a command would ignore.
+_APART = {"pack": (), "verify": ("workers",), "bench": ("workers", "image_size")}
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Pack, verify or measure a data set."""
-    parser = Parser(prog="python -m nsl.data.imagenet", description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("pack", "verify", "bench"))
-    parser.add_argument("name", choices=NAMES)
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data")
-    side = whole(1, 10_000)
-    parser.add_argument("--image-size", type=side, default=None, help="of the network's input (224, tiny sets 64)")
-    parser.add_argument("--workers", type=whole(1, 1024), default=None, help="decoding processes (default: one a core)")
     try:
-        chosen = parser.parse_args(arguments)
+        chosen = parser().read(arguments)
+        check_apart(chosen.given, _APART[chosen.command], f"is not for {chosen.command}; leave it out.")
         expand_paths(chosen)
         wanted = chosen.image_size or CATALOGUE[chosen.name].image_size
         folder = find(chosen.name, chosen.root)
@@ -310,7 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{found['ratio']:.1f} times as many (one thread)."
             )
     except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser().exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -107,11 +107,11 @@ def evaluate(
         where = upload(torch.cat([episode.support, episode.query]), device)
         support, queries = everything[where].split([len(episode.support), len(episode.query)])
         labels = upload(episode.support_labels, device)
-        started = _now(device)
+        started = now(device)
         adapted = method.adapt(support, labels, steps)
-        between = _now(device)
+        between = now(device)
         logits = adapted.predict(queries)
-        predicting.append(_now(device) - between)
+        predicting.append(now(device) - between)
         adapting.append(between - started)
         right.append((logits.argmax(1) == wanted).float().mean())
         pass_turn()
@@ -119,7 +119,8 @@ def evaluate(
     return Evaluation(tuple(accuracies), median(adapting), median(predicting), method.adapted_parameters)
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """A clock of what is done: on CUDA it waits for the present stream."""
     if device.type == "cuda":  # this training's work only: others on the card have streams of their own
         torch.cuda.current_stream(device).synchronize()
     return time.perf_counter()

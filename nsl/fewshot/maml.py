@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.fewshot import ImageSet
-from nsl.fewshot.evaluation import evaluate
+from nsl.fewshot.evaluation import evaluate, now
 from nsl.fewshot.heads import cross_entropy, one_hot
 from nsl.fewshot.inner import Parameters, Rates, descend_once, meta_loss
 from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
@@ -45,8 +45,8 @@ class GradientMeta(FewShotMethod):
             later states; 0, or no validation classes in `fit`: it ends with its last.
         vectorise: see `nsl.fewshot.inner.meta_loss`; None: where it pays. On a CPU that is on small images, as was
             measured: per-task kernels become grouped convolutions, which are slow on maps that fill a core by
-            themselves. On CUDA it is taken to be everywhere, since a task alone is many launches of little work: a
-            prediction, which `python -m reproduce bench` measures where there is a card.
+            themselves. On CUDA both are timed when the training begins, and the faster is kept in its checkpoint and
+            its history ("choice"): their sums have different orders.
 
     Raises:
         ValueError: training episodes have another number of classes, or a part is not within 0 and 1.
@@ -78,8 +78,9 @@ class GradientMeta(FewShotMethod):
         self.first_order, self.first_order_until = first_order, first_order_until
         self.validation_episodes = validation_episodes
         # Under autocast vmap's batched products mix precisions.
-        pays = self.device.type == "cuda" or settings.image_size <= VECTORISED_SIZE
-        usual = pays and settings.meta.precision == "float32"
+        possible = settings.meta.precision == "float32"
+        self.measures = vectorise is None and possible and self.device.type == "cuda"
+        usual = possible and settings.image_size <= VECTORISED_SIZE
         self.vectorise = usual if vectorise is None else vectorise
 
     def adapts(self, name: str) -> bool:
@@ -143,7 +144,24 @@ class GradientMeta(FewShotMethod):
             place=place,
             parameters=[*self.start().values(), *self.learned_rates()],
             score=score,
+            choose=self._choose if self.measures else None,
         )
+
+    def _choose(self, known: bool | None, tasks: Tasks) -> bool:
+        """Whether to compute tasks side by side: as before, or by two iterations of each after one that warms up."""
+        seconds: dict[bool, float] = {}
+        for way in (True, False) if known is None else ():
+            self.vectorise = way
+            try:
+                for turn in range(3):
+                    if turn == 1:
+                        started = now(self.device)
+                    torch.autograd.grad(self.loss(tasks), [*self.start().values()], allow_unused=True)
+                seconds[way] = now(self.device) - started
+            except torch.OutOfMemoryError:  # side by side, which takes more
+                seconds[way] = float("inf")
+        self.vectorise = seconds[True] < seconds[False] if known is None else known
+        return self.vectorise
 
     def _score(self, validation: ImageSet) -> Callable[[], float]:
         """Mean accuracy in percent on the same episodes whenever it is called."""

@@ -118,14 +118,16 @@ class EpisodesState(TrainingState):
     def __init__(self, *arguments: Any, best: Best, **more: Any) -> None:
         super().__init__(*arguments, size=1, **more)
         self.best = best
+        self.choice: bool | None = None
 
     def numbers(self) -> dict[str, Any]:
         position = [self.iteration, self.seconds, self.loss_sum, self.seen]
-        return {"position": position, "curve": self.curve, "best": self.best.state()}
+        chosen = {} if self.choice is None else {"choice": self.choice}
+        return {"position": position, "curve": self.curve, "best": self.best.state(), **chosen}
 
     def restore(self, kept: dict[str, Any]) -> None:
         self.iteration, self.seconds, self.loss_sum, self.seen = kept["position"]
-        self.curve = kept["curve"]
+        self.curve, self.choice = kept["curve"], kept.get("choice")
         self.best.load(kept["best"])
 
     def measure(self) -> None:
@@ -146,6 +148,7 @@ def meta_train(
     place: Place,
     parameters: Sequence[nn.Parameter] | None = None,
     score: Callable[[], float] | None = None,
+    choose: Callable[[bool | None, Tasks], bool] | None = None,
 ) -> History:
     """Minimise the mean of `loss` over episodes of the base classes.
 
@@ -163,10 +166,12 @@ def meta_train(
         parameters: what is trained, see `network`.
         score: accuracy of the present network on classes that are neither trained on nor tested on; with it the
             training ends with the best of its start and its points of the curve.
+        choose: how `loss` is to be computed where that is measured, before the first step: given the choice of the
+            checkpoint that the training goes on from, or None, and the first meta-batch. What it says is kept.
 
     Returns:
         {"curve": [{"iteration", "loss"}, ...], "seconds": ...}, with `score` also "selection":
-        [{"iteration", "accuracy"}, ...], the start first.
+        [{"iteration", "accuracy"}, ...], the start first, and with `choose` "choice".
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -186,6 +191,8 @@ def meta_train(
         best=Best(score, chosen),
     )
     state.resume()
+    if choose is not None:
+        state.choice = choose(state.choice, _meta_batch(sampler, fetch, recipe, seed, 0, device))
     if state.iteration == 0:
         state.best.look(0)
     clock = torch.zeros(1, dtype=torch.int64, device=device)
@@ -203,8 +210,9 @@ def meta_train(
     if state.divergence is not None:
         raise Diverged(f"training on episodes diverged: {state.divergence}")
     state.best.restore()
-    selection = {"selection": state.best.seen} if state.best.seen else {}
-    return {"curve": state.curve, "seconds": state.seconds, **selection}
+    more: History = {"selection": state.best.seen} if state.best.seen else {}
+    more |= {} if state.choice is None else {"choice": state.choice}
+    return {"curve": state.curve, "seconds": state.seconds, **more}
 
 
 def _sampler(base: ImageSet, recipe: MetaRecipe, seed: int) -> EpisodeSampler:

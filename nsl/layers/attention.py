@@ -114,6 +114,8 @@ class GlobalSimilarity(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W], or both without B."""
+        if isinstance(input, Tensor) and input.dim() not in (3, 4):
+            raise ValueError(f"input must be [B, C, H, W] or [C, H, W], got {list(input.shape)}")
         if isinstance(input, Tensor) and input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if torch.compiler.is_exporting():  # ONNX knows the attention of heads only

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.inputs import check_maps
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
@@ -37,6 +38,7 @@ class _StaticConv(StaticLayer):
     """What the static convolutions of all dimensions share; stands before the plain class in the base list."""
 
     arguments: ClassVar[tuple[str, ...]] = CONV_ARGUMENTS
+    in_channels: int
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class _StaticConv(StaticLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """As the plain convolution's."""
+        check_maps(input, self.in_channels, len(self.block.kernel_size))
         return self._conv_forward(input, self.neural(self.weight), self.bias)  # type: ignore[operator]
 
 
@@ -171,6 +174,7 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d, replaces=nn.ConvTranspo
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
+        check_maps(input, self.in_channels)
         padding: Any = self.output_padding
         if output_size is not None:
             geometry: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
@@ -263,10 +267,6 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
         return F.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
-    def _check(self, input: Tensor) -> None:
-        if input.dim() != 4 or input.shape[1] != self.in_channels:
-            raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
-
     def predict_similarity(self, input: Tensor) -> Tensor:
         """The similarity of every output position, without the learned shape D.
 
@@ -279,7 +279,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         Raises:
             ValueError: an input of another shape.
         """
-        self._check(input)
+        check_maps(input, self.in_channels, batched=True)
         return self.neural(self._padded(input)[0])
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
@@ -290,10 +290,9 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            self._check(input)
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)
         return neural_similarity_conv2d(
             padded,

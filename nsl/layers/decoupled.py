@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
+from nsl.layers.inputs import check_maps
 from nsl.layers.spherical import (
     EPSILON,
     LEARNABLE_FLOOR,
@@ -94,9 +95,13 @@ class DecoupledConv2d(nn.Conv2d):
             if value not in known:
                 raise ValueError(f"{name} must be one of {list(known)}, got {value!r}")
         if groups != 1 or isinstance(padding, str):
-            raise ValueError(f"a decoupled convolution has one group and numeric padding, got {groups}, {padding!r}")
+            raise ValueError(
+                f"a decoupled convolution has groups=1 and padding by numbers, got groups={groups}, padding={padding!r}"
+            )
         if radius is not None and not radius > 0:
             raise ValueError(f"radius must be positive, got {radius}")
+        if radius is not None and magnitude not in ("ball", "tanh"):
+            raise ValueError(f"radius belongs to the magnitudes 'ball' and 'tanh'; leave it out with {magnitude!r}")
         geometry = (kernel_size, stride, padding, dilation)
         super().__init__(in_channels, out_channels, *geometry, 1, bias, "zeros", device, dtype)
         self.magnitude, self.angle, self.weighted, self.learnable = magnitude, angle, weighted, learnable
@@ -145,11 +150,9 @@ class DecoupledConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            if input.dim() != 4 or input.shape[1] != self.in_channels:
-                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
-from nsl.layers.linear import LinearPredictor, feature_block, similar_features
+from nsl.layers.linear import LinearPredictor, check_own, feature_block, similar_features
 from nsl.layers.predictors import move_like
 from nsl.layers.recurrent import Cell, check_nonlinearity
+from nsl.layers.shared import HIDDEN
 from nsl.layers.structures import Structure
 
 
@@ -37,6 +38,7 @@ class _DynamicCell(Cell, DynamicLayer):
         like: Tensor,
     ) -> None:
         self.neural = DynamicSimilarity(similarity, feature_block(self.hidden_size, block_size, "hidden_size"), like)
+        check_own(predictor, hidden)
         if predictor is None:
             predictor = LinearPredictor(self.input_size + self.hidden_size, self.neural.degrees_of_freedom, hidden)
             move_like(predictor, like)
@@ -76,7 +78,7 @@ class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
         similarity: a name of `nsl.STRUCTURES` or an `nsl.Structure`; all but "full" and "l1".
         block_size: units of the state that share one block of M; None: all, M is [hidden_size, hidden_size].
         predictor: a module from [B, input_size + hidden_size] to [B, D]; None: `nsl.LinearPredictor`.
-        hidden: of the built-in predictor.
+        hidden: of the built-in predictor, without a predictor of your own.
 
     Shapes: input [B, input_size] or [input_size], state and output [B, hidden_size] or [hidden_size].
 
@@ -97,7 +99,7 @@ class DynamicNSRNNCell(_DynamicCell, nn.RNNCell):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
@@ -129,7 +131,7 @@ class DynamicNSGRUCell(_DynamicCell, nn.GRUCell):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._add_predictor(similarity, hidden, block_size, predictor, self.weight_ih)

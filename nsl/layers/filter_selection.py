@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.inputs import check_maps
 from nsl.layers.window import Window
 
 ROUTINGS = ("softmax", "sigmoid")
@@ -89,11 +90,9 @@ class SelectedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            if input.dim() != 4:
-                raise ValueError(f"input must be [B, C, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         output = super().forward(input)
         return output * self.gates(input).to(output.dtype)[:, :, None, None]
 

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
+from nsl.layers.inputs import check_features
 from nsl.layers.predictors import move_like
+from nsl.layers.shared import HIDDEN
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
 from nsl.layers.spherical import EPSILON
 from nsl.layers.static import StaticLayer, StaticSimilarity
@@ -74,6 +76,7 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
+        check_features(input, self.in_features)
         return F.linear(input, self.neural(self.weight), self.bias)
 
 
@@ -90,7 +93,7 @@ class LinearPredictor(nn.Module):
     Shapes: [..., in_features] to [..., D].
     """
 
-    def __init__(self, in_features: int, degrees_of_freedom: int, hidden: int = 64) -> None:
+    def __init__(self, in_features: int, degrees_of_freedom: int, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.first = nn.Linear(in_features, hidden, bias=False)
         self.second = nn.Linear(hidden, degrees_of_freedom, bias=False)
@@ -105,8 +108,15 @@ class LinearPredictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., D]."""
+        check_features(input, self.first.in_features)
         norm = (input.square().sum(-1, keepdim=True) + EPSILON).sqrt()
         return self.second(torch.relu(self.first(input / norm)))
+
+
+def check_own(predictor: nn.Module | None, hidden: int) -> None:
+    """Refuse `hidden`, which is the built-in predictor's, beside a predictor of the user's."""
+    if predictor is not None and hidden != HIDDEN:
+        raise ValueError(f"hidden belongs to the built-in predictor; leave it out beside {type(predictor).__name__}")
 
 
 class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
@@ -117,7 +127,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         similarity: as in `NSLinear`, all but "full" and "l1". A structure with many numbers needs a small block_size.
         block_size: features that share one block.
         predictor: a module from [..., in_features] to [..., D], or None for `LinearPredictor`.
-        hidden: of the built-in predictor.
+        hidden: of the built-in predictor, without a predictor of your own.
 
     Parameters:
         weight [out, in], bias [out], neural.predictor.*
@@ -142,11 +152,12 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
         *,
         block_size: int | None = None,
         predictor: nn.Module | None = None,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
     ) -> None:
         block = feature_block(in_features, block_size)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.neural = DynamicSimilarity(similarity, block, self.weight)
+        check_own(predictor, hidden)
         if predictor is None:
             predictor = LinearPredictor(in_features, self.neural.degrees_of_freedom, hidden)
             move_like(predictor, self.weight)
@@ -158,8 +169,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        if isinstance(input, Tensor) and input.shape[-1] != self.in_features:
-            raise ValueError(f"input must be [..., {self.in_features}], got {list(input.shape)}")
+        check_features(input, self.in_features)
         similarity = self.neural(input)
         mixed = similar_features(input.to(similarity.dtype), similarity, self.block, self.structure.is_mask)
         return F.linear(mixed.to(input.dtype), self.weight, self.bias)

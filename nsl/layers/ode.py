@@ -23,6 +23,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 Field = Callable[[Tensor], Tensor]
+#: Fixed-point iterations, unless said otherwise.
+ITERATIONS = 20
 
 
 def _euler(g: Field, x: Tensor, h: float, _count: int) -> Tensor:
@@ -78,17 +80,19 @@ class ODEBlock(nn.Module):
     Shapes: any, the field's.
 
     Raises:
-        ValueError: unknown scheme, or steps, iterations or time not positive.
+        ValueError: unknown scheme, steps, iterations or time not positive, or iterations for an explicit scheme.
     """
 
     def __init__(
-        self, field: nn.Module, scheme: str = "euler", steps: int = 1, time: float = 1.0, iterations: int = 20
+        self, field: nn.Module, scheme: str = "euler", steps: int = 1, time: float = 1.0, iterations: int = ITERATIONS
     ) -> None:
         super().__init__()
         if scheme not in SCHEMES:
             raise ValueError(f"scheme must be one of {list(SCHEMES)}, got {scheme!r}")
         if steps < 1 or iterations < 1 or not time > 0:
             raise ValueError(f"steps, iterations and time must be positive, got {steps}, {iterations} and {time}")
+        if iterations != ITERATIONS and not scheme.startswith("implicit"):
+            raise ValueError(f"iterations belongs to the implicit schemes; leave it out with {scheme!r}")
         self.field, self.scheme, self.steps = field, scheme, steps
         self.time, self.iterations = float(time), iterations
 

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.predictor_middle import middle
+from nsl.layers.inputs import check_maps
 from nsl.layers.shared import (
     BATCH_NORM_EPSILON,
+    BATCH_NORM_MOMENTUM,
     FIRST_INIT_SCALE,
+    HIDDEN,
     SECOND_INIT_SCALE,
     SharedKernels,
     adaptation_network,
@@ -57,7 +60,7 @@ class Predictor(nn.Module):
             that the prediction lands on the layer's output map.
         hidden: channels between the two convolutions; the paper gives no number, the release has 64 (diagonal) and
             128 (unconstrained).
-        batch_norm_momentum: of all running averages.
+        batch_norm_momentum: of all running averages; None: 0.1.
         kind, options: class of the two convolutions and its further arguments.
         norms: whether batch norm follows the first convolution, and the second.
         shared: kernels shared by several layers; an adaptation network then comes first.
@@ -66,8 +69,8 @@ class Predictor(nn.Module):
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
 
     Raises:
-        ValueError: hidden is not positive, the shared kernels do not fit, or a prediction so large that its last
-            convolution would take more than 1 GiB.
+        ValueError: hidden is not positive, the shared kernels do not fit, batch_norm_momentum without batch norm, or a
+            prediction so large that its last convolution would take more than 1 GiB.
     """
 
     adaptation: nn.Module | None
@@ -81,8 +84,8 @@ class Predictor(nn.Module):
         padding: int | tuple[int, int] = 0,
         dilation: int | tuple[int, int] = 1,
         *,
-        hidden: int = 64,
-        batch_norm_momentum: float = 0.1,
+        hidden: int = HIDDEN,
+        batch_norm_momentum: float | None = None,
         kind: type[nn.Conv2d] = nn.Conv2d,
         options: dict[str, Any] | None = None,
         norms: tuple[bool, bool] = (False, False),
@@ -92,19 +95,23 @@ class Predictor(nn.Module):
         super().__init__()
         check_hidden(hidden)
         kernel, geometry = _pair(kernel_size), geometry_of(stride, padding, dilation)
+        momentum = BATCH_NORM_MOMENTUM if batch_norm_momentum is None else batch_norm_momentum
+        if batch_norm_momentum is not None and shared is None and not any(norms):
+            raise ValueError("predictor: batch_norm_momentum belongs to batch norm, which this one has not")
+        self.in_channels = in_channels
         self.adaptation, self.pads = adaptation, uneven_padding(kernel)
         if shared is None:
             self.first = kind(in_channels, hidden, kernel, *geometry, bias=False, **(options or {}))
             self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **(options or {}))
         else:
-            shared.check(degrees_of_freedom, kernel, kind)
+            shared.check(degrees_of_freedom, kernel, kind, hidden, options or {})
             width = shared.first.in_channels
             if adaptation is None:
-                self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, batch_norm_momentum)
+                self.adaptation = adaptation_network(in_channels, width, kernel, *geometry, momentum)
             self.first, self.second = shared.first, shared.second
         sizes = (self.first.out_channels, degrees_of_freedom)
         self.first_norm, self.second_norm = (
-            nn.BatchNorm2d(size, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum) if norm else nn.Identity()
+            nn.BatchNorm2d(size, eps=BATCH_NORM_EPSILON, momentum=momentum) if norm else nn.Identity()
             for size, norm in zip(sizes, norms)
         )
         if shared is None:  # the shared ones reset themselves
@@ -131,6 +138,7 @@ class Predictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
         if isinstance(input, Tensor) and input.dim() == 3:
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.adaptation is not None:
@@ -169,12 +177,12 @@ class SpherePredictor(Predictor):
     def __init__(
         self,
         *place: Any,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
         operator: str = "cosine",
         relu_output: bool = False,
         shared: SharedKernels | None = None,
         adaptation: nn.Module | None = None,
-        batch_norm_momentum: float = 0.1,
+        batch_norm_momentum: float | None = None,
         **named_place: Any,
     ) -> None:
         if adaptation is not None and shared is None:
@@ -209,11 +217,11 @@ class ReleasePredictor(Predictor):
     def __init__(
         self,
         *place: Any,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
         batch_norm: bool = True,
         full: bool = False,
         shared: SharedKernels | None = None,
-        batch_norm_momentum: float = 0.1,
+        batch_norm_momentum: float | None = None,
         **named_place: Any,
     ) -> None:
         if full and shared is not None:
@@ -255,9 +263,9 @@ class CNNPredictor(Predictor):
     def __init__(
         self,
         *place: Any,
-        hidden: int = 64,
+        hidden: int = HIDDEN,
         head: str = "batchnorm",
-        batch_norm_momentum: float = 0.1,
+        batch_norm_momentum: float | None = None,
         **named_place: Any,
     ) -> None:
         if head not in CNN_HEADS:

@@ -37,6 +37,9 @@ class Cell:
             size = self.input_size
             if input.dim() not in (1, 2) or input.shape[-1] != size:
                 raise ValueError(f"input must be [B, {size}] or [{size}], got {list(input.shape)}")
+            if hx is not None and (hx.dim() != input.dim() or hx.shape[-1] != self.hidden_size):
+                shape = f"[B, {self.hidden_size}]" if input.dim() == 2 else f"[{self.hidden_size}]"
+                raise ValueError(f"state must be {shape}, got {list(hx.shape)}")
             if input.dim() == 1:
                 return self.forward(input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)).squeeze(0)
         return self._step(input, input.new_zeros(input.shape[0], self.hidden_size) if hx is None else hx)

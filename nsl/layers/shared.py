@@ -16,6 +16,10 @@ from nsl.layers.spherical import SphereConv2d
 
 #: Batch norm of the release: eps 1e-3.
 BATCH_NORM_EPSILON = 1e-3
+#: PyTorch's.
+BATCH_NORM_MOMENTUM = 0.1
+#: Channels between a predictor's two convolutions, unless said otherwise.
+HIDDEN = 64
 #: The release scales the He initialisation of the two predictor layers, so that training starts near M = I.
 FIRST_INIT_SCALE, SECOND_INIT_SCALE = 0.1, 1e-3
 #: More weights than this in the last convolution are refused: 1 GiB in float32.
@@ -77,7 +81,7 @@ def adaptation_network(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     dilation: int | tuple[int, int] = 1,
-    batch_norm_momentum: float = 0.1,
+    batch_norm_momentum: float = BATCH_NORM_MOMENTUM,
 ) -> nn.Sequential:
     """What brings a layer's channels to the width of shared kernels: convolution, batch norm, ReLU (paper 3.3.2).
 
@@ -114,7 +118,7 @@ class SharedKernels(nn.Module):
         in_channels: int,
         degrees_of_freedom: int,
         kernel_size: int | tuple[int, int],
-        hidden: int = 64,
+        hidden: int = HIDDEN,
         operator: str = "cosine",
         release: bool = False,
     ) -> None:
@@ -134,8 +138,21 @@ class SharedKernels(nn.Module):
         he_normal(self.first, FIRST_INIT_SCALE)
         he_normal(self.second, SECOND_INIT_SCALE)
 
-    def check(self, degrees_of_freedom: int, kernel: tuple[int, int], kind: type[nn.Conv2d]) -> None:
-        """Raise ValueError unless these kernels serve such a layer."""
+    def check(
+        self,
+        degrees_of_freedom: int,
+        kernel: tuple[int, int],
+        kind: type[nn.Conv2d],
+        hidden: int,
+        options: dict[str, Any],
+    ) -> None:
+        """Raise ValueError unless these kernels serve such a layer, whose hidden and options are usual or theirs."""
+        own: dict[str, tuple[Any, Any, Any]] = {"hidden": (hidden, HIDDEN, self.first.out_channels)}
+        if "operator" in options:
+            own["operator"] = (options["operator"], "cosine", getattr(self.first, "operator", None))
+        for name, (value, usual, theirs) in own.items():
+            if value not in (usual, theirs):
+                raise ValueError(f"predictor: {name} is that of the shared kernels, {theirs!r}; got {value!r}")
         if self.second.out_channels != degrees_of_freedom or _pair(self.second.kernel_size) != kernel:
             raise ValueError(
                 f"shared predictor has {self.second.out_channels} outputs and kernels of {self.second.kernel_size}, "

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.inputs import check_maps
+
 
 class ShiftConv2d(nn.Module):
     """The convolution whose kernel is zero off a few taps, as shifts of the input followed by a 1x1 convolution.
@@ -75,6 +77,7 @@ class ShiftConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
+        check_maps(input, self.pointwise.in_channels // len(self._places))
         if isinstance(input, Tensor) and input.dim() == 3:
             return self(input.unsqueeze(0)).squeeze(0)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))

@@ -71,6 +71,9 @@ class Similarity(nn.Module):
 
     Parameters:
         shape [K] (D_r), only with learn_shape.
+
+    Raises:
+        ValueError: unknown structure, or shape_threshold or shape_rate without learn_shape.
     """
 
     is_dynamic: ClassVar[bool]
@@ -86,6 +89,12 @@ class Similarity(nn.Module):
         shape_rate: float = SHAPE_RATE,
     ) -> None:
         super().__init__()
+        for name, value, usual in (
+            ("shape_threshold", shape_threshold, SHAPE_THRESHOLD),
+            ("shape_rate", shape_rate, SHAPE_RATE),
+        ):
+            if not learn_shape and value != usual:
+                raise ValueError(f"{name} belongs to a learned shape: give learn_shape=True too, or leave it out")
         self.structure, self.block = make_structure(similarity), block
         self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
         # A user's structure may make its identity on the CPU only.

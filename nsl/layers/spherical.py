@@ -23,6 +23,7 @@ from nsl.kernels.convolution import _pair, output_size
 from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 from nsl.kernels.paths import path
+from nsl.layers.inputs import check_maps
 
 for _name in ("angular", "inverse_patch_norm", "scale_positions"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -271,11 +272,9 @@ class SphereConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() == 3:
-                return self.forward(input.unsqueeze(0)).squeeze(0)
-            if input.dim() != 4 or input.shape[1] != self.in_channels:
-                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.forward(input.unsqueeze(0)).squeeze(0)
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import CONV_ARGUMENTS
+from nsl.layers.inputs import check_maps
 from nsl.layers.static import StaticLayer, StaticSimilarity
 from nsl.layers.structures import Block, Structure
 
@@ -76,4 +77,5 @@ class UnsharedNSConv2d(StaticLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        check_maps(input, self.in_channels)
         return self._conv_forward(input, self.neural(self.weight), self.bias)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.patches import output_size
+from nsl.layers.inputs import check_maps
 
 
 class Window(nn.Module):
@@ -67,11 +68,9 @@ class Window(nn.Module):
         Raises:
             ValueError: the input is neither.
         """
-        if isinstance(input, Tensor):  # torch.fx traces with something else
-            if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
-                raise ValueError(f"input must be [B, {self.in_channels}, H, W], got {list(input.shape)}")
-            if input.dim() == 3:
-                return self.maps(input.unsqueeze(0)).squeeze(0)
+        check_maps(input, self.in_channels)
+        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+            return self.maps(input.unsqueeze(0)).squeeze(0)
         return self.maps(input)
 
     def maps(self, input: Tensor) -> Tensor:

@@ -99,6 +99,13 @@ class StagedCNN(nn.Module):
         """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
         he_initialise(self)
 
+    def set_averages(self, options: dict[str, Any]) -> None:
+        """Give the predictors the variant's running averages too, unless their options have some."""
+        if "batch_norm_momentum" not in options:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = BATCH_NORM_MOMENTUM[self.variant]
+
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] to the last map [B, F, classifier_size, classifier_size]."""
         return self.stages(self.root(images))
@@ -238,7 +245,7 @@ def nsn9(
     if kind != "dynamic":
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     predictor = default_predictor(variant) if predictor is None else predictor
-    options = default_options(similarity, width, variant) | (predictor_options or {})
+    options = {"hidden": hidden_width(similarity, width)} | (predictor_options or {})
     convolution = partial(
         DynamicNSConv2d, similarity=similarity, predictor=predictor, residual=residual, **shape
     )
@@ -250,18 +257,14 @@ def nsn9(
         raise ValueError("adaptation='map_size' is for sharing='shared' only")
     else:
         convolution = partial(convolution, predictor_options=options)
-    return PlainCNN(num_classes, width, 3, image_size, convolution, variant)
+    network = PlainCNN(num_classes, width, 3, image_size, convolution, variant)
+    network.set_averages(options)
+    return network
 
 
 def default_predictor(variant: str) -> str:
     """The predictor that belongs to a variant."""
     return "release" if variant == "release" else "sphere"
-
-
-def default_options(similarity: str, width: int, variant: str) -> dict[str, Any]:
-    """The predictors' options in a network of this width."""
-    momentum = BATCH_NORM_MOMENTUM.get(variant, BATCH_NORM_MOMENTUM["paper"])
-    return {"hidden": hidden_width(similarity, width), "batch_norm_momentum": momentum}
 
 
 def _sharing(
@@ -290,9 +293,8 @@ def _sharing(
             # In a network that doubles its filters with every pooling, the two numbers tell the map's size.
             key = (in_channels, out_channels)
             if key not in networks:
-                networks[key] = adaptation_network(
-                    in_channels, width, kernel_size, padding=1, batch_norm_momentum=options["batch_norm_momentum"]
-                )
+                momentum = {name: options[name] for name in ("batch_norm_momentum",) if name in options}
+                networks[key] = adaptation_network(in_channels, width, kernel_size, padding=1, **momentum)
             own["adaptation"] = networks[key]
         return convolution(in_channels, out_channels, kernel_size, predictor_options=own, **more)
 

@@ -20,13 +20,13 @@ from typing import Any
 from torch import nn
 
 from nsl.layers.conv import DynamicNSConv2d
+from nsl.layers.predictors import hidden_width
 from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.models.cnn import (
     BATCH_NORM_MOMENTUM,
     Convolution,
     StagedCNN,
     check_variant,
-    default_options,
     default_predictor,
 )
 
@@ -123,11 +123,13 @@ def nsn10(
     """
     if kind != "dynamic":
         raise ValueError(f"kind must be 'dynamic', got {kind!r}")
-    options = default_options("diagonal", width, variant) | (predictor_options or {})
+    options = {"hidden": hidden_width("diagonal", width)} | (predictor_options or {})
     convolution: Callable[..., nn.Module] = partial(
         DynamicNSConv2d,
         similarity="diagonal",
         predictor=default_predictor(variant) if predictor is None else predictor,
         predictor_options=options,
     )
-    return ImageNetCNN(num_classes, 4 * width, DEPTHS, image_size, convolution, variant)
+    network = ImageNetCNN(num_classes, 4 * width, DEPTHS, image_size, convolution, variant)
+    network.set_averages(options)
+    return network

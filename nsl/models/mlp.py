@@ -27,7 +27,7 @@ class MLP(nn.Module):
     Shapes: [B, ...] with `features` numbers an input, to logits [B, num_classes].
 
     Raises:
-        ValueError: unknown kind or similarity.
+        ValueError: unknown kind or similarity, or options of a similarity for the plain network.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class MLP(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
+        if kind == "plain" and (similarity, block_size) != ("diagonal", None):
+            raise ValueError("similarity and block_size belong to kind='static' and 'dynamic'; leave them out")
         linears: dict[str, Callable[..., nn.Module]] = {
             "plain": nn.Linear,
             "static": partial(NSLinear, similarity=similarity, block_size=block_size),

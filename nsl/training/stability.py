@@ -96,16 +96,21 @@ def first_steps(
     return losses, dead, curvature
 
 
-def main() -> None:
+def parser() -> Parser:
+    """The command line."""
+    made = Parser(prog="python -m nsl.training.stability", description=__doc__.splitlines()[0])
+    made.add_argument("--data", default=None, help="folder of CIFAR-10 (default: NSL_DATA, then ~/.cache/nsl)")
+    made.add_argument("--steps", type=int, default=20)
+    return made
+
+
+def main(given: list[str] | None = None) -> None:
     """Print the figures."""
-    parser = Parser(prog="python -m nsl.training.stability", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=None, help="folder of CIFAR-10 (default: NSL_DATA, then ~/.cache/nsl)")
-    parser.add_argument("--steps", type=int, default=20)
     try:
-        arguments = parser.parse_args()
+        arguments = parser().parse_args(given)
         dataset = load("cifar10", arguments.data)
     except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser().exit(2, f"error: {error}\n")
     for rate in (1.0, 0.05):
         losses, dead, curvature = first_steps(
             dataset, learning_rate=0.1, classifier_rate=rate, steps=arguments.steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,8 @@ class Claim:
 class Experiment:
     """A table as data.
 
-    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile.
+    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile, and
+    ``instead`` the data sets of a profile that is to be shorter, in place of ``datasets``.
     """
 
     table: Key
@@ -112,6 +113,11 @@ class Experiment:
     task: str = CLASSIFICATION
     metrics: tuple[Metric, ...] = ()
     seeds: dict[str, int] = field(default_factory=dict)
+    instead: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def within(self, profile: str) -> Experiment:
+        """The table as a profile runs it, also one with changed settings (``demo+width=4``)."""
+        return replace(self, datasets=tuple(self.instead.get(profile.partition("+")[0], self.datasets)))
 
     @property
     def stem(self) -> str:

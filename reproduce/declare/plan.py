@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+from reproduce import tasks
 from reproduce.declare.experiments import (
     EXPERIMENTS,
     Claim,
@@ -57,15 +60,17 @@ def planned_runs(
 ) -> list[Run]:
     """Every run the tables need (on the data sets in ``slots`` and of ``methods`` only, where given), each once.
 
-    Seeds are outermost, so that all tables fill up seed by seed, or, in a profile with ``whole_tables``, tables.
-    ``seeds`` None means every slot's own number.
+    Seeds are outermost, so that all tables fill up seed by seed, or, in a profile with ``whole_tables``, tables, the
+    one with the fewest training pixels first: finished tables come early. ``seeds`` None means every slot's own number.
     """
+    if chosen.whole_tables and len(keys) > 1:
+        parts = [planned_runs(chosen, (key,), seeds, slots, methods) for key in keys]
+        return list({repr(run.declared("")): run for part in sorted(parts, key=_pixels) for run in part}.values())
     found: dict[str, Run] = {}
     numbers = {name: slot.seeds if seeds is None else seeds for name, slot in chosen.slots.items()}
     every = range(max(numbers.values(), default=0))
-    order = [(key, seed) for key in keys for seed in every]
-    for key, seed in order if chosen.whole_tables else sorted(order, key=lambda item: item[1]):
-        declared = experiment(key)
+    for seed, key in product(every, keys):
+        declared = experiment(key).within(chosen.name)
         for slot in declared.datasets:
             if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
                 continue
@@ -75,3 +80,8 @@ def planned_runs(
                     run = chosen.run(method, slot, seed)
                     found.setdefault(repr(run.declared("")), run)
     return list(found.values())
+
+
+def _pixels(runs: list[Run]) -> int:
+    """Pixels of all training images: what tables are ordered by, without building their networks."""
+    return sum(run.images * tasks.named(run.task).shape(run.dataset).image_size ** 2 for run in runs)

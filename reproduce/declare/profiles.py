@@ -6,6 +6,7 @@ everything that a run needs beside its row, for every table alike. A table's own
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import overrides
-from reproduce.declare.experiments import EXPERIMENTS, Key, Method, experiment, listed, read
+from reproduce.declare.experiments import EXPERIMENTS, Key, Method, every, experiment, listed, read
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.show.statistics import Scope
@@ -119,7 +120,7 @@ class Profile:
 
     def jobs_for(self, chosen: tuple[Key, ...]) -> int:
         """Runs side by side: what the slots of the tables agree on, else the profile's own number."""
-        names = {slot for table in chosen for slot in experiment(table).datasets}
+        names = {slot for table in chosen for slot in experiment(table).within(self.name).datasets}
         numbers = {self.slots[name].jobs for name in names if name in self.slots}
         return numbers.pop() if len(numbers) == 1 else self.jobs
 
@@ -143,6 +144,9 @@ class Profile:
         )
 
 
+#: What may differ for a row of a table, and what says how recipes are tried.
+_ROW = ("width", "recipe", "options", "handicap")
+_SELECT = ("table", "slot", "methods", "validation", "seeds", "trial", "candidates", "grid")
 #: What slots take from their profile unless they say otherwise.
 _SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
 
@@ -174,6 +178,25 @@ def names() -> tuple[str, ...]:
     return tuple(_declared(None))
 
 
+def _check(found: Profile) -> None:
+    """Raise KeyError for a key that nothing would read."""
+    for slot in found.slots.values():
+        here = [declared for declared in map(experiment, every()) if slot.name in declared.datasets]
+        rows = [row for declared in here for row in declared.methods]
+        where = f"slot.{slot.name}"
+        _known(f"{where}.widths", slot.widths, [row.backbone for row in rows])
+        _known(f"{where}.method", slot.method, [row.key for row in rows])
+        for key, own in slot.method.items():
+            _known(f"{where}.method.{key}", own, _ROW)
+    for key, declared in found.select.items():
+        _known(f"select.{key}", declared, _SELECT)
+
+
+def _known(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
+        raise KeyError(f"{where}.{unknown[0]} is not read; known are {', '.join(sorted({*known} - {''})) or 'none'}")
+
+
 def profile(name: str, path: Path | None = None) -> Profile:
     """The profile called ``name``, from ``experiments/profiles.toml`` unless another file is named.
 
@@ -190,7 +213,9 @@ def profile(name: str, path: Path | None = None) -> Profile:
         raw = overrides.changed(name, raw)
         slots = raw.pop("slot", {})
         shared = {key: raw[key] for key in _SHARED}
-        return Profile(name=name, slots={slot: _slot(slot, slots, shared) for slot in slots}, **raw)
+        found = Profile(name=name, slots={slot: _slot(slot, slots, shared) for slot in slots}, **raw)
+        _check(found)
+        return found
     except (TypeError, KeyError, AttributeError) as error:
         source = path or EXPERIMENTS / "profiles.toml"
         raise ValueError(f"{source}: profile {name!r} is incomplete or misspelt ({error}).") from None

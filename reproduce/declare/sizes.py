@@ -6,6 +6,8 @@ The only way from tables to models, for claims about parameters and multiply-add
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -34,6 +36,26 @@ def count(run: Run, quantity: str) -> int:
         raise ValueError(f"quantity={quantity!r} is unknown; use one of {', '.join(QUANTITIES)}.")
     what = canonical_json([run.task, run.dataset, run.model])
     return _folded(what) if quantity == "folded_multiply_adds" else _counts(what)[quantity]
+
+
+#: Bytes a parameter takes in training: itself, its gradient and its momentum, in float32.
+TRAINED = 12
+
+
+def check_memory(runs: Iterable[Run]) -> None:
+    """Refuse networks that this machine cannot train, before it tries.
+
+    Raises:
+        ValueError: a network's parameters, gradients and momentum alone take more than the memory there is.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for run in runs:
+        needed = TRAINED * count(run, "parameters")
+        if needed > memory:
+            raise ValueError(
+                f"{run.name}: width {run.model.get('width')} takes {needed / 2**30:.0f} GiB for parameters, gradients "
+                f"and momentum alone, and this machine has {memory / 2**30:.0f}; choose a smaller one."
+            )
 
 
 def _built(what: str, device: str) -> tuple[Any, int]:

@@ -19,7 +19,7 @@ from reproduce.show.statistics import MINIMUM_SEEDS, mean_interval
 
 #: Okabe and Ito's eight colours; black last.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 KERNEL_COLOUR, INPUT_COLOUR = "#009E73", "#F0E442"  # the paper's Figure 1: green kernel, yellow input
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#0072B2", "#D55E00"
@@ -80,7 +80,7 @@ def learning_curves(
                 [[np.nan if p[key] is None else p[key] for p in curve[:length]] for curve in curves], float
             )
             colour = OKABE_ITO[number % len(OKABE_ITO)]
-            marker = _MARKERS[number % len(_MARKERS)]
+            marker = MARKERS[number % len(MARKERS)]
             ax.plot(images, values.mean(0), color=colour, marker=marker, markersize=4, label=label)
             band = _band(values)
             if band is not None:

@@ -137,7 +137,7 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
 
 def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     """One table from the stored records."""
-    declared = plan.experiment(key)
+    declared = plan.experiment(key).within(profile.name)
     records = index(store)
     marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}

@@ -115,9 +115,10 @@ def _chosen_elsewhere(profile: plan.Profile, key: plan.Key) -> list[str]:
     """A sentence for every data set whose recipe the trials of another table, or on another data set, choose."""
     tables = {slot: selection.recipe_table(profile, slot) for slot in profile.slots}
     sentences = []
-    for name in filter(tables.__contains__, plan.experiment(key).datasets):
+    for name in filter(tables.__contains__, plan.experiment(key).within(profile.name).datasets):
         slot = profile.slots[name]
-        same = (other for other, table in tables.items() if table and profile.slots[other].recipe == slot.recipe)
+        recipes = {other: profile.slots[other].recipe for other, table in tables.items() if table}
+        same = (other for other, recipe in recipes.items() if other == slot.of or recipe == slot.recipe)
         source = name if tables[name] else next(same, None)
         chosen = None if source is None else tables[source]
         if source is not None and chosen is not None and (source != name or chosen != key):

@@ -40,6 +40,9 @@ PICTURED = "finetune"
 #: Classes of the test episodes, `split` of a recipe's episodes; a recipe without it is measured on the novel ones.
 NOVEL, VALIDATION = "novel", "validation"
 
+#: What a recipe says of them.
+EPISODES = ("way", "shot", "shots", "query", "count", "shot_count", "seed", "step_counts", "step_episodes", "split")
+
 #: Images of a class where there is noise in place of data.
 NOISE_IMAGES = 30
 
@@ -58,6 +61,8 @@ class FewShot(Task):
         return {"name": method.model, "backbone": method.backbone, **options}
 
     def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(set(declared["episodes"]) - set(EPISODES)):
+            raise ValueError(f"episodes.{unknown[0]} is not read; known are {', '.join(EPISODES)}.")
         return {part: dict(declared[part]) for part in (*method.trainings, "episodes")}
 
     def images(self, recipe: dict[str, Any]) -> int:
@@ -249,8 +254,9 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
         "diverged": False,
         "train_seconds": sum(part["seconds"] for part in history.values()),
     }
-    if "selection" in history.get("meta", {}):
-        result["selection"] = history["meta"]["selection"]
+    for part in ("selection", "choice"):
+        if part in history.get("meta", {}):
+            result[part] = history["meta"][part]
     if "pretrain" in history:
         result["backbone_attempts"] = history["pretrain"]["attempts"]
     shots = {}

@@ -105,7 +105,7 @@ _CIRCUMSTANCES = ("date", "started", "finished", "checksum", "environment", "ima
 
 
 def _common(folder: Path) -> list[str]:
-    chosen = ["--profile", PROFILE, "--tables", TABLE, "--seeds", "1", "--jobs", "2"]
+    chosen = ["--profile", PROFILE, "--tables", TABLE]
     return [*chosen, "--results", str(folder / "results"), "--backend", f"{__name__}:EagerBackend"]
 
 
@@ -160,7 +160,7 @@ def _train(folder: Path) -> list[str]:
 VICTIMS = {
     victim.name: victim
     for victim in (
-        Victim("run", lambda folder: ["reproduce", "run", *_common(folder)], _records),
+        Victim("run", lambda folder: ["reproduce", "run", "--seeds", "1", "--jobs", "2", *_common(folder)], _records),
         Victim("tables", lambda folder: ["reproduce", "tables", *_common(folder)], _tables, _copy_records),
         Victim(
             "theory",

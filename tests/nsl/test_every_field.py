@@ -1,4 +1,4 @@
-"""No field of a recipe is ignored: another value trains other numbers, or is refused."""
+"""No field of a recipe or of few-shot settings is ignored: another value trains other numbers, or is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 
 import nsl
 import nsl.data
+from nsl.fewshot import MetaRecipe, Settings, create_method
 from nsl.training import Execution, Recipe, train
+from tests.nsl.fewshot.toy import toy
 
 PLAIN: dict[str, Any] = {"iterations": 4, "batch_size": 8, "learning_rate": 0.05, "evaluations": 1, "warmup": 0.0}
 OTHER: dict[str, Any] = {
@@ -29,6 +31,17 @@ OTHER: dict[str, Any] = {
     "augment": "crop",
     "evaluations": 2,
 }
+
+META: dict[str, Any] = {"iterations": 2, "tasks": 1, "way": 3, "shot": 2, "query": 2}
+OTHER_META: dict[str, Any] = {
+    "iterations": 3, "tasks": 2, "learning_rate": 0.01, "weight_decay": 0.1, "schedule": "constant", "way": 4,
+    "shot": 1, "query": 3, "augment": "crop", "precision": "bfloat16",
+}  # fmt: skip
+SETTINGS: dict[str, Any] = {"image_size": 16, "width": 4, "way": 3}
+OTHER_SETTINGS: dict[str, Any] = {
+    "image_size": 32, "backbone": "cnn9", "width": 5, "way": 2, "pretrain": Recipe(iterations=3, batch_size=8),
+    "meta": MetaRecipe(**META | {"iterations": 3}), "seed": 1, "device": "cuda:99",
+}  # fmt: skip
 
 
 def outcome(**changes: Any) -> tuple[Any, ...]:
@@ -57,3 +70,33 @@ def test_every_field_of_a_recipe_has_an_effect(name: str) -> None:
 def test_a_field_that_the_schedule_would_ignore_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} belongs to schedule 'steps'"):
         Recipe(**{**PLAIN, "schedule": "linear", name: OTHER[name]})
+
+
+def learned(name: str, more: dict[str, Any], **changes: Any) -> Any:
+    """Everything a few-shot method learns of the base classes and makes of a task."""
+    pretrain = Recipe(iterations=2, batch_size=8, evaluations=1, augment="none")
+    settings = Settings(**{**SETTINGS, "meta": MetaRecipe(**META | more), "pretrain": pretrain} | changes)
+    data = toy()
+    method = create_method(name, settings)
+    history = method.fit(data.base)
+    for part in history.values():
+        part.pop("seconds")
+    found, labels = method.represent(data.novel.images[: 14 * settings.way]), torch.arange(settings.way)
+    logits = method.adapt(found, labels.repeat_interleave(14)).predict(found)
+    return repr(history), [value.tolist() for value in method.network.state_dict().values()], logits.tolist()
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(MetaRecipe)])
+def test_every_field_of_a_meta_recipe_has_an_effect(name: str) -> None:
+    assert learned("proto", {name: OTHER_META[name]}) != learned("proto", {})
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Settings)])
+def test_every_field_of_the_settings_has_an_effect_or_is_refused(name: str) -> None:
+    method = "nearest" if name == "pretrain" else "proto"
+    try:
+        found = learned(method, {}, **{name: OTHER_SETTINGS[name]})
+    except (ValueError, RuntimeError) as error:  # PyTorch's own for a device that is not there
+        assert name in ("image_size", "device"), error  # noqa: PT017
+    else:
+        assert found != learned(method, {})

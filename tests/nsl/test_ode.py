@@ -31,8 +31,8 @@ X = torch.tensor([[0.3, -0.7, 1.1], [1.0, 0.2, -0.4]], dtype=torch.float64)
 def test_the_error_falls_with_the_order_of_the_scheme(scheme: str) -> None:
     field = Field()
     exact = ODEBlock(field, "rk4", 2000)(X)
-    counts = (20, 40)
-    errors = [(ODEBlock(field, scheme, n, iterations=60)(X) - exact).norm().item() for n in counts]
+    counts, more = (20, 40), {"iterations": 60} if scheme.startswith("implicit") else {}
+    errors = [(ODEBlock(field, scheme, n, **more)(X) - exact).norm().item() for n in counts]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(SCHEMES[scheme][0], abs=0.15)
     assert ODEBlock(field, scheme).order == SCHEMES[scheme][0]
 
@@ -69,7 +69,8 @@ def test_the_implicit_midpoint_keeps_the_length_that_euler_loses() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_dynamic_layer_is_a_field_whose_weights_all_steps_share(scheme: str) -> None:
     layer = nsl.DynamicNSConv2d(2, 2, 3, padding=1, bias=False, dtype=torch.float64, predictor_options={"hidden": 2})
-    block = ODEBlock(layer, scheme, 3, time=0.5, iterations=3)
+    more = {"iterations": 3} if scheme.startswith("implicit") else {}
+    block = ODEBlock(layer, scheme, 3, time=0.5, **more)
     x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert sum(p.numel() for p in block.parameters()) == sum(p.numel() for p in layer.parameters())
     assert torch.autograd.gradcheck(block, x, atol=1e-6)

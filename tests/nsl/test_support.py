@@ -108,6 +108,15 @@ def unbatched(name: str, layer: nn.Module, x: Tensor) -> None:
     close(layer(x[0]), layer(x)[0])
 
 
+def wrong_shape(name: str, layer: nn.Module, x: Tensor) -> None:
+    wrong = [x[..., :-1] if x.dim() == 2 or name == "StaticGlobalSimilarity" else torch.cat([x, x], 1)]
+    if name not in ("NSLinear", "DynamicNSLinear", "LinearPredictor", "StaticGlobalSimilarity"):  # any [..., N]
+        wrong.append(x[None, None])
+    for other in wrong:
+        with pytest.raises(ValueError, match=r"^input must be .*, got [\[(][\d, ]*[\])]$"):
+            layer(other)
+
+
 def channels_last(name: str, layer: nn.Module, x: Tensor) -> None:
     if x.dim() != 4:
         raise Absent
@@ -295,6 +304,7 @@ def forward_derivative(name: str, layer: nn.Module, x: Tensor) -> None:
 USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "empty batch": empty_batch,
     "unbatched input": unbatched,
+    "other channels or dimensions": wrong_shape,
     "channels_last": channels_last,
     "non-contiguous input": non_contiguous,
     "float16": _of_type(torch.float16, 0.05),
@@ -333,6 +343,7 @@ ABSENT = {(name, "channels_last") for name in _NO_MAPS} | {
 } | {("SelectedConv2d", "forward-mode derivative")}
 #: What a use asks for beyond its name.
 NOTES = {
+    "other channels or dimensions": "one sentence: what was expected and what came",
     "float16": "to 0.05, bfloat16 to 0.2, of the float32 output",
     "torch.export, dynamic sizes": "batch, height and width, the latter at least 4; `StaticGlobalSimilarity` has the "
     "map's size in its M. Every structure is tested too",

@@ -81,7 +81,9 @@ def write_profile(
 def arguments(command: str, folder: Path, *more: str, backend: str = FAKE) -> list[str]:
     """Arguments of ``python -m reproduce`` for the profile ``tiny`` in ``folder``."""
     profiles = folder / "profiles.toml"
-    fixed = ["--profile", "tiny", "--profiles", str(profiles), "--results", str(folder / "results")]
+    fixed = ["--profile", "tiny", "--profiles", str(profiles)]
+    if command not in ("plan", "rehearse"):
+        fixed += ["--results", str(folder / "results")]
     return [command, *fixed, "--backend", backend, *more]
 
 

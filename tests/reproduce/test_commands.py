@@ -256,3 +256,21 @@ def test_what_needs_no_network_imports_no_torch(tmp_path: Path) -> None:
     for command in ("run", "status"):  # `tables` counts the parameters of networks
         line = [sys.executable, "-c", script, *arguments(command, tmp_path, "--tables", "1")]
         subprocess.run(line, cwd=ROOT, check=True, env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "rehearse"])
+def test_a_width_that_no_memory_holds_is_one_clear_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    line = complaint(arguments(command, tmp_path, "--tables", "1", "--set", "tiny.width=99999"), capsys)
+    assert "GiB for parameters, gradients and momentum alone" in line
+
+
+def test_what_a_command_would_ignore_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_profile(tmp_path, seeds=1)
+    line = complaint(arguments("status", tmp_path, "--executor", "slurm"), capsys)
+    assert "unrecognized arguments: --executor slurm" in line
+    assert "runs nothing on cifar100 for tables 1" in complaint(
+        arguments("run", tmp_path, "--tables", "1", "--slots", "cifar100"), capsys
+    )

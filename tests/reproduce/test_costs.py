@@ -75,7 +75,7 @@ def test_the_plan_says_runs_work_time_and_disk_by_table(
 ) -> None:
     monkeypatch.setattr(costs, "CALIBRATION_SECONDS", 0.2)
     profiles = write_profile(tmp_path, seeds=2, jobs=1)
-    assert main(["plan", "tiny", "--tables", "1,2", "--profiles", str(profiles), "--results", str(tmp_path)]) == 0
+    assert main(["plan", "tiny", "--tables", "1,2", "--profiles", str(profiles)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[1:4]] == [["1", "10"], ["2", "6"], ["all", "16"]]
     assert lines[4].startswith("Here: 1 side by side with 1 threads each")

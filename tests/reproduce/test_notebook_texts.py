@@ -73,7 +73,7 @@ def test_a_notebook_says_what_is_there_and_what_is_not(key: plan.Key, state: str
     assert trained
     for line in trained:
         if state == "nothing":
-            assert "was not run" in line
+            assert "Not run on" in line
         elif state == "one":
             assert "4 episodes" in line if key == 6 else ("one seed" in line and "(one seed, three decide)" in line)
             assert key == 6 or " [" not in line
@@ -81,7 +81,7 @@ def test_a_notebook_says_what_is_there_and_what_is_not(key: plan.Key, state: str
             assert "three seeds" in line
             assert " [" in line or "runs fail" in line
     if state == "some":
-        assert ("2 seeds, three decide" if key == "budget" else "was not run") in answer
+        assert ("2 seeds, three decide" if key == "budget" else "Not run on") in answer
     if state == "nothing":
         assert "No run is stored yet." in everything
 

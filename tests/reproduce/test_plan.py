@@ -144,7 +144,9 @@ def test_the_few_shot_table_has_its_own_number_of_processes() -> None:
 
 
 def test_the_paper_profile_finishes_a_table_before_the_next_and_the_others_go_seed_by_seed() -> None:
-    seeds = [run.seed for run in plan.planned_runs(plan.profile("paper"), (1, 2))]
+    runs = plan.planned_runs(plan.profile("paper"), (5, 1, 2))
+    assert [run.dataset["name"] for run in runs] == sorted(run.dataset["name"] for run in runs)  # ImageNet last
+    seeds = [run.seed for run in runs]
     first = len(plan.planned_runs(plan.profile("paper"), (1,)))
     assert seeds[:first] == sorted(seeds[:first])
     assert (seeds[first - 1], seeds[first]) == (4, 0)

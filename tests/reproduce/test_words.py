@@ -155,6 +155,16 @@ def test_the_count_says_which_verdicts_needed_no_training(tmp_path: Path) -> Non
     assert re.search(r" \d+ agree \(\d+ of them counted on networks, without training\)", words.count(table.claims))
 
 
+def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(tmp_path: Path) -> None:
+    text = summary(plan.profile("cpu"), Store(tmp_path, "cpu"))
+    for key in plan.beyond():
+        assert f"## Beyond the paper: {plan.experiment(key).title}" in text
+    assert "Computed in float64, without data or training: " in text
+    assert "Of 8 claims 1 agrees (computed, without training) and 7 were not run." in text
+    assert "in mean IoU; the paper names the application and reports no result." in text
+    assert "illegible" not in text.partition("## Beyond")[2]
+
+
 def test_the_overview_puts_every_claim_of_the_paper_under_what_came_out(tmp_path: Path) -> None:
     table, _ = made(tmp_path, cnn=CNN, static=CASES["agrees"], static_uns=CASES["disagrees"], dynamic=[7.0])
     text = overview([table])
@@ -180,16 +190,6 @@ def test_claims_of_several_tables_about_the_same_runs_are_told_once(tmp_path: Pa
     assert [shown.where for shown in same] == ["Tables 1, 2, 3 and 4"]
     said = "one comparison (claimed 4 times, since tables share runs), all with fewer than three seeds"
     assert said in overview(tables)
-
-
-def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(tmp_path: Path) -> None:
-    text = summary(plan.profile("cpu"), Store(tmp_path, "cpu"))
-    for key in plan.beyond():
-        assert f"## Beyond the paper: {plan.experiment(key).title}" in text
-    assert "Computed in float64, without data or training: " in text
-    assert "Of 7 claims 1 agrees (computed, without training) and 6 were not run." in text
-    assert "; the paper names the application and reports no result." in text
-    assert "illegible" not in text.partition("## Beyond")[2]
 
 
 def test_the_stored_results_say_in_words_what_their_csv_says() -> None:

@@ -178,8 +178,11 @@ def test_an_archive_that_lies_in_the_data_folder_is_unpacked_without_a_connectio
     mark = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     small = replace(layout, archive=Archive(path.name, mark))
     monkeypatch.setitem(CATALOGUE, "cifar10", replace(CATALOGUE["cifar10"], layout=small))
+    killed = tmp_path / f".{layout.folder}-x.partial"
+    killed.mkdir()
     assert load("cifar10", tmp_path, download=False).fingerprint == wanted
     assert folder.is_dir()
+    assert not killed.exists()
 
 
 @pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])

@@ -55,6 +55,7 @@ def test_the_front_page_has_every_claim_with_its_sentence_and_records(site: Path
                     if judged.verdict.direction == Direction.NOT_RUN:
                         said = f"{judged.claim.words.rstrip('.')} ({judged.dataset})."
                     assert said in text
+        assert f'href="findings/{profile.name}.html"' in (site / "index.html").read_text("utf-8")
     for part in ("What stands", "The theory, checked numerically"):
         assert part in text
     linked = re.findall(r'href="(records/[^"]+)"', (site / "index.html").read_text("utf-8"))
