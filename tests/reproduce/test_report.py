@@ -68,7 +68,7 @@ def test_learned_similarities_are_drawn_from_the_records_observations(results: P
     assert np.array_equal(identity, np.zeros((3, 3)))  # M - I of a mask
     assert np.allclose(other, 0.1 - np.eye(9))
     means = drawn(lambda: report.dynamic_similarities("dynamic"))
-    assert [ax.get_title() for ax in means.axes[:2]] == ["stage 1, layer 1", "stage 1, layer 2"]
+    assert [ax.get_title() for ax in means.axes[:2]] == ["stage 1\nlayer 1", "stage 1\nlayer 2"]
     assert np.allclose(means.axes[0].images[0].get_array(), 3 * [[1.0, 1.1, 0.9]])
     assert np.allclose(means.axes[2].images[0].get_array(), 3 * [[0.1, 0.2, 0.3]])
     image, *taps = drawn(lambda: report.similarity_maps("dynamic")).axes
