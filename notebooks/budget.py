@@ -31,8 +31,9 @@ report.scope()
 #
 # With $d_s(n)$ the CNN's error minus dynamic NSN's after $n$ images with seed $s$, the slope of $d_s$ over $\log_2 n$
 # is fitted for each seed by least squares. The difference *grows* when the 95 % interval of the mean slope over seeds
-# lies above 0; it *shrinks* when the interval lies below 0, and *vanishes* when it moreover is not shown to be above
-# 0 at the largest budget. Anything else is undecided, as are fewer than three seeds.
+# lies above 0; it *shrinks* when the interval lies below 0, *vanishes* when it moreover is not shown to be above 0 at
+# the largest budget, and *reverses* when it is shown to be below 0 there. Anything else is undecided, as are fewer
+# than three seeds.
 #
 # ## Errors, and the difference
 #

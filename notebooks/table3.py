@@ -65,7 +65,7 @@ report.error_chart()
 # %% [markdown]
 # ## Verdict
 #
-# Differences are the first method's error minus the second's, over runs with the same seed; the claim on
+# A difference is between runs with the same seed, and positive where it is as the paper claims; the claim on
 # parameters is about the fraction of the predictors' parameters that sharing saves. The rule is written
 # down in `reproduce/show/statistics.py`.
 

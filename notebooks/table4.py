@@ -81,7 +81,7 @@ report.error_chart()
 # %% [markdown]
 # ## Verdict
 #
-# Differences are the first method's error minus the second's, over runs with the same seed. The rule is
+# A difference is between runs with the same seed, and positive where it is as the paper claims. The rule is
 # written down in `reproduce/show/statistics.py`.
 
 # %%

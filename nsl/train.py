@@ -29,6 +29,7 @@ from nsl.models.registry import count_parameters, create_model, list_models
 from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
 from nsl.training.distributed import joined, local_device
+from nsl.training.ending import saving_when_told
 from nsl.training.evaluate import evaluate
 from nsl.training.execution import Execution
 from nsl.training.export import load_model, save_model
@@ -189,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         chosen = parser().read(arguments)
         expand_paths(chosen)
         check(chosen)
-        with joined(chosen.device) as (rank, _):
+        with saving_when_told(), joined(chosen.device) as (rank, _):
             if chosen.evaluate is not None:
                 run_evaluation(chosen)
                 return 0

@@ -24,6 +24,10 @@ from nsl.training.export import ExportError, is_few_shot, network_of, read_tenso
 if TYPE_CHECKING:
     from nsl.fewshot import FewShotMethod
 
+#: Two measurements of one network, in points, that differ by no more are equal: another processor's arithmetic may tip
+#: an image or two of ten thousand.
+TOLERANCE = 0.025
+
 #: Of several profiles' networks the first is meant; others follow, the demo's are last.
 PROFILES = ("paper", "cpu")
 
@@ -55,11 +59,14 @@ class Entry:
         return f"{self.card['label']} on {self.card['data']['title']}, seed {self.card['seed']}"
 
     @property
+    def metric(self) -> str:
+        """What it was measured by: "accuracy" or "test_error"."""
+        return "accuracy" if "accuracy" in self.card["result"] else "test_error"
+
+    @property
     def result(self) -> str:
         """What it measured."""
-        found = self.card["result"]
-        name = "accuracy" if "accuracy" in found else "test_error"
-        return f"{name.replace('_', ' ')} {found[name]:.2f} %"
+        return f"{self.metric.replace('_', ' ')} {self.card['result'][self.metric]:.2f} %"
 
     def fits(self, table: int | str | None, method: str | None, data: str | None, seed: int | None) -> bool:
         """Whether a row of it is the one asked for; None asks for nothing."""
@@ -216,14 +223,15 @@ def load_file(path: Path) -> nn.Module | FewShotMethod:
     return network_of(path, tensors, about)[0]
 
 
-def measure(entry: Entry, root: str | os.PathLike[str] | None = None) -> float:
+def measure(entry: Entry, root: str | os.PathLike[str] | None = None, *, download: bool = True) -> float:
     """Measure a kept network again as its run did: test error, or few-shot accuracy, in percent.
 
     Args:
         entry: the network.
-        root: folder of the data, see `nsl.data.load`.
+        root, download: see `nsl.data.load`.
 
     Raises:
+        DataError: its data are not there, or it was trained on none of `nsl.data.load` or `nsl.data.load_fewshot`.
         ExportError: the data are not those it was trained on.
     """
     import torch
@@ -234,7 +242,8 @@ def measure(entry: Entry, root: str | os.PathLike[str] | None = None) -> float:
     config = entry.card["config"]
     options = {key: value for key, value in config["dataset"].items() if key not in ("name", "fingerprint")}
     few_shot = config.get("task") == "few-shot"
-    found: Any = (load_fewshot if few_shot else load_data)(config["dataset"]["name"], root, **options)
+    load_set: Any = load_fewshot if few_shot else load_data
+    found = load_set(config["dataset"]["name"], root, download=download, **options)
     if found.fingerprint != config["dataset"]["fingerprint"]:
         raise ExportError(f"The data of {entry.title} are not those it was trained on: their fingerprints differ.")
     threads = torch.get_num_threads()
@@ -243,6 +252,25 @@ def measure(entry: Entry, root: str | os.PathLike[str] | None = None) -> float:
         return (_measure_episodes if few_shot else _measure_images)(entry.load(), found, config["recipe"])
     finally:
         torch.set_num_threads(threads)
+
+
+def check(
+    entry: Entry, root: str | os.PathLike[str] | None = None, *, download: bool = True
+) -> tuple[bool | None, str]:
+    """Measure a kept network again and compare with its card.
+
+    Returns:
+        Whether they are equal to within `TOLERANCE`, None where its data are not there; and a sentence.
+    """
+    from nsl.data import DataError
+
+    try:
+        value = measure(entry, root, download=download)
+    except DataError as error:
+        return None, f"{entry.title}: not checked. {error}"
+    equal = abs(value - entry.card["result"][entry.metric]) <= TOLERANCE
+    verdict = "equal" if equal else "NOT EQUAL"
+    return equal, f"{entry.title}: its card says {entry.result}, measured now {value:.2f} %: {verdict}."
 
 
 def _measure_episodes(method: Any, data: Any, recipe: dict[str, Any]) -> float:

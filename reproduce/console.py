@@ -24,7 +24,7 @@ _HELP = {
     "reproduce": "train what is missing, write the tables, execute the notebooks",
     "theory": "check the claims of section 5 and execute the theory's notebooks",
     "train": "train any network on any data set, without the tables",
-    "zoo": "list trained networks, show a card, measure one again",
+    "zoo": "list trained networks, show a card, measure one or all again",
     "plan": "what the tables cost: images, multiply-adds, hours, disk",
     "status": "what is done, running and missing, and how long the rest will take",
     "tables": "write the tables from the stored records",
@@ -47,7 +47,7 @@ def parser() -> Parser:
     commands.add_parser("train", help=_HELP["train"], parents=[train_parser()], conflict_handler="resolve")
     zoo = commands.add_parser("zoo", help=_HELP["zoo"], description=_HELP["zoo"])
     zoo.add_argument("action", nargs="?", default="list", choices=("list", "show", "check"), help="default: list")
-    zoo.add_argument("identity", nargs="?", default=None, help="first digits of a network's identity")
+    zoo.add_argument("identity", nargs="?", default=None, help="its first digits; check without: all")
     zoo.add_argument("--folder", type=Path, default=None, help="folder of weights (default: results/*/weights)")
     zoo.add_argument("--data", type=Path, default=None, help="folder of the data, for check")
     completion = commands.add_parser("completion", help=_HELP["completion"], description=_HELP["completion"])
@@ -55,7 +55,7 @@ def parser() -> Parser:
     return made
 
 
-def _zoo(chosen: argparse.Namespace) -> None:
+def _zoo(chosen: argparse.Namespace) -> int:
     from nsl import zoo
 
     if chosen.action == "list":
@@ -65,32 +65,55 @@ def _zoo(chosen: argparse.Namespace) -> None:
             print(f"{entry.identity}  {entry.card['profile']}  {rows}  {entry.title}: {entry.result}")
         if not found:
             print("No trained network is kept here; `nsl reproduce` keeps those it trains.")
-        return
-    if chosen.identity is None:
-        raise ValueError(f"nsl zoo {chosen.action} needs an identity, as `nsl zoo` lists them.")
-    entry = zoo.find(chosen.identity, folder=chosen.folder)[0]
+        for line in _without_network(chosen.folder):
+            print(line)
+        return 0
     if chosen.action == "show":
-        print(entry.text())
-        return
-    value = zoo.measure(entry, chosen.data)
-    print(f"{entry.title}: its card says {entry.result}, measured now {value:.2f} %.")
+        if chosen.identity is None:
+            raise ValueError("nsl zoo show needs an identity, as `nsl zoo` lists them.")
+        print(zoo.find(chosen.identity, folder=chosen.folder)[0].text())
+        return 0
+    # Without an identity all that are kept are measured again.
+    several = zoo.entries(chosen.folder) if chosen.identity is None else zoo.find(chosen.identity, folder=chosen.folder)
+    ends = []
+    for entry in several if chosen.identity is None else several[:1]:
+        equal, text = zoo.check(entry, chosen.data)
+        if chosen.identity is not None and equal is None:
+            raise ValueError(text)
+        print(f"{entry.identity}  {text}", flush=True)
+        ends.append(equal)
+    print(f"{len(ends)} networks: {ends.count(True)} equal, {ends.count(False)} not, {ends.count(None)} not checked.")
+    return int(False in ends)
 
 
-def _completion(chosen: argparse.Namespace) -> None:
+def _without_network(folder: Path | None) -> list[str]:
+    """A line a profile with records whose networks are not here: older runs kept none, or only some were copied."""
+    from nsl import zoo
+
+    lines = []
+    for runs in sorted({*Path("results").glob("*/runs"), *(place.parent / "runs" for place in zoo.folders(folder))}):
+        stored = {path.stem for path in runs.glob("*.json")}
+        left = len(stored - {path.stem for path in (runs.parent / "weights").glob("*.safetensors")})
+        if left:
+            lines.append(f"{left} of the {len(stored)} records in {runs} have no trained network here.")
+    return lines
+
+
+def _completion(chosen: argparse.Namespace) -> int:
     try:
         import shtab
     except ImportError:
         raise ValueError("Completion needs shtab, which is not installed; run `pip install shtab`.") from None
     print(shtab.complete(parser(), shell=chosen.shell))
+    return 0
 
 
 def _run(arguments: list[str]) -> int:
     made = parser()
     chosen = made.parse_args(arguments)
-    own: dict[str, Callable[[argparse.Namespace], None]] = {"zoo": _zoo, "completion": _completion}
+    own: dict[str, Callable[[argparse.Namespace], int]] = {"zoo": _zoo, "completion": _completion}
     if chosen.command in own:
-        own[chosen.command](chosen)
-        return 0
+        return own[chosen.command](chosen)
     rest = arguments[arguments.index(chosen.command) + 1 :]
     if chosen.command == "train":
         from nsl.train import main as train

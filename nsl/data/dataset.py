@@ -16,6 +16,29 @@ class DataError(ValueError):
     """The data, or what was asked of them, is wrong; the message is one sentence that says what to do."""
 
 
+def check_labelled(what: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise `DataError` unless these are labelled images of these classes; `what` stands before "images"."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise DataError(f"{what}images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise DataError(f"{what}labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
+    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+    if low < 0 or high >= len(class_names):
+        raise DataError(
+            f"{what}label {low if low < 0 else high} is outside 0 to {len(class_names) - 1}, the labels of the "
+            f"{len(class_names)} class names; number the classes from 0."
+        )
+
+
+def moments_of(
+    total: Sequence[int], squares: Sequence[int], pixels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, in units of 0..1, of so many values 0..255 with these sums."""
+    means = [value / pixels for value in total]
+    variances = [value / pixels - mean * mean for value, mean in zip(squares, means)]
+    return tuple(mean / 255 for mean in means), tuple(max(value, 0.0) ** 0.5 / 255 for value in variances)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A set of labelled images, all of one size, split into train and test.
@@ -50,24 +73,9 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-                raise DataError(
-                    f"{self.name}: {split} images must be uint8 [N, 3, H, W], "
-                    f"got {images.dtype} {list(images.shape)}."
-                )
-            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-                raise DataError(
-                    f"{self.name}: {split} labels must be int64 [{len(images)}], "
-                    f"got {labels.dtype} {list(labels.shape)}."
-                )
+            check_labelled(f"{self.name}: {split} ", images, labels, self.class_names)
             if len(images) == 0:
                 raise DataError(f"{self.name}: the {split} split has no images.")
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= len(self.class_names):
-                raise DataError(
-                    f"{self.name}: {split} labels run from {low} to {high}, "
-                    f"but there are {len(self.class_names)} classes."
-                )
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(
                 f"{self.name}: train images are {list(self.train_images.shape[1:])}, "
@@ -98,10 +106,7 @@ class Dataset:
             values = chunk.to(torch.int32)
             total += values.sum(dim=(0, 2, 3))
             squares += (values * values).sum(dim=(0, 2, 3))
-        count = self.train_images.numel() // 3
-        means = [int(t) / count for t in total]
-        variances = [int(s) / count - m * m for s, m in zip(squares, means)]
-        return tuple(m / 255 for m in means), tuple(max(v, 0.0) ** 0.5 / 255 for v in variances)
+        return moments_of(total.tolist(), squares.tolist(), self.train_images.numel() // 3)
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nsl.data.catalogue import CATALOGUE, FEWSHOT, names
-from nsl.data.dataset import DataError, fingerprint, first_per_class
+from nsl.data.dataset import DataError, check_labelled, fingerprint, first_per_class
 from nsl.data.files import annotated_files, is_image, opened_image, text_of
 from nsl.data.loading import load_entry
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
@@ -63,18 +63,8 @@ class ImageSet:
 
 
 def _check(name: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
-    """Raise `DataError` unless these are labelled images of these classes."""
-    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
-        raise DataError(f"{name}: images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
-    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"{name}: labels must be int64 [{len(images)}], got {labels.dtype} {list(labels.shape)}.")
-    low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
-    if low < 0 or high >= len(class_names):
-        wrong = low if low < 0 else high
-        raise DataError(
-            f"{name}: label {wrong} is outside 0 to {len(class_names) - 1}, the labels of the {len(class_names)} class "
-            "names; number the classes from 0."
-        )
+    """Raise `DataError` unless these are labelled images of these classes, each with a name of its own."""
+    check_labelled(f"{name}: ", images, labels, class_names)
     twice = next((item for item, count in Counter(class_names).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{name}: class name {twice!r} is given twice; give every class a name of its own.")
@@ -214,6 +204,10 @@ def _with_counts(turns: list[str], wanted: dict[str, int]) -> list[str]:
     return turns
 
 
+def _folder(name: str, root: Path) -> Path:
+    return next((root / place for place in CATALOGUE[name].folders if (root / place).is_dir()), root)
+
+
 def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class: int | None = None) -> FewShotData:
     """Mini-ImageNet in the split of Ravi and Larochelle (ICLR 2017): 64 / 16 / 20 classes of 600 images.
 
@@ -232,7 +226,7 @@ def load_mini_imagenet(root: Path, image_size: int = MINI_SIZE, images_per_class
     Raises:
         DataError: a class is missing, or a class has not 600 images.
     """
-    folder = root / "mini-imagenet" if (root / "mini-imagenet").is_dir() else root
+    folder = _folder("mini_imagenet", root)
     lists = [folder / f"{part}.csv" for part in ("train", "val", "test")]
     if all(path.is_file() for path in lists):
         files = _listed(folder, lists)
@@ -300,7 +294,7 @@ def _class_folders(folder: Path, wnids: Sequence[str]) -> dict[str, list[Path]]:
 
 def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: int | None = None) -> FewShotData:
     """Tiny-ImageNet's images of 25 classes of Mini-ImageNet: 200 train and 50 val images a class, 14 / 6 / 5."""
-    folder = root / "tiny-imagenet-25" if (root / "tiny-imagenet-25").is_dir() else root
+    folder = _folder("tiny_imagenet_25_fs", root)
     notes = folder / "val" / "val_annotations.txt"
     if not notes.is_file():
         raise DataError(

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nsl.data.catalogue import CATALOGUE
 from nsl.data.dataset import DataError, Dataset, make_dataset
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
 FONTS: dict[str, tuple[str, ...]] = {character: fonts for group, fonts in _GROUPS for character in group}
 CHARACTERS = tuple(FONTS)
 
-_TRAIN_PER_CLASS, _TEST_PER_CLASS = 100, 20  # when no number is given
+_ENTRY = CATALOGUE["glyphs"]
+_TRAIN_PER_CLASS, _TEST_PER_CLASS = _ENTRY.train // _ENTRY.classes, _ENTRY.test // _ENTRY.classes  # if none is given
 _CLUTTER = 3  # parts of other characters behind the one to be recognised
 _DRAWS = 64  # random numbers an image, besides its noise; not all are used
 _FRACTION, _WEIGHT = 13, 6  # bits after the point of mask coordinates, and of interpolation weights

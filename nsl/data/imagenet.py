@@ -32,10 +32,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nsl.arguments import Parser, whole
 from nsl.data.catalogue import CATALOGUE
-from nsl.data.dataset import DataError, Dataset
+from nsl.data.dataset import DataError, Dataset, first_per_class
 from nsl.data.files import annotated_files, decode, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
@@ -169,21 +170,8 @@ def _first(labelled: Labelled, count: int | None, wnids: Sequence[str], what: st
     """The first `count` images of every class."""
     if count is None:
         return labelled
-    if count < 1:
-        raise DataError(f"{what}: the number of images per class must be at least 1, got {count}.")
-    seen = [0] * len(wnids)
-    kept: Labelled = []
-    for path, label in labelled:
-        seen[label] += 1
-        if seen[label] <= count:
-            kept.append((path, label))
-    if min(seen) < count:
-        short = seen.index(min(seen))
-        raise DataError(
-            f"{what}: {count} images per class were asked for, but class {wnids[short]!r} has {seen[short]}; "
-            f"ask for at most that many."
-        )
-    return kept
+    labels = torch.tensor([label for _, label in labelled], device="cpu")
+    return [labelled[place] for place in first_per_class(labels, count, wnids, what)]
 
 
 def list_images(

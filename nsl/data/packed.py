@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nsl import processes
-from nsl.data.dataset import DataError, Dataset
+from nsl.data.dataset import DataError, Dataset, moments_of
 from nsl.data.files import Decoded, decode_chunk
 from nsl.data.packed_index import read_index, write_index, write_json
 from nsl.locks import locked
@@ -360,9 +360,7 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
     test_images, test_labels = _open_split(folder, "test", index, verify)
     train = index["splits"]["train"]
     pixels = int(train["images"]) * index["size"] ** 2
-    means = [total / pixels for total in train["total"]]
-    variances = [square / pixels - mean * mean for square, mean in zip(train["squares"], means)]
-    moments = tuple(mean / 255 for mean in means), tuple(max(v, 0.0) ** 0.5 / 255 for v in variances)
+    moments = moments_of(train["total"], train["squares"], pixels)
     seen = [name, crop_size, index["size"], index["classes"]]
     seen += [index["splits"][part][key] for part in ("train", "test") for key in ("images", "sums", "labels")]
     mark = hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]

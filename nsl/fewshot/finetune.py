@@ -20,22 +20,19 @@ from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
 
 
-class Pretrained(FewShotMethod):
-    """What methods share that start from a classifier of the base classes and keep its backbone as `network`.
+class BaseClassifier(FewShotMethod):
+    """A method that starts from the backbone of a classifier of the base classes, which exists during `train` only."""
 
-    `network` is the backbone; the classifier of the base classes exists during `train` only.
-    """
-
-    features_once = True
-    network: Backbone
     #: "none", "static" or "dynamic", and the structure: of the backbone that `build` makes.
     kind, similarity = "none", "diagonal"
     #: Of a dynamic similarity, see `nsl.DynamicNSConv2d`.
     predictor = "sphere"
     predictor_options: dict[str, Any] | None = None
 
-    def build(self) -> Backbone:
-        return self._backbone(self.kind)
+    @property
+    def backbone(self) -> nn.Module:
+        """The part of `network` that the base classes train."""
+        return self.network
 
     def _backbone(self, kind: str) -> Backbone:
         settings = self.settings
@@ -64,11 +61,8 @@ class Pretrained(FewShotMethod):
             found |= {"similarity": self.similarity, "predictor": [self.predictor, self.predictor_options]}
         return found
 
-    def train(self, base: ImageSet, place: Place) -> History:
-        return {"pretrain": self.pretrain(base, place)[1]}
-
     def pretrain(self, base: ImageSet, place: Place) -> tuple[nn.Module, History]:
-        """Train the base classes' classifier; its backbone's weights go into `network`."""
+        """Train the base classes' classifier; its backbone's weights go into `backbone`."""
         settings = self.settings
         torch.manual_seed(settings.seed)
         backbone = self._backbone(self.pretrained_kind())
@@ -83,10 +77,23 @@ class Pretrained(FewShotMethod):
             place=place,
         )
         # A static similarity that was not trained stays the identity: the only names that may be missing.
-        missing, unexpected = self.network.load_state_dict(backbone.state_dict(), strict=False)
+        missing, unexpected = self.backbone.load_state_dict(backbone.state_dict(), strict=False)
         assert not unexpected
         assert all(name.endswith(".similarity") for name in missing)
         return whole, history
+
+
+class Pretrained(BaseClassifier):
+    """What methods share whose `network` is that backbone."""
+
+    features_once = True
+    network: Backbone
+
+    def build(self) -> Backbone:
+        return self._backbone(self.kind)
+
+    def train(self, base: ImageSet, place: Place) -> History:
+        return {"pretrain": self.pretrain(base, place)[1]}
 
     def embed(self, images: Tensor) -> Tensor:
         return self.network(images)

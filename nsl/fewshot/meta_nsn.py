@@ -22,15 +22,13 @@ import torch
 from torch import nn
 
 from nsl.data.fewshot import ImageSet
+from nsl.fewshot.finetune import BaseClassifier
 from nsl.fewshot.heads import feature_scale
 from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
 from nsl.fewshot.meta import image_fetcher
-from nsl.fewshot.method import Adapted
-from nsl.fewshot.pretrain import pretrain
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.models.backbones import Backbone, BackboneClassifier, create_backbone
+from nsl.models.backbones import BackboneClassifier
 
 #: Images over which mean and scale of the pretrained features are measured.
 SCALE_IMAGES = 512
@@ -71,7 +69,7 @@ class StandardisedClassifier(BackboneClassifier):
         return self.classifier((self.backbone(images) - self.centre) * self.scale)
 
 
-class _MetaNSN(GradientMeta):
+class _MetaNSN(BaseClassifier, GradientMeta):
     """What the static and the dynamic variant share.
 
     Args:
@@ -89,8 +87,6 @@ class _MetaNSN(GradientMeta):
     """
 
     network: StandardisedClassifier
-    kind: str
-    pretrained_kind: str
 
     def __init__(
         self,
@@ -131,39 +127,13 @@ class _MetaNSN(GradientMeta):
     def parameters(self) -> int:
         return super().parameters - (0 if self.learn_rates else self.network.log_rates.numel())
 
-    def _backbone(self, kind: str) -> Backbone:
-        settings = self.settings
-        return create_backbone(
-            settings.backbone,
-            width=settings.width,
-            kind=kind,
-            similarity=self.similarity,
-            predictor=self.predictor,
-            predictor_options=self.predictor_options if kind == "dynamic" else None,
-        )
+    @property
+    def backbone(self) -> nn.Module:
+        return self.network.backbone
 
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None
-        settings = self.settings
-        torch.manual_seed(settings.seed)
-        backbone = self._backbone(self.pretrained_kind)
-        whole = BackboneClassifier(backbone, base.num_classes, settings.image_size).to(self.device)
-        kind = self.pretrained_kind
-        identity: dict[str, Any] = {"backbone": settings.backbone, "width": settings.width, "kind": kind}
-        if kind != "none":
-            identity |= {"similarity": self.similarity, "predictor": [self.predictor, self.predictor_options]}
-        before = pretrain(
-            whole,
-            base,
-            settings.pretrain,
-            seed=settings.seed,
-            device=settings.device,
-            identity=identity,
-            place=place,
-        )
-        missing, unexpected = self.network.backbone.load_state_dict(backbone.state_dict(), strict=False)
-        assert not unexpected
-        assert all(name.endswith(".similarity") for name in missing)
+        _, before = self.pretrain(base, place)
         # Evaluation mode: the running statistics are part of the backbone that stays fixed.
         self.network.eval()
         for name, parameter in self.network.named_parameters():
@@ -178,7 +148,7 @@ class MetaStaticNSN(_MetaNSN):
     """Equation (7): the static similarity and the classifier are meta-learned, the kernels stay as pretrained."""
 
     name = "meta_static_nsn"
-    kind, pretrained_kind = "static", "none"
+    kind = "static"
     adapts_similarities = True
 
     def __init__(
@@ -196,32 +166,13 @@ class MetaStaticNSN(_MetaNSN):
         validation_episodes: int = 0,
         vectorise: bool | None = None,
     ) -> None:
-        super().__init__(
-            settings,
-            similarity=similarity,
-            classifier_rate=classifier_rate,
-            similarity_rate=similarity_rate,
-            learn_rates=learn_rates,
-            train_steps=train_steps,
-            steps=steps,
-            first_order=first_order,
-            first_order_until=first_order_until,
-            validation_episodes=validation_episodes,
-            vectorise=vectorise,
-        )
+        super().__init__(settings, **self.options)
+
+    def pretrained_kind(self) -> str:
+        return "none"
 
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity") or name.startswith("classifier.")
-
-    def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-        found = []
-        for name, layer in self.network.named_modules():
-            if isinstance(layer, NSConv2d):
-                start = layer.similarity.detach()
-                free = adapted.learned.get(f"{name}.neural.similarity", start)
-                assemble = layer.structure.assemble
-                found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
-        return found
 
 
 class MetaDynamicNSN(_MetaNSN):
@@ -232,7 +183,7 @@ class MetaDynamicNSN(_MetaNSN):
     """
 
     name = "meta_dynamic_nsn"
-    kind, pretrained_kind = "dynamic", "dynamic"
+    kind = "dynamic"
 
     def __init__(
         self,
@@ -249,24 +200,7 @@ class MetaDynamicNSN(_MetaNSN):
         validation_episodes: int = 0,
     ) -> None:
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
-        super().__init__(
-            settings,
-            similarity=similarity,
-            predictor=predictor,
-            predictor_options=predictor_options,
-            classifier_rate=classifier_rate,
-            similarity_rate=similarity_rate,
-            learn_rates=learn_rates,
-            train_steps=train_steps,
-            steps=steps,
-            first_order=True,
-            validation_episodes=validation_episodes,
-            vectorise=False,
-        )
+        super().__init__(settings, **self.options, first_order=True, vectorise=False)
 
     def adapts(self, name: str) -> bool:
         return ".predictor.second." in name or name.startswith("classifier.")
-
-    def dynamic_layers(self) -> list[str]:
-        """Names of the layers whose predictors are adapted."""
-        return [name for name, layer in self.network.named_modules() if isinstance(layer, DynamicNSConv2d)]

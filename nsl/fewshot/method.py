@@ -17,6 +17,7 @@ from nsl.data.fewshot import ImageSet
 from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
 from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.layers.conv import NSConv2d
 
 #: Images that are represented at once.
 BATCH = 256
@@ -232,7 +233,14 @@ class FewShotMethod(ABC):
 
     def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, Tensor, Tensor]]:
         """Layer name, M_s [K, K] before and after adapting, of every layer whose similarity the method adapts."""
-        return []
+        found = []
+        for name, layer in self.network.named_modules() if self.adapts_similarities else ():
+            if isinstance(layer, NSConv2d):
+                start = layer.similarity.detach()
+                free = adapted.learned.get(f"{name}.neural.similarity", start)
+                assemble = layer.structure.assemble
+                found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
+        return found
 
     @classmethod
     def task_passes(cls, support: int, query: int, options: Mapping[str, Any]) -> float:

@@ -6,12 +6,8 @@ novel class data"; "we need to initialize the neural similarity matrix with an i
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from nsl.fewshot.finetune import GradientAdaptation
-from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import Settings
-from nsl.layers.conv import NSConv2d
 
 
 class StaticNSN(GradientAdaptation):
@@ -50,13 +46,3 @@ class StaticNSN(GradientAdaptation):
 
     def adapts(self, name: str) -> bool:
         return name.endswith(".similarity")
-
-    def adapted_similarities(self, adapted: Adapted) -> list[tuple[str, Tensor, Tensor]]:
-        found = []
-        for name, layer in self.network.named_modules():
-            if isinstance(layer, NSConv2d):
-                start = layer.similarity.detach()
-                free = adapted.learned.get(f"{name}.neural.similarity", start)
-                assemble = layer.structure.assemble
-                found.append((name, assemble(start, layer.block), assemble(free, layer.block)))
-        return found

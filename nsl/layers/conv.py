@@ -68,8 +68,8 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
     equals `torch.nn.Conv2d` with the same weight.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
@@ -191,8 +191,8 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
     """Convolution whose similarity is predicted from each patch: M(X) = predictor(X) + I (paper 3.3, eq. 3).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in `torch.nn.Conv2d`.
+        in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.

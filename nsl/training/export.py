@@ -78,13 +78,18 @@ def save_model(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename."""
+    """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename.
+
+    Raises:
+        OSError: it cannot be written, because the disk is full for example.
+    """
     # Contiguous copies: safetensors refuses tensors that share memory.
     kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
     metadata["checksum"] = _checksum(kept, metadata)
     with replacing(path) as temporary:
-        _library().torch.save_file(kept, temporary, metadata)
+        # Not `save_file`, whose error on a full disk is no OSError.
+        temporary.write_bytes(_library().torch.save(kept, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

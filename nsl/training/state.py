@@ -23,6 +23,7 @@ from torch import Tensor
 from nsl.kernels import paths
 from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.distributed import add_up, world
+from nsl.training.ending import ENDING, EXIT_CODE
 from nsl.training.execution import Execution, stretch
 from nsl.training.side_by_side import TURN, pass_turn, wait_for
 
@@ -153,7 +154,8 @@ class TrainingState(ABC):
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to take, from 0; the caller takes each of them and calls `note`.
 
-        Ends after the last step, or when the training is broken.
+        Ends after the last step, or when the training is broken; where the process is to end (`nsl.training.ending`)
+        the checkpoint is written and SystemExit raised.
         """
         bar = _progress_bar(self.execution, self.total, self.iteration) if self.first else None
         self._mark = self._saved = time.perf_counter()
@@ -174,9 +176,12 @@ class TrainingState(ABC):
                 self.measure()
                 self.loss_sum, self.wrong_sum, self.seen = 0.0, 0, 0
                 self._mark = time.perf_counter()
+            ending = ENDING.is_set() and taken < self.total
             due = self._mark - self._saved > 60 * self.execution.checkpoint_minutes and taken < self.total
-            if self.divergence is None and (due or (taken == self.total and self.execution.keep_last)):
+            if self.divergence is None and (due or ending or (taken == self.total and self.execution.keep_last)):
                 self.save()
+            if ending:
+                raise SystemExit(EXIT_CODE)
         if bar is not None:
             bar.close()
 

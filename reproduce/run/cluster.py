@@ -9,7 +9,6 @@ submitit's own files (the submitted job, its logs) are in ``<results>/<profile>/
 
 from __future__ import annotations
 
-import os
 import time
 import tomllib
 from collections import deque
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.declare.runs import Run
-from reproduce.run.executors import Answer, Report, attempt
+from reproduce.run.executors import THREAD_VARIABLES, Answer, Report, attempt, environment
 from reproduce.run.store import Store
 from reproduce.run.worker import load_backend
 
@@ -132,16 +131,8 @@ class ClusterExecutor:
     def _submit(self, run: Run, fingerprint: str) -> Any:
         job = RunJob(run, fingerprint, self.store, self.backend, self.data)
         # Both kinds of jobs inherit the environment; libraries read the number of threads when they are imported.
-        before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(before, str(self.threads)))
-        try:
+        with environment(dict.fromkeys(THREAD_VARIABLES, str(self.threads))):
             return self.executor.submit(job)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
     @staticmethod
     def _answer(job: Any) -> Answer:

@@ -20,8 +20,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -35,7 +35,14 @@ from reproduce.run.worker import Backend, execute, load_backend
 #: How an attempt at a run ended, and a sentence.
 Answer = tuple[str, str]
 
+#: What says how many threads libraries use.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
 _RETRY_SECONDS = 2.0
+#: What workers have for saving their trainings when they are told to end; clusters and clouds usually kill after 30.
+GRACE_SECONDS = 20.0
+#: Exit code of a process that SIGTERM ended.
+_ENDED = 128 + signal.SIGTERM
 
 
 @dataclass
@@ -92,10 +99,50 @@ def attempt(run: Run, fingerprint: str, store: Store, backend: Backend, data: st
 
 def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, progress: bool, slots: int) -> None:
     """A worker's life."""
+    working: list[_Job] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end, args=(working,), daemon=True).start())
     threading.Thread(target=end_with_parent, daemon=True).start()
     backend = load_backend(backend_path)
-    serve_jobs(pipe, lambda job: attempt(job.run, job.fingerprint, store, backend, data, progress), slots)
+
+    def answer(job: _Job) -> Answer:
+        working.append(job)
+        try:
+            return attempt(job.run, job.fingerprint, store, backend, data, progress)
+        finally:
+            working.remove(job)
+
+    serve_jobs(pipe, answer, slots)
+
+
+def _end(working: list[_Job]) -> None:
+    """End this worker: trainings save and leave, what does not do so in time is given up."""
+    training = sys.modules.get("nsl.training.ending")  # where it is not there, nothing trains
+    if training is not None:
+        training.ENDING.set()
+    given_up = time.monotonic() + GRACE_SECONDS
+    while working and time.monotonic() < given_up:
+        time.sleep(0.02)
+    os._exit(_ENDED)
+
+
+@contextmanager
+def _ending_with_sigterm() -> Iterator[None]:
+    """SIGTERM leaves what is inside by SystemExit, so that the workers are told too."""
+
+    def leave(*_: Any) -> None:
+        with suppress(OSError):  # nobody may be listening any more
+            print("Told to end; the same command goes on from here.", file=sys.stderr, flush=True)
+        raise SystemExit(_ENDED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def serve_jobs(pipe: Connection, answer: Callable[[_Job], Answer], slots: int) -> None:
@@ -141,6 +188,21 @@ def summary(record: dict[str, Any]) -> str:
     return f"{metric.title} {result[metric.name]:.2f} % in {result['train_seconds']:.0f} s"
 
 
+@contextmanager
+def environment(changes: dict[str, str]) -> Iterator[None]:
+    """The environment changed for what is started inside, then as it was."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 class LocalExecutor:
     """Executes up to ``jobs`` runs at a time: in processes of ``threads`` threads each, on CUDA in one a card."""
 
@@ -164,24 +226,23 @@ class LocalExecutor:
             target=_serve, args=(theirs, self.store, self.backend, self.data, progress, self.slots), daemon=True
         )
         # Libraries read these once, when they are first imported in the worker.
-        changes = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads)) | _only_card(card)
-        before = {name: os.environ.get(name) for name in changes}
-        os.environ.update(changes)
-        try:
+        changes = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | _only_card(card)
+        with environment(changes):
             process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
         theirs.close()
         return _Worker(process, ours, card)
 
     def execute(
         self, jobs: list[tuple[Run, str]], say: Callable[[str], None] = lambda line: print(line, flush=True)
     ) -> Report:
-        """Execute every (run, data fingerprint); returns when all are stored or have failed."""
+        """Execute every (run, data fingerprint); returns when all are stored or have failed.
+
+        SIGTERM and Ctrl-C end it; the workers save their trainings first.
+        """
+        with _ending_with_sigterm():
+            return self._execute(jobs, say)
+
+    def _execute(self, jobs: list[tuple[Run, str]], say: Callable[[str], None]) -> Report:
         report = Report()
         waiting: deque[tuple[float, _Job]] = deque((0.0, _Job(run, mark)) for run, mark in jobs)
         total, done = len(waiting), 0
@@ -223,11 +284,11 @@ class LocalExecutor:
                 worker.process.join(timeout=10)
         finally:
             for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.process.join(timeout=GRACE_SECONDS + 2)
                 if worker.process.is_alive():
-                    worker.process.terminate()
-                    worker.process.join(timeout=5)
-                    if worker.process.is_alive():
-                        worker.process.kill()
+                    worker.process.kill()
                 worker.pipe.close()
         return report
 

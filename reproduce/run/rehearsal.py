@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ from typing import Any
 from reproduce import tasks
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE
+from reproduce.run.executors import environment
 from reproduce.run.files import canonical_json
 from reproduce.run.store import EPHEMERAL_RESULTS
 from reproduce.run.worker import NslBackend
@@ -125,20 +125,12 @@ def rehearse_alone(run: Run, data: str | None) -> Rehearsed:
     """:func:`rehearse_run` in a process of its own, on the CPU, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-    os.environ.update(CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS=str(run.threads))
     from nsl.outputs import scratch
 
     with scratch("reproduce-rehearsal-") as folder:
         process = context.Process(target=_serve, args=(theirs, run, data, folder), daemon=True)
-        try:
+        with environment({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(run.threads)}):
             process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
         theirs.close()
         try:
             found: Rehearsed = ours.recv()

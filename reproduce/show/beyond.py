@@ -166,6 +166,7 @@ def budget_curves(
     differences: Mapping[int, tuple[Interval, Sequence[float]]],
     paper: Mapping[str, float],
     paper_images: int,
+    difference: str,
 ) -> Figure:
     """Errors of methods, and the difference of two of them, against the training images of a run.
 
@@ -177,6 +178,7 @@ def budget_curves(
         differences: by number of images, the interval that decided with every seed's value, in points.
         paper: the paper's errors by label, and under "" its difference; empty where data are not the paper's.
         paper_images: the paper's budget.
+        difference: what minus what.
     """
     figure = new_figure(11, 3.8)
     left, right = np.asarray(figure.subplots(1, 2), dtype=object)
@@ -200,7 +202,7 @@ def budget_curves(
     left.yaxis.set_minor_formatter("{x:g}")
     left.tick_params(axis="y", which="both", labelsize=8)
     left.legend(fontsize=8)
-    right.set(ylabel="difference (points)")
+    right.set(ylabel=f"{difference} (points)")
     return figure
 
 

@@ -132,7 +132,9 @@ def budget_curves(report: Report) -> Any:
         paper = {method.label: known[method.key] for method in methods if method.key in known}
         if budget.BETTER in known and budget.WORSE in known:
             paper[""] = table.metric.gain(known[budget.BETTER], known[budget.WORSE])
-    return show(beyond.budget_curves(errors, differences, paper, CATALOGUE[table.slots[0].place].paper_images))
+    what = " minus ".join(table.experiment.method(key).label for key in (budget.WORSE, budget.BETTER))
+    full = CATALOGUE[table.slots[0].place].paper_images
+    return show(beyond.budget_curves(errors, differences, paper, full, what))
 
 
 def budget_answer(report: Report) -> Any:

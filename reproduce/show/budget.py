@@ -3,8 +3,9 @@
 The question is one, and has one interval: over seeds, of the slope of the gain (positive where the first method is
 better) in points a doubling of the training images, by least squares over the budgets of each seed. *grows*: its 95 % t
 interval lies above 0; *shrinks*: it lies below 0, and *vanishes* where moreover the difference at the largest budget is
-not shown to be above 0; *undecided* otherwise: the interval holds 0, fewer than three seeds have all budgets, or a run
-diverged. The difference at each budget has a verdict of its own, as every claim has.
+not shown to be above 0, or *reverses* where it is shown to be below; *undecided* otherwise: the interval holds 0, fewer
+than three seeds have all budgets, or a run diverged. The difference at each budget has a verdict of its own, as every
+claim has.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from reproduce.show.statistics import MINIMUM_SEEDS, Direction, Interval, Verdic
 #: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
 TABLE, BETTER, WORSE = "budget", "dynamic", "cnn"
 
-GROWS, SHRINKS, VANISHES, UNDECIDED = "grows", "shrinks", "vanishes", "is undecided"
+GROWS, SHRINKS, VANISHES, REVERSES, UNDECIDED = "grows", "shrinks", "vanishes", "reverses", "is undecided"
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def trend(found: list[Budget]) -> Trend:
     if interval.low > 0:
         return Trend(GROWS, interval, slopes)
     if interval.high < 0:
-        last = found[-1].verdict.direction
-        return Trend(SHRINKS if last == Direction.AGREES else VANISHES, interval, slopes)
+        ends = {Direction.AGREES: SHRINKS, Direction.DISAGREES: REVERSES}
+        return Trend(ends.get(found[-1].verdict.direction, VANISHES), interval, slopes)
     return Trend(UNDECIDED, interval, slopes, "the interval holds 0")
 
 
@@ -97,18 +98,19 @@ def answer(table: Table) -> str:
     found = budgets(table)
     asked = trend(found)
     worse, better = (table.experiment.method(key).label for key in (WORSE, BETTER))
-    said = f"Whether the difference between {worse} and {better} grows or vanishes with training is undecided"
+    what = f"the difference {worse} minus {better}"
+    said = f"Whether {what} grows or vanishes with training is undecided"
     if asked.answer != UNDECIDED:
-        said = f"The difference between {worse} and {better} {asked.answer} with training"
+        said = f"T{what[1:]} {asked.answer} with training"
     parts = [f"{said} ({asked.reason})" if asked.reason else said]
     if asked.slope is not None:
         low, high = asked.slope.low, asked.slope.high
         shown = values_text(asked.slopes) if low is None else number(asked.slope.mean)
         ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
-        parts.append(f"{shown} points a doubling of the images{ends}, positive where {better} gains")
+        parts.append(f"{shown} points a doubling of the images{ends}")
     if found:
         shown = ", ".join(f"{_points(budget)} at {budget.images:,}" for budget in found)
-        parts.append(f"{worse} minus {better} in points: {shown} images")
+        parts.append(f"it is, in points, {shown} images")
     return "; ".join(parts) + "."
 
 

@@ -11,9 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from reproduce.show.figures import OKABE_ITO, new_figure
-
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+from reproduce.show.figures import MARKERS, OKABE_ITO, new_figure
 
 Points = Mapping[float, tuple[float, float | None]]
 """Value of the x axis to mean accuracy and half its 95 % interval, percent."""
@@ -77,7 +75,7 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
             bars,
             color=OKABE_ITO[i % len(OKABE_ITO)],
             linestyle=style,
-            marker=_MARKERS[i % len(_MARKERS)],
+            marker=MARKERS[i % len(MARKERS)],
             markersize=4,
             capsize=2,
             linewidth=1.2,

@@ -8,7 +8,7 @@ from reproduce.show import fewshot_controls, fewshot_figures
 from reproduce.show.fewshot_tables import published
 from reproduce.show.report import Report, show, text
 from reproduce.show.rows import Row
-from reproduce.show.tables import markdown_rows, scope_sentence
+from reproduce.show.tables import scope_sentence
 
 
 class FewShotReport(Report):
@@ -23,7 +23,7 @@ class FewShotReport(Report):
 
     def episode(self) -> Any:
         """The first test episode, as stored by the finetuning baseline."""
-        found = self._observed("finetune").get("episode")
+        found = self.observations("finetune").get("episode")
         if not found:
             return text("Not recorded.")
         return show(fewshot_figures.episode(found["png"], found["classes"], found["support"]))
@@ -32,17 +32,9 @@ class FewShotReport(Report):
         """M before and after adapting to the first test episode."""
         layers = [
             (f"layer {number + 1}", item["before"], item["after"])
-            for number, item in enumerate(self._observed(key).get("adaptation", []))
+            for number, item in enumerate(self.observations(key).get("adaptation", []))
         ]
         return show(fewshot_figures.adaptation(layers)) if layers else text("Not recorded.")
-
-    def _observed(self, key: str) -> dict[str, Any]:
-        for row in self.table.rows:
-            if row.method.key == key:
-                for record in row.records.values():
-                    found: dict[str, Any] = record["observations"]
-                    return found
-        return {}
 
     def _curves(self, key: str, xlabel: str, logarithmic: bool = False) -> Any:
         lines = {}
@@ -67,9 +59,7 @@ class FewShotReport(Report):
         found = [fewshot_controls.paragraph(self.table, slot) for slot in slots]
         return text("\n\n".join(found) or "This profile has no few-shot data.")
 
-    def accuracies(self) -> Any:
-        """Paper against ours."""
-        return text(markdown_rows(self.table))
+    accuracies = Report.errors
 
     def accuracy_chart(self) -> Any:
         """Ours with intervals; the paper's and other published values where the data are the same."""

@@ -19,7 +19,7 @@ from reproduce.show.statistics import MINIMUM_SEEDS, mean_interval
 
 #: Okabe and Ito's eight colours; black last.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 KERNEL_COLOUR, INPUT_COLOUR = "#009E73", "#F0E442"  # the paper's Figure 1: green kernel, yellow input
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#0072B2", "#D55E00"
@@ -69,7 +69,7 @@ def learning_curves(
     figure = new_figure(5.6 * len(panels), 3.6)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, (title, methods) in zip(axes, panels.items()):
-        seeds = 0
+        seeds: set[int] = set()
         for number, (label, curves) in enumerate(methods.items()):
             curves = [curve for curve in curves if curve]
             if not curves:
@@ -80,18 +80,19 @@ def learning_curves(
                 [[np.nan if p[key] is None else p[key] for p in curve[:length]] for curve in curves], float
             )
             colour = OKABE_ITO[number % len(OKABE_ITO)]
-            marker = _MARKERS[number % len(_MARKERS)]
+            marker = MARKERS[number % len(MARKERS)]
             ax.plot(images, values.mean(0), color=colour, marker=marker, markersize=4, label=label)
             band = _band(values)
             if band is not None:
                 ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)
-            seeds = max(seeds, len(values))
+            seeds.add(len(values))
         ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)", yscale="log")
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}")
         ax.tick_params(axis="y", which="both", labelsize=8)
         ax.grid(alpha=0.3, which="both")
-        ax.legend(fontsize=8, title=band_name(seeds), title_fontsize=8)
+        title = "\n".join(band_name(count) for count in sorted(seeds))
+        ax.legend(fontsize=8, title=title, title_fontsize=8)
     return figure
 
 
@@ -135,6 +136,11 @@ def _spread(arrays: Sequence[Array], centre: float) -> float:
     return max([float(np.abs(np.asarray(array) - centre).max()) for array in arrays] + [1e-6])
 
 
+def _broken(name: str) -> str:
+    """A layer's name in two lines, such as "stage 1" over "layer 2", so that it is readable over a small picture."""
+    return name.replace(", ", "\n")
+
+
 def static_similarities(layers: Sequence[tuple[str, Array]]) -> Figure:
     """The learned ``M_s`` of each layer: a mask over the kernel for diagonal ones, else the matrix [K, K].
 
@@ -150,20 +156,20 @@ def static_similarities(layers: Sequence[tuple[str, Array]]) -> Figure:
         else:
             pictures.append((name, matrix - np.eye(len(matrix))))
     spread = _spread([picture for _, picture in pictures], 0.0)
-    figure = new_figure(1.35 * len(pictures) + 0.8, 1.9)
+    figure = new_figure(0.95 * len(pictures) + 0.9, 1.7)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(pictures)), dtype=object))
     image: Any = None
     for ax, (name, picture) in zip(axes, pictures):
         image = ax.imshow(picture, cmap="PuOr", vmin=-spread, vmax=spread)
-        ax.set_title(name, fontsize=7)
+        ax.set_title(_broken(name), fontsize=9)
         ax.set(xticks=[], yticks=[])
-    figure.colorbar(image, ax=list(axes), label="$M_s - I$", shrink=0.8)
+    figure.colorbar(image, ax=list(axes), label="$M_s - I$")
     return figure
 
 
 def dynamic_similarities(layers: Sequence[tuple[str, Array, Array]]) -> Figure:
     """Mean (top) and standard deviation (bottom) over patches of each layer's predicted mask, [3, 3] each."""
-    figure = new_figure(1.35 * len(layers) + 0.9, 3.2)
+    figure = new_figure(0.95 * len(layers) + 1.0, 2.7)
     axes = np.asarray(figure.subplots(2, len(layers), squeeze=False), dtype=object)
     centre = _spread([mean for _, mean, _ in layers], 1.0)
     widest = max([float(np.max(std)) for _, _, std in layers] + [1e-6])
@@ -172,11 +178,11 @@ def dynamic_similarities(layers: Sequence[tuple[str, Array, Array]]) -> Figure:
     for column, (name, mean, std) in enumerate(layers):
         top = axes[0, column].imshow(mean, cmap="PuOr", vmin=1 - centre, vmax=1 + centre)
         bottom = axes[1, column].imshow(std, cmap="cividis", vmin=0, vmax=widest)
-        axes[0, column].set_title(name, fontsize=7)
+        axes[0, column].set_title(_broken(name), fontsize=9)
         for ax in axes[:, column]:
             ax.set(xticks=[], yticks=[])
-    figure.colorbar(top, ax=list(axes[0]), label="mean of $M$", shrink=0.8)
-    figure.colorbar(bottom, ax=list(axes[1]), label="std of $M$", shrink=0.8)
+    figure.colorbar(top, ax=list(axes[0]), label="mean of $M$")
+    figure.colorbar(bottom, ax=list(axes[1]), label="std of $M$")
     return figure
 
 

@@ -127,12 +127,9 @@ class Report:
 
     def observations(self, key: str) -> dict[str, Any]:
         """What the first stored run of a method learned; empty when there is none."""
-        for slot in self.table.experiment.datasets:
-            for record in self.table.row(slot, key).records.values():
-                if record["observations"]:
-                    found: dict[str, Any] = record["observations"]
-                    return found
-        return {}
+        rows = [row for row in self.table.rows if row.method.key == key]
+        found = (record["observations"] for row in rows for record in row.records.values())
+        return next(filter(None, found), {})
 
     def static_similarities(self, key: str) -> Any:
         """The static similarities that a method learned, layer by layer."""

@@ -47,8 +47,8 @@ def count(claims: Iterable[Judged]) -> str:
     """
     own = [judged for judged in claims if not judged.claim.control]
     found = Counter(judged.verdict.direction for judged in own)
-    untrained = Counter(judged.verdict.direction for judged in own if _counted(judged.verdict))
-    ways = {_computed(judged): None for judged in own if _counted(judged.verdict)}
+    untrained = Counter(judged.verdict.direction for judged in own if counted(judged.verdict))
+    ways = {_computed(judged): None for judged in own if counted(judged.verdict)}
     how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     named = [
         f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
@@ -58,11 +58,15 @@ def count(claims: Iterable[Judged]) -> str:
     total = sum(found.values())
     if not named:
         return "No claim of the paper is about this."
-    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return f"Of {total} claim{'s' if total > 1 else ''} {listed}."
+    return f"Of {total} claim{'s' if total > 1 else ''} {listed(named)}."
 
 
-def _counted(verdict: Verdict) -> bool:
+def listed(parts: list[str]) -> str:
+    """Parts of a sentence with commas and a last "and"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def counted(verdict: Verdict) -> bool:
     """Whether a verdict is about sizes of networks or identities, which need no training."""
     return bool(verdict.observed) and not verdict.seeds
 
@@ -95,9 +99,9 @@ def _where(judged: Judged) -> str:
     if _computed(judged):
         return "Computed in float64, without data or training"
     if verdict.direction == Direction.NOT_RUN:
-        return f"On {judged.dataset}"
+        return f"Not run on {judged.dataset}"
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if _counted(verdict) else seeds
+    over = "counted on the networks" if counted(verdict) else seeds
     if verdict.unit == EPISODE and verdict.interval is not None:
         over = f"{verdict.interval.count} episodes"
     data = verdict.scope.data or judged.dataset
@@ -107,7 +111,7 @@ def _where(judged: Judged) -> str:
 def _observed(judged: Judged) -> str:
     verdict, better, worse = judged.verdict, judged.better.label, judged.worse.label
     if verdict.direction == Direction.NOT_RUN:
-        return f"{better} against {worse}{_measured(judged)} was not run"
+        return f"{better} against {worse}{_measured(judged)}"
     if verdict.observed:
         return f"{better} beside {worse}, {verdict.observed}"
     if verdict.interval is None:
@@ -156,7 +160,7 @@ def _verdict(judged: Judged) -> str:
     if direction == Direction.AGREES and reason and paper is not None:
         return f"agrees in direction, smaller than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
-        return f"no effect of the paper's size, {number(paper)} {_side(judged, paper)}"
+        return f"no effect of the paper's size, which is {number(paper)} {_side(judged, paper)}"
     said = f"{direction} ({reason})" if reason else str(direction)
     return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
 
@@ -170,4 +174,6 @@ def _in_the_paper(judged: Judged) -> str:
     if not judged.better.paper and not judged.worse.paper:  # not illegible: there is none
         return judged.claim.note or "the paper gives no number"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
-    return f"in the paper {claimed}, by a difference that is illegible"
+    printed = [method.printed(judged.claim.metric, judged.slot) for method in (judged.better, judged.worse)]
+    # Where neither has a number it is the paper's text that speaks; where one has, the other's is illegible.
+    return f"in the paper {claimed}, " + ("in words only" if printed == [None, None] else "by how much is illegible")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from nsl.data import Dataset
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 ERROR = Metric("test_error", "1-NN error", False, 1.0)
 
@@ -34,8 +31,7 @@ class MetricLearning(Task):
         import torch
 
         from nsl.layers.mahalanobis import Mahalanobis, neighbourhood_loss
-        from nsl.training import Recipe, save_checkpoint
-        from nsl.training.fit import fit
+        from nsl.training import save_checkpoint
 
         def vectors(images: Any) -> Any:
             return images.float().mean(1).flatten(1)
@@ -56,17 +52,12 @@ class MetricLearning(Task):
             save_checkpoint(checkpoint, {"identity": "nothing is trained"})
             result: dict[str, Any] = {**found, "curve": [], "diverged": False, "train_seconds": 0.0}
             return Outcome(result, 0, {})
-        result = fit(
-            metric,
-            lambda _model, chosen, _step: neighbourhood_loss(metric, train[chosen], dataset.train_labels[chosen]),
-            measure,
-            len(train),
-            Recipe(**run.recipe),
-            seed=run.seed,
-            identity=[run.model, dataset.fingerprint],
-            checkpoint=checkpoint,
-            minutes=minutes,
-        )
+
+        def loss(model: Any, chosen: Any, _step: int) -> Any:
+            return neighbourhood_loss(model, train[chosen], dataset.train_labels[chosen])
+
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes}
+        result = self.fitted(run, dataset, metric, loss, measure, len(train), **keeping)
         eigenvalues = torch.linalg.eigvalsh(metric.matrix().detach().double()).flip(0)
         observations = {"eigenvalues": [round(float(value), 4) for value in eigenvalues]}
         return Outcome(result, metric.factor.numel(), observations)
@@ -87,9 +78,6 @@ class MetricLearning(Task):
                 return self.factor(images.mean(1).flatten(1))[:, :1].expand(-1, sizes.classes)
 
         return Mapped()
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 TASK = MetricLearning()

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.classification import Classification
+from reproduce.tasks.task import Task
 
 if TYPE_CHECKING:
     from nsl.data import Dataset
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 PGD_ERROR = Metric("pgd_error", "error under PGD", False, 1.0)
 FGSM_ERROR = Metric("fgsm_error", "error under FGSM", False, 1.0, mark="fgsm")
@@ -45,8 +43,7 @@ class Robustness(Classification):
     def examined(self, run: Run, model: Any, dataset: Dataset) -> tuple[dict[str, Any], dict[str, Any]]:
         return attacked(model, dataset, run.recipe["attack"], run.seed), {}
 
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
+    columns = Task.columns
 
 
 def attacked(model: Any, dataset: Dataset, attack: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from nsl.data.scenes import SegmentationSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 MEAN_IOU = Metric("mean_iou", "mean IoU", True, 1.0)
 PIXEL_ERROR = Metric("pixel_error", "wrong pixels", False, 1.0, mark="pixels")
@@ -42,8 +39,7 @@ class Segmentation(Task):
         import torch.nn.functional as F
 
         import nsl
-        from nsl.training import Recipe, observe
-        from nsl.training.fit import fit
+        from nsl.training import observe
 
         sizes = self.shape(run.dataset)
         torch.manual_seed(run.seed)
@@ -68,17 +64,8 @@ class Segmentation(Task):
             wrong = 100 * float((found != truth).float().mean())
             return {"mean_iou": sum(present) / len(present), "pixel_error": wrong, "class_iou": ious}
 
-        result = fit(
-            network,
-            loss,
-            measure,
-            len(dataset.train_images),
-            Recipe(**run.recipe),
-            seed=run.seed,
-            identity=[run.model, dataset.fingerprint],
-            checkpoint=checkpoint,
-            minutes=minutes,
-        )
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes}
+        result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_images), **keeping)
         observations: dict[str, Any] = {}
         if not result["diverged"]:
             moments = {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
@@ -99,9 +86,6 @@ class Segmentation(Task):
         from torch import nn
 
         return nn.Sequential(_network(run, sizes.classes), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _network(run: Run, classes: int) -> Any:

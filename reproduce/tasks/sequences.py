@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
 
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from nsl.data.sequences import SequenceSet
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 #: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
 ERROR = Metric("test_error", "test error", False, 1.0)
@@ -40,8 +37,6 @@ class Sequences(Task):
         import torch.nn.functional as F
 
         import nsl
-        from nsl.training import Recipe
-        from nsl.training.fit import fit
 
         sizes = self.shape(run.dataset)
         torch.manual_seed(run.seed)
@@ -62,18 +57,8 @@ class Sequences(Task):
             squared = (outputs[:, 0] - dataset.test_targets).square().mean()
             return {"test_error": 100 * float(squared) / variance}
 
-        result = fit(
-            network,
-            loss,
-            measure,
-            len(dataset.train_inputs),
-            Recipe(**run.recipe),
-            seed=run.seed,
-            identity=[run.model, dataset.fingerprint],
-            checkpoint=checkpoint,
-            minutes=minutes,
-            clip=CLIP,
-        )
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "clip": CLIP}
+        result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_inputs), **keeping)
         shown = self.network(run, sizes)
         observations = {} if result["diverged"] else _observed(network, dataset)
         cost = nsl.count_multiply_adds(shown, sizes.image_size)
@@ -91,9 +76,6 @@ class Sequences(Task):
 
         channels = CATALOGUE[run.dataset["name"]].channels or sizes.image_size
         return nn.Sequential(Rows(), _network(run, channels, sizes.classes))
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _network(run: Run, channels: int, classes: int) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.beyond_columns import without_paper
 from reproduce.show.metrics import Metric
 from reproduce.tasks import named
 from reproduce.tasks.task import Outcome, Task
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.columns import Column
-    from reproduce.show.rows import Table
 
 ERROR = Metric("test_error", "test error", False, 0.25)
 
@@ -124,9 +121,6 @@ class Stages(Task):
 
     def network(self, run: Run, sizes: Shape) -> Any:
         return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run, sizes.image_size)
-
-    def columns(self, table: Table) -> tuple[Column, ...]:
-        return without_paper(self.metric, *table.experiment.metrics)
 
 
 def _backbone(run: Run, classes: int, image_size: int) -> Any:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproduce.show.columns import Column, claim_columns, measured_columns, row_columns
+from reproduce.show.columns import (
+    Column,
+    claim_columns,
+    measured_columns,
+    row_columns,
+    seconds_column,
+    seed_columns,
+    size_column,
+)
 
 if TYPE_CHECKING:
     from reproduce.declare.experiments import Method
@@ -116,6 +124,16 @@ class Task(ABC):
             progress: whether to show a bar.
         """
 
+    def fitted(
+        self, run: Run, dataset: Any, model: Any, loss: Any, measure: Any, count: int, **options: Any
+    ) -> dict[str, Any]:
+        """What ``nsl.training.fit.fit`` makes of its arguments with the run's recipe and seed."""
+        from nsl.training import Recipe
+        from nsl.training.fit import fit
+
+        identity = [run.model, dataset.fingerprint]
+        return fit(model, loss, measure, count, Recipe(**run.recipe), seed=run.seed, identity=identity, **options)
+
     def shares(self, run: Run) -> str:
         """Runs with equal answers wait for each other, because their first training is the same one."""
         return repr(run.declared(""))
@@ -158,11 +176,17 @@ class Task(ABC):
     # What is shown.
 
     def columns(self, table: Table) -> tuple[Column, ...]:
-        """The columns of the table, in order, in its CSV file and in Markdown."""
+        """The columns of the table, in order, in its CSV file and in Markdown; the paper's only where it has values."""
+        metrics = (self.metric, *table.experiment.metrics)
+        measured = [column for metric in metrics for column in measured_columns(metric)]
+        if not any(method.paper for method in table.experiment.methods):
+            measured = [column for column in measured if not column.name.startswith("paper")]
         return (
             *row_columns(self.metric),
-            *measured_columns(self.metric),
-            *(column for metric in table.experiment.metrics for column in measured_columns(metric)),
+            *measured,
+            *seed_columns(self.metric),
+            size_column(),
+            seconds_column(),
             *claim_columns(),
         )
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from reproduce.run.store import Store
 from reproduce.torture.victims import PROFILE, Undisturbed
 
+#: What a file system gives away at once, in bytes.
+PAGE = 4096
+
 
 class Lost(Exception):
     """Something was lost; the message says what."""
@@ -81,11 +84,10 @@ def kill(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> bool:
 
 
 @contextmanager
-def _small_disk(folder: Path, size: int) -> Iterator[bool]:
-    """``folder`` as a file system of ``size`` bytes, where mounting is permitted."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "torture", str(folder)]
+def _own_disk(folder: Path) -> Iterator[bool]:
+    """``folder`` as a file system of its own, where mounting is permitted."""
     try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
+        mounted = _mount(folder, "-t", "tmpfs", "torture")
     except FileNotFoundError:
         mounted = False
     try:
@@ -95,22 +97,25 @@ def _small_disk(folder: Path, size: int) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
 
 
-def _used(folder: Path) -> list[int]:
-    return [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+def _mount(folder: Path, *arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments, str(folder)], capture_output=True).returncode == 0
+
+
+def _pages(folder: Path) -> int:
+    """Bytes that the files take in whole pages."""
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in folder.rglob("*") if path.is_file())
 
 
 def full_disk(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> bool:
     """A disk too small for what is stored, or files that may not grow; then room again."""
-    before = folder.parent / f"{folder.name}-before"
-    before.mkdir()
-    undisturbed.prepare(before)
-    begins, ends = _used(before), _used(undisturbed.folder)
-    # File systems count whole pages, and folders take one too.
-    pages = [sum(4096 * (2 + size // 4096) for size in sizes) for sizes in (begins, ends)]
-    share = chance.uniform(0.05, 0.9)
-    with _small_disk(folder, int(pages[0] + share * (pages[1] - pages[0])) + 8192) as mounted:
+    share, ends = chance.uniform(0.05, 0.9), undisturbed.folder
+    with _own_disk(folder) as mounted:
         undisturbed.prepare(folder)
-        most = int(share * max(ends))
+        begun = _pages(folder)
+        size = int(begun + share * (_pages(ends) - begun))
+        most = int(share * max(path.stat().st_size for path in ends.rglob("*") if path.is_file()))
+        if mounted and not _mount(folder, "-o", f"remount,size={size}"):
+            raise Lost(f"the disk cannot be made {size} bytes small")
 
         def limit() -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -122,9 +127,9 @@ def full_disk(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> 
         if process.returncode == 0:
             _compare(undisturbed, folder)
         if mounted:
-            subprocess.run(["mount", "-o", "remount,size=1g", str(folder)], check=True, capture_output=True)
+            _mount(folder, "-o", "remount,size=1g")
         _again(undisturbed, folder)
-    return process.returncode != 0
+    return process.returncode != 0 or "cannot be written" in err
 
 
 def together(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> bool:

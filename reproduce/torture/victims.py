@@ -17,11 +17,19 @@ from typing import Any
 import numpy as np
 
 from reproduce.run.store import Store, essence
+from reproduce.run.worker import NslBackend
 
 ROOT = Path(__file__).parents[2]
-#: A profile of seconds.
-PROFILE = "demo+slot.cifar10.recipe.iterations=20"
+#: A profile of seconds, and the smallest table of Table 1's data set.
+PROFILE = "demo+slot.cifar10.recipe.iterations=30+slot.cifar10.recipe.evaluations=1+width=4"
+TABLE = "3"
 CLASSES = ("n01440764", "n01443537")
+
+
+class EagerBackend(NslBackend):
+    """Keeps a checkpoint of every step, so that a run that is killed goes on in its middle."""
+
+    checkpoint_minutes = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ _CIRCUMSTANCES = ("date", "started", "finished", "checksum", "environment", "ima
 
 
 def _common(folder: Path) -> list[str]:
-    return ["--profile", PROFILE, "--tables", "1", "--seeds", "1", "--jobs", "2", "--results", str(folder / "results")]
+    chosen = ["--profile", PROFILE, "--tables", TABLE, "--seeds", "1", "--jobs", "2"]
+    return [*chosen, "--results", str(folder / "results"), "--backend", f"{__name__}:EagerBackend"]
 
 
 def _records(folder: Path) -> Any:

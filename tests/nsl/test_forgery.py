@@ -8,6 +8,7 @@ import json
 import os
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nsl.data.files import annotated_files
 from nsl.outputs import LEFT_OVER, OutputError, replacing, scratch
 from nsl.training import CheckpointError, Execution, Recipe, load_checkpoint, train
 from nsl.training.checkpoint import check_optimiser
-from nsl.training.export import ExportError, load_model, save_model
+from nsl.training.export import ExportError, load_model, save_model, write_tensors
 from reproduce.run.files import write_text
 from theory.__main__ import claims as theory_claims
 from theory.claims import ledger
@@ -143,10 +144,24 @@ def test_a_full_disk_is_said_with_the_path_that_did_not_fit(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "net.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=f"{path} cannot be written \\(File too large\\); free some space"):
+            write_tensors(path, {"weight": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_claim_is_lost_where_the_ledger_could_not_be_written_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, full = ledger.write, [OutputError(errno.ENOSPC, "the disk is full.")]
+    finding = ledger.run(ledger.find("flow-equations"), quick=True, mutate=False).finding
 
     def write(*given: Any) -> None:
         if full:
@@ -154,6 +169,8 @@ def test_no_claim_is_lost_where_the_ledger_could_not_be_written_for_a_while(
         real(*given)
 
     monkeypatch.setattr(ledger, "write", write)
+    monkeypatch.setattr(ledger, "run_group", lambda group, quick: [(number, finding, {}, 0.1) for number in group])
+    monkeypatch.setattr("nsl.processes.workers", ThreadPoolExecutor)
     assert theory_claims(["1", "4"], quick=True, out=tmp_path, jobs=1) == 0
     assert capsys.readouterr().err == "warning: the disk is full. The claims go on.\n"
     assert [row["number"] for row in ledger.read(tmp_path)] == [1, 4]

@@ -82,9 +82,9 @@ def test_workers_end_when_the_process_that_started_them_does(tmp_path: Path, num
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["theory", "claims", "--only", "19", "--out", "{folder}"], "Interrupted; claims that were checked"),
+        (["theory", "claims", "--only", "19", "--out", "{folder}/out"], "Interrupted; claims that were checked"),
         (
-            ["nsl.train", "--model", "cnn9", "--data", "digits", "--iterations", "100000", "--result", "{folder}/r"],
+            ["nsl.train", "--model", "cnn9", "--data", "digits", "--iterations", "99999", "--result", "{folder}/out/r"],
             "Interrupted; with --checkpoint",
         ),
     ],
@@ -92,7 +92,8 @@ def test_workers_end_when_the_process_that_started_them_does(tmp_path: Path, num
 def test_ctrl_c_is_one_line(tmp_path: Path, command: list[str], words: str) -> None:
     module, *rest = (part.replace("{folder}", str(tmp_path)) for part in command)
     process = started([sys.executable, "-u", "-m", module, *rest])
-    time.sleep(6)  # it is at work: imports take less
+    until((tmp_path / "out").exists)  # made once all is imported, before the work
+    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -21,6 +21,7 @@ CASES = {
     "grows with training; 0.25 points": [[0.0, 0.1, 0.2], [0.25, 0.35, 0.45], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]],
     "shrinks with training; -0.5": [[4.0, 4.1, 4.2], [3.5, 3.6, 3.7], [3.0, 3.1, 3.2], [2.0, 2.1, 2.2]],
     "vanishes with training; -0.5": [[2.0, 2.1, 2.2], [1.5, 1.6, 1.7], [1.0, 1.1, 1.2], [-0.1, 0.0, 0.2]],
+    "reverses with training; -0.9": [[1.0, 1.1, 1.2], [0.2, 0.1, 0.3], [-0.5, -0.7, -0.6], [-2.4, -2.5, -2.6]],
     "is undecided (the interval holds 0); 0.0": [[0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]],
     "is undecided (2 seeds, three decide); 0.25, 0.25 points": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
     "is undecided (one seed, three decide); 0.25 points a doubling": [[0.0], [0.25], [0.5], [1.0]],
@@ -63,7 +64,7 @@ def test_seeds_that_lack_a_budget_do_not_count(tmp_path: Path) -> None:
     for seed, key in enumerate(("cnn", "dynamic")):
         put_record(report.store, CPU.run(DECLARED.method(key), "cifar10", seed), 12.0)
     text = budget.answer(Report("budget", "cpu", tmp_path).table)
-    assert "is undecided (no common seed); Baseline CNN minus Dynamic NSN w/ DNS in points: 0.10 at 112,640" in text
+    assert "is undecided (no common seed); it is, in points, 0.10 at 112,640" in text
     assert text.endswith("none at 450,432 images.")
 
 
@@ -90,7 +91,8 @@ def test_the_budgets_verdicts_are_controls_beside_the_papers_difference(tmp_path
 def test_the_papers_points_stand_apart_from_the_lines() -> None:
     interval = mean_interval([0.1, 0.2, 0.3])
     values = {100: [8.0, 8.1, 8.2], 400: [7.0]}
-    figure = beyond.budget_curves({"CNN": values}, {100: (interval, [0.1, 0.2, 0.3])}, {"CNN": 7.78, "": 0.93}, 9000)
+    differences = {100: (interval, [0.1, 0.2, 0.3])}
+    figure = beyond.budget_curves({"CNN": values}, differences, {"CNN": 7.78, "": 0.93}, 9000, "CNN minus NSN")
     left, right = figure.axes
     assert [list(line.get_xdata()) for line in left.lines] == [[100, 400], [100, 100]]
     assert list(left.lines[0].get_ydata()) == [pytest.approx(8.1), 7.0]

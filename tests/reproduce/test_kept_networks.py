@@ -14,12 +14,18 @@ import nsl
 from nsl import zoo
 from nsl.fewshot import FewShotMethod
 from nsl.training.export import ExportError
+from reproduce.console import main
 from reproduce.declare import plan
 from reproduce.declare.plan import Profile
 from reproduce.run import fingerprints
 from reproduce.run.store import Store
 from reproduce.run.worker import NslBackend, execute
 from reproduce.show.cards import write_cards
+
+RESULTS = Path(__file__).parents[2] / "results"
+#: Networks that are in the repository, by profile and identity, but the demo's.
+COMMITTED = {entry.identity: entry for entry in zoo.entries() if entry.card["profile"] != "demo"}
+NAMES_OF_COMMITTED = list(COMMITTED) or [pytest.param("", marks=pytest.mark.skip(reason="none is kept here yet"))]
 
 #: Rows that are trained here: table and method.
 ROWS: tuple[tuple[plan.Key, str], ...] = (
@@ -73,6 +79,55 @@ def test_a_reloaded_network_has_the_error_of_its_record(kept: Store, table: plan
     expected = result["accuracy"] if table == 6 else result["test_error"]
     assert zoo.measure(entry) == expected
     assert f"{expected:.2f} %" in entry.result
+
+
+@pytest.mark.parametrize("identity", NAMES_OF_COMMITTED)
+def test_a_committed_network_has_the_error_of_its_record(identity: str) -> None:
+    entry = COMMITTED[identity]
+    stored = Store(RESULTS, entry.card["profile"]).read(entry.identity)
+    assert stored is not None, "its record is not beside it"
+    assert stored["result"][entry.metric] == entry.card["result"][entry.metric]
+    entry.load()
+    equal, text = zoo.check(entry, download=False)
+    if equal is None:
+        pytest.skip(text)
+    assert equal, text
+
+
+def test_all_networks_are_checked_by_one_command_and_what_cannot_be_says_why(
+    kept: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [zoo.find(table=1, method=key, folder=kept.kept)[0].weights for key in ("cnn", "dynamic")]
+    for path in [*places, *(path.with_suffix(".json") for path in places)]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert main(["zoo", "check", "--folder", str(tmp_path)]) == 0
+    assert "2 networks: 2 equal, 0 not, 0 not checked." in capsys.readouterr().out
+    card = json.loads(places[0].with_suffix(".json").read_text("utf-8"))
+    card["result"]["test_error"] += 1
+    (tmp_path / f"{places[0].stem}.json").write_text(json.dumps(card), "utf-8")
+    other = json.loads(places[1].with_suffix(".json").read_text("utf-8"))
+    other["config"]["dataset"] = {"name": "cifar10", "fingerprint": "0"}
+    (tmp_path / f"{places[1].stem}.json").write_text(json.dumps(other), "utf-8")
+    (tmp_path / "data" / "cifar-10-batches-bin").mkdir(parents=True)
+    (tmp_path / "data" / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"half")
+    assert main(["zoo", "check", "--folder", str(tmp_path), "--data", str(tmp_path / "data")]) == 1
+    said = capsys.readouterr().out
+    assert "NOT EQUAL" in said
+    assert "not checked. " in said
+    assert "2 networks: 0 equal, 1 not, 1 not checked." in said
+    assert main(["zoo", "check", places[1].stem, "--folder", str(tmp_path), "--data", str(tmp_path / "data")]) == 2
+
+
+def test_the_zoo_says_how_many_records_have_no_network(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    one = zoo.find(table=1, method="cnn", folder=kept.kept)[0].weights
+    away = one.rename(one.with_suffix(".away"))
+    try:
+        assert main(["zoo", "--folder", str(kept.kept)]) == 0
+    finally:
+        away.rename(one)
+    said = capsys.readouterr().out
+    assert f"1 of the {len(ROWS)} records in {kept.folder / 'runs'} have no trained network here." in said
+    assert len([line for line in said.splitlines() if "  demo  " in line]) == len(ROWS) - 1
 
 
 def test_a_network_is_found_by_table_and_method_by_identity_and_by_file(kept: Store) -> None:

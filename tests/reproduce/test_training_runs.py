@@ -10,10 +10,11 @@ import pytest
 
 from reproduce import tasks
 from reproduce.run.store import Store, differences
+from reproduce.run.worker import DEFAULT_BACKEND
 from tests.reproduce.helpers import TABLE_1, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 
-EAGER = "tests.reproduce.real_backend:EagerBackend"
+EAGER = "reproduce.torture.victims:EagerBackend"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,35 @@ def test_a_training_killed_in_the_middle_gives_the_same_record(whole: Path, tmp_
     done = call(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert differences(store, Store(whole / "results", "tiny")) == []
+
+
+def test_a_command_that_is_told_to_end_saves_what_it_trains_and_goes_on_to_the_same_records(tmp_path: Path) -> None:
+    """A machine that is taken back sends SIGTERM; no checkpoint is due by time here."""
+    stores = []
+    for name in ("whole", "told"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_profile(folder, seeds=1, iterations=300)
+        command = arguments("run", folder, "--tables", "connected", backend=DEFAULT_BACKEND)
+        stores.append(Store(folder / "results", "tiny"))
+        if name == "told":
+            process = start(command, folder)
+            store = stores[1]
+
+            def midway(store: Store = store) -> bool:
+                begun = store.checkpoints.glob("*.attempts.json")
+                return any(not store.path(path.name.partition(".")[0]).exists() for path in begun)
+
+            wait_for(midway)
+            process.terminate()
+            output, errors = process.communicate()
+            assert process.returncode == 128 + signal.SIGTERM, output + errors
+            assert errors == "Told to end; the same command goes on from here.\n"
+            assert any(stores[1].checkpoints.glob("*.pt"))
+        done = call(command, folder)
+        assert done.returncode == 0, done.stderr
+    assert differences(*stores) == []
+    assert any(record["attempts"][0].get("interrupted") for record in stores[1].records())
 
 
 def test_a_corrupt_checkpoint_is_one_clear_line(whole: Path, tmp_path: Path) -> None:

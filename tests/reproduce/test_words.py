@@ -13,8 +13,10 @@ from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show import words
 from reproduce.show.claim_tables import claim_rows
+from reproduce.show.overview import distinct, overview
 from reproduce.show.report import Report
 from reproduce.show.rows import Table, make_table
+from reproduce.show.statistics import Direction
 from reproduce.show.tables import summary, write_tables
 from tests.reproduce.helpers import fill
 from tests.reproduce.test_fewshot_table import put
@@ -29,7 +31,7 @@ CASES = {
     "undecided (the interval holds 0 and the paper's difference)": [6.0, 8.8, 8.3],
     "undecided (2 seeds, three decide)": [7.0, 7.4],
     "undecided (one seed, three decide)": [7.0],
-    "was not run": [],
+    "Not run on": [],
 }
 
 
@@ -51,7 +53,7 @@ def check(text: str, row: dict[str, str]) -> None:
     assert row["better"] in text
     assert row["worse"] in text
     if row["direction"] == "not run":
-        assert "was not run" in text
+        assert text.startswith("Not run on ")
         assert not re.search(r"\[|seed", text)
         return
     assert row["direction"].split(" ")[0] in text
@@ -159,8 +161,35 @@ def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(
         assert f"## Beyond the paper: {plan.experiment(key).title}" in text
     assert "Computed in float64, without data or training: " in text
     assert "Of 8 claims 1 agrees (computed, without training) and 7 were not run." in text
-    assert "was not run; the paper names the application and reports no result." in text
+    assert "in mean IoU; the paper names the application and reports no result." in text
     assert "illegible" not in text.partition("## Beyond")[2]
+
+
+def test_the_overview_puts_every_claim_of_the_paper_under_what_came_out(tmp_path: Path) -> None:
+    table, _ = made(tmp_path, cnn=CNN, static=CASES["agrees"], static_uns=CASES["disagrees"], dynamic=[7.0])
+    text = overview([table])
+    assert words.count(table.claims) in text
+    parts = dict(re.findall(r"^\*\*(What[^*]+)\*\*\n\n(.*?)(?=^\*\*|\Z)", text, flags=re.DOTALL | re.MULTILINE))
+    named = {Direction.AGREES: "What stands", Direction.DISAGREES: "What does not stand"}
+    for judged in table.claims:
+        if judged.verdict.direction in named:
+            assert judged.claim.words.rstrip(".") in parts[named[judged.verdict.direction]]
+            if not words.counted(judged.verdict):
+                assert words.sentence(judged) in parts[named[judged.verdict.direction]]
+    few = [judged for judged in table.claims if judged.verdict.direction == Direction.UNDECIDED]
+    assert f"Undecided: {words.number_word(len(few))} comparison" in parts["What is open"]
+    left = sum(judged.verdict.direction == Direction.NOT_RUN for judged in table.claims)
+    assert f"Not run: {left} claims" in parts["What is open"]
+
+
+def test_claims_of_several_tables_about_the_same_runs_are_told_once(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    fill(store, profile, 1, {"cnn": [8.0], "dynamic": [7.0]})
+    tables = [make_table(number, profile, store) for number in (1, 2, 3, 4)]
+    same = [shown for shown in distinct(tables) if shown.judged.verdict.direction == Direction.UNDECIDED]
+    assert [shown.where for shown in same] == ["Tables 1, 2, 3 and 4"]
+    said = "one comparison (claimed 4 times, since tables share runs), all with fewer than three seeds"
+    assert said in overview(tables)
 
 
 def test_the_stored_results_say_in_words_what_their_csv_says() -> None:

@@ -46,6 +46,9 @@ suppress_warnings = [
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings of this project: indented blocks are code, and a bar means itself."""
     made: list[str] = []
+    if what == "module" and obj.__doc__:
+        # Sphinx takes off the indentation that all lines but the first share, which of a module is its examples'.
+        lines[:] = obj.__doc__.expandtabs().strip("\n").splitlines()
     for number, line in enumerate(lines):
         indented = line.startswith("    ")
         if indented and number and not lines[number - 1].strip():

@@ -22,6 +22,9 @@ def test_the_loader_of_every_set_takes_what_its_entry_says(entry: Entry) -> None
     parameters = inspect.signature(getattr(import_module(module), function)).parameters
     held_out_by_all = {"validation"} - set(parameters)
     assert {*entry.needs, *entry.options} - held_out_by_all <= set(parameters)
+    said = {"image_size": entry.image_size, "length": entry.image_size, "num_classes": entry.classes}
+    for option, value in (said | {"train": entry.train, "test": entry.test}).items():
+        assert option not in entry.options or parameters[option].default in (value, None)
     assert entry.embedded == bool(entry.packages) != bool(entry.patterns)
 
 

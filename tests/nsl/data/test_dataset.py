@@ -101,7 +101,7 @@ def test_a_subset_that_cannot_be_had_says_why(count: int, words: str) -> None:
         ("train_images", torch.zeros(12, 1, 4, 5, dtype=torch.uint8), r"uint8 \[N, 3, H, W\]"),
         ("test_images", torch.zeros(6, 3, 5, 5, dtype=torch.uint8), "must have one size"),
         ("test_labels", torch.zeros(5, dtype=torch.int64), r"test labels must be int64 \[6\]"),
-        ("train_labels", torch.full((12,), 3), "labels run from 3 to 3, but there are 3 classes"),
+        ("train_labels", torch.full((12,), 3), "train label 3 is outside 0 to 2"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(part: str, value: object, words: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from reproduce.declare import plan
 from reproduce.show import words
 from reproduce.show.rows import make_table
+from reproduce.show.statistics import Direction
 from reproduce.site.build import LARGEST, build
 from reproduce.site.pages import stores
 from tests.reproduce.site.browser import CHROMIUM, Browser
@@ -49,9 +50,14 @@ def test_the_front_page_has_every_claim_with_its_sentence_and_records(site: Path
             if any(row.records for row in table.rows):
                 assert words.count(table.claims) in text
                 for judged in table.claims:
-                    # Typography aside: quotes and ranges are set as a printer would.
+                    # Typography aside: quotes and ranges are set as a printer would. What was not run shares a line.
                     said = words.sentence(judged).split(":")[0]
+                    if judged.verdict.direction == Direction.NOT_RUN:
+                        said = f"{judged.claim.words.rstrip('.')} ({judged.dataset})."
                     assert said in text
+        assert f'href="findings/{profile.name}.html"' in (site / "index.html").read_text("utf-8")
+    for part in ("What stands", "The theory, checked numerically"):
+        assert part in text
     linked = re.findall(r'href="(records/[^"]+)"', (site / "index.html").read_text("utf-8"))
     assert linked
     assert all((site / path).exists() for path in linked)
@@ -65,7 +71,7 @@ def test_it_is_small_and_refers_to_nothing_elsewhere_that_a_page_would_load(site
         assert not re.search(r"<link[^>]+rel=[\"'](?:stylesheet|preload)[\"'][^>]+href=[\"'](?:https?:)?//", html), path
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False)])
+@pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (390, False), (390, True)])
 def test_every_page_is_whole_in_a_browser(site: Path, browser: Browser, width: int, dark: bool) -> None:
     clipped = """[...document.querySelectorAll('article table')].filter(t => {
         const r = t.getBoundingClientRect();
@@ -81,7 +87,16 @@ def test_every_page_is_whole_in_a_browser(site: Path, browser: Browser, width: i
         raw = browser.ask(
             "[...document.querySelectorAll('.math')].filter(m => !m.querySelector('mjx-container')).length"
         )
+        # The forest plot's drawings for the other theme and the other width are not seen.
+        shown = "[...document.querySelectorAll('article img')].filter(i => i.offsetWidth > 0).map(i => i.src)"
+        others = ("-light-" if dark else "-dark-", "-wide." if width < 600 else "-narrow.")
+        unreadable = """[...document.querySelectorAll('article p, article li, article td')].filter(e => {
+            const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number); return r + g + b; };
+            return Math.abs(light(getComputedStyle(e).color) - light(getComputedStyle(document.body).backgroundColor))
+                < 250; }).length"""
         problems = {
+            "pictures for others": [src for src in browser.ask(shown) for part in others if part in src],
+            "text near its ground's colour": browser.ask(unreadable),
             "formulas that are not rendered": raw,
             "$$ in the text": int("$$" in text),
             "merrors": browser.ask("document.querySelectorAll('mjx-merror').length"),
