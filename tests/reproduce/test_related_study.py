@@ -32,7 +32,7 @@ def test_few_taps_save_multiply_adds_and_a_free_shift_does_not() -> None:
 
 
 def test_a_network_of_few_shifts_is_counted_beside_the_cnn() -> None:
-    rows = [line.split(" | ") for line in related.network_savings((3, 1), 4, 16, 1).splitlines()[2:]]
+    rows = [line.split(" | ") for line in related.network_savings((3, 1), 16, 16, 1).splitlines()[2:]]
     assert [int(row[1]) for row in rows] == [81, 27, 9]
     costs = [float(row[2]) for row in rows]
-    assert costs[0] > 2 * costs[1] > 3 * costs[2]
+    assert costs[0] > 2 * costs[1] > 4 * costs[2] > 0
