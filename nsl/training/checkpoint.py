@@ -48,8 +48,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     stream = io.BytesIO()
     torch.save({"format": FORMAT, **state}, stream)
-    body = stream.getbuffer()
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    # Let go of before an error leaves: collected in a cycle with its traceback, it crashes Python 3.12.
+    with stream.getbuffer() as body, replacing(path) as temporary, temporary.open("wb") as file:
         file.write(body)
         file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
 
