@@ -60,7 +60,7 @@ ADDED: dict[Any, list[str]] = {
     "methods": ["--methods", "cnn"], "seeds": ["--seeds", "1"],
     "data": ["--data", "{folder}/other"], "jobs": ["--jobs", "7"],
     "results": ["--results", "{folder}/elsewhere"], "executor": ["--executor", "submitit-local"],
-    "cluster": ["--cluster", "{folder}/cluster.toml"], "set": ["--set", "tiny.width=5"], "runs": ["--runs"],
+    "cluster": ["--cluster", "{folder}/cluster.toml"], "set": ["--set", "tiny.width=5"], "runs": ["--runs"], "common": ["--common"],
     "output": ["--output", "{folder}/out"], "quick": ["--quick"], "out": ["--out", "{folder}/out"],
     "limit": ["--limit", "3"], "tries": ["--tries", "2"], "seed": ["--seed", "3"], "folder": ["--folder", "{folder}"],
     "root": ["--root", "{folder}/other"], "workers": ["--workers", "3"], "image_size": ["--image-size", "32"],
