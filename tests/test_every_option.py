@@ -60,8 +60,9 @@ ADDED: dict[Any, list[str]] = {
     "methods": ["--methods", "cnn"], "seeds": ["--seeds", "1"],
     "data": ["--data", "{folder}/other"], "jobs": ["--jobs", "7"],
     "results": ["--results", "{folder}/elsewhere"], "executor": ["--executor", "submitit-local"],
-    "cluster": ["--cluster", "{folder}/cluster.toml"], "set": ["--set", "tiny.width=5"], "runs": ["--runs"], "common": ["--common"],
-    "output": ["--output", "{folder}/out"], "quick": ["--quick"], "out": ["--out", "{folder}/out"],
+    "cluster": ["--cluster", "{folder}/cluster.toml"], "set": ["--set", "tiny.width=5"], "runs": ["--runs"],
+    "common": ["--common"], "output": ["--output", "{folder}/out"], "quick": ["--quick"],
+    "out": ["--out", "{folder}/out"],
     "limit": ["--limit", "3"], "tries": ["--tries", "2"], "seed": ["--seed", "3"], "folder": ["--folder", "{folder}"],
     "root": ["--root", "{folder}/other"], "workers": ["--workers", "3"], "image_size": ["--image-size", "32"],
     "steps": ["--steps", "3"],
@@ -165,7 +166,7 @@ WORKERS: dict[str, Any] = {
     "reproduce.theory.execute": [],
     "theory.bench.run": None,
     "nsl.zoo.entries": [],
-    "nsl.zoo.measure": 1.0,
+    "nsl.zoo.check": (True, "equal"),
     "nsl.data.imagenet.load_imagenet": argparse.Namespace(train_images=(), test_images=()),
     "nsl.data.imagenet.find": Path(),
     "nsl.data.imagenet.verify_packed": 1,
@@ -199,7 +200,7 @@ def handed(main: Main, line: list[str], folder: Path, capsys: pytest.CaptureFixt
     class Elsewhere(Executor):
         pass
 
-    entry = argparse.Namespace(title="net", result="1 %", text=lambda: "card")
+    entry = argparse.Namespace(identity="ab", title="net", result="1 %", text=lambda: "card")
     curve = argparse.Namespace(feature_norm=1.0, eigenvalue=1.0, limit=1.0, momentum_limit=1.0)
     result = argparse.Namespace(
         diverged=False, test_error=1.0, test_top5_error=None, test_loss=None, as_dict=lambda: {}

@@ -66,9 +66,19 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)
 
 
+def missing(error: ImportError) -> str:
+    """What to do where scipy or cvxpy, which the layers do without, are not installed; one sentence."""
+    package = (error.name or "a package").split(".")[0]
+    advice = "run `make env`, or `pip install 'neural-similarity-learning[theory]'`"
+    return f"The theory needs {package}, which is not installed; {advice}."
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULE:
         raise AttributeError(f"module 'theory' has no attribute {name!r}")
-    value = getattr(import_module(f"theory.{_MODULE[name]}"), name)
+    try:
+        value = getattr(import_module(f"theory.{_MODULE[name]}"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(missing(error), name=error.name) from None
     globals()[name] = value
     return value

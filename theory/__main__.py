@@ -9,6 +9,8 @@ from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
+from theory import missing
+
 # One thread a process: the matrices are small, and sums then do not depend on the number of cores. This has to
 # happen before numpy is loaded.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -114,6 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
             run(options.out, limit=options.limit)
         else:
             claims(options.only, quick=options.quick, out=options.out, jobs=options.jobs)
+    except ImportError as error:
+        print(f"error: {missing(error)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

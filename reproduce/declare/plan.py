@@ -65,7 +65,10 @@ def planned_runs(
     """
     if chosen.whole_tables and len(keys) > 1:
         parts = [planned_runs(chosen, (key,), seeds, slots, methods) for key in keys]
-        return list({repr(run.declared("")): run for part in sorted(parts, key=_pixels) for run in part}.values())
+        # A run that tables share has the name that the first of them gives it, whichever comes first here.
+        named = {repr(run.declared("")): run for part in reversed(parts) for run in part}
+        order = dict.fromkeys(repr(run.declared("")) for part in sorted(parts, key=_pixels) for run in part)
+        return [named[run] for run in order]
     found: dict[str, Run] = {}
     numbers = {name: slot.seeds if seeds is None else seeds for name, slot in chosen.slots.items()}
     every = range(max(numbers.values(), default=0))

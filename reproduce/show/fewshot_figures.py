@@ -45,9 +45,9 @@ def adaptation(layers: Sequence[tuple[str, Any, Any]]) -> Figure:
     spread = max(1.0, max(float(np.abs(array).max()) for pair in arrays for array in pair))
     image = change = None
     for column, ((name, _, _), (before, after)) in enumerate(zip(layers, arrays)):
-        image = grid[0, column].imshow(before, cmap="RdBu", vmin=-spread, vmax=spread)
-        grid[1, column].imshow(after, cmap="RdBu", vmin=-spread, vmax=spread)
-        change = grid[2, column].imshow(after - before, cmap="RdBu", vmin=-moved, vmax=moved)
+        image = grid[0, column].imshow(before, cmap="PuOr", vmin=-spread, vmax=spread)
+        grid[1, column].imshow(after, cmap="PuOr", vmin=-spread, vmax=spread)
+        change = grid[2, column].imshow(after - before, cmap="PuOr", vmin=-moved, vmax=moved)
         grid[0, column].set_title(name, fontsize=9)
     for row, title in enumerate(("M before", "M after", "difference")):
         grid[row, 0].set_ylabel(title)

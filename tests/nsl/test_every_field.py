@@ -40,7 +40,7 @@ OTHER_META: dict[str, Any] = {
 SETTINGS: dict[str, Any] = {"image_size": 16, "width": 4, "way": 3}
 OTHER_SETTINGS: dict[str, Any] = {
     "image_size": 32, "backbone": "cnn9", "width": 5, "way": 2, "pretrain": Recipe(iterations=3, batch_size=8),
-    "meta": MetaRecipe(**META | {"iterations": 3}), "seed": 1, "device": "cuda:99",
+    "meta": MetaRecipe(**META | {"iterations": 3}), "seed": 1, "device": "nonsense",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_every_field_of_the_settings_has_an_effect_or_is_refused(name: str) -> N
     method = "nearest" if name == "pretrain" else "proto"
     try:
         found = learned(method, {}, **{name: OTHER_SETTINGS[name]})
-    except (ValueError, RuntimeError) as error:  # PyTorch's own for a device that is not there
+    except (ValueError, RuntimeError) as error:  # PyTorch's own for an unknown device
         assert name in ("image_size", "device"), error  # noqa: PT017
     else:
         assert found != learned(method, {})

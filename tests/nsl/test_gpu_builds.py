@@ -44,5 +44,11 @@ def test_kernels_built_for_sm_90_in_tf32_use_tensor_cores_and_spill_nothing() ->
     check(builds(90, torch.float32, 32, "tf32", PRODUCTS), {})
 
 
+def test_rows_that_are_not_aligned_do_not_make_the_unconstrained_convolution_spill() -> None:
+    only = ("unconstrained.forward",)
+    found = [build for number in (80, 90) for build in builds(number, torch.bfloat16, 20, "ieee", only)]
+    assert [build.stack for build in found] == [0, 0]
+
+
 def test_kernels_built_for_sm_80_stay_within_its_limits() -> None:
     check(builds(80, torch.bfloat16, 64, "ieee", PRODUCTS), SPILLS_80)

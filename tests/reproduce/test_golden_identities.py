@@ -16,12 +16,7 @@ GOLDEN = Path(__file__).with_name("golden_identities.json")
 def identities(name: str) -> dict[str, str]:
     """Declared identities by the runs' names, of data whose fingerprint is left out."""
     profile = plan.profile(name)
-    # A run that tables share has the name it has in the first of them, in whatever order they are run.
-    runs = [run for key in plan.tables() for run in plan.planned_runs(profile, (key,))]
-    first: dict[str, str] = {}
-    for run in runs:
-        first.setdefault(declared_id(run.declared("")), run.name)
-    found = {called: identity for identity, called in first.items()}
+    found = {run.name: declared_id(run.declared("")) for run in plan.planned_runs(profile, plan.tables())}
     for key in plan.beyond():
         runs = plan.planned_runs(profile, (key,))
         found |= {f"beyond {key}: {run.name}": declared_id(run.declared("")) for run in runs}

@@ -141,6 +141,19 @@ def test_importing_theory_loads_neither_scipy_nor_torch():
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import theory; theory.integrate", "ImportError: The theory needs scipy, which is not installed; run"),
+        ("from theory.__main__ import main; main(['claims'])", "error: The theory needs scipy, which is not installed"),
+    ],
+)
+def test_without_scipy_there_is_one_line_that_says_what_to_install(code, said):
+    code = f"import sys; sys.modules['scipy'] = None; {code}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said in done.stderr.splitlines()[-1]
+
+
 def test_the_ten_lines_of_the_package_docstring_work():
     import doctest
 
