@@ -32,7 +32,7 @@ ROWS = [
 
 
 def run_of(key: str, method: str) -> Any:
-    declared = plan.experiment(key)
+    declared = plan.experiment(key).within(DEMO.name)
     return DEMO.run(declared.method(method), declared.datasets[-1], 0)
 
 
