@@ -42,7 +42,10 @@ def small(profile: Profile) -> Profile:
         recipe[part]["iterations"] = 6
     recipe["episodes"] |= {"count": 10, "shots": [5], "step_counts": [], "shot_count": 4}
     slots = {
-        "cifar10": replace(images, recipe={**images.recipe, "iterations": 12}),
+        **{
+            name: replace(profile.slots[name], recipe={**images.recipe, "iterations": 12})
+            for name in ("cifar10", "cifar10_quarter")
+        },
         "mini_imagenet": replace(episodes, recipe=recipe, method={}),
     }
     return replace(profile, slots={**profile.slots, **slots})
@@ -55,7 +58,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("results"), "demo")
     known = {}
     for table, key in ROWS:
-        experiment = plan.experiment(table)
+        experiment = plan.experiment(table).within(profile.name)
         run = profile.run(experiment.method(key), experiment.datasets[0], 0)
         mark = backend.fingerprint(run, None)
         known[fingerprints.dataset_key(run.dataset)] = mark
