@@ -55,7 +55,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("results"), "demo")
     known = {}
     for table, key in ROWS:
-        experiment = plan.experiment(table)
+        experiment = plan.experiment(table).within("demo")
         run = profile.run(experiment.method(key), experiment.datasets[0], 0)
         mark = backend.fingerprint(run, None)
         known[fingerprints.dataset_key(run.dataset)] = mark
