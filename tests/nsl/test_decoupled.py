@@ -99,7 +99,7 @@ def test_unknown_names_are_named() -> None:
         DecoupledConv2d(2, 3, 3, magnitude="cube")
     with pytest.raises(ValueError, match="angle must be one of"):
         DecoupledConv2d(2, 3, 3, angle="cube")
-    with pytest.raises(ValueError, match="one group"):
+    with pytest.raises(ValueError, match="groups=1"):
         DecoupledConv2d(2, 2, 3, groups=2)
     with pytest.raises(ValueError, match="radius must be positive"):
         DecoupledConv2d(2, 2, 3, radius=0.0)

@@ -32,7 +32,7 @@ ROWS = [
 
 
 def run_of(key: str, method: str) -> Any:
-    declared = plan.experiment(key)
+    declared = plan.experiment(key).within(DEMO.name)
     return DEMO.run(declared.method(method), declared.datasets[-1], 0)
 
 
@@ -49,7 +49,7 @@ def test_every_claim_names_the_place_in_the_paper(key: str) -> None:
 @pytest.mark.parametrize("key", plan.beyond())
 def test_both_small_profiles_run_every_table(key: str, profile: str) -> None:
     chosen = plan.profile(profile)
-    assert set(plan.experiment(key).datasets) <= set(chosen.slots)
+    assert set(plan.experiment(key).within(chosen.name).datasets) <= set(chosen.slots)
 
 
 @pytest.mark.parametrize(("key", "method"), ROWS)
