@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
@@ -290,8 +290,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)
         return neural_similarity_conv2d(
