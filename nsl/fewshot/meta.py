@@ -122,8 +122,7 @@ class EpisodesState(TrainingState):
 
     def numbers(self) -> dict[str, Any]:
         position = [self.iteration, self.seconds, self.loss_sum, self.seen]
-        chosen = {} if self.choice is None else {"choice": self.choice}
-        return {"position": position, "curve": self.curve, "best": self.best.state(), **chosen}
+        return {"position": position, "curve": self.curve, "best": self.best.state(), "choice": self.choice}
 
     def restore(self, kept: dict[str, Any]) -> None:
         self.iteration, self.seconds, self.loss_sum, self.seen = kept["position"]

@@ -98,13 +98,15 @@ def describe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.floa
 
 
 def arithmetic(device: torch.device | str = "cpu") -> dict[str, str]:
-    """All that the last bits of a training depend on beside its settings: `describe`, and on the CPU also `vectors`,
-    the processor's instructions that PyTorch uses, and `threads`. A training goes on only where these are equal.
+    """What the last bits of a training depend on beside its settings, as far as this process decides it: `device`,
+    `describe`, and on the CPU also `vectors`, the processor's instructions that PyTorch uses, and `threads`. A training
+    goes on only where these are equal. The card and the versions of libraries, on which they depend too, are no
+    obstacle: a record names them.
     """
-    if torch.device(device).type != "cpu":
-        return {"device": torch.device(device).type, **describe(device)}
-    more = {"vectors": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
-    return {"device": "cpu", **describe(device), **more}
+    found = {"device": torch.device(device).type, **describe(device)}
+    if found["device"] == "cpu":
+        found |= {"vectors": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    return found
 
 
 def differing(path: dict[str, str], other: dict[str, str]) -> str:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair, neural_similarity_conv2d
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
 from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
-from nsl.layers.structures import Block, Diagonal, Dilated, Shift, Structure
+from nsl.layers.structures import Block, Dilated, Shift, Structure
 
 torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
 
@@ -284,14 +284,13 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image, without the predictor's: the convolution, and a similarity at every position that is applied to
-        every channel of the patch, K products or a K x K matrix product."""
-        each = self.taps if isinstance(self.structure, Diagonal) else self.taps**2
-        return output.shape[-2] * output.shape[-1] * (self.weight.numel() + self.in_channels * each)
+        every channel of the patch."""
+        mixing = self.mixing_multiply_adds(self.in_channels * self.taps)
+        return output.shape[-2] * output.shape[-1] * (self.weight.numel() + mixing)
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)
         return neural_similarity_conv2d(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 from nsl.layers.spherical import (
     EPSILON,
     LEARNABLE_FLOOR,
@@ -150,8 +150,7 @@ class DecoupledConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Dynamic similarity: M predicted from every input, M(X) = predictor(X) + I (paper 3.3, equation 3).
 
-The layers that have one are `DynamicNSConv2d` (`conv.py`) and `DynamicNSLinear` (`linear.py`).
+The layers that have one are in `conv.py`, `linear.py` and `dynamic_recurrent.py`.
 """
 
 from __future__ import annotations
@@ -132,3 +132,7 @@ class DynamicLayer(OneSimilarity):
     def residual(self) -> bool:
         """Whether the identity is added to what is predicted."""
         return self.neural.residual
+
+    def mixing_multiply_adds(self, numbers: int) -> int:
+        """Of M at work on so many numbers: a product each, or as many as a block of M is wide."""
+        return numbers * (1 if self.structure.is_mask else self.block.taps)

@@ -54,9 +54,8 @@ class _DynamicCell(Cell, DynamicLayer):
         return self.neural(torch.cat([input, hx], -1))
 
     def multiply_adds(self, _input: Tensor, _output: Tensor) -> int:
-        """Of one step, without the predictor's: both maps, and M, a product a unit or a matrix product a block."""
-        each = 1 if self.structure.is_mask else self.block.taps
-        return self.weight_ih.numel() + self.weight_hh.numel() + self.hidden_size * each
+        """Of one step, without the predictor's: both maps, and M on the state."""
+        return self.weight_ih.numel() + self.weight_hh.numel() + self.mixing_multiply_adds(self.hidden_size)
 
     def _seen(self, input: Tensor, hx: Tensor) -> Tensor:
         """M_hh(x, h) h, [B, hidden_size]."""

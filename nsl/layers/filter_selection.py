@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 from nsl.layers.window import Window
 
 ROUTINGS = ("softmax", "sigmoid")
@@ -90,8 +90,7 @@ class SelectedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         output = super().forward(input)
         return output * self.gates(input).to(output.dtype)[:, :, None, None]

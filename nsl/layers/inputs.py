@@ -25,6 +25,12 @@ def check_maps(input: Tensor, channels: int, axes: int = 2, batched: bool = Fals
         raise ValueError(f"input must be {either}, got {list(input.shape)}")
 
 
+def unbatched(input: Tensor, channels: int) -> bool:
+    """Whether maps that `check_maps` lets through are [C, H, W]; False of what `torch.fx` traces with."""
+    check_maps(input, channels)
+    return isinstance(input, Tensor) and input.dim() == 3
+
+
 def check_features(input: Tensor, features: int) -> None:
     """Compare the last size of features [..., N] with what a layer takes.
 

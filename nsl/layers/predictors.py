@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.predictor_middle import middle
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 from nsl.layers.shared import (
     BATCH_NORM_EPSILON,
     BATCH_NORM_MOMENTUM,
@@ -138,8 +138,7 @@ class Predictor(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to raw numbers [B, D, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.adaptation is not None:
             input = self.adaptation(input)

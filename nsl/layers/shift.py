@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 
 
 class ShiftConv2d(nn.Module):
@@ -77,8 +77,7 @@ class ShiftConv2d(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
-        check_maps(input, self.pointwise.in_channels // len(self._places))
-        if isinstance(input, Tensor) and input.dim() == 3:
+        if unbatched(input, self.pointwise.in_channels // len(self._places)):
             return self(input.unsqueeze(0)).squeeze(0)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]

@@ -23,7 +23,7 @@ from nsl.kernels.convolution import _pair, output_size
 from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 from nsl.kernels.paths import path
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 
 for _name in ("angular", "inverse_patch_norm", "scale_positions"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -272,8 +272,7 @@ class SphereConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         padding = _pair(self.padding)  # type: ignore[arg-type]
         if self.padding_mode != "zeros":

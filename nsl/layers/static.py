@@ -1,6 +1,6 @@
 """Static similarity: M learned beside the kernel, into which it folds (paper 3.1, 3.2).
 
-The layers that have one are in `conv.py`, `linear.py` and `recurrent.py`.
+The layers that have one are in `conv.py`, `linear.py`, `recurrent.py` and `unshared.py`.
 """
 
 from __future__ import annotations

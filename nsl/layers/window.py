@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
 from nsl.kernels.patches import output_size
-from nsl.layers.inputs import check_maps
+from nsl.layers.inputs import unbatched
 
 
 class Window(nn.Module):
@@ -68,8 +68,7 @@ class Window(nn.Module):
         Raises:
             ValueError: the input is neither.
         """
-        check_maps(input, self.in_channels)
-        if isinstance(input, Tensor) and input.dim() == 3:  # torch.fx traces with something else
+        if unbatched(input, self.in_channels):
             return self.maps(input.unsqueeze(0)).squeeze(0)
         return self.maps(input)
 

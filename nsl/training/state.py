@@ -160,7 +160,7 @@ class TrainingState(ABC):
         bar = _progress_bar(self.execution, self.total, self.iteration) if self.first else None
         self._mark = self._saved = time.perf_counter()
         taken = self.iteration
-        while taken < self.total and self.divergence is None:
+        while taken < self.total:
             yield taken
             taken += 1
             if taken % TURN == 0:
@@ -176,9 +176,12 @@ class TrainingState(ABC):
                 self.measure()
                 self.loss_sum, self.wrong_sum, self.seen = 0.0, 0, 0
                 self._mark = time.perf_counter()
-            ending = ENDING.is_set() and taken < self.total
-            due = self._mark - self._saved > 60 * self.execution.checkpoint_minutes and taken < self.total
-            if self.divergence is None and (due or ending or (taken == self.total and self.execution.keep_last)):
+            if self.divergence is not None:
+                break
+            goes_on = taken < self.total
+            ending = goes_on and ENDING.is_set()
+            due = goes_on and self._mark - self._saved > 60 * self.execution.checkpoint_minutes
+            if due or ending or (not goes_on and self.execution.keep_last):
                 self.save()
             if ending:
                 raise SystemExit(EXIT_CODE)

@@ -13,16 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import nsl
-from nsl.layers.decoupled import DecoupledConv2d
-from nsl.layers.deformable import DeformConv2d
-from nsl.layers.dynamic_filter import DynamicFilterConv2d
-from nsl.layers.dynamic_recurrent import DynamicNSGRUCell, DynamicNSRNNCell
-from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
-from nsl.layers.hypernetwork import HyperConv2d, KernelGenerator
-from nsl.layers.mahalanobis import Mahalanobis
-from nsl.layers.ode import ODEBlock
 from nsl.layers.predictors import Predictor
-from nsl.layers.unshared import UnsharedNSConv2d
 from nsl.models.registry import _MODELS, list_models
 from nsl.training import Recipe
 from nsl.training.optimiser import ScheduledSGD
@@ -53,18 +44,18 @@ LAYERS: dict[str, tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]] = {
     "CNNPredictor": (nsl.CNNPredictor, PLACE, MAPS),
     "LinearPredictor": (nsl.LinearPredictor, {"in_features": 4, "degrees_of_freedom": 3}, (2, 4)),
     "SharedKernels": (nsl.SharedKernels, {"in_channels": 2, "degrees_of_freedom": 9, "kernel_size": 3}, MAPS),
-    "DynamicFilterConv2d": (DynamicFilterConv2d, CONV, MAPS),
-    "HyperConv2d": (HyperConv2d, CONV, MAPS),
-    "KernelGenerator": (KernelGenerator, {"kernel_size": (3, 3)}, (2, 64)),
-    "SelectedConv2d": (SelectedConv2d, CONV, MAPS),
-    "MixtureConv2d": (MixtureConv2d, CONV, MAPS),
-    "DeformConv2d": (DeformConv2d, CONV, MAPS),
-    "DecoupledConv2d": (DecoupledConv2d, CONV, MAPS),
-    "UnsharedNSConv2d": (UnsharedNSConv2d, CONV, MAPS),
-    "DynamicNSRNNCell": (DynamicNSRNNCell, CELL, (2, 4)),
-    "DynamicNSGRUCell": (DynamicNSGRUCell, CELL, (2, 4)),
-    "ODEBlock": (ODEBlock, ODE, MAPS),
-    "Mahalanobis": (Mahalanobis, {"features": 4}, ()),
+    "DynamicFilterConv2d": (nsl.DynamicFilterConv2d, CONV, MAPS),
+    "HyperConv2d": (nsl.HyperConv2d, CONV, MAPS),
+    "KernelGenerator": (nsl.KernelGenerator, {"kernel_size": (3, 3)}, (2, 64)),
+    "SelectedConv2d": (nsl.SelectedConv2d, CONV, MAPS),
+    "MixtureConv2d": (nsl.MixtureConv2d, CONV, MAPS),
+    "DeformConv2d": (nsl.DeformConv2d, CONV, MAPS),
+    "DecoupledConv2d": (nsl.DecoupledConv2d, CONV, MAPS),
+    "UnsharedNSConv2d": (nsl.UnsharedNSConv2d, CONV, MAPS),
+    "DynamicNSRNNCell": (nsl.DynamicNSRNNCell, CELL, (2, 4)),
+    "DynamicNSGRUCell": (nsl.DynamicNSGRUCell, CELL, (2, 4)),
+    "ODEBlock": (nsl.ODEBlock, ODE, MAPS),
+    "Mahalanobis": (nsl.Mahalanobis, {"features": 4}, ()),
 }
 #: Parts of layers, which take their arguments from them, and bases without an own meaning.
 PARTS = {"StaticSimilarity", "DynamicSimilarity"}
@@ -78,7 +69,7 @@ OTHER: dict[Any, Any] = {
     "query": nn.ReLU(), "key": nn.ReLU(), "value": nn.ReLU(), "scale": 2.0, "gamma": 0.25, "size": (6, 6),
     "degrees_of_freedom": 4, "batch_norm_momentum": 0.5, "relu_output": True, "batch_norm": False, "full": True,
     "head": "tanh", "shared": nsl.SharedKernels(2, 9, 3), "adaptation": nn.Conv2d(2, 2, 3, padding=1), "release": True,
-    "local": False, "depthwise": True, "normalise": False, "generator": KernelGenerator((3, 3), 2), "dynamic": True,
+    "local": False, "depthwise": True, "normalise": False, "generator": nsl.KernelGenerator((3, 3), 2), "dynamic": True,
     "block": 8, "embedding": 32, "banks": 3, "routing": "sigmoid", "modulated": True, "rate": 0.5, "predicted": False,
     "magnitude": "ball", "angle": "square", "weighted": True, "learnable": True, "radius": 2.0,
     "field": nsl.NSConv2d(2, 2, 3, padding=1, bias=False), "scheme": "rk4", "steps": 2, "time": 0.5, "iterations": 3,
