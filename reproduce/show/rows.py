@@ -121,6 +121,10 @@ class Table:
         """The row of one method on the data set in ``slot``."""
         return next(row for row in self.rows if row.slot == slot and row.method.key == key)
 
+    def compared(self, judged: Judged) -> tuple[Row, Row]:
+        """The rows that a claim compares, the one that the paper has above first."""
+        return self.row(judged.slot, judged.claim.better), self.row(judged.slot, judged.claim.worse)
+
 
 def _without_seed(config: dict[str, Any]) -> str:
     return digest({key: value for key, value in config.items() if key not in ("seed", "execution")})
