@@ -141,9 +141,22 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
 
 def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     """One table from the stored records."""
+    return make_tables((key,), profile, store)[0]
+
+
+def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
+    """Tables from the stored records, which are read once for all of them."""
+    records, marks = index(store), fingerprints.recorded(store.folder)
+    return [_table(key, profile, records, marks) for key in keys]
+
+
+def _table(
+    key: plan.Key,
+    profile: plan.Profile,
+    records: dict[str, dict[int, dict[str, Any]]],
+    marks: dict[str, str],
+) -> Table:
     declared = plan.experiment(key).within(profile.name)
-    records = index(store)
-    marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}
     slots = [slot for slot in declared.datasets if slot in profile.slots]
     for slot in slots:
@@ -173,7 +186,7 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
 
 def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
     """The paper's tables, whether run or not, and those beyond it that have records."""
-    made = (make_table(key, profile, store) for key in plan.every())
+    made = make_tables(plan.every(), profile, store)
     return [table for table in made if table.experiment.table in plan.tables() or table.run]
 
 
