@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce import tasks
+from reproduce.declare.overrides import base_of
 from reproduce.declare.runs import CLASSIFICATION
 from reproduce.show import claims as claim_kinds
 from reproduce.show.metrics import Metric
@@ -117,7 +118,11 @@ class Experiment:
 
     def within(self, profile: str) -> Experiment:
         """The table as a profile runs it, also one with changed settings (``demo+width=4``)."""
-        return replace(self, datasets=tuple(self.instead.get(profile.partition("+")[0], self.datasets)))
+        return replace(self, datasets=tuple(self.instead.get(base_of(profile), self.datasets)))
+
+    def most_seeds(self, profile: str) -> int | None:
+        """The largest number of seeds for a profile, also with changed settings; None where the table names none."""
+        return self.seeds.get(base_of(profile))
 
     @property
     def stem(self) -> str:

@@ -17,6 +17,11 @@ SIGN = "+"
 _VALUE = re.compile(r"[A-Za-z0-9_.-]+")
 
 
+def base_of(profile: str) -> str:
+    """The profile as it is declared, without the changes that its name carries."""
+    return profile.split(SIGN)[0]
+
+
 def named(profile: str, settings: Iterable[str]) -> str:
     """The name of a profile with settings such as ``cpu.width=16`` changed.
 
@@ -24,7 +29,7 @@ def named(profile: str, settings: Iterable[str]) -> str:
         ValueError: a setting is not ``PROFILE.KEY=VALUE`` of this profile.
     """
     found = profile
-    base = profile.split(SIGN)[0]
+    base = base_of(profile)
     for item in settings:
         key, sign, value = item.partition("=")
         first, _, rest = key.partition(".")

@@ -66,8 +66,8 @@ def planned_runs(
     if chosen.whole_tables and len(keys) > 1:
         parts = [planned_runs(chosen, (key,), seeds, slots, methods) for key in keys]
         # A run that tables share has the name that the first of them gives it, whichever comes first here.
-        named = {repr(run.declared("")): run for part in reversed(parts) for run in part}
-        order = dict.fromkeys(repr(run.declared("")) for part in sorted(parts, key=_pixels) for run in part)
+        named = {run.key: run for part in reversed(parts) for run in part}
+        order = dict.fromkeys(run.key for part in sorted(parts, key=_pixels) for run in part)
         return [named[run] for run in order]
     found: dict[str, Run] = {}
     numbers = {name: slot.seeds if seeds is None else seeds for name, slot in chosen.slots.items()}
@@ -77,11 +77,11 @@ def planned_runs(
         for slot in declared.datasets:
             if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
                 continue
-            most = declared.seeds.get(chosen.name, seed + 1)
+            most = declared.most_seeds(chosen.name) or seed + 1
             for method in declared.methods if seed < most else ():
                 if (methods is None or method.key in methods) and seed < (method.seeds or seed + 1):
                     run = chosen.run(method, slot, seed)
-                    found.setdefault(repr(run.declared("")), run)
+                    found.setdefault(run.key, run)
     return list(found.values())
 
 

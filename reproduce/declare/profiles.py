@@ -203,7 +203,7 @@ def profile(name: str, path: Path | None = None) -> Profile:
     ``like`` in a profile names another one that it changes; the name may change settings itself, see
     :mod:`reproduce.declare.overrides`.
     """
-    declared, written = _declared(path), name.split(overrides.SIGN)[0]
+    declared, written = _declared(path), overrides.base_of(name)
     if written not in declared:
         raise ValueError(f"PROFILE={name!r} is unknown; choose one of: {', '.join(declared)}.")
     raw = dict(declared[written])

@@ -77,6 +77,11 @@ class Run:
         return {**self.declared(fingerprint), "execution": execution}
 
     @property
+    def key(self) -> str:
+        """The same for runs that are declared alike on the same data, whichever table asks for them."""
+        return repr(self.declared(""))
+
+    @property
     def images(self) -> int:
         """Training images the run processes: the budget."""
         return tasks.named(self.task).images(self.recipe)

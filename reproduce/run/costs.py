@@ -218,8 +218,8 @@ def estimate(
     seen: set[str] = set()
     for table in tables:
         needed = plan.planned_runs(profile, (table,), seeds, slots, methods)
-        own = [run for run in needed if repr(run.declared("")) not in seen]
-        seen |= {repr(run.declared("")) for run in own}
+        own = [run for run in needed if run.key not in seen]
+        seen |= {run.key for run in own}
         by_table.append((table, own))
     every = [run for _, own in by_table for run in own]
     speed = calibrate(every, jobs, profile.threads)

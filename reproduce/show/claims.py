@@ -269,7 +269,7 @@ class DoesNotConverge(Kind):
 
 
 class Computed(Kind):
-    """An identity or an order that a check of ``reproduce.studies.checks`` computes, without data or training."""
+    """An identity or an order that a check of ``reproduce.studies`` computes, without data or training."""
 
     name = "computed"
     on = "no data"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from statistics import stdev
@@ -76,42 +77,39 @@ def _line(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> 
 
 def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
     """What a decision on an undecided claim would take, in a sentence."""
-    rows = [table.row(judged.slot, key) for key in (judged.claim.better, judged.claim.worse)]
+    rows = table.compared(judged)
     if any(row.diverged for row in rows) and judged.claim.kind != "does_not_converge":
         return "It takes a training that does not diverge: a diverged run has no error, whatever the number of seeds."
     episodes = judged.claim.metric.episodes is not None
     least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS
     if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
-        count, time = _missing(rows, least, profile, costs)
         seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
-        return f"It takes {seeds}: {count} more run{'' if count == 1 else 's'}, {time}."
+        return f"It takes {seeds}: {_missing(rows, least, profile, costs)}."
     wanted = _replicates(table, judged)
     if wanted is None:
         return "No number of seeds can be named that would decide it."
     unit, number = wanted
     if number > MOST[unit]:
         return f"At the spread seen it takes more than {MOST[unit]:,} {unit}s."
-    more = ""
-    if unit == SEED:
-        count, time = _missing(rows, number, profile, costs)
-        more = f", {count} more runs, {time}"
+    more = f", {_missing(rows, number, profile, costs)}" if unit == SEED else ""
     return f"At the spread seen it takes {number:,} {unit}s{more}."
 
 
-def _missing(rows: list[Row], seeds: int, profile: plan.Profile, costs: Costs) -> tuple[int, str]:
+def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Costs) -> str:
     """How many runs the rows lack of so many seeds, and how long they take."""
     runs = {
-        repr(run.declared("")): run
+        run.key: run
         for row in rows
         for seed in range(seeds)
         if seed not in row.records
         for run in [profile.run(row.method, row.slot, seed)]
     }
+    count = f"{len(runs)} more run{'' if len(runs) == 1 else 's'}"
     seconds = [costs.predict(run) for run in runs.values()]
     known = [each for each in seconds if each is not None]
     if len(known) < len(seconds):
-        return len(runs), "for which no stored run tells the time"
-    return len(runs), f"about {duration(sum(known))} of one process by the times of stored runs"
+        return f"{count}, for which no stored run tells the time"
+    return f"{count}, about {duration(sum(known))} of one process by the times of stored runs"
 
 
 def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
@@ -122,7 +120,7 @@ def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
     from scipy.special import stdtrit
 
     verdict, interval = judged.verdict, judged.verdict.interval
-    better, worse = (table.row(judged.slot, key).records for key in (judged.claim.better, judged.claim.worse))
+    better, worse = (row.records for row in table.compared(judged))
     found = gains(judged.claim.metric, better, worse)
     if interval is None or interval.low is None or found is None:
         return None

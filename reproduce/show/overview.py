@@ -37,8 +37,7 @@ class Shown:
 
 def records(table: Table, judged: Judged) -> list[str]:
     """Identities of the records that a claim compares."""
-    rows = [table.row(judged.slot, key) for key in (judged.claim.better, judged.claim.worse)]
-    return [record["id"] for row in rows for record in row.records.values()]
+    return [record["id"] for row in table.compared(judged) for record in row.records.values()]
 
 
 def distinct(tables: Iterable[Table]) -> list[Shown]:

@@ -121,6 +121,10 @@ class Table:
         """The row of one method on the data set in ``slot``."""
         return next(row for row in self.rows if row.slot == slot and row.method.key == key)
 
+    def compared(self, judged: Judged) -> tuple[Row, Row]:
+        """The rows that a claim compares, the one that the paper has above first."""
+        return self.row(judged.slot, judged.claim.better), self.row(judged.slot, judged.claim.worse)
+
 
 def _without_seed(config: dict[str, Any]) -> str:
     return digest({key: value for key, value in config.items() if key not in ("seed", "execution")})
@@ -137,9 +141,22 @@ def index(store: Store) -> dict[str, dict[int, dict[str, Any]]]:
 
 def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
     """One table from the stored records."""
+    return make_tables((key,), profile, store)[0]
+
+
+def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
+    """Tables from the stored records, which are read once for all of them."""
+    records, marks = index(store), fingerprints.recorded(store.folder)
+    return [_table(key, profile, records, marks) for key in keys]
+
+
+def _table(
+    key: plan.Key,
+    profile: plan.Profile,
+    records: dict[str, dict[int, dict[str, Any]]],
+    marks: dict[str, str],
+) -> Table:
     declared = plan.experiment(key).within(profile.name)
-    records = index(store)
-    marks = fingerprints.recorded(store.folder)
     plain: dict[tuple[str, str], Row] = {}
     slots = [slot for slot in declared.datasets if slot in profile.slots]
     for slot in slots:
@@ -169,7 +186,7 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
 
 def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
     """The paper's tables, whether run or not, and those beyond it that have records."""
-    made = (make_table(key, profile, store) for key in plan.every())
+    made = make_tables(plan.every(), profile, store)
     return [table for table in made if table.experiment.table in plan.tables() or table.run]
 
 

@@ -17,7 +17,7 @@ from reproduce.run.store import Store
 from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, make_tables
 
 
 def csv_rows(table: Table) -> list[dict[str, str]]:
@@ -51,17 +51,14 @@ def scope_sentence(table: Table) -> str:
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
     """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv``, the summary of all tables, and what stands."""
-    made = []
-    for key in keys:
-        table = make_table(key, profile, store)
-        folder = store.folder / "tables"
+    made, folder = make_tables(keys, profile, store), store.folder / "tables"
+    for table in made:
         for name, content in files(table).items():
             write_text(folder / name, content)
         if ranks := rankings.rows(table):
             write_text(folder / f"{table.experiment.stem}_ranking.csv", as_csv(rankings.COLUMNS, ranks))
-        if trials := selection.rows(profile, store, key):
+        if trials := selection.rows(profile, store, table.experiment.table):
             write_text(folder / f"{table.experiment.stem}_selection.csv", as_csv(selection.COLUMNS, trials))
-        made.append(table)
     cards.write_cards(profile, store)
     if any(store.runs.glob("*.json")):
         write_text(store.folder / "records.csv", flat.csv_of(store))
@@ -82,8 +79,8 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
         "well: they do not compare methods. The verdict rule is in `reproduce/show/statistics.py`.",
     ]
-    for key in plan.every():
-        table = make_table(key, profile, store)
+    for table in make_tables(plan.every(), profile, store):
+        key = table.experiment.table
         if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")

@@ -134,7 +134,8 @@ def test_notebooks_belong_to_the_tables_that_they_read() -> None:
 
 
 def test_a_tables_own_number_of_seeds_holds_in_the_profile_it_names() -> None:
-    assert {run.seed for run in plan.planned_runs(DEMO, ("dynamic",))} == {0}
+    for profile in (DEMO, plan.profile("demo+width=4")):
+        assert {run.seed for run in plan.planned_runs(profile, ("dynamic",))} == {0}
     assert {run.seed for run in plan.planned_runs(plan.profile("cpu"), ("dynamic",))} == {0, 1, 2}
 
 
