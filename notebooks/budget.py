@@ -9,7 +9,7 @@
 #
 # The paper trains for 64,000 iterations of 128 images. The profile cpu has a small part of that time, and differences
 # that are absent after a short training may come with a longer one, or the other way round. So the CNN, CNN++, static
-# and dynamic NSN are trained at a quarter, half, once and several times the profile's budget.
+# and dynamic NSN are trained at a quarter, half and once the profile's budget, and outside of the demo at four times.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -31,9 +31,9 @@ report.scope()
 #
 # With $d_s(n)$ the CNN's error minus dynamic NSN's after $n$ images with seed $s$, the slope of $d_s$ over $\log_2 n$
 # is fitted for each seed by least squares. The difference *grows* when the 95 % interval of the mean slope over seeds
-# lies above 0; it *shrinks* when the interval lies below 0, *vanishes* when it moreover is not shown to be above 0 at
-# the largest budget, and *reverses* when it is shown to be below 0 there. Anything else is undecided, as are fewer
-# than three seeds.
+# lies above 0. It *shrinks* when the interval lies below 0: it *vanishes* when moreover the difference at the largest
+# budget is not shown to be above 0, and *reverses* when it is shown to be below 0 there. Anything else is undecided, as
+# are fewer than three seeds.
 #
 # ## Errors, and the difference
 #
