@@ -427,16 +427,16 @@ def document() -> str:
         "| | " + " | ".join(LAYERS) + " |",
         "|---|" + "---|" * len(LAYERS),
     ]
-    letters = {where: chr(ord("a") + number) for number, where in enumerate(REFUSED)}
+    sentences = {sentence: chr(ord("a") + number) for number, sentence in enumerate(dict.fromkeys(REFUSED.values()))}
     for use in USES:
         cells = [
-            letters.get((name, use)) or ("–" if (name, use) in ABSENT else "yes")
+            sentences[REFUSED[name, use]] if (name, use) in REFUSED else "–" if (name, use) in ABSENT else "yes"
             for name in LAYERS
         ]
         mark = f" [{numbers[use]}]" if use in numbers else ""
         lines.append(f"| {use}{mark} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {use}: {NOTES[use]}." for use, number in numbers.items()), ""]
-    lines += [f"- {letters[where]}: \"{sentence}\"" for where, sentence in REFUSED.items()]
+    lines += [f"- {letter}: \"{sentence}\"" for sentence, letter in sentences.items()]
     return "\n".join(lines) + "\n"
 
 
