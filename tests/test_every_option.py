@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import reproduce.__main__
 import reproduce.console
 import theory.__main__
 import theory.bench
+from reproduce.run.store import Store
 from tests.reproduce.helpers import FAKE, write_profile
 
 Main = Callable[[list[str]], Any]
@@ -102,7 +104,7 @@ table = 1
 methods = ["cnn"]
 validation = 20
 seeds = 1
-candidates = [{ learning_rate = 0.01 }]
+candidates = [{ learning_rate = 0.01 }, { learning_rate = 0.02 }]
 [small]
 like = "tiny"
 width = 3
@@ -145,7 +147,10 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | type(None)) else str(value)
+    if isinstance(value, Store):
+        return str(value.folder)
+    # Not the place in memory, by which two calls may or may not differ.
+    return value if isinstance(value, str | int | float | type(None)) else re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 #: What does the work, and what it answers.
@@ -153,6 +158,7 @@ WORKERS: dict[str, Any] = {
     "reproduce.commands.tables.write_tables": [],
     "reproduce.commands.notebooks.execute_all": [],
     "reproduce.commands.progress.survey": [],
+    "reproduce.commands.progress.lines": [],
     "reproduce.run.costs.estimate": None,
     "reproduce.run.costs.lines": [],
     "reproduce.run.rehearsal.rehearse": [],
