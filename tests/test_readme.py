@@ -20,10 +20,12 @@ from reproduce.declare import plan
 from reproduce.run.cluster import read_parameters
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
+from reproduce.show.words import sentence
 from theory.__main__ import _parser as theory_parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+FLAT = " ".join(TEXT.split())
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 #: The fenced blocks of all documents: page, language, text. What has no language is no code.
 BLOCKS = [
@@ -141,7 +143,16 @@ def measured() -> str:
 def test_the_measured_numbers_are_those_of_the_stored_records() -> None:
     assert f"{HEAD}{measured()}\n" in TEXT, "run python -m tests.test_readme, which writes them"
     assert "5.5 % of the paper's training images" in str(plan.profile("cpu").slots["cifar10"].scope)
-    assert "with 5.5 % of the paper's training images, on CIFAR-10 with the paper's network" in " ".join(TEXT.split())
+    assert "with 5.5 % of the paper's training images, on CIFAR-10 with the paper's network" in FLAT
+
+
+def test_its_sentence_on_few_shot_learning_is_that_of_the_verdict() -> None:
+    claims = make_table(6, plan.profile("cpu"), Store(ROOT / "results", "cpu")).claims
+    (said,) = [sentence(item) for item in claims if item.claim.words == "Static NSN beats the finetuning baseline."]
+    found = re.search(r"static NSN is ([\d.]+) points below the finetuning baseline, in the paper ([\d.]+) above", FLAT)
+    assert found is not None
+    assert f"Static NSN {found[1]} points below Finetuning baseline" in said
+    assert f"disagrees, in the paper {found[2]} above" in said
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.kernels.maps import Pair
 from nsl.kernels.patches import wide_type
 from nsl.layers.window import Window
 
@@ -31,9 +32,6 @@ class Places(nn.Module):
     def __init__(self, taps: int, **made: Any) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(taps, 2, **made))
-
-
-Pair = tuple[int, int]
 
 
 def moved_patches(input: Tensor, offsets: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:

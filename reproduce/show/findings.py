@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import stdev
 
 from reproduce.declare import plan
+from reproduce.declare.overrides import base_of
 from reproduce.run.progress import Costs, duration
 from reproduce.run.store import Store
 from reproduce.show import budget, words
@@ -50,7 +51,7 @@ def page(profile: plan.Profile, store: Store) -> str:
         "falls within its scope, which its sentence names: data, widths, part of the paper's training.",
         "",
     ]
-    if profile.name.startswith("demo"):
+    if base_of(profile.name) == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
     lines += [f"**{words.count(judged for _, judged in claims)}**", ""]
     for heading, directions in HEADINGS.items():

@@ -13,6 +13,7 @@ from typing import Any
 import nsl
 from nsl import zoo
 from reproduce.declare import plan
+from reproduce.declare.overrides import base_of
 from reproduce.run.files import write_bytes, write_text
 from reproduce.run.store import Store
 from reproduce.show import findings, words
@@ -127,7 +128,7 @@ def _answer(profile: plan.Profile, tables: list[Table], source: Path) -> list[st
     """What came out of one profile, in a minute and as a picture."""
     described = f"{profile.description[:1].upper()}{profile.description[1:]}."
     lines = [f"## The tables, trained again: profile {profile.name}", "", described, ""]
-    if profile.name == "demo":
+    if base_of(profile.name) == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
     more = f"[Claim by claim, with what would decide those that are open](findings/{profile.name}.md)"
     return [*lines, overview(tables), "", more, "", *_forest(profile, distinct(tables), source)]
