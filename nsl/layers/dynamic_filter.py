@@ -123,22 +123,65 @@ class DynamicFilterConv2d(Window):
             return self._normalised(self._innermost(numbers), (3,), 4).permute(0, 4, 3, 1, 2)
         return self._normalised(numbers.unflatten(1, (self.out_channels, self.in_channels, self.taps)), (2, 3), 1)
 
+    def _centred(self, input: Tensor) -> Tensor:
+        """The generator's numbers [B, N, Ho, Wo], with normalise less every filter's mean.
+
+        The last layer being linear, a filter's mean is taken from its weights, once, instead of from every filter.
+        """
+        hidden = self._hidden(input)
+        if not self.normalise:
+            return self.second(hidden)
+        count, axis = (self.taps, 0) if self.depthwise else (self.out_channels, 1)
+        weight, bias = (part.unflatten(0, (count, -1)) for part in (self.second.weight, self._base()))
+        weight, bias = ((part - part.mean(axis, keepdim=True)).flatten(0, 1) for part in (weight, bias))
+        return F.conv2d(hidden, weight, bias)
+
+    def _spread(self, maps: Tensor, squares: Tensor, sums: Tensor, count: int) -> Tensor:
+        """Maps of centred filters as maps of normalised ones, all [..., owner].
+
+        Args:
+            maps: of the centred filters.
+            squares: sum of a filter's squared numbers.
+            sums: sum of the inputs that a filter sees.
+            count: numbers of a filter.
+        """
+        assert self.scale is not None
+        assert self.shift is not None
+        inverse = (squares / count + EPSILON).rsqrt()
+        return maps * (inverse * self.scale.to(maps.dtype)) + sums * self.shift.to(maps.dtype)
+
+    def _sums(self, input: Tensor) -> Tensor:
+        """The sum of every position's patch, [B, Ho, Wo, C] by channel with depthwise, else [B, Ho, Wo, 1]."""
+        seen = input if self.depthwise else input.sum(1, keepdim=True)
+        box = seen.new_ones(seen.shape[1], 1, *self.kernel_size)
+        return F.conv2d(seen, box, None, *self.geometry, groups=seen.shape[1]).permute(0, 2, 3, 1)
+
+    def _one_an_image(self, input: Tensor) -> Tensor:
+        """[B, F, Ho, Wo], with depthwise [B, C, Ho, Wo], of one filter bank an image."""
+        if self.depthwise:
+            return self.each_its_kernel(input, self.filters(input)[..., 0, 0].unsqueeze(2))
+        filters = self._centred(input).flatten(1).unflatten(1, (self.out_channels, self.in_channels, self.taps))
+        maps = self.each_its_kernel(input, filters)
+        if not self.normalise:
+            return maps
+        squares = filters.square().sum((2, 3))[:, None, None]  # [B, 1, 1, F]
+        count = self.in_channels * self.taps
+        return self._spread(maps.permute(0, 2, 3, 1), squares, self._sums(input), count).permute(0, 3, 1, 2)
+
     def _depthwise(self, input: Tensor) -> Tensor:
-        """Every channel filtered by itself, [B, C, Ho, Wo]; some images at a time, so that they stay in the cache."""
-        numbers = self.second(self._hidden(input))
+        """Every channel filtered by itself at every position, [B, C, Ho, Wo]; some images at a time, so that they stay
+        in the cache."""
+        numbers = self._centred(input)
         height, width = self.map_size(input)
         count = max(1, CHUNK // max(1, self.taps * self.in_channels * height * width))
         parts = []
         for some, images in zip(numbers.split(count), input.split(count)):
-            raw, patches = self._innermost(some), self.patches_last(images)
-            if self.scale is None or self.shift is None:
-                parts.append((raw * patches).sum(3))
-                continue
-            # The normalised filters' product with the patches, without writing those filters down.
-            centred = raw - raw.sum(3, keepdim=True) / self.taps
-            inverse = (centred.square().sum(3) / self.taps + EPSILON).rsqrt()
-            scale, shift = self.scale.to(raw.dtype), self.shift.to(raw.dtype)
-            parts.append((centred * patches).sum(3) * (inverse * scale) + patches.sum(3) * shift)
+            filters, patches = self._innermost(some), self.patches_last(images)
+            maps = (filters * patches).sum(3)
+            if self.normalise:
+                # The normalised filters' product with the patches, without writing those filters down.
+                maps = self._spread(maps, filters.square().sum(3), self._sums(images), self.taps)
+            parts.append(maps)
         return torch.cat(parts).permute(0, 3, 1, 2)
 
     def _innermost(self, numbers: Tensor) -> Tensor:
@@ -181,13 +224,13 @@ class DynamicFilterConv2d(Window):
     def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         if self.pointwise is not None:
-            output = self.pointwise(self._depthwise(input))
+            output = self.pointwise(self._depthwise(input) if self.local else self._one_an_image(input))
         elif self.local and self.normalise:
             output = (self.filters(input) * self.patches(input).unsqueeze(1)).sum((2, 3))
         elif self.local:
             output = self._full_local(input)
         else:
-            output = self.each_its_kernel(input, self.filters(input)[..., 0, 0])
+            output = self._one_an_image(input)
         return self.with_bias(output)
 
     def extra_repr(self) -> str:

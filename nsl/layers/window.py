@@ -110,15 +110,30 @@ class Window(nn.Module):
 
         Args:
             input: [B, C, H, W].
-            kernels: [B, F, C, K].
+            kernels: [B, F, C, K], or [B, C, 1, K] with which every channel is filtered by itself.
 
         Returns:
-            [B, F, Ho, Wo].
+            [B, F, Ho, Wo], channels_last.
         """
-        height, width = self.map_size(input)
+        if torch.compiler.is_compiling() or input.shape[0] == 0:
+            return self._each_by_patches(input, kernels)
+        batch, height, width = input.shape[0], *self.map_size(input)
+        # One grouped convolution whose groups are the images (with [B, C, 1, K] their channels). A graph would hold the
+        # number of groups as a constant, and with it the batch.
+        groups = batch * input.shape[1] // kernels.shape[2]
+        bank = kernels.flatten(0, 1).unflatten(-1, self.kernel_size)
+        maps = F.conv2d(input.reshape(1, -1, *input.shape[2:]), bank, None, *self.geometry, groups=groups)
+        # By permuting: a map over calls (vmap) cannot ask for a memory format.
+        return maps.view(batch, -1, height, width).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+    def _each_by_patches(self, input: Tensor, kernels: Tensor) -> Tensor:
+        patches = self.patches_last(input)  # [B, Ho, Wo, K, C]
+        if kernels.shape[2] == 1 < input.shape[1]:
+            filters = kernels.squeeze(2).transpose(1, 2)[:, None, None]  # [B, 1, 1, K, C]
+            return (patches * filters).sum(3).permute(0, 3, 1, 2)
         columns = kernels.permute(0, 3, 2, 1).flatten(1, 2)  # [B, K C, F]
-        output = self.patches_last(input).flatten(3).flatten(1, 2) @ columns
-        return output.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        output = patches.flatten(3).flatten(1, 2) @ columns
+        return output.unflatten(1, self.map_size(input)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return (
