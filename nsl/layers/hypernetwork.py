@@ -81,10 +81,11 @@ class KernelGenerator(nn.Module):
     def extra_repr(self) -> str:
         return f"block={self.block}, kernel_size={self.kernel_size}, embedding={self.embedding}, hidden={self.hidden}"
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """[..., embedding] to blocks [..., outputs, inputs, K]."""
+    def forward(self, embedding: Tensor, scale: float = 1.0) -> Tensor:
+        """[..., embedding] to blocks [..., outputs, inputs, K], times `scale`."""
         inner = torch.einsum("ihz,...z->...ih", self.weight_in, embedding) + self.bias_in
-        numbers = inner @ self.weight_out.t() + self.bias_out  # [..., inputs, outputs K]
+        # The last map being linear, its small input is scaled and not all that it writes.
+        numbers = F.linear(scale * inner, self.weight_out, scale * self.bias_out)  # [..., inputs, outputs K]
         return numbers.unflatten(-1, (self.block[0], -1)).transpose(-3, -2)
 
 
@@ -160,11 +161,10 @@ class HyperConv2d(Window):
         if self.scaling is not None:
             if input is None:
                 raise ValueError("a dynamic hypernetwork's kernel depends on the input: give it")
-            scale = 1 + self.scaling(input.mean((2, 3)))
-            embedding = embedding * scale[:, None, None, :]
-        blocks = self.generator(embedding)  # [..., Fb, Cb, outputs, inputs, K]
-        tiled = blocks.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
-        return tiled * math.sqrt(2 / (self.in_channels * self.taps))
+            embedding = embedding * (1 + self.scaling(input.mean((2, 3))))[:, None, None, :]
+        scale = math.sqrt(2 / (self.in_channels * self.taps))
+        blocks = self.generator(embedding, scale)  # [..., Fb, Cb, outputs, inputs, K]
+        return blocks.transpose(-4, -3).flatten(-5, -4).flatten(-3, -2)
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image, without those of its parts: the kernel's."""
