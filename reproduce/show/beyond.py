@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from reproduce.show.figures import OKABE_ITO, new_figure, picture
+from reproduce.show.figures import new_figure, picture
+from reproduce.show.looks import OKABE_ITO, looks
 from reproduce.show.statistics import MINIMUM_SEEDS, Interval, mean_interval
 
 #: Colours of the classes of a segmentation: the ground is black.
@@ -57,11 +58,12 @@ def attack_curves(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """
     figure = new_figure(9, 3.4)
     axes = np.asarray(figure.subplots(1, 2, sharey=True), dtype=object)
-    for number, (label, found) in enumerate(rows.items()):
+    own = looks(list(rows))
+    for label, found in rows.items():
         radii = [0, *found["radii"]]
+        style: dict[str, Any] = {"color": own[label].colour, "marker": own[label].marker, "markersize": 4}
         for ax, kind in zip(axes, ("fgsm", "pgd")):
-            colour = OKABE_ITO[number % len(OKABE_ITO)]
-            ax.plot(radii, [*found["clean"], *found[kind]], color=colour, marker="o", markersize=4, label=label)
+            ax.plot(radii, [*found["clean"], *found[kind]], label=label, **style)
     for ax, kind in zip(axes, ("FGSM", "PGD, 10 steps")):
         ax.set(title=kind, xlabel="largest change of a pixel, 255ths", ylabel="error (%)")
         ax.grid(alpha=0.3)
@@ -92,10 +94,11 @@ def class_bars(rows: Mapping[str, Sequence[float | None]], names: Sequence[str])
     figure = new_figure(9, 3)
     ax = figure.subplots()
     width = 0.8 / max(1, len(rows))
+    own = looks(list(rows))
     for number, (label, values) in enumerate(rows.items()):
         places = np.arange(len(values)) + number * width
         heights = [0.0 if value is None else value for value in values]
-        ax.bar(places, heights, width, label=label, color=OKABE_ITO[number % len(OKABE_ITO)])
+        ax.bar(places, heights, width, label=label, color=own[label].colour)
     ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, fontsize=7)
     ax.set(ylabel="IoU (%)")
     ax.legend(fontsize=8)
@@ -120,8 +123,9 @@ def spectrum(rows: Mapping[str, Sequence[float]]) -> Figure:
     """Eigenvalues of learned metrics, largest first; the Euclidean one has only ones."""
     figure = new_figure(6, 3)
     ax = figure.subplots()
-    for number, (label, values) in enumerate(rows.items()):
-        ax.plot(np.maximum(values, 1e-6), color=OKABE_ITO[number % len(OKABE_ITO)], label=label)
+    own = looks(list(rows))
+    for label, values in rows.items():
+        ax.plot(np.maximum(values, 1e-6), color=own[label].colour, label=label)
     ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
     ax.set(xlabel="number", ylabel="eigenvalue of $M$", yscale="log")
     ax.grid(alpha=0.3)
@@ -147,8 +151,9 @@ def stage_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     figure = new_figure(7, 3.4)
     ax = figure.subplots()
     markers = {"pretrain": "o", "similarity": "s", "finetune": "^"}
-    for number, (label, curve) in enumerate(rows.items()):
-        colour = OKABE_ITO[number % len(OKABE_ITO)]
+    look = looks(list(rows))
+    for label, curve in rows.items():
+        colour = look[label].colour
         iterations = [point["iteration"] for point in curve]
         ax.plot(iterations, [point["test_error"] for point in curve], color=colour, label=label)
         for stage, marker in markers.items():
@@ -182,8 +187,9 @@ def budget_curves(
     """
     figure = new_figure(11, 3.8)
     left, right = np.asarray(figure.subplots(1, 2), dtype=object)
-    for number, (label, values) in enumerate(errors.items()):
-        colour = OKABE_ITO[number % len(OKABE_ITO)]
+    own = looks(list(errors))
+    for label, values in errors.items():
+        colour = own[label].colour
         _bars(left, {images: (mean_interval(list(v)), v) for images, v in values.items() if v}, colour, label)
         if label in paper:
             left.scatter([paper_images], [paper[label]], marker="D", s=36, facecolor="none", edgecolor=colour)

@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from reproduce.show.figures import MARKERS, OKABE_ITO, new_figure
+from reproduce.show.figures import new_figure
+from reproduce.show.looks import OKABE_ITO, looks
 
 Points = Mapping[float, tuple[float, float | None]]
 """Value of the x axis to mean accuracy and half its 95 % interval, percent."""
@@ -64,21 +65,23 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
     """Accuracy against a number, one line a method, bars for the 95 % intervals over episodes."""
     figure = new_figure(7.5, 4.6)
     axes = figure.add_subplot()
-    for i, (label, points) in enumerate(lines.items()):
+    own = looks(list(lines))
+    # The coloured ones last, over the grey, and first in the legend.
+    for label in sorted(lines, key=lambda label: not own[label].behind):
+        points, look = lines[label], own[label]
         x = sorted(points)
         y = [points[value][0] for value in x]
         bars = [points[value][1] or 0.0 for value in x]
-        style = "-" if i < len(OKABE_ITO) else "--"
         axes.errorbar(
             x,
             y,
             bars,
-            color=OKABE_ITO[i % len(OKABE_ITO)],
-            linestyle=style,
-            marker=MARKERS[i % len(MARKERS)],
+            color=look.colour,
+            linestyle=look.linestyle,
+            marker=look.marker,
             markersize=4,
             capsize=2,
-            linewidth=1.2,
+            linewidth=0.9 if look.behind else 1.8,
             label=label,
         )
     if logarithmic:
@@ -90,7 +93,8 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
     axes.set_ylabel("accuracy on novel classes, %")
     axes.axhline(20, color="0.6", linewidth=0.8, linestyle=":")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -15,11 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from reproduce.show.looks import OKABE_ITO, looks
 from reproduce.show.statistics import MINIMUM_SEEDS, mean_interval
-
-#: Okabe and Ito's eight colours; black last.
-OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 KERNEL_COLOUR, INPUT_COLOUR = "#009E73", "#F0E442"  # the paper's Figure 1: green kernel, yellow input
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#0072B2", "#D55E00"
@@ -70,7 +67,8 @@ def learning_curves(
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, (title, methods) in zip(axes, panels.items()):
         seeds: set[int] = set()
-        for number, (label, curves) in enumerate(methods.items()):
+        own = looks(list(methods))
+        for label, curves in methods.items():
             curves = [curve for curve in curves if curve]
             if not curves:
                 continue
@@ -79,9 +77,8 @@ def learning_curves(
             values = np.array(
                 [[np.nan if p[key] is None else p[key] for p in curve[:length]] for curve in curves], float
             )
-            colour = OKABE_ITO[number % len(OKABE_ITO)]
-            marker = MARKERS[number % len(MARKERS)]
-            ax.plot(images, values.mean(0), color=colour, marker=marker, markersize=4, label=label)
+            colour = own[label].colour
+            ax.plot(images, values.mean(0), color=colour, marker=own[label].marker, markersize=4, label=label)
             band = _band(values)
             if band is not None:
                 ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)

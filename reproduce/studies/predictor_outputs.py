@@ -12,6 +12,7 @@ import nsl
 import nsl.data
 from nsl.training import Execution, Recipe, train
 from reproduce.show import figures
+from reproduce.show.looks import looks
 
 #: Label to the arguments of `nsl.create_model`.
 PREDICTORS: dict[str, dict[str, Any]] = {
@@ -62,10 +63,10 @@ def curves(outcomes: list[Outcome]) -> Any:
     figure = figures.new_figure(6.4, 3.6)
     ax = figure.subplots()
     step = RECIPE.iterations / RECIPE.evaluations
-    for number, outcome in enumerate(outcomes):
+    own = looks([outcome.label for outcome in outcomes])
+    for outcome in outcomes:
         places = [step * (i + 1) for i in range(len(outcome.losses))]
-        colour = figures.OKABE_ITO[number % len(figures.OKABE_ITO)]
-        ax.plot(places, outcome.losses, marker=".", color=colour, label=outcome.label)
+        ax.plot(places, outcome.losses, marker=".", color=own[outcome.label].colour, label=outcome.label)
     ax.axhline(math.log(10), color="grey", linestyle=":", linewidth=1)
     ax.set(xlabel="iterations", ylabel="training loss (nats)", ylim=(0, 4))
     ax.annotate("chance", (0, math.log(10)), fontsize=7, va="bottom")
