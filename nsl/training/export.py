@@ -21,6 +21,8 @@ from nsl.models.registry import count_parameters, create_model, shapes_built
 from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
+#: The fact that tells which names are the same tensors.
+SHARED = "shared"
 
 
 class ExportError(ValueError):
@@ -77,15 +79,31 @@ def save_model(
     write_tensors(path, model.state_dict(), about)
 
 
+def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that are another one's memory, to the first name of it: modules that layers share."""
+    first: dict[tuple[Any, ...], str] = {}
+    shared = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            place = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+            if first.setdefault(place, name) != name:
+                shared[name] = first[place]
+    return shared
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename.
+
+    What several names share is written once.
 
     Raises:
         OSError: it cannot be written, because the disk is full for example.
     """
+    shared = _repeated(tensors)
     # Contiguous copies: safetensors refuses tensors that share memory.
-    kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in about.items()}}
+    kept = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items() if key not in shared}
+    facts = {**about, SHARED: shared} if shared else about
+    metadata = {"format": FORMAT, **{key: json.dumps(value, sort_keys=True) for key, value in facts.items()}}
     metadata["checksum"] = _checksum(kept, metadata)
     with replacing(path) as temporary:
         # Not `save_file`, whose error on a full disk is no OSError.
@@ -115,8 +133,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
     try:
-        return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "format"}
-    except (ValueError, RecursionError):
+        about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}
+        return tensors | {name: tensors[of] for name, of in about.pop(SHARED, {}).items()}, about
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
         raise _nameless(path) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import nsl
 import nsl.data
 from nsl.training import CheckpointError, load_checkpoint, save_checkpoint
-from nsl.training.export import ExportError, load_model, save_model
+from nsl.training.export import SHARED, ExportError, load_model, read_tensors, save_model, write_tensors
 
 STATE = {"model": {"weight": torch.arange(300.0)}, "iteration": 7}
 
@@ -67,3 +68,24 @@ def test_no_flipped_bit_of_an_export_is_used(tmp_path: Path) -> None:
         path.write_bytes(flipped(whole, place))
         with pytest.raises(ExportError, match="does not match its check sum"):
             load_model(path)
+
+
+def test_what_layers_share_is_exported_once_and_comes_back_under_every_name(tmp_path: Path) -> None:
+    path, options = tmp_path / "model.safetensors", {"width": 4}
+    dataset = nsl.data.load("digits")
+    model = nsl.create_model("hyper9", dataset.num_classes, image_size=dataset.image_size, **options)
+    save_model(path, model, "hyper9", options, dataset)
+    loaded, about = load_model(path)
+    assert set(about) == {"model", "data", "training"}
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    once = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    named = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    assert once < path.stat().st_size < once + 32_000 < named
+
+
+@pytest.mark.parametrize("shared", ['{"a": "none"}', '["a"]', '{"a": []}', "7"])
+def test_an_export_that_shares_what_it_does_not_hold_is_refused(tmp_path: Path, shared: str) -> None:
+    path = tmp_path / "tensors.safetensors"
+    write_tensors(path, {"weight": torch.arange(3.0)}, {"model": {}, SHARED: json.loads(shared)})
+    with pytest.raises(ExportError, match="does not say of what network"):
+        read_tensors(path)
