@@ -212,14 +212,15 @@ class DynamicFilterConv2d(Window):
         return self.second.bias
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
-        """Of one image, without those of its parts: the filters' use, and where they are never written their mixing."""
+        """Of one image, without those of its parts that are called: the filters' use, and where they are never written
+        their mixing."""
         places = output.shape[-2] * output.shape[-1]
-        if self.depthwise:
-            return places * self.in_channels * self.taps
-        kernel = self.out_channels * self.in_channels * self.taps
-        if self.local and not self.normalise:
+        kernel = self.in_channels * self.taps * (1 if self.depthwise else self.out_channels)
+        if self.local and not self.depthwise and not self.normalise:
             return places * (kernel * (self.hidden + 1) + self.out_channels * self.hidden)
-        return places * kernel
+        # Of the last layer only the weights are used where filters are centred in them.
+        centred = self.normalise and self.local == self.depthwise
+        return places * kernel + centred * self.second.weight.numel() * (places if self.local else 1)
 
     def maps(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""

@@ -10,6 +10,28 @@ from nsl.kernels.convolution import _pair
 from nsl.kernels.patches import output_size
 from nsl.layers.inputs import unbatched
 
+torch.fx.wrap("image_by_image")  # a leaf of the graphs that torch.fx traces
+
+
+def image_by_image(
+    input: Tensor,
+    kernels: Tensor,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """`Window.each_its_kernel` as one grouped convolution: its groups are the images, or all their channels."""
+    batch, channels, *size = input.shape
+    height, width = output_size((size[0], size[1]), kernel_size, stride, padding, dilation)
+    if batch == 0:  # no groups; gradients are still there, of nothing
+        return input.new_zeros(0, kernels.shape[1], height, width) + 0 * (input.sum() + kernels.sum())
+    bank = kernels.flatten(0, 1).unflatten(-1, kernel_size)
+    groups = batch * channels // kernels.shape[2]
+    maps = F.conv2d(input.reshape(1, -1, *size), bank, None, stride, padding, dilation, groups)
+    # By permuting: a map over calls (vmap) cannot ask for a memory format.
+    return maps.view(batch, -1, height, width).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
 
 class Window(nn.Module):
     """The geometry of a two-dimensional convolution with zero padding and one group, and its patches.
@@ -115,16 +137,9 @@ class Window(nn.Module):
         Returns:
             [B, F, Ho, Wo], channels_last.
         """
-        if torch.compiler.is_compiling() or input.shape[0] == 0:
+        if torch.compiler.is_compiling():  # a graph would hold the number of groups as a constant, so the batch too
             return self._each_by_patches(input, kernels)
-        batch, height, width = input.shape[0], *self.map_size(input)
-        # One grouped convolution whose groups are the images (with [B, C, 1, K] their channels). A graph would hold the
-        # number of groups as a constant, and with it the batch.
-        groups = batch * input.shape[1] // kernels.shape[2]
-        bank = kernels.flatten(0, 1).unflatten(-1, self.kernel_size)
-        maps = F.conv2d(input.reshape(1, -1, *input.shape[2:]), bank, None, *self.geometry, groups=groups)
-        # By permuting: a map over calls (vmap) cannot ask for a memory format.
-        return maps.view(batch, -1, height, width).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return image_by_image(input, kernels, self.kernel_size, *self.geometry)
 
     def _each_by_patches(self, input: Tensor, kernels: Tensor) -> Tensor:
         patches = self.patches_last(input)  # [B, Ho, Wo, K, C]
