@@ -151,9 +151,9 @@ def stage_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     figure = new_figure(7, 3.4)
     ax = figure.subplots()
     markers = {"pretrain": "o", "similarity": "s", "finetune": "^"}
-    look = looks(list(rows))
+    styles = looks(list(rows))
     for label, curve in rows.items():
-        colour = look[label].colour
+        colour = styles[label].colour
         iterations = [point["iteration"] for point in curve]
         ax.plot(iterations, [point["test_error"] for point in curve], color=colour, label=label)
         for stage, marker in markers.items():

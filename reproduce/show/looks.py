@@ -22,6 +22,7 @@ NSN = {
     "dynamic_cnn": PINK, "meta_dynamic": BLACK, "similarity": PINK, "static_three": ORANGE, "three": GREEN,
 }  # fmt: skip
 OTHERS = {"cnn": BLUE, "finetune": BLUE, "mlp": BLUE, "euclidean": BLUE, "cnnpp": SKY}
+OWN = NSN | OTHERS
 #: What is left to the methods that have no colour of their own; yellow, which pales on white, comes last.
 SPARE = (BLACK, SKY, VERMILION, PINK, ORANGE, GREEN, BLUE, YELLOW)
 
@@ -54,17 +55,15 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     taken: set[str] = set()
     wanted = {label: _keys().get(label, label) for label in labels}
     # Who has a colour of its own comes first, so that the spare ones are those that no such method needs here.
-    for label in sorted(labels, key=lambda label: wanted[label] not in NSN | OTHERS):
-        place = labels.index(label)
-        marker = MARKERS[place % len(MARKERS)]
-        key = wanted[label]
+    for label in sorted(labels, key=lambda label: wanted[label] not in OWN):
+        place, key = labels.index(label), wanted[label]
         if many and key not in NSN:
             rank = sum(look.behind for look in found.values())
             style = LINES[rank // len(MARKERS) % len(LINES)]
             found[label] = Look(GREY, MARKERS[rank % len(MARKERS)], style, behind=True)
             continue
-        free = [colour for colour in ((NSN | OTHERS).get(key), *SPARE) if colour is not None and colour not in taken]
+        free = [colour for colour in (OWN.get(key), *SPARE) if colour is not None and colour not in taken]
         colour = free[0] if free else SPARE[place % len(SPARE)]
         taken.add(colour)
-        found[label] = Look(colour, marker)
+        found[label] = Look(colour, MARKERS[place % len(MARKERS)])
     return {label: found[label] for label in labels}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import nsl
 import nsl.data
@@ -19,6 +20,17 @@ STATE = {"model": {"weight": torch.arange(300.0)}, "iteration": 7}
 def flipped(content: bytes, place: int) -> bytes:
     """The content with one bit changed."""
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def exported(path: Path, name: str, width: int) -> nn.Module:
+    """A network that was written to `path` and comes back from there as it was."""
+    dataset, options = nsl.data.load("digits"), {"width": width}
+    model = nsl.create_model(name, dataset.num_classes, image_size=dataset.image_size, **options)
+    save_model(path, model, name, options, dataset)
+    loaded, about = load_model(path)
+    assert set(about) == {"model", "data", "training"}
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+    return model
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -57,12 +69,8 @@ def test_a_checkpoint_of_an_earlier_version_without_check_sum_is_read(tmp_path: 
 
 
 def test_no_flipped_bit_of_an_export_is_used(tmp_path: Path) -> None:
-    path, options = tmp_path / "model.safetensors", {"width": 2}
-    dataset = nsl.data.load("digits")
-    model = nsl.create_model("cnn9", dataset.num_classes, image_size=dataset.image_size, **options)
-    save_model(path, model, "cnn9", options, dataset)
-    loaded, _ = load_model(path)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    path = tmp_path / "model.safetensors"
+    exported(path, "cnn9", 2)
     whole = path.read_bytes()
     for place in range(len(whole) // 2, len(whole), 401):
         path.write_bytes(flipped(whole, place))
@@ -71,13 +79,8 @@ def test_no_flipped_bit_of_an_export_is_used(tmp_path: Path) -> None:
 
 
 def test_what_layers_share_is_exported_once_and_comes_back_under_every_name(tmp_path: Path) -> None:
-    path, options = tmp_path / "model.safetensors", {"width": 4}
-    dataset = nsl.data.load("digits")
-    model = nsl.create_model("hyper9", dataset.num_classes, image_size=dataset.image_size, **options)
-    save_model(path, model, "hyper9", options, dataset)
-    loaded, about = load_model(path)
-    assert set(about) == {"model", "data", "training"}
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    path = tmp_path / "model.safetensors"
+    model = exported(path, "hyper9", 4)
     once = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     named = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     assert once < path.stat().st_size < once + 32_000 < named

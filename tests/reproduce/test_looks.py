@@ -6,7 +6,7 @@ import pytest
 
 from reproduce.declare import experiments
 from reproduce.show.fewshot_figures import curves
-from reproduce.show.looks import GREY, NSN, OKABE_ITO, OTHERS, looks
+from reproduce.show.looks import GREY, NSN, OKABE_ITO, OWN, looks
 
 TABLES = (*experiments.tables(), *experiments.beyond())
 
@@ -29,7 +29,7 @@ def test_the_same_method_keeps_its_colour_from_table_to_table(table: experiments
     for label, look in looks(list(labels(table))).items():
         key = labels(table)[label]
         if key in ("cnn", "cnnpp", "static", "dynamic") and look.colour != GREY:
-            assert look.colour == (NSN | OTHERS)[key]
+            assert look.colour == OWN[key]
 
 
 def test_of_many_lines_only_those_of_nsn_are_coloured_and_they_come_first_in_the_legend() -> None:
@@ -47,4 +47,4 @@ def test_of_many_lines_only_those_of_nsn_are_coloured_and_they_come_first_in_the
 
 
 def test_a_label_that_no_table_declares_gets_a_spare_colour() -> None:
-    assert looks(["something", "Baseline CNN"])["something"].colour not in (GREY, OTHERS["cnn"])
+    assert looks(["something", "Baseline CNN"])["something"].colour not in (GREY, OWN["cnn"])
