@@ -9,8 +9,8 @@
 #
 # The paper places neural similarity among other ideas: filters that a network generates or selects, taps that move,
 # operators of angle and length, metrics that are learned, steps of differential equations (sections 2 to 6). Each is
-# below as an equation, a check or a picture, and a measured row, all in the same nine convolutions of CNN-9 and with
-# the same recipe and budget.
+# below as an equation, a check or a picture, and a measured row; every table has one network to start from, one recipe
+# and one budget, which it names.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -36,7 +36,7 @@ dynamic.scope()
 # | dynamic NSN (DNS, UNS) | $W^\top M(X_p)\, X_p$, $M = I + {}$ a bounded prediction that kernels and channels share |
 # | dynamic filters, local | $G(x)(p)^\top X_p$: the filter itself is generated, at every position |
 # | dynamic filters, one set an image | $G(x)^\top X_p$ |
-# | hypernetwork | $K(z)^\top X_p$; dynamic: $K(z \odot (1 + V \bar x))^\top X_p$, one network $K$ for all layers |
+# | hypernetwork | $K(z)^\top X_p$; dynamic: $z \odot (1 + V \bar x)$, bounded: $z \odot (1 + \tanh V \bar x)$ |
 # | filter selection | $g_f(\bar x)\, W_f^\top X_p$ with gates $g_f \in \{0, 1\}$ |
 # | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$ |
 # | deformable convolution | $\sum_k W_k^\top x(p + k + d_k(X_p))$, between the pixels by interpolation |

@@ -63,17 +63,19 @@ def hyper9(
     width: int = 32,
     image_size: int = 32,
     dynamic: bool = False,
+    bounded: bool = False,
     embedding: int | None = None,
 ) -> PlainCNN:
     """CNN-9 whose nine kernels one shared generator writes, in blocks of width x width channels.
 
     Args:
-        dynamic: embeddings scaled by the input.
+        dynamic: embeddings scaled by the input; `bounded`: by factors from 0 to 2.
         embedding: their length; None: 4 width, with which the network has about CNN-9's number of parameters at width
             32.
     """
     generator = KernelGenerator((3, 3), width, 4 * width if embedding is None else embedding)
-    return _network(num_classes, width, image_size, partial(HyperConv2d, generator=generator, dynamic=dynamic))
+    convolution = partial(HyperConv2d, generator=generator, dynamic=dynamic, bounded=bounded)
+    return _network(num_classes, width, image_size, convolution)
 
 
 def selected9(num_classes: int, *, width: int = 32, image_size: int = 32, hidden: int | None = None) -> PlainCNN:

@@ -99,8 +99,8 @@ class Claim:
 class Experiment:
     """A table as data.
 
-    ``metrics`` are those it shows beside the task's own, ``seeds`` the largest number of them by profile, and
-    ``instead`` the data sets of a profile that is to be shorter, in place of ``datasets``.
+    ``metrics`` are those it shows beside the task's own, ``instead`` the data sets of a profile that is to be shorter,
+    in place of ``datasets``.
     """
 
     table: Key
@@ -113,16 +113,11 @@ class Experiment:
     claims: tuple[Claim, ...]
     task: str = CLASSIFICATION
     metrics: tuple[Metric, ...] = ()
-    seeds: dict[str, int] = field(default_factory=dict)
     instead: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def within(self, profile: str) -> Experiment:
         """The table as a profile runs it, also one with changed settings (``demo+width=4``)."""
         return replace(self, datasets=tuple(self.instead.get(base_of(profile), self.datasets)))
-
-    def most_seeds(self, profile: str) -> int | None:
-        """The largest number of seeds for a profile, also with changed settings; None where the table names none."""
-        return self.seeds.get(base_of(profile))
 
     @property
     def stem(self) -> str:

@@ -77,8 +77,7 @@ def planned_runs(
         for slot in declared.datasets:
             if slot not in chosen.slots or (slots is not None and slot not in slots) or seed >= numbers[slot]:
                 continue
-            most = declared.most_seeds(chosen.name) or seed + 1
-            for method in declared.methods if seed < most else ():
+            for method in declared.methods:
                 if (methods is None or method.key in methods) and seed < (method.seeds or seed + 1):
                     run = chosen.run(method, slot, seed)
                     found.setdefault(run.key, run)

@@ -24,6 +24,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dynamic_filter9", {"depthwise": False, "hidden": 2}),
     ("dynamic_filter9", {"depthwise": False, "hidden": 2, "normalise": False}),
     ("hyper9", {"dynamic": True}),
+    ("hyper9", {"dynamic": True, "bounded": True}),
     ("deformable9", {"stages": 3, "modulated": True}),
     ("deformable9", {"predicted": False}),
     ("unshared9", {"similarity": "unconstrained"}),

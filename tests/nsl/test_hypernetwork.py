@@ -31,15 +31,20 @@ def test_a_block_is_two_linear_maps_of_its_embedding() -> None:
     torch.testing.assert_close(g(z), written(g, z), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_the_kernel_is_tiled_by_blocks(dynamic: bool) -> None:
-    layer = HyperConv2d(6, 4, 3, padding=1, generator=generator(), dynamic=dynamic, dtype=torch.float64)
+#: Static, scaled by the input, scaled within bounds.
+KINDS = [{}, {"dynamic": True}, {"dynamic": True, "bounded": True}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_is_tiled_by_blocks(kind: dict[str, bool]) -> None:
+    layer = HyperConv2d(6, 4, 3, padding=1, generator=generator(), dtype=torch.float64, **kind)
     moved(layer)
     x = torch.randn(2, 6, 5, 4, dtype=torch.float64)
     for b in range(2):
         factor = torch.ones(4, dtype=torch.float64)
         if layer.scaling is not None:
-            factor = 1 + layer.scaling.weight @ x[b].mean((1, 2))
+            read = layer.scaling.weight @ x[b].mean((1, 2))
+            factor = 1 + (read.tanh() if layer.bounded else read)
         kernel = torch.zeros(4, 6, 9, dtype=torch.float64)
         for row in range(2):
             for column in range(2):
@@ -74,9 +79,20 @@ def test_a_start_has_the_variance_of_he_initialisation() -> None:
     assert layer.kernel().var().item() == pytest.approx(2 / (64 * 9), rel=0.3)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_derivatives_are_those_of_finite_differences(dynamic: bool) -> None:
-    layer = HyperConv2d(3, 2, 3, generator=generator(), dynamic=dynamic, dtype=torch.float64)
+def test_bounded_kernels_stay_where_they_are_however_large_the_input() -> None:
+    layer = HyperConv2d(3, 2, 3, generator=generator(), dynamic=True, bounded=True, dtype=torch.float64)
+    moved(layer)
+    directions = torch.randn(5, 3, 1, 1, dtype=torch.float64)
+    # So far out that every factor is 0 or 2: ten times as far changes nothing.
+    far, farther = (layer.kernel(distance * directions) for distance in (1e12, 1e13))
+    torch.testing.assert_close(far, farther, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="needs dynamic=True"):
+        HyperConv2d(3, 2, 3, bounded=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_derivatives_are_those_of_finite_differences(kind: dict[str, bool]) -> None:
+    layer = HyperConv2d(3, 2, 3, generator=generator(), dtype=torch.float64, **kind)
     moved(layer)
     assert passes_gradcheck(layer, torch.randn(2, 3, 4, 3, dtype=torch.float64))
 

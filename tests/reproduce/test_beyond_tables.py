@@ -133,9 +133,10 @@ def test_notebooks_belong_to_the_tables_that_they_read() -> None:
     assert not set(notebooks.names(plan.tables())) & set(notebooks.names(plan.beyond()))
 
 
-def test_a_tables_own_number_of_seeds_holds_in_the_profile_it_names() -> None:
+def test_the_demo_has_one_seed_of_the_tables_beyond_and_more_where_they_are_asked_for() -> None:
     for profile in (DEMO, plan.profile("demo+width=4")):
         assert {run.seed for run in plan.planned_runs(profile, ("dynamic",))} == {0}
+        assert {run.seed for run in plan.planned_runs(profile, ("dynamic",), 3)} == {0, 1, 2}
     assert {run.seed for run in plan.planned_runs(plan.profile("cpu"), ("dynamic",))} == {0, 1, 2}
 
 
