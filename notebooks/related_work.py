@@ -38,7 +38,7 @@ dynamic.scope()
 # | dynamic filters, one set an image | $G(x)^\top X_p$ |
 # | hypernetwork | $K(z)^\top X_p$; dynamic: $z \odot (1 + V \bar x)$, bounded: $z \odot (1 + \tanh V \bar x)$ |
 # | filter selection | $g_f(\bar x)\, W_f^\top X_p$ with gates $g_f \in \{0, 1\}$ |
-# | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$ |
+# | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$, weights of a level softmax |
 # | deformable convolution | $\sum_k W_k^\top x(p + k + d_k(X_p))$, between the pixels by interpolation |
 #
 # $\bar x$ is the mean over the layer's input. Generated filters are depthwise here, followed by a learned 1x1

@@ -85,10 +85,17 @@ def selected9(num_classes: int, *, width: int = 32, image_size: int = 32, hidden
 
 
 def mixture9(
-    num_classes: int, *, width: int = 32, image_size: int = 32, banks: int = 2, routing: str = "softmax"
+    num_classes: int,
+    *,
+    width: int = 32,
+    image_size: int = 32,
+    banks: int = 2,
+    routing: str = "softmax",
+    temperature: float | None = None,
 ) -> PlainCNN:
     """CNN-9 of mixtures of `banks` kernels; two have about the parameters of dynamic NSN with a diagonal similarity."""
-    return _network(num_classes, width, image_size, partial(MixtureConv2d, banks=banks, routing=routing))
+    convolution = partial(MixtureConv2d, banks=banks, routing=routing, temperature=temperature)
+    return _network(num_classes, width, image_size, convolution)
 
 
 def deformable9(

@@ -47,18 +47,50 @@ def test_a_mixture_convolves_with_the_mixed_kernel_of_the_image(routing: str) ->
     x = image()
     for b in range(len(x)):
         numbers = layer.router.weight @ x[b].mean((1, 2)) + layer.router.bias
-        pi = numbers.softmax(0) if routing == "softmax" else 1 / (1 + torch.exp(-numbers))
+        pi = (numbers / 30).softmax(0) if routing == "softmax" else 1 / (1 + torch.exp(-numbers))
         kernel = sum(pi[e] * bank for e, bank in enumerate(layer.weight.chunk(3)))
         expected = F.conv2d(x[b : b + 1], kernel, layer.bias, stride=2, padding=1)
         torch.testing.assert_close(layer(x)[b : b + 1], expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("routing", ["softmax", "sigmoid"])
-def test_an_even_mixture_starts_with_he_variance(routing: str) -> None:
+def test_every_bank_starts_with_he_variance(routing: str) -> None:
     torch.manual_seed(0)
     layer = MixtureConv2d(32, 32, 3, banks=4, routing=routing)
-    factor = 0.25 if routing == "softmax" else 0.5
-    assert (factor * layer.weight.unflatten(0, (4, -1)).sum(0)).var().item() == pytest.approx(2 / (32 * 9), rel=0.1)
+    assert layer.weight.var().item() == pytest.approx(2 / (32 * 9), rel=0.1)
+
+
+def test_an_even_mixture_before_batch_norm_learns_as_fast_as_a_plain_kernel() -> None:
+    """A step turns both kernels by the same angle, whose tangent is step over length."""
+    torch.manual_seed(0)
+    mixture = MixtureConv2d(3, 5, 3, banks=4, bias=False, dtype=torch.float64)
+    torch.nn.init.zeros_(mixture.router.weight)
+    torch.nn.init.zeros_(mixture.router.bias)
+    plain = torch.nn.Conv2d(3, 5, 3, bias=False, dtype=torch.float64)
+    norm = torch.nn.BatchNorm2d(5, eps=1e-12, dtype=torch.float64)
+
+    def mixed(of: torch.Tensor | None) -> torch.Tensor:
+        assert of is not None
+        return of.detach().unflatten(0, (4, -1)).mean(0)
+
+    # The plain kernel is as long as one of He's is expected to be: twice the even mixture of four of them.
+    plain.weight.data.copy_(2 * mixed(mixture.weight))
+    x = image()
+    target = torch.randn_like(plain(x))
+    for layer in (mixture, plain):
+        (norm(layer(x)) - target).square().sum().backward()
+    turned = mixed(mixture.weight.grad) / mixed(mixture.weight).norm()
+    torch.testing.assert_close(turned, plain.weight.grad / plain.weight.norm(), rtol=1e-6, atol=1e-9)
+
+
+def test_the_temperature_levels_the_softmax() -> None:
+    layer = MixtureConv2d(3, 4, 3, banks=3, temperature=2.0, dtype=torch.float64)
+    x = image()
+    expected = (layer.router(x.mean((2, 3))) / 2).softmax(-1)
+    torch.testing.assert_close(layer.mixture(x), expected, rtol=1e-12, atol=1e-12)
+    for options in ({"temperature": 0.0}, {"temperature": 2.0, "routing": "sigmoid"}):
+        with pytest.raises(ValueError, match="temperature must be positive and is the softmax's"):
+            MixtureConv2d(3, 4, 3, **options)
 
 
 def test_mixtures_have_the_derivatives_of_finite_differences() -> None:
