@@ -41,9 +41,9 @@ dynamic.scope()
 # | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$, weights of a level softmax |
 # | deformable convolution | $\sum_k W_k^\top x(p + k + d_k(X_p))$, between the pixels by interpolation |
 #
-# $\bar x$ is the mean over the layer's input. Generated filters are depthwise here, followed by a learned 1x1
-# convolution, and normalised (Zhou et al., 2021), but for the row "whole". Offsets are in the last three convolutions,
-# as in their source, and learn at a tenth of the rate.
+# $\bar x$ is the mean over the layer's input, $K$ one network for all layers. Generated filters are depthwise here,
+# followed by a learned 1x1 convolution, and normalised (Zhou et al., 2021), but for the row "whole". Offsets are in the
+# last three convolutions, as in their source, and learn at a tenth of the rate.
 #
 # The paper says that with an unconstrained $M$ dynamic NSN is "essentially equivalent to the dynamic filter network".
 # With the kernels as columns of $W$ and the wanted filters as columns of $V$, $W^\top M = V^\top$ is solved by $M = W
@@ -72,7 +72,8 @@ dynamic.learning_curves()
 beyond_report.moved_taps(dynamic, structures)
 
 # %% [markdown]
-# How often the gates are on, and what the mixtures weigh:
+# How often the gates are on, and what the mixtures weigh. Where all gates are on for every image, or the weights do not
+# vary with it, the row is in effect a plain convolution:
 
 # %%
 beyond_report.mixtures(dynamic)

@@ -29,7 +29,7 @@ from nsl.models.registry import count_parameters, create_model, list_models
 from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
 from nsl.training.distributed import joined, local_device
-from nsl.training.ending import saving_when_told
+from nsl.training.ending import interruptible, saving_when_told
 from nsl.training.evaluate import evaluate
 from nsl.training.execution import Execution
 from nsl.training.export import load_model, save_model
@@ -187,14 +187,15 @@ def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code: 0, 1 for a training that diverged, 2 for bad input, 130 for Ctrl-C."""
     try:
-        chosen = parser().read(arguments)
-        expand_paths(chosen)
-        check(chosen)
-        with saving_when_told(), joined(chosen.device) as (rank, _):
-            if chosen.evaluate is not None:
-                run_evaluation(chosen)
-                return 0
-            return int(run_training(chosen, rank == 0).diverged)
+        with interruptible():
+            chosen = parser().read(arguments)
+            expand_paths(chosen)
+            check(chosen)
+            with saving_when_told(), joined(chosen.device) as (rank, _):
+                if chosen.evaluate is not None:
+                    run_evaluation(chosen)
+                    return 0
+                return int(run_training(chosen, rank == 0).diverged)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

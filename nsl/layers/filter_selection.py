@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from nsl.layers.inputs import unbatched
 from nsl.layers.window import Window
 
-ROUTINGS = ("softmax", "sigmoid")
+#: Routings of a mixture and their temperatures: Chen et al.'s, and none in CondConv.
+ROUTINGS = {"softmax": 30.0, "sigmoid": 1.0}
 #: Bias of the gates at the start: all filters are on, each with sigmoid(1) = 0.73.
 GATE_BIAS = 1.0
-#: Of the mixture's softmax (Chen et al., section 3.3).
-TEMPERATURE = 30.0
 
 
 class SelectedConv2d(nn.Conv2d):
@@ -101,7 +100,7 @@ class SelectedConv2d(nn.Conv2d):
 class MixtureConv2d(Window):
     """A convolution whose kernel is a mixture of E banks with weights read off the image.
 
-        y = conv(x, sum_e pi[e](x) W_e) + b,    pi = softmax((V mean_p x + v) / t) or, each by itself, sigmoid(...)
+        y = conv(x, sum_e pi[e](x) W_e) + b,    pi = softmax((V mean_p x + v) / t) or, each by itself, its sigmoid
 
     The convolution being linear in the kernel, it is computed as the weighted sum of E convolutions.
 
@@ -110,8 +109,8 @@ class MixtureConv2d(Window):
             `torch.nn.Conv2d`; zero padding, one group.
         banks: E.
         routing: "softmax" or "sigmoid".
-        temperature: t of the softmax; None: 30. Chen et al. need a large one, or few banks learn; theirs falls to 1 in
-            the first ten epochs, ours stays.
+        temperature: t; None: 30 of a softmax, 1 of sigmoids. Chen et al. need a large one, or few banks learn; theirs
+            falls to 1 in the first ten epochs, ours stays.
 
     Parameters:
         weight [E F, C, kh, kw] (the banks one after the other), router.weight [E, C], router.bias [E], bias [F].
@@ -119,7 +118,7 @@ class MixtureConv2d(Window):
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
     Raises:
-        ValueError: banks is below 1, the routing is unknown, or the temperature is not positive or not a softmax's.
+        ValueError: banks is below 1, the routing is unknown, or the temperature is not positive.
     """
 
     def __init__(
@@ -143,10 +142,10 @@ class MixtureConv2d(Window):
             raise ValueError(f"banks must be at least 1, got {banks}")
         if routing not in ROUTINGS:
             raise ValueError(f"routing must be one of {list(ROUTINGS)}, got {routing!r}")
-        if temperature is not None and (routing != "softmax" or not 0 < temperature < math.inf):
-            raise ValueError(f"temperature must be positive and is the softmax's, got {temperature} with {routing}")
-        self.banks, self.routing = banks, routing
-        self.temperature = (TEMPERATURE if temperature is None else temperature) if routing == "softmax" else 1.0
+        temperature = ROUTINGS[routing] if temperature is None else temperature
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {temperature}")
+        self.banks, self.routing, self.temperature = banks, routing, temperature
         shape = (banks * out_channels, in_channels, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         self.router = nn.Linear(in_channels, banks, device=device, dtype=dtype)
@@ -157,7 +156,7 @@ class MixtureConv2d(Window):
         """He initialisation of every bank, as the sources have it; bias zero.
 
         An even softmax mixture is smaller than one bank by the root of their number, and so are the steps of each: it
-        learns as fast as a plain kernel before batch normalisation. Banks scaled up to make up for it learn slower.
+        learns as fast as a plain kernel before batch normalisation. Banks scaled up to make up for it turn slower.
         """
         nn.init.normal_(self.weight, std=math.sqrt(2 / (self.in_channels * self.taps)))
         self.router.reset_parameters()

@@ -23,7 +23,7 @@ from torch import Tensor
 from nsl.kernels import paths
 from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
 from nsl.training.distributed import add_up, world
-from nsl.training.ending import ENDING, EXIT_CODE
+from nsl.training.ending import ENDING, EXIT_CODE, INTERRUPTED
 from nsl.training.execution import Execution, stretch
 from nsl.training.side_by_side import TURN, pass_turn, wait_for
 
@@ -179,6 +179,8 @@ class TrainingState(ABC):
             if self.divergence is not None:
                 break
             goes_on = taken < self.total
+            if goes_on and INTERRUPTED.is_set():
+                raise KeyboardInterrupt
             ending = goes_on and ENDING.is_set()
             due = goes_on and self._mark - self._saved > 60 * self.execution.checkpoint_minutes
             if due or ending or (not goes_on and self.execution.keep_last):

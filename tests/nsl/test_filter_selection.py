@@ -83,14 +83,15 @@ def test_an_even_mixture_before_batch_norm_learns_as_fast_as_a_plain_kernel() ->
     torch.testing.assert_close(turned, plain.weight.grad / plain.weight.norm(), rtol=1e-6, atol=1e-9)
 
 
-def test_the_temperature_levels_the_softmax() -> None:
-    layer = MixtureConv2d(3, 4, 3, banks=3, temperature=2.0, dtype=torch.float64)
+@pytest.mark.parametrize("routing", ["softmax", "sigmoid"])
+def test_the_temperature_levels_the_weights(routing: str) -> None:
+    layer = MixtureConv2d(3, 4, 3, banks=3, routing=routing, temperature=2.0, dtype=torch.float64)
     x = image()
-    expected = (layer.router(x.mean((2, 3))) / 2).softmax(-1)
+    numbers = layer.router(x.mean((2, 3))) / 2
+    expected = numbers.softmax(-1) if routing == "softmax" else numbers.sigmoid()
     torch.testing.assert_close(layer.mixture(x), expected, rtol=1e-12, atol=1e-12)
-    for options in ({"temperature": 0.0}, {"temperature": 2.0, "routing": "sigmoid"}):
-        with pytest.raises(ValueError, match="temperature must be positive and is the softmax's"):
-            MixtureConv2d(3, 4, 3, **options)
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        MixtureConv2d(3, 4, 3, routing=routing, temperature=0.0)
 
 
 def test_mixtures_have_the_derivatives_of_finite_differences() -> None:

@@ -96,6 +96,7 @@ def test_ctrl_c_is_one_line(tmp_path: Path, command: list[str], words: str) -> N
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    # CPython ends itself by the signal, which a shell reports as 130 too, where the key press met code in `exec`.
+    assert process.returncode in (130, -signal.SIGINT)
     assert said.startswith(words)
     assert len(said.splitlines()) == 1

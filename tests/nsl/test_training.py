@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from nsl.training import (
     train,
 )
 from nsl.training import state as state_module
+from nsl.training.ending import interruptible
 
 KEPT = ("test_error", "test_loss", "train_loss", "train_error", "curve", "iterations_done", "diverged")
 
@@ -198,3 +201,34 @@ def test_observations_hold_the_learned_and_the_predicted_similarities() -> None:
     assert first["shape"] == [1.0] * 9
     assert "maps" not in dynamic["dynamic"][1]
     assert observe(nsl.create_model("cnn9", 4, width=4, image_size=8), data) == {}
+
+
+def press_and_forget() -> None:
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@interruptible()
+def press_then_fail() -> None:
+    press_and_forget()
+    raise ImportError("half imported")
+
+
+@interruptible()
+def press_then_train() -> None:
+    press_and_forget()
+    run("cnn9")
+
+
+def test_a_key_press_that_a_library_swallowed_or_renamed_still_interrupts() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            press_then_fail()
+        with pytest.raises(KeyboardInterrupt):
+            press_then_train()
+        with pytest.raises(ImportError), interruptible():
+            raise ImportError("truly absent")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
