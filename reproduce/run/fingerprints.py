@@ -85,18 +85,31 @@ def _signature(run: Run, data: str | None, loader: str) -> str:
     else:
         if entry is None:  # its task's own: what that makes is determined by its file too
             parts.append(tasks.source(run.task).read_text(encoding="utf-8"))
-        parts.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in _files(run, data)])
+        parts.append(_states(_files(run, data)))
     return digest(parts)
 
 
+def _states(files: list[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of the last change of every file that is still there: others may be writing beside us."""
+    found: list[tuple[str, int, int]] = []
+    for path in files:
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            found.append((str(path.resolve()), state.st_size, state.st_mtime_ns))
+    return found
+
+
 def _files(run: Run, data: str | None) -> list[Path]:
-    """Files of the data folder that the run's data set may be read from."""
+    """Files of the data folder that the run's data set may be read from: neither hidden, as half-written ones are, nor
+    what is remembered here, which may lie in the same folder."""
     entry = CATALOGUE.get(run.dataset["name"])
     if entry and entry.embedded:
         return []
     root = Path(os.path.expanduser(data)) if data else default_root()
     patterns = entry.patterns if entry else PATTERNS
-    return sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})
+    ours = {_cache_path(), _files_path()}
+    found = {path for pattern in patterns for path in root.glob(pattern) if not path.name.startswith(".")}
+    return sorted(path for path in found - ours if path.is_file())
 
 
 def _hashed(files: list[Path]) -> dict[str, str]:

@@ -20,7 +20,7 @@ def launch(folder: Path, *arguments: int, processes: int = 2, restarts: int = 0)
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     command += [f"--max-restarts={restarts}", "-m", "tests.nsl.distributed_worker", str(folder), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=220)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def losses(folder: Path) -> dict[int, float]:

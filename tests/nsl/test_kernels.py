@@ -100,7 +100,7 @@ def in_a_new_process(code: str, **environment: str) -> subprocess.CompletedProce
         text=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        timeout=300,
+        timeout=900,
     )
 
 

@@ -64,5 +64,25 @@ def test_two_commands_that_write_data_json_at_once_lose_nothing(tmp_path: Path) 
         worker.start()
     for worker in workers:
         worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 6
     assert len(fingerprints.recorded(tmp_path)) == 6
     assert "checksum" in json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
+
+
+def test_what_is_remembered_and_half_written_files_are_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("NSL_DATA", raising=False)
+    folder, run, loads = tmp_path / "nsl", run_on({"name": "set of a task"}), []
+    folder.mkdir()
+    (folder / ".images.bin.x1.partial").write_bytes(b"half")
+    (folder / "images.bin").write_bytes(b"whole")
+    for _ in range(3):
+        fingerprints.current(tmp_path / "results", [run], str(folder), lambda *_: loads.append(1) or MARK, "a test")
+    assert loads == [1]
+    assert (folder / "files.json").exists()
+    assert fingerprints.changed([run], str(folder)) == []
+    (folder / "images.bin").write_bytes(b"other")
+    assert fingerprints.changed([run], str(folder)) == [str(folder / "images.bin")]
+    assert fingerprints._states([folder / "gone"]) == []
