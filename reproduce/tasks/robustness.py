@@ -6,6 +6,7 @@ Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018 (PGD wi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reproduce.show.metrics import Metric
@@ -25,6 +26,8 @@ CLEAN_ERROR = Metric("test_error", "test error", False, 1.0, mark="clean")
 #: Attacked are the first `images` test images.
 ATTACK = {"radii": [1, 2, 4, 8], "steps": 10, "images": 200}
 BATCH = 100
+#: Attacked in a rehearsal.
+SHORT_IMAGES = 10
 
 
 class Robustness(Classification):
@@ -36,6 +39,10 @@ class Robustness(Classification):
 
     def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
         return {**declared, "attack": dict(ATTACK)}
+
+    def shortened(self, run: Run, steps: int) -> Run:
+        short = super().shortened(run, steps)
+        return replace(short, recipe=short.recipe | {"attack": short.recipe["attack"] | {"images": SHORT_IMAGES}})
 
     def schedule(self, run: Run) -> dict[str, Any]:
         return {name: value for name, value in run.recipe.items() if name != "attack"}

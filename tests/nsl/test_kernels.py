@@ -131,14 +131,26 @@ def test_a_loaded_library_raises_no_warning() -> None:
         assert paths.describe()["kernels"] == "native"
 
 
+def damaged(damage: str, folder: Path) -> Path:
+    """A copy of the compiled library with a damage."""
+    library = compiled.library()
+    assert library is not None
+    whole = Path(library._name).read_bytes()
+    path = folder / Path(library._name).name
+    path.write_bytes(whole[:5000] if damage == "truncated" else whole[:3000] + b"\xff" * 8 + whole[3008:])
+    return path
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_a_damaged_library_in_the_cache_is_compiled_again(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_library_is_noticed(damage: str, tmp_path: Path) -> None:
+    assert not compiled._is_whole(damaged(damage, tmp_path))
+
+
+def test_a_damaged_library_in_the_cache_is_compiled_again(tmp_path: Path) -> None:
     script = "import sys; from nsl.kernels import compiled; sys.exit(compiled.library() is None)"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
-    (path,) = (tmp_path / "nsl").glob("*.so")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:5000] if damage == "truncated" else whole[:3000] + b"\xff" * 8 + whole[3008:])
+    (tmp_path / "nsl").mkdir()
+    path = damaged("truncated", tmp_path / "nsl")
     left = path.with_name("compiling-killed")
     left.mkdir()
     os.utime(left, (0, 0))
