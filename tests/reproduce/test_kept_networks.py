@@ -46,7 +46,9 @@ def small(profile: Profile) -> Profile:
             name: replace(profile.slots[name], recipe={**images.recipe, "iterations": 12})
             for name in ("cifar10", "cifar10_quarter")
         },
-        "mini_imagenet": replace(episodes, recipe=recipe, method={}),
+        "mini_imagenet": replace(
+            episodes, recipe=recipe, method={"maml": {"options": {"train_steps": 2, "steps": 2, "validation_episodes": 2}}}
+        ),
     }
     return replace(profile, slots={**profile.slots, **slots})
 
