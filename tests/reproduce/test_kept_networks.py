@@ -34,6 +34,9 @@ ROWS: tuple[tuple[plan.Key, str], ...] = (
 )  # fmt: skip
 
 
+MAML = {"train_steps": 2, "steps": 2, "validation_episodes": 2}
+
+
 def small(profile: Profile) -> Profile:
     """The demo with a few steps a training."""
     images, episodes = profile.slots["cifar10"], profile.slots["mini_imagenet"]
@@ -46,9 +49,7 @@ def small(profile: Profile) -> Profile:
             name: replace(profile.slots[name], recipe={**images.recipe, "iterations": 12})
             for name in ("cifar10", "cifar10_quarter")
         },
-        "mini_imagenet": replace(
-            episodes, recipe=recipe, method={"maml": {"options": {"train_steps": 2, "steps": 2, "validation_episodes": 2}}}
-        ),
+        "mini_imagenet": replace(episodes, recipe=recipe, method={"maml": {"options": MAML}}),
     }
     return replace(profile, slots={**profile.slots, **slots})
 
