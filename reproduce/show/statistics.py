@@ -258,7 +258,7 @@ def decide_better(interval: Interval, paper: float | None) -> tuple[Direction, s
     if high < 0:
         return Direction.DISAGREES, ""
     if paper is None:
-        return Direction.UNDECIDED, "the interval holds 0; the paper's difference is illegible"
+        return Direction.UNDECIDED, "the interval holds 0; the paper gives no legible difference"
     if paper > 0 and high < paper:
         return Direction.NO_EFFECT, ""
     return Direction.UNDECIDED, "the interval holds 0" + (" and the paper's difference" if paper > 0 else "")
