@@ -32,7 +32,8 @@ report.scope()
 #
 # $$ \mathrm{IoU}_c = |P_c \cap T_c| \,/\, |P_c \cup T_c| $$
 #
-# of the pixels predicted as $c$ and those of $c$.
+# of the pixels predicted as $c$ and those of $c$. The networks have one width, and the dynamic one has its predictors'
+# parameters besides (in the table): the comparison does not tell similarity from size.
 #
 # ## Results
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -108,8 +109,9 @@ def _files(run: Run, data: str | None) -> list[Path]:
     root = Path(os.path.expanduser(data)) if data else default_root()
     patterns = entry.patterns if entry else PATTERNS
     ours = {_cache_path(), _files_path()}
-    found = {path for pattern in patterns for path in root.glob(pattern) if not path.name.startswith(".")}
-    return sorted(path for path in found - ours if path.is_file())
+    found = {path for pattern in patterns for path in root.glob(pattern)} - ours
+    hidden = re.compile(r"(^|/)\.")
+    return sorted(p for p in found if p.is_file() and not hidden.search(p.relative_to(root).as_posix()))
 
 
 def _hashed(files: list[Path]) -> dict[str, str]:

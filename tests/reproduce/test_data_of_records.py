@@ -77,11 +77,15 @@ def test_what_is_remembered_and_half_written_files_are_no_data(
     folder, run, loads = tmp_path / "nsl", run_on({"name": "set of a task"}), []
     folder.mkdir()
     (folder / ".images.bin.x1.partial").write_bytes(b"half")
+    (folder / ".set.x2.partial").mkdir()
+    (folder / ".set.x2.partial" / "images.bin").write_bytes(b"half unpacked")
     (folder / "images.bin").write_bytes(b"whole")
     for _ in range(3):
         fingerprints.current(tmp_path / "results", [run], str(folder), lambda *_: loads.append(1) or MARK, "a test")
     assert loads == [1]
     assert (folder / "files.json").exists()
+    assert fingerprints.changed([run], str(folder)) == []
+    (folder / ".set.x2.partial" / "images.bin").write_bytes(b"unpacked, or so")
     assert fingerprints.changed([run], str(folder)) == []
     (folder / "images.bin").write_bytes(b"other")
     assert fingerprints.changed([run], str(folder)) == [str(folder / "images.bin")]

@@ -33,7 +33,7 @@ ROWS: tuple[tuple[plan.Key, str], ...] = (
     *(("stages", key) for key in ("finetune", "static_three", "three")),
 )  # fmt: skip
 
-
+#: MAML with few steps: its validation alone would take longer than all other rows.
 MAML = {"train_steps": 2, "steps": 2, "validation_episodes": 2}
 
 
