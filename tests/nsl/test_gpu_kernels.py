@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 #: batch, height, width, channels, filters, kernel, stride, padding, dilation
 GEOMETRIES = [
     (2, 7, 5, 5, 7, (3, 3), (1, 1), (1, 1), (1, 1)),
-    (3, 9, 8, 3, 33, (3, 3), (2, 1), (1, 0), (1, 2)),
+    (2, 7, 8, 3, 33, (3, 3), (2, 1), (1, 0), (1, 2)),
     (1, 11, 7, 17, 4, (3, 5), (2, 3), (2, 2), (2, 1)),
     (2, 6, 6, 40, 20, (1, 1), (1, 1), (0, 0), (1, 1)),
     (2, 5, 6, 24, 16, (2, 4), (1, 2), (0, 3), (1, 1)),
@@ -100,7 +100,7 @@ def test_output_and_gradients_are_the_definitions_and_repeat_bit_for_bit(
     expected = operators.definition(*exact, window)
     wanted = [expected, *torch.autograd.grad(expected, exact, dy.double())]
     runs = []
-    for _ in range(2 if DEVICE == "cuda" or number == 1 else 1):  # NumPy is deterministic: twice is for the card
+    for _ in range(2 if DEVICE == "cuda" or number == 7 else 1):  # NumPy is deterministic: twice is for the card
         y = operators.similarity_conv(*(leaf.requires_grad_() for leaf in leaves), window)
         runs.append([y, *torch.autograd.grad(y, leaves, dy)])
     for found, again, true in zip(runs[0], runs[-1], wanted):

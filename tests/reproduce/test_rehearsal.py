@@ -69,9 +69,9 @@ def test_a_run_that_fails_is_a_problem_and_not_the_end() -> None:
 def test_the_command_stores_nothing(tmp_path: Path) -> None:
     profiles = write_profile(tmp_path, seeds=1)
     common = ["--profile", "tiny", "--profiles", str(profiles)]
-    done = call(["rehearse", "--tables", "3", *common], tmp_path)
+    done = call(["rehearse", "--tables", "3", "--methods", "cnn,shared", *common], tmp_path, NSL_COMPILE="0")
     assert done.returncode == 0, done.stderr
-    assert "3 of 3 configurations rehearsed" in done.stdout
+    assert "2 of 2 configurations rehearsed" in done.stdout
     assert not (tmp_path / "results").exists()
 
 
