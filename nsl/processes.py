@@ -7,8 +7,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -21,9 +22,25 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+class _Pool(ProcessPoolExecutor):
+    """Starts its processes, which it does as tasks come, with Ctrl-C blocked: it would be a traceback of theirs."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        resource_tracker.ensure_running()  # the first process starts it, and that would unblock the signal
+        super().__init__(*arguments, **options)
+
+    def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+
+
 def _begin(first: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     """What every worker does before its first task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if first is not None:
         first(*arguments)
@@ -39,7 +56,7 @@ def workers(
     Args:
         first: called with `arguments` in each of them before its first task.
     """
-    pool = ProcessPoolExecutor(
+    pool = _Pool(
         count, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(first, arguments)
     )
     try:

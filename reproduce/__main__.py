@@ -11,8 +11,6 @@ import os
 import sys
 from typing import NoReturn
 
-from reproduce.commands import COMMANDS
-
 
 class _Parser(argparse.ArgumentParser):
     """Complains as :class:`nsl.arguments.Parser` does; that one imports torch, which ``status`` does without."""
@@ -23,10 +21,14 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
+    from reproduce.commands import COMMANDS  # in here, where Ctrl-C is heard
+
     made = _Parser(prog="python -m reproduce", description=__doc__.splitlines()[0])
     commands = made.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
-        command.declare(commands.add_parser(name, help=command.help, description=command.help))
+        one = commands.add_parser(name, help=command.help, description=command.help)
+        command.declare(one)
+        one.set_defaults(run=command.run)
     return made
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         chosen = parser().parse_args(arguments)
-        return COMMANDS[chosen.command].run(chosen)
+        return int(chosen.run(chosen))
     except (ValueError, OSError) as error:
         if os.environ.get("REPRODUCE_TRACEBACK"):
             raise

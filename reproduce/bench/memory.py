@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reproduce.run.executors import unheard
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -50,7 +52,9 @@ def peaks(cases: Callable[[], Mapping[str, Callable[[], Any]]]) -> dict[str, int
     """
     if not sys.platform.startswith("linux") or not Path("/proc/self/clear_refs").exists():
         return {}
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with unheard():
+        started = multiprocessing.get_context("spawn").Pool(1)
+    with started as pool:
         try:
             return pool.apply(_measure, (cases,))
         except (OSError, AttributeError):

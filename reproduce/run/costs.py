@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.declare.runs import Run
-from reproduce.run.executors import cards
+from reproduce.run.executors import cards, unheard
 from reproduce.run.files import canonical_json
 from reproduce.run.progress import duration
 from reproduce.tasks.task import STEP_PASSES
@@ -169,7 +169,9 @@ def calibrate(runs: Iterable[Run], jobs: int, threads: int, seconds: float = CAL
     share, found_cards = seconds / max(1, len(distinct)), cards()
     context, processes = multiprocessing.get_context("spawn"), 1 if found_cards else jobs
     begun = time.time()
-    with context.Pool(processes) as pool:
+    with unheard():
+        started = context.Pool(processes)
+    with started as pool:
         found = pool.map(_measure, [(distinct, threads, share, found_cards > 0)] * processes, chunksize=1)
     columns = zip(*(column for *_, column in found))
     measured = {network_key(run): fmean(column) for run, column in zip(distinct, columns)}

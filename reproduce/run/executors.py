@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -101,6 +102,7 @@ def _serve(pipe: Connection, store: Store, backend_path: str, data: str | None, 
     """A worker's life."""
     working: list[_Job] = []
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what is started here hears what it likes
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_end, args=(working,), daemon=True).start())
     threading.Thread(target=end_with_parent, daemon=True).start()
     backend = load_backend(backend_path)
@@ -189,6 +191,21 @@ def summary(record: dict[str, Any]) -> str:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Processes that are started inside do not hear Ctrl-C from their first instruction on; here it comes afterwards.
+
+    A key press reaches the whole group. The parent decides, and a process that is still importing would only add a
+    traceback.
+    """
+    resource_tracker.ensure_running()  # the first process starts it, and that would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def environment(changes: dict[str, str]) -> Iterator[None]:
     """The environment changed for what is started inside, then as it was."""
     before = {name: os.environ.get(name) for name in changes}
@@ -227,7 +244,7 @@ class LocalExecutor:
         )
         # Libraries read these once, when they are first imported in the worker.
         changes = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | _only_card(card)
-        with environment(changes):
+        with environment(changes), unheard():
             process.start()
         theirs.close()
         return _Worker(process, ours, card)

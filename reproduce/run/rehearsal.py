@@ -19,7 +19,7 @@ from typing import Any
 from reproduce import tasks
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE
-from reproduce.run.executors import environment
+from reproduce.run.executors import environment, unheard
 from reproduce.run.files import canonical_json
 from reproduce.run.store import EPHEMERAL_RESULTS
 from reproduce.run.worker import NslBackend
@@ -129,7 +129,7 @@ def rehearse_alone(run: Run, data: str | None) -> Rehearsed:
 
     with scratch("reproduce-rehearsal-") as folder:
         process = context.Process(target=_serve, args=(theirs, run, data, folder), daemon=True)
-        with environment({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(run.threads)}):
+        with environment({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(run.threads)}), unheard():
             process.start()
         theirs.close()
         try:

@@ -79,6 +79,45 @@ def test_workers_end_when_the_process_that_started_them_does(tmp_path: Path, num
     assert process.returncode == (130 if number == signal.SIGINT else -number)
 
 
+IMPORTING = """
+import multiprocessing, sys, time
+from pathlib import Path
+from nsl.processes import workers
+from reproduce.run.executors import unheard
+
+if __name__ == "__mp_main__":  # the worker, which reads this file first
+    Path(sys.argv[1]).touch()
+    time.sleep(60)
+
+def by_pool():
+    with workers(1) as pool:
+        pool.submit(print).result()
+
+def by_hand():
+    process = multiprocessing.get_context("spawn").Process(target=print, daemon=True)
+    with unheard():
+        process.start()
+    process.join()
+
+if __name__ == "__main__":
+    try:
+        {"pool": by_pool, "hand": by_hand}[sys.argv[2]]()
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("way", ["pool", "hand"])
+def test_a_worker_that_still_imports_does_not_hear_ctrl_c(tmp_path: Path, way: str) -> None:
+    script, begun = tmp_path / "work.py", tmp_path / "begun"
+    script.write_text(IMPORTING)
+    process = started([sys.executable, str(script), str(begun), way])
+    until(begun.exists)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=50)
+    assert (process.returncode, said) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
