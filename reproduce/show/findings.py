@@ -22,7 +22,7 @@ from reproduce.show import budget, words
 from reproduce.show.cells import plain
 from reproduce.show.claims import Judged
 from reproduce.show.metrics import gains
-from reproduce.show.rows import Row, Table, make_tables
+from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
 
 #: The headings, with the directions that are under each.
@@ -39,7 +39,7 @@ MOST = {SEED: 1000, EPISODE: 100_000}
 
 def page(profile: plan.Profile, store: Store) -> str:
     """The page of a profile in Markdown, with the theory's ledger where one lies beside the profile's folder."""
-    tables = make_tables(plan.every(), profile, store)
+    tables = shown_tables(profile, store)
     costs = Costs(store.records())
     every = [(table, judged) for table in tables for judged in table.claims]
     claims = [(table, judged) for table, judged in every if not judged.claim.control]

@@ -11,7 +11,7 @@ import pytest
 from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show import findings, words
-from reproduce.show.rows import make_tables
+from reproduce.show.rows import shown_tables
 from reproduce.show.statistics import mean_interval
 from reproduce.show.tables import write_tables
 from tests.reproduce.helpers import fill, put_record
@@ -29,7 +29,7 @@ def sections(page: str) -> dict[str, str]:
 
 def check(page: str, profile: plan.Profile, store: Store) -> None:
     """Whether a page has every claim once, under the heading of its direction, in the verdict's own sentence."""
-    tables, found = make_tables(plan.every(), profile, store), sections(page)
+    tables, found = shown_tables(profile, store), sections(page)
     claims = [judged for table in tables for judged in table.claims]
     assert f"**{words.count(claims)}**" in page
     lines = [line for text in found.values() for line in text.splitlines() if line.startswith("- ")]
@@ -84,7 +84,7 @@ def test_too_few_seeds_ask_for_the_missing_runs_and_their_time(store: Store) -> 
 
 
 def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_papers_difference(store: Store) -> None:
-    table = next(table for table in make_tables(plan.every(), PAPER, store) if table.experiment.table == 4)
+    table = next(table for table in shown_tables(PAPER, store) if table.experiment.table == 4)
     judged = next(j for j in table.claims if j.claim.words == "CNN++ beats the baseline CNN." and j.slot == "cifar10")
     text = line(findings.page(PAPER, store), judged.claim.words, "CIFAR-10,")
     found = re.search(r"At the spread seen it takes (\d+) seeds, (\d+) more runs", text)
