@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -16,13 +17,15 @@ def module(path: Path) -> str:
 FILES = {module(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
 
 
-#: By file those that it imports, inside functions too; not for type checkers only.
-GRAPH = {name: (modules(path.read_text("utf-8")) & FILES.keys()) - {name} for name, path in FILES.items()}
+@cache
+def graph() -> dict[str, set[str]]:
+    """By file those that it imports, inside functions too; not for type checkers only."""
+    return {name: (modules(path.read_text("utf-8")) & FILES.keys()) - {name} for name, path in FILES.items()}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
     try:
-        TopologicalSorter(GRAPH).prepare()
+        TopologicalSorter(graph()).prepare()
     except CycleError as error:
         raise AssertionError(f"a circle of imports: {' -> '.join(error.args[1])}") from None
 
@@ -31,7 +34,7 @@ def test_the_packages_stand_on_each_other_in_one_order() -> None:
     below = {"nsl": {"nsl"}, "theory": {"theory", "nsl"}, "reproduce": {"reproduce", "theory", "nsl"}}
     wrong = [
         f"{name} imports {other}"
-        for name, others in GRAPH.items()
+        for name, others in graph().items()
         for other in others
         if other.split(".")[0] not in below[name.split(".")[0]]
     ]

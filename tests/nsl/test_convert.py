@@ -45,7 +45,7 @@ def networks() -> dict[str, tuple[nn.Module, Tensor]]:
     }
 
 
-NETWORKS = sorted(networks())
+NETWORKS = ("cnn9", "cnn9pp", "foreign", "predictor")
 
 
 def trained_a_little(model: nn.Module, images: Tensor) -> nn.Module:
