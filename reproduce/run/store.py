@@ -73,6 +73,7 @@ class Store:
         self.checkpoints = self.folder / "checkpoints"
         self.kept = self.folder / "weights"
         self._known: dict[str, str] = {}  # identity of a record to its declared identity
+        self._read: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
     def path(self, identity: str) -> Path:
         """Where the record of a run is or would be."""
@@ -89,7 +90,17 @@ class Store:
     def read(self, identity: str) -> dict[str, Any] | None:
         """The record of a run, or None when there is none yet."""
         path = self.path(identity)
-        return read_record(path) if path.exists() else None
+        return self._record(path) if path.exists() else None
+
+    def _record(self, path: Path) -> dict[str, Any]:
+        """:func:`read_record`, once a file as long as it stays as it is: tables and notebooks ask many times."""
+        found = path.stat()
+        now = (found.st_ino, found.st_mtime_ns, found.st_size)
+        before, record = self._read.get(path, (None, {}))
+        if now != before:
+            record = read_record(path)
+            self._read[path] = (now, record)
+        return record
 
     def attempts(self, identity: str) -> Path:
         """Where the attempts at a run are noted until the record exists."""
@@ -99,7 +110,7 @@ class Store:
         """The record of a declared run, however it was executed; of several the first by execution."""
         for path in self.runs.glob("*.json"):
             if path.stem not in self._known:
-                self._known[path.stem] = declared_id(read_record(path)["config"])
+                self._known[path.stem] = declared_id(self._record(path)["config"])
         found = [self.read(identity) for identity, known in self._known.items() if known == declared]
         present = [record for record in found if record is not None]
         return min(present, key=execution_order, default=None)
@@ -121,9 +132,9 @@ class Store:
             leftover.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """All records, in order of identity."""
+        """All records, in order of identity, to be read only: others get the same objects."""
         for path in sorted(self.runs.glob("*.json")):
-            yield read_record(path)
+            yield self._record(path)
 
     @contextmanager
     def claim(self, declared: str, identity: str) -> Iterator[bool]:

@@ -32,6 +32,20 @@ def test_a_record_reads_back_as_it_was_written(tmp_path: Path, run: Run) -> None
     assert [record["id"] for record in store.records()] == [run_id(run.config(MARK, EXECUTION))]
 
 
+def test_a_file_is_read_once_as_long_as_it_stays_as_it_is(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    identity = put_record(store, run, 12.5)["id"]
+    read = store.read(identity)
+    assert store.read(identity) is read
+    assert next(store.records()) is read
+    put_record(store, run, 13.5)
+    assert store.read(identity)["result"]["test_error"] == 13.5  # type: ignore[index]
+    path = store.path(identity)
+    path.write_text(path.read_text("utf-8").replace("13.5", "13.6"), encoding="utf-8")
+    with pytest.raises(RecordError, match="checksum"):
+        store.read(identity)
+
+
 def test_numbers_that_json_does_not_have_become_null(tmp_path: Path, run: Run) -> None:
     store = Store(tmp_path, "tiny")
     written = put_record(store, run, float("nan"), status="diverged")
