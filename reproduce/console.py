@@ -95,7 +95,8 @@ def _without_network(folder: Path | None) -> list[str]:
     from nsl import zoo
 
     lines = []
-    for runs in sorted({*Path("results").glob("*/runs"), *(place.parent / "runs" for place in zoo.folders(folder))}):
+    places = [*(place.parent / "runs" for place in zoo.folders(folder)), *Path("results").glob("*/runs")]
+    for runs in sorted({place.resolve(): place for place in places}.values()):
         stored = {path.stem for path in runs.glob("*.json")}
         left = len(stored - {path.stem for path in (runs.parent / "weights").glob("*.safetensors")})
         if left:

@@ -90,10 +90,11 @@ def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> 
     if wanted is None:
         return "No number of seeds can be named that would decide it."
     unit, number = wanted
+    bound = "at most " if judged.claim.kind == "better" and judged.paper is not None and judged.paper > 0 else ""
     if number > MOST[unit]:
         return f"At the spread seen it takes more than {MOST[unit]:,} {unit}s."
     more = f", {_missing(rows, number, profile, costs)}" if unit == SEED else ""
-    return f"At the spread seen it takes {number:,} {unit}s{more}."
+    return f"At the spread seen it takes {bound}{number:,} {unit}s{more}."
 
 
 def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Costs) -> str:
@@ -136,11 +137,17 @@ def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
 
 
 def _longest(judged: Judged, mean: float) -> float | None:
-    """Half the length below which an interval about ``mean`` decides the claim; None where no length does."""
+    """Half the length below which an interval decides the claim; None where no length does.
+
+    Beside a difference of the paper's it decides wherever the mean comes to lie, so that fewer replicates may do;
+    otherwise it decides about ``mean``.
+    """
     if judged.claim.kind == "similar":
-        inside = abs(mean) < judged.claim.margin
+        margin, away = judged.claim.margin, abs(mean)
+        if margin / 2 < away < margin:
+            return None  # an interval within the margin would not hold 0 any more: a difference, and a small one
         holds_zero = not judged.verdict.reason.startswith("a difference")
-        return abs(judged.claim.margin - abs(mean)) if holds_zero or not inside else None
+        return abs(margin - away) if holds_zero or away >= margin else None
     if judged.claim.kind != "better":
         return None
     if judged.paper is not None and judged.paper > 0:
