@@ -4,8 +4,8 @@ A profile declares under ``select`` what is tried: candidates (or a grid) of val
 them, the number of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of
 the trials. The candidate with the lowest mean error over those methods and seeds is the choice, the first one among
 equals. A learned shape D that has all its taps at the end of a trial is no choice: such a network computes what the one
-without it does. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by hand and
-compared with the choice.
+without it does. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by
+hand and compared with the choice.
 """
 
 from __future__ import annotations
