@@ -77,6 +77,7 @@ class Case:
     better: Side
     worse: Side
     without: Side | None = None
+    paper: Profile | None = None  #: that of the paper's own networks, where it has the data set's place
 
     @property
     def metric(self) -> Metric:
@@ -210,15 +211,12 @@ class FewerParameters(Kind):
         return f"% fewer {QUANTITIES[claim.quantity]}"
 
     def evidence(self, case: Case) -> Evidence:
-        from reproduce.declare import plan
         from reproduce.declare.sizes import QUANTITIES, count
 
         claim, profile, scope, where = case.claim, case.profile, replace(case.scope, budget=1.0), ""
-        if scope.data or scope.width:
-            # Profiles shrink networks unevenly, for time; the paper speaks of its own, whose counting costs nothing.
-            paper_profile = plan.profile("paper")
-            if case.better.slot in paper_profile.slots:
-                profile, scope, where = paper_profile, Scope(), "at the paper's widths and classes "
+        # Profiles shrink networks unevenly, for time; the paper speaks of its own, whose counting costs nothing.
+        if (scope.data or scope.width) and case.paper is not None:
+            profile, scope, where = case.paper, Scope(), "at the paper's widths and classes "
 
         def of(side: Side) -> int:
             return count(profile.run(side.method, side.slot, 0), claim.quantity)

@@ -167,6 +167,7 @@ def _table(
             found = dict(sorted(records.get(configuration, {}).items()))
             row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE), place.place)
             plain[slot, method.key] = row
+    paper = plan.profile("paper")
     cases = [
         Case(
             claim,
@@ -175,6 +176,7 @@ def _table(
             plain[slot, claim.better],
             plain[slot, claim.worse],
             plain[slot, claim.without] if claim.without else None,
+            paper if slot in paper.slots else None,
         )
         for slot in slots
         for claim in declared.claims
