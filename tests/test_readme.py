@@ -17,6 +17,7 @@ from nsl.train import parser as train_parser
 from reproduce.commands import COMMANDS
 from reproduce.console import parser
 from reproduce.declare import plan
+from reproduce.run import selection
 from reproduce.run.cluster import read_parameters
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
@@ -153,6 +154,12 @@ def test_its_sentence_on_few_shot_learning_is_that_of_the_verdict() -> None:
     assert found is not None
     assert f"Static NSN {found[1]} points below Finetuning baseline" in said
     assert f"disagrees, in the paper {found[2]} above" in said
+    profile, store = plan.profile("cpu"), Store(ROOT / "results", "cpu")
+    adapted = [plan.experiment(6).method(key) for key in ("finetune", "static")]
+    steps = {profile.run(method, "mini_imagenet", 0).model["steps"] for method in adapted}
+    chosen = [row["methods"] for row in selection.rows(profile, store, 6) if row["chosen"]]
+    assert {f"both with {number} steps, which no trials have chosen yet" in FLAT for number in steps} == {True}
+    assert not {"finetune", "static"} <= set(chosen)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 A profile declares under ``select`` what is tried: candidates (or a grid) of values of the recipe, the methods that try
 them, the number of held-out images (or, few-shot, that episodes are of validation classes), and the shorter budget of
 the trials. The candidate with the lowest mean error over those methods and seeds is the choice, the first one among
-equals. A learned shape D that has all its taps at the end of a trial is no choice: such a network computes what the one
-without it does. Trials are runs like all others: stored, resumable, found again. The profile's recipe is written by
-hand and compared with the choice.
+equals, once all are tried. A trial in which nothing was learned is no choice: a shape D that has all its taps at the
+end, or a meta-training whose best state is its start. Trials are runs like all others: stored, resumable, found again.
+The profile's recipe is written by hand and compared with the choice.
 """
 
 from __future__ import annotations
@@ -159,12 +159,13 @@ def _with(old: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
 class Tried:
     """A candidate with its errors in percent by method, one a seed; None where a trial is missing or diverged.
 
-    ``idle`` says that a trial learned a shape D and dropped no tap.
+    ``idle`` says why a trial is none, in words; ``complete`` that all trials are stored.
     """
 
     candidate: Candidate
     errors: dict[str, list[float | None]]
-    idle: bool = False
+    idle: str = ""
+    complete: bool = True
 
     @property
     def mean(self) -> float | None:
@@ -186,8 +187,9 @@ def tried(choice: Choice, store: Store) -> list[Tried]:
     for candidate in choice.candidates:
         records = {key: [record(run) for run in runs] for key, runs in candidate.trials.items()}
         errors = {key: [_error(record) for record in several] for key, several in records.items()}
-        idle = any(_keeps_all_taps(record) for several in records.values() for record in several if record)
-        found.append(Tried(candidate, errors, idle))
+        every = [record for several in records.values() for record in several]
+        idle = next((why for record in every if record and (why := _idle(record))), "")
+        found.append(Tried(candidate, errors, idle, None not in every))
     return found
 
 
@@ -199,15 +201,20 @@ def _error(record: dict[str, Any] | None) -> float | None:
     return None if found is None else metric.error(float(found))
 
 
-def _keeps_all_taps(record: dict[str, Any]) -> bool:
-    """Whether a network learned shapes and all their entries are 1 at the end."""
+def _idle(record: dict[str, Any]) -> str:
+    """What says that a trial learned nothing of what it tried; empty where it did."""
     layers = [layer for kind in ("static", "dynamic") for layer in record["observations"].get(kind, ())]
     shapes = [layer["shape"] for layer in layers if "shape" in layer]
-    return bool(shapes) and all(all(shape) for shape in shapes)
+    if shapes and all(all(shape) for shape in shapes):
+        return "D keeps all taps"
+    states = [state["accuracy"] for state in record["result"].get("selection", ())]
+    return "the start is the best state" if states and states[0] == max(states) else ""
 
 
 def best(found: list[Tried]) -> Tried | None:
-    """The candidate of the lowest mean error; those that are not complete or whose D is idle are passed over."""
+    """The candidate of the lowest mean error, once all are tried; diverged and idle ones are passed over."""
+    if not all(item.complete for item in found):
+        return None
     known = [item for item in found if item.mean is not None and not item.idle]
     return min(known, key=lambda item: item.mean or 0.0, default=None)
 
@@ -231,7 +238,7 @@ def rows(profile: plan.Profile, store: Store, table: plan.Key) -> list[dict[str,
                 str(len(next(iter(item.errors.values())))),
                 choice.budget,
                 item.candidate.words,
-                f"{errors}; D keeps all taps" if item.idle else errors,
+                "; ".join(filter(None, (errors, item.idle))),
                 "" if item.mean is None else f"{item.mean:.2f}",
                 "yes" if item is chosen else "",
                 "yes" if item.candidate.values == choice.declared else "",

@@ -12,7 +12,7 @@ from reproduce.declare import plan
 from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.run.files import write_text
 from reproduce.run.store import Store
-from reproduce.show.rows import make_table
+from reproduce.show.rows import make_tables
 
 #: What of a record's result a card repeats.
 RESULTS = ("test_error", "test_top5_error", "accuracy", "half_width", "train_seconds")
@@ -59,8 +59,9 @@ def write_cards(profile: plan.Profile, store: Store) -> int:
         return 0
     rows: dict[str, list[dict[str, Any]]] = {identity: [] for identity in kept}
     scopes: dict[str, str] = {}
-    for number in plan.every():
-        for row in make_table(number, profile, store).rows:
+    for table in make_tables(plan.every(), profile, store):
+        number = table.experiment.table
+        for row in table.rows:
             for record in row.records.values():
                 if record["id"] in kept:
                     found = {"table": number, "method": row.method.key, "label": row.method.label, "slot": row.slot}

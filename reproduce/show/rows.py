@@ -147,7 +147,8 @@ def make_table(key: plan.Key, profile: plan.Profile, store: Store) -> Table:
 def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
     """Tables from the stored records, which are read once for all of them."""
     records, marks = index(store), fingerprints.recorded(store.folder)
-    return [_table(key, profile, records, marks) for key in keys]
+    paper = plan.profile("paper")
+    return [_table(key, profile, records, marks, paper) for key in keys]
 
 
 def _table(
@@ -155,6 +156,7 @@ def _table(
     profile: plan.Profile,
     records: dict[str, dict[int, dict[str, Any]]],
     marks: dict[str, str],
+    paper: plan.Profile,
 ) -> Table:
     declared = plan.experiment(key).within(profile.name)
     plain: dict[tuple[str, str], Row] = {}
@@ -167,7 +169,6 @@ def _table(
             found = dict(sorted(records.get(configuration, {}).items()))
             row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE), place.place)
             plain[slot, method.key] = row
-    paper = plan.profile("paper")
     cases = [
         Case(
             claim,

@@ -104,7 +104,10 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
     if not any(row["chosen"] for row in trials):
         return [f"The recipe is provisional: {len(trials)} candidates are to be tried on {on}, none has been."]
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
-    words = f"Chosen on {on}, by the lowest mean error of the methods named; no test data were looked at:"
+    words = (
+        f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; no test data "
+        "were looked at:"
+    )
     return [*elsewhere, words, as_markdown(head, trials)]
 
 

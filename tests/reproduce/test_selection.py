@@ -62,7 +62,28 @@ def test_the_lowest_mean_error_is_chosen_and_compared_with_what_is_declared(tmp_
     assert rows[0]["chosen_on"] == "20 training images held out"
 
 
-def test_a_missing_or_diverged_trial_rules_its_candidate_out(tmp_path: Path, profile: Profile) -> None:
+def test_nothing_is_chosen_before_all_candidates_are_tried(tmp_path: Path, profile: Profile) -> None:
+    (choice,) = selection.choices(profile, 1)
+    store = Store(tmp_path / "results", "tiny")
+    store_trials(store, choice, [5.0, 4.0])
+    assert [row["chosen"] for row in selection.rows(profile, store, 1)] == ["", "", ""]
+
+
+def test_a_meta_training_whose_best_state_is_its_start_is_no_choice(tmp_path: Path) -> None:
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    choice = next(each for each in selection.choices(profile, 6) if each.runs[0].model["name"] == "meta_static_nsn")
+    store_trials(store, choice, [30.0, 31.0, 32.0, 33.0, 34.0, 35.0])
+    for record, states in zip(list(store.records()), [(60, 59), (60, 60), (60, 61), (60, 61), (60, 61), (60, 61)]):
+        result = {"accuracy": 60.0, "selection": [{"iteration": 9 * n, "accuracy": s} for n, s in enumerate(states)]}
+        store.write({**record, "result": {**record["result"], **result}})
+    idle = [trial.idle for trial in selection.tried(choice, store)]
+    assert sorted(idle) == 4 * [""] + 2 * ["the start is the best state"]
+    chosen = selection.best(selection.tried(choice, store))
+    assert chosen is not None
+    assert not chosen.idle
+
+
+def test_a_diverged_trial_rules_its_candidate_out(tmp_path: Path, profile: Profile) -> None:
     (choice,) = selection.choices(profile, 1)
     store = Store(tmp_path / "results", "tiny")
     store_trials(store, choice, [5.0, 4.0, 6.0])
