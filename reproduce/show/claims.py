@@ -261,7 +261,8 @@ class DoesNotConverge(Kind):
         diverged = [seed for seed in seeds if case.better.records[seed]["status"] == "diverged"]
         above = [seed for seed in seeds if seed in ours and ours[seed] > limit * theirs[seed]]
         failed = len(diverged) + len(above)
-        direction, reason = decide_failures(failed, len(seeds))
+        direction, why = decide_failures(failed, len(seeds))
+        reason = "; ".join(filter(None, (why, case.claim.note)))
         observed = (
             f"{failed} of {len(seeds)} runs fail: {len(diverged)} diverged, {len(above)} above {limit:g} times the "
             f"error of {case.worse.method.label}"
