@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from typing import Any
 
 from nsl.outputs import check_folder
 from reproduce.bench.card import Unavailable, card
+from reproduce.run.attempts import machine
 from reproduce.run.files import write_text
 
 
@@ -68,11 +67,7 @@ def _format(rows: list[Row]) -> list[str]:
 
 def _environment() -> dict[str, Any]:
     """Machine and versions; with a CUDA card, the card's too."""
-    found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-    }
+    found = machine()
     torch = sys.modules.get("torch")
     return found | card() if torch is not None and torch.cuda.is_available() else found
 
