@@ -47,8 +47,9 @@ report.predictor_difference("dynamic", "dynamic_cnn")
 
 # %% [markdown]
 # The first three rows of the table below are the paper's. The trivially applied CNN is its sentence "dynamic NSN can
-# not converge if trivially applying CNN"; the rows marked as beyond the paper are the predictor of the authors' code,
-# whose outputs are not bounded, and a SphereNet without the identity, which section 3.3.1 calls for.
+# not converge if trivially applying CNN", in two readings: in SphereNet's place, and in the place of all of M with the
+# start that any CNN has. The other rows beyond the paper are the predictor of the authors' code, whose outputs are not
+# bounded, and a SphereNet without the identity, which section 3.3.1 calls for.
 
 # %% [markdown]
 # ## What the layer does

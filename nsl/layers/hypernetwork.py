@@ -28,6 +28,8 @@ class KernelGenerator(nn.Module):
         block: (outputs, inputs) of a block, or one number for both.
         embedding: length of z.
         hidden: length of a_i; None: as z.
+        decay: the weights and all embeddings are named to the optimiser as kernels are (attribute `decayed`, which
+            `nsl.training.optimiser.parameter_groups` reads), so that weight decay reaches them.
 
     Parameters:
         weight_in [inputs, hidden, embedding], bias_in [inputs, hidden], weight_out [outputs K, hidden], bias_out
@@ -45,11 +47,13 @@ class KernelGenerator(nn.Module):
         block: int | tuple[int, int] = 16,
         embedding: int = 64,
         hidden: int | None = None,
+        decay: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
+        self.decayed = ("weight_in", "weight_out") if decay else ()
         self.block = (block, block) if isinstance(block, int) else block
         self.embedding, self.hidden = embedding, embedding if hidden is None else hidden
         if min(*self.block, *kernel_size, embedding, self.hidden) < 1:
@@ -142,6 +146,7 @@ class HyperConv2d(Window):
         if bounded and not dynamic:
             raise ValueError("bounded says how the input scales the embeddings: it needs dynamic=True")
         self.generator, self.dynamic, self.bounded = generator, dynamic, bounded
+        self.decayed = ("embedding",) if generator.decayed else ()
         shape = (out_channels // outputs, in_channels // inputs, generator.embedding)
         self.embedding = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         self.scaling = (

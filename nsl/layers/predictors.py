@@ -247,13 +247,14 @@ class ReleasePredictor(Predictor):
 class CNNPredictor(Predictor):
     """Plain convolutions: convolution, BN, ReLU, convolution, head (paper Table 1, row "CNN").
 
-    The same initialisation as SphereNet's, so that the two differ in the normalisation only.
+    The same initialisation as SphereNet's by default, so that the two differ in the normalisation only.
 
     Args:
         in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as in `Predictor`.
         head: last step: "batchnorm" (default), "sigmoid" (minus one half, so that zero means M = I), "tanh",
             or "none": the trivial application, which the paper says diverges; batch norm is then absent from
             the whole predictor.
+        small: start with the small scales of SphereNet's; False: with He's own, as any convolution would.
         batch_norm_momentum: of the running averages.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
@@ -264,17 +265,27 @@ class CNNPredictor(Predictor):
         *place: Any,
         hidden: int = HIDDEN,
         head: str = "batchnorm",
+        small: bool = True,
         batch_norm_momentum: float | None = None,
         **named_place: Any,
     ) -> None:
         if head not in CNN_HEADS:
             raise ValueError(f"head must be one of {list(CNN_HEADS)}, got {head!r}")
         norms = (head != "none", head == "batchnorm")
+        self.small = small  # before the base class resets the parameters
         super().__init__(*place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, norms=norms)
         self.head = head
 
+    def reset_parameters(self) -> None:
+        """He initialisation, scaled as in `Predictor` where it is to be small."""
+        if self.small:
+            super().reset_parameters()
+        else:
+            he_normal(self.first)
+            he_normal(self.second)
+
     def extra_repr(self) -> str:
-        return f"head={self.head!r}"
+        return f"head={self.head!r}" + ("" if self.small else ", small=False")
 
     def _last(self, raw: Tensor) -> Tensor:
         if self.head == "sigmoid":

@@ -29,7 +29,7 @@ Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Stride, padding and dilation, (vertical, horizontal) each."""
 
 
-def he_normal(convolution: nn.Conv2d, scale: float) -> None:
+def he_normal(convolution: nn.Conv2d, scale: float = 1.0) -> None:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
     with torch.no_grad():
         convolution.weight.mul_(scale)

@@ -65,6 +65,7 @@ def hyper9(
     dynamic: bool = False,
     bounded: bool = False,
     embedding: int | None = None,
+    decay: bool = False,
 ) -> PlainCNN:
     """CNN-9 whose nine kernels one shared generator writes, in blocks of width x width channels.
 
@@ -72,8 +73,9 @@ def hyper9(
         dynamic: embeddings scaled by the input; `bounded`: by factors from 0 to 2.
         embedding: their length; None: 4 width, with which the network has about CNN-9's number of parameters at width
             32.
+        decay: weight decay reaches what the kernels are written from, as it reaches the kernels of other networks.
     """
-    generator = KernelGenerator((3, 3), width, 4 * width if embedding is None else embedding)
+    generator = KernelGenerator((3, 3), width, 4 * width if embedding is None else embedding, decay=decay)
     convolution = partial(HyperConv2d, generator=generator, dynamic=dynamic, bounded=bounded)
     return _network(num_classes, width, image_size, convolution)
 

@@ -21,7 +21,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Decayed are kernels, and under `variant="release"` more.
     Weight decay pulls towards zero, which for a similarity or a batch-norm scale is no simpler than any other
     value; so the paper variant decays the convolutions' kernels only (predictors' included). The release also
-    decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3.
+    decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3. A module that writes kernels
+    from other parameters names those in an attribute `decayed`.
 
     Returns:
         Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
@@ -45,7 +46,11 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             if isinstance(module, Similarity) and name == "similarity":
                 if release and module.structure.name == "unconstrained":
                     decay = RELEASE_SIMILARITY_DECAY
-            elif (name == "weight" and parameter.dim() > 1) or (release and isinstance(module, nn.BatchNorm2d)):
+            elif (
+                (name == "weight" and parameter.dim() > 1)
+                or name in getattr(module, "decayed", ())
+                or (release and isinstance(module, nn.BatchNorm2d))
+            ):
                 decay = recipe.weight_decay
             rate = recipe.classifier_rate if id(parameter) in scaled else float(getattr(module, "rate", 1.0))
             groups.setdefault((decay, rate, recipe.momentum), []).append(parameter)

@@ -109,11 +109,13 @@ class Kind(ABC):
     Attributes:
         name: as ``kind`` in a table's declaration.
         ranks: whether it says that the first method is the better one, so that the method's row stands for it.
+        replicated: whether it is judged by an interval over replicates, so that its pair belongs to a table's family.
         on: what stands for the data set, of a kind that needs none.
     """
 
     name: ClassVar[str]
     ranks: ClassVar[bool] = False
+    replicated: ClassVar[bool] = False
     on: ClassVar[str] = ""
 
     def check(self, claim: Claim) -> str:
@@ -140,6 +142,8 @@ def _paper_gain(case: Case) -> float | None:
 
 class _Comparison(Kind):
     """What "better" and "similar" share: gains seed by seed, or episode by episode."""
+
+    replicated = True
 
     def evidence(self, case: Case) -> Evidence:
         paper = _paper_gain(case)
@@ -327,25 +331,29 @@ def pair(case: Case) -> Hashable:
     return case.better.slot, case.metric.name, frozenset((case.better.method.key, case.worse.method.key))
 
 
-def _handicap(case: Case, direction: Direction) -> str:
-    """Which method came off worse with a handicap."""
-    loser = {
-        Direction.AGREES: case.worse,
-        Direction.DISAGREES: case.better,
-        Direction.NO_EFFECT: case.better,
-    }.get(direction)
+def _handicap(case: Case, direction: Direction, mean: float) -> str:
+    """Which method came off worse with a handicap: against the claimed order, or, of a "similar" claim, by the mean."""
+    if KINDS[case.claim.kind].ranks:
+        losers = {
+            Direction.AGREES: case.worse,
+            Direction.DISAGREES: case.better,
+            Direction.NO_EFFECT: case.better,
+        }
+    else:
+        behind = case.worse if mean > 0 else case.better
+        losers = {Direction.AGREES: behind, Direction.DISAGREES: behind}
+    loser = losers.get(direction)
     handicap = "" if loser is None else case.profile.handicap(loser.method, loser.slot)
-    if loser is None or not handicap or not KINDS[case.claim.kind].ranks:
-        return ""
-    return f"{loser.method.label} is handicapped: {handicap}"
+    return f"{loser.method.label} is handicapped: {handicap}" if loser is not None and handicap else ""
 
 
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
     """The verdicts on a table's claims, which are one family."""
     found = [KINDS[case.claim.kind].evidence(case) for case in cases]
-    levels = holm_levels(
-        {pair(case): difference_p(item.values) for case, item in zip(cases, found) if item.verdict is None}
-    )
+    # Declared pairs count whether they can be tested yet or not: levels do not depend on what has been run.
+    p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
+    p_values |= {pair(case): difference_p(item.values) for case, item in zip(cases, found) if item.verdict is None}
+    levels = holm_levels(p_values)
     judged = []
     for case, item in zip(cases, found):
         kind = KINDS[case.claim.kind]
@@ -358,7 +366,7 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             if item.unit == EPISODE:
                 trainings = f"these trainings only, {'one' if seeds == 1 else seeds} a method"
             scope = replace(case.scope, trainings=trainings)
-            handicap = _handicap(case, direction)
+            handicap = _handicap(case, direction, interval.mean)
             verdict = Verdict(
                 direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
             )

@@ -43,10 +43,12 @@ the interval then speaks of these trainings only, and the scope says so.
 
 Several claims: Holm
 --------------------
-The *family* are all pairs of methods that a table compares by replicates (three or more), on all its data sets and
-metrics; a pair that several claims are about counts once. The whole table is the family, not one data set of it, since
-the promise is about the table: when no pair of a table differs, the chance that any of its "better" claims *agrees* or
-*disagrees* is at most 5 %, however the pairs depend on each other.
+The *family* are all pairs of methods whose "better" or "similar" claims a table declares, on all its data sets and
+metrics; a pair that several claims are about counts once. A pair belongs to it from the start, run or not (what cannot
+be tested yet has p = 1), so that no level depends on which pairs have been run. The whole table is the family, not one
+data set of it, since the promise is about the table: when no pair of a table differs, the chance that any of its
+"better" claims *agrees* or *disagrees* is at most 5 %, however the pairs depend on each other. The same two methods in
+another table belong to another family and have an interval of another level there, which is printed beside it.
 
 Every pair is asked by its two-sided t test whether there is any difference. In Holm's step-down (Scandinavian Journal
 of Statistics 6, 1979) the m p values are sorted; the pair of rank r is tested at 5 % / (m - r + 1); the first that
@@ -58,8 +60,7 @@ interval is narrower than the plain one of 95 %.
 
 Assumptions: gains are independent and normal over replicates, and the number of seeds does not depend on what they
 show. Where seeds are added because a claim is undecided, both promises are weaker: by simulation, with a look at every
-number from three to five a true null is decided in about 10 % of cases instead of 5 %. A pair that gets its third seed
-later also joins the family then, and levels of the others rise: such a table can only be read as it stands.
+number from three to five a true null is decided in about 10 % of cases instead of 5 %.
 
 Scope
 -----

@@ -73,6 +73,19 @@ def test_a_hypernetwork_has_one_generator() -> None:
     assert len({id(layer.generator) for layer in layers}) == 1
 
 
+@pytest.mark.parametrize("decay", [True, False])
+def test_weight_decay_reaches_what_a_hypernetworks_kernels_are_written_from(decay: bool) -> None:
+    model = nsl.create_model("hyper9", width=4, decay=decay)
+    groups = parameter_groups(model, Recipe(iterations=1))
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    sources = ("weight_in", "weight_out", "embedding")
+    written_from = [p for name, p in model.named_parameters() if name.endswith(sources)]
+    assert len(written_from) == 11  # nine embeddings, one generator
+    assert {id(p) in decayed for p in written_from} == {decay}
+    biases = [p for name, p in model.named_parameters() if name.endswith(("bias_in", "bias_out"))]
+    assert not any(id(p) in decayed for p in biases)
+
+
 def test_only_the_last_three_convolutions_are_deformable_by_default() -> None:
     kinds = [type(m) for m in nsl.create_model("deformable9", width=4).stages.modules() if hasattr(m, "kernel_size")]
     deformable = [kind for kind in kinds if kind is DeformConv2d]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -169,3 +170,13 @@ def test_a_hook_on_a_convolution_of_the_predictor_is_called() -> None:
         getattr(predictor, name).register_forward_hook(lambda *_, name=name: seen.append(name))
     predictor(torch.randn(1, 3, 5, 5).contiguous(memory_format=torch.channels_last))
     assert seen == ["first", "second"]
+
+
+def test_a_cnn_predictor_starts_small_as_spherenet_does_unless_it_is_not_to() -> None:
+    def deviations(**options: Any) -> list[float]:
+        predictor = nsl.CNNPredictor(32, 9, 3, hidden=64, head="none", **options)
+        return [layer.weight.std().item() for layer in (predictor.first, predictor.second)]
+
+    he = [(2 / (9 * 32)) ** 0.5, (2 / (9 * 64)) ** 0.5]
+    assert deviations(small=False) == pytest.approx(he, rel=0.1)
+    assert deviations() == pytest.approx([0.1 * he[0], 1e-3 * he[1]], rel=0.1)

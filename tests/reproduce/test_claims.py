@@ -107,6 +107,31 @@ def test_the_loser_of_a_decided_claim_names_its_handicap() -> None:
     assert verdict("better", row("b", bad, handicap=weak), row("a", good)).handicap == phrase
 
 
+def test_of_two_methods_that_are_alike_the_one_behind_names_its_handicap() -> None:
+    weak = "a tenth of its episodes"
+    good: list[float | None] = [7.0, 7.1, 7.2]
+    ahead, behind = row("a", good), row("b", [7.02, 7.12, 7.21], handicap=weak)
+    for pair in ((ahead, behind), (behind, ahead)):
+        found = verdict("similar", *pair, margin=0.25)
+        assert (found.direction, found.handicap) == (Direction.UNDECIDED, "")  # a difference within the margin
+    level = row("b", [7.02, 7.09, 7.22], handicap=weak)
+    for pair in ((ahead, level), (level, ahead)):
+        found = verdict("similar", *pair, margin=0.25)
+        assert (found.direction, found.handicap) == (Direction.AGREES, f"B is handicapped: {weak}")
+    far = row("b", [9.0, 9.1, 9.3], handicap=weak)
+    assert verdict("similar", ahead, far, margin=0.25).handicap == f"B is handicapped: {weak}"
+    assert verdict("similar", row("a", good, handicap=weak), row("b", [9.0, 9.1, 9.3]), margin=0.25).handicap == ""
+
+
+def test_what_has_not_run_yet_belongs_to_the_family_from_the_start() -> None:
+    first, second = row("a", [7.0, 7.1, 7.2]), row("b", [7.6, 7.5, 7.9])
+    cases = [case("better", first, second), case("similar", first, row("c", [8.0]))]
+    cases += [case("better", second, row("d", [])), case("better", second, first)]
+    cases += [case("does_not_converge", row("e", []), first)]
+    levels = [item.difference.level for item in judge(cases) if item.difference and item.difference.low is not None]
+    assert levels == pytest.approx([1 - 0.05 / 3] * 2)  # three pairs, one of them twice
+
+
 @pytest.mark.parametrize(
     ("errors", "direction"),
     [

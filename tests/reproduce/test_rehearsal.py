@@ -79,4 +79,4 @@ def test_every_table_is_in_the_rehearsal_of_the_paper_profile() -> None:
     paper = plan.profile("paper")
     runs = plan.planned_runs(paper, plan.tables(), 1)
     assert {run.task for run in runs} == {CLASSIFICATION, "few-shot"}
-    assert len(runs) == 40
+    assert len(runs) == 41
