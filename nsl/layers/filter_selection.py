@@ -2,7 +2,9 @@
 
 Sources. Selection: Chen, Li, Bengio, Si, You Look Twice: GaterNet for Dynamic Filter Selection in CNNs, CVPR 2019;
 theirs is one gating network for all layers, ours, a choice, one small gater a layer that reads the mean over the
-layer's input. Mixture: Yang, Bender, Le, Ngiam, CondConv, NeurIPS 2019 (sigmoid weights); Chen et al., Dynamic
+layer's input. Theirs adds noise to the gates and a penalty on their number; ours has neither, and needs batch norm in
+the gater (`batch_norm`): the means over a map differ so little from image to image that gates without it are the same
+for all images. Mixture: Yang, Bender, Le, Ngiam, CondConv, NeurIPS 2019 (sigmoid weights); Chen et al., Dynamic
 Convolution, CVPR 2020 (softmax weights, our default).
 """
 
@@ -19,23 +21,24 @@ from nsl.layers.window import Window
 
 #: Routings of a mixture and their temperatures: Chen et al.'s, and none in CondConv.
 ROUTINGS = {"softmax": 30.0, "sigmoid": 1.0}
-#: Bias of the gates at the start: all filters are on, each with sigmoid(1) = 0.73.
+#: Bias of the gates at the start: all filters are on, each with sigmoid(1) = 0.73. With batch norm it is 0: half are.
 GATE_BIAS = 1.0
 
 
 class SelectedConv2d(nn.Conv2d):
     """A convolution whose filters the input switches on and off, one Boolean a filter and image.
 
-        y[f] = g[f](x) (W * x + b)[f],    g = 1[a > 0],    a = W2 relu(W1 mean_p x + b1) + b2
+        y[f] = g[f](x) (W * x + b)[f],    g = 1[a > 0],    a = W2 relu(norm(W1 mean_p x + b1)) + b2
 
     The step has no useful derivative: backward, g is sigmoid(a) (straight-through, as for the learned shape D of 3.5).
 
     Args:
         in_channels ... dtype: as in `torch.nn.Conv2d`.
         hidden: units of the gater.
+        batch_norm: over the images, as `norm`; False: none. In training it needs two images or more.
 
     Parameters:
-        weight, bias as `torch.nn.Conv2d`'s, gater.* ([hidden, C], [F, hidden]).
+        weight, bias as `torch.nn.Conv2d`'s, gater.* ([hidden, C], [F, hidden], with `batch_norm` its scale and shift).
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
@@ -58,26 +61,30 @@ class SelectedConv2d(nn.Conv2d):
         dtype: torch.dtype | None = None,
         *,
         hidden: int = 64,
+        batch_norm: bool = False,
     ) -> None:
         geometry = (kernel_size, stride, padding, dilation)
         super().__init__(in_channels, out_channels, *geometry, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, got {hidden}")
+        norm = [nn.BatchNorm1d(hidden, device=device, dtype=dtype)] if batch_norm else []
         self.gater = nn.Sequential(
             nn.Linear(in_channels, hidden, device=device, dtype=dtype),
+            *norm,
             nn.ReLU(),
             nn.Linear(hidden, out_channels, device=device, dtype=dtype),
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Conv2d's initialisation; the gater's with all filters on."""
+        """Conv2d's initialisation; the gater's with all filters on, or half of them with batch norm."""
         super().reset_parameters()
         if hasattr(self, "gater"):
             for layer in self.gater:
-                if isinstance(layer, nn.Linear):
+                if isinstance(layer, nn.Linear | nn.BatchNorm1d):
                     layer.reset_parameters()
-            nn.init.constant_(self.gater[2].bias, GATE_BIAS)  # type: ignore[arg-type]
+            normed = isinstance(self.gater[1], nn.BatchNorm1d)
+            nn.init.constant_(self.gater[-1].bias, 0.0 if normed else GATE_BIAS)  # type: ignore[arg-type]
 
     def gates(self, input: Tensor) -> Tensor:
         """Exactly zeros and ones [B, F]; their gradient is the sigmoid's."""

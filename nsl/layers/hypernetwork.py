@@ -47,7 +47,7 @@ class KernelGenerator(nn.Module):
         block: int | tuple[int, int] = 16,
         embedding: int = 64,
         hidden: int | None = None,
-        decay: bool = False,
+        decay: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

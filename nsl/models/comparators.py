@@ -44,15 +44,18 @@ def dynamic_filter9(
     depthwise: bool = True,
     hidden: int | None = None,
     normalise: bool = True,
+    batch_norm: bool | None = None,
 ) -> PlainCNN:
     """CNN-9 of dynamic filters (`nsl.layers.dynamic_filter`).
 
     Args:
         local, depthwise, normalise: of the layer.
+        batch_norm: in the generators; None: of filters that are one set an image.
         hidden: of every generator; None: 2 width, as NSN's predictor has with a diagonal similarity.
     """
     hidden = 2 * width if hidden is None else hidden
-    options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise}
+    batch_norm = not local if batch_norm is None else batch_norm
+    options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise, "batch_norm": batch_norm}
     convolution = partial(DynamicFilterConv2d, hidden=hidden, **options)
     return _network(num_classes, width, image_size, convolution)
 
@@ -65,7 +68,7 @@ def hyper9(
     dynamic: bool = False,
     bounded: bool = False,
     embedding: int | None = None,
-    decay: bool = False,
+    decay: bool = True,
 ) -> PlainCNN:
     """CNN-9 whose nine kernels one shared generator writes, in blocks of width x width channels.
 
@@ -80,10 +83,17 @@ def hyper9(
     return _network(num_classes, width, image_size, convolution)
 
 
-def selected9(num_classes: int, *, width: int = 32, image_size: int = 32, hidden: int | None = None) -> PlainCNN:
-    """CNN-9 whose filters gaters of `hidden` units (None: 2 width) switch by the input."""
+def selected9(
+    num_classes: int,
+    *,
+    width: int = 32,
+    image_size: int = 32,
+    hidden: int | None = None,
+    batch_norm: bool = True,
+) -> PlainCNN:
+    """CNN-9 whose filters gaters of `hidden` units (None: 2 width), with batch norm, switch by the input."""
     hidden = 2 * width if hidden is None else hidden
-    return _network(num_classes, width, image_size, partial(SelectedConv2d, hidden=hidden))
+    return _network(num_classes, width, image_size, partial(SelectedConv2d, hidden=hidden, batch_norm=batch_norm))
 
 
 def mixture9(

@@ -3,8 +3,8 @@
 A configuration has two halves. What is *declared* (data, model, recipe, seed, threads) is the same everywhere; how it
 is *executed* (device, kernels, precision of products) is known only where it runs. A record is identified by both, and
 a table finds its records by the first: two runs declared alike are the same run, whichever table asks for it, and a
-record of it counts on whatever it was made. Model options equal to the default are left out of the configuration, so
-that naming a default does not make another run.
+record of it counts on whatever it was made. Options of image classifiers equal to the default are left out of the
+configuration, so that naming a default does not make another run; options of other tasks stay as they are declared.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _choice(profile: plan.Profile, experiment: plan.Experiment, slot: str, decla
         }
         candidates.append(Candidate(values, trials))
     usual = profile.run(experiment.method(declared["methods"][0]), slot, 0)
-    own = {key: _get(usual, key) for key in candidates[0].values}
+    own = {key: _declared(usual, key) for key in candidates[0].values}
     chosen_on = task.trial_data.format(**declared)
     return Choice(experiment.table, slot, chosen_on, _budget(candidates[0]), tuple(candidates), own)
 
@@ -142,6 +142,12 @@ def _get(run: Run, key: str) -> Any:
     for name in path:
         found = found.get(name, {}) if isinstance(found, dict) else {}
     return found
+
+
+def _declared(run: Run, key: str) -> Any:
+    """A run's own value; of a model's option that nobody names, the default."""
+    found = _get(run, key)
+    return tasks.named(run.task).default(run, key.removeprefix("model.")) if found == {} else found
 
 
 def _set(run: Run, key: str, value: Any) -> Run:

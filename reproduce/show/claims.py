@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.show.metrics import Metric, gains
+from reproduce.show.metrics import Metric, gains, start_differs
 from reproduce.show.statistics import (
     EPISODE,
     MINIMUM_SEEDS,
@@ -344,7 +344,12 @@ def _handicap(case: Case, direction: Direction, mean: float) -> str:
         losers = {Direction.AGREES: behind, Direction.DISAGREES: behind}
     loser = losers.get(direction)
     handicap = "" if loser is None else case.profile.handicap(loser.method, loser.slot)
-    return f"{loser.method.label} is handicapped: {handicap}" if loser is not None and handicap else ""
+    if loser is None or not handicap:
+        return ""
+    winner = case.better if loser is case.worse else case.worse
+    if case.profile.handicap(winner.method, winner.slot) == handicap:
+        return f"both are handicapped: {handicap}"
+    return f"{loser.method.label} is handicapped: {handicap}"
 
 
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
@@ -362,10 +367,12 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             interval = mean_interval(item.values, levels[pair(case)])
             direction, reason = kind.decide(case, interval, item.paper)
             seeds = len(item.by_seed)
-            trainings = ""
+            trainings = []
             if item.unit == EPISODE:
-                trainings = f"these trainings only, {'one' if seeds == 1 else seeds} a method"
-            scope = replace(case.scope, trainings=trainings)
+                trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
+            if start_differs(case.metric, case.better.records, case.worse.records):
+                trainings.append("which start from two trainings of one backbone")
+            scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
             verdict = Verdict(
                 direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap

@@ -1,58 +1,63 @@
 """What of dynamic NSN's difference to ProtoNet is the predicted similarity's: controls of its classifier and size.
 
-Dynamic NSN differs from ProtoNet in three things at once: a classifier that is retrained for every task, more than
-three times as many parameters, and the predicted similarity. A plain CNN-4 with the same classifier sets the first
-aside, one as large as dynamic NSN the second as well.
+Dynamic NSN differs from ProtoNet in four things at once: it is trained as a classifier of all base classes and not on
+episodes, its classifier is retrained for every task, its predictors make it larger, and its similarity depends on the
+input. A plain CNN-4 with the same training and classifier sets the first two aside, one as large as dynamic NSN the
+third as well. All three comparisons are claims of the table, whose intervals and verdicts are repeated here.
 """
 
 from __future__ import annotations
 
-from reproduce.show.fewshot_tables import ACCURACY
-from reproduce.show.metrics import gains
-from reproduce.show.rows import Row, Table
-from reproduce.show.statistics import Interval, mean_interval
+from reproduce.show.claims import Judged
+from reproduce.show.rows import Table
+from reproduce.show.statistics import Direction, Verdict, level_text
 
 DYNAMIC, COMPETITOR, SAME_CLASSIFIER, SAME_SIZE = "dynamic", "proto", "linear", "linear_large"
 
 
-def lead(better: Row, worse: Row) -> Interval | None:
-    """Mean gain in accuracy of one row over another, in points, with its 95 % interval; None without common seeds."""
-    found = gains(ACCURACY, better.records, worse.records)
-    return None if found is None else mean_interval(found.values)
+def _points(verdict: Verdict) -> str:
+    """The gain in points of accuracy with the interval that decided."""
+    interval = verdict.interval
+    assert interval is not None
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:+.2f} points"
+    ends = f"{interval.low:.2f} to {interval.high:.2f}"
+    return f"{interval.mean:+.2f} points ({level_text(interval.level)} interval {ends})"
 
 
-def _points(interval: Interval) -> str:
-    ends = "" if interval.low is None or interval.high is None else f" ({interval.low:.2f} to {interval.high:.2f})"
-    return f"{interval.mean:+.2f}{ends}"
-
-
-def _conclusion(left: Interval, of: str) -> str:
-    if left.low is None or left.high is None:
+def _conclusion(verdict: Verdict, of: str) -> str:
+    found = {
+        Direction.AGREES: f"The interval is above zero: {of} adds accuracy beyond training, classifier and size.",
+        Direction.DISAGREES: f"The interval is below zero: with training, classifier and size set aside, {of} costs "
+        "accuracy.",
+    }
+    if verdict.interval is None or verdict.interval.low is None:
         return f"Whether {of} adds anything is open."
-    if left.low > 0:
-        return f"The interval is above zero: {of} adds accuracy beyond classifier and size."
-    if left.high < 0:
-        return f"The interval is below zero: with classifier and size set aside, {of} costs accuracy."
-    return f"The interval contains zero: nothing here shows that {of} adds accuracy beyond classifier and size."
+    nothing = f"The interval contains zero: nothing here shows that {of} adds accuracy beyond those."
+    return found.get(verdict.direction, nothing)
 
 
 def paragraph(table: Table, slot: str) -> str:
-    """The comparison in words, from the stored runs; says which run is missing where one is."""
+    """The comparison in words, from the table's claims; says which run is missing where one is."""
     rows = {row.method.key: row for row in table.rows if row.slot == slot}
-    dynamic = rows.get(DYNAMIC)
-    needed = [rows[key] for key in (DYNAMIC, COMPETITOR, SAME_CLASSIFIER, SAME_SIZE) if key in rows]
+    others = (COMPETITOR, SAME_CLASSIFIER, SAME_SIZE)
+    needed = [rows[key] for key in (DYNAMIC, *others) if key in rows]
     missing = [row.method.label for row in needed if not row.values()]
-    if dynamic is None or missing:
+    if DYNAMIC not in rows or missing:
         return f"Not to be said yet; not run: {', '.join(missing) or 'dynamic NSN'}."
-    over = {key: lead(dynamic, rows[key]) for key in (COMPETITOR, SAME_CLASSIFIER, SAME_SIZE)}
-    first, same, large = over[COMPETITOR], over[SAME_CLASSIFIER], over[SAME_SIZE]
-    if first is None or same is None or large is None:
+    judged: dict[str, Judged] = {
+        item.claim.worse: item for item in table.claims if item.slot == slot and item.claim.better == DYNAMIC
+    }
+    over = {key: judged[key].verdict for key in others}
+    if any(verdict.interval is None for verdict in over.values()):
         return "Not to be said yet; the methods have no seed in common."
-    sizes = {key: rows[key].parameters for key in over} | {DYNAMIC: dynamic.parameters}
+    sizes = {key: rows[key].parameters for key in (DYNAMIC, *others)}
+    first, same, large = (over[key] for key in others)
     return (
-        f"Dynamic NSN against ProtoNet: {_points(first)} points; it has {sizes[DYNAMIC]:,} parameters, ProtoNet "
-        f"{sizes[COMPETITOR]:,}, and its classifier is retrained for every task. Against a plain CNN-4 of the same "
-        f"width with the same classifier ({sizes[SAME_CLASSIFIER]:,} parameters): {_points(same)} points. Against one "
-        f"of its own size ({sizes[SAME_SIZE]:,} parameters) with the same classifier: {_points(large)} points. "
+        f"Dynamic NSN against ProtoNet: {_points(first)}; it has {sizes[DYNAMIC]:,} parameters, ProtoNet "
+        f"{sizes[COMPETITOR]:,}, it is trained on all base classes at once, and its classifier is retrained for every "
+        f"task. Against a plain CNN-4 of the same width with the same training and classifier "
+        f"({sizes[SAME_CLASSIFIER]:,} parameters): {_points(same)}. Against one of its own size "
+        f"({sizes[SAME_SIZE]:,} parameters) with the same training and classifier: {_points(large)}. "
         + _conclusion(large, "the predicted similarity")
     )

@@ -50,8 +50,8 @@ class FewShotReport(Report):
         return self._curves("shots", "support images a class at test time", logarithmic=True)
 
     def steps(self) -> Any:
-        """Accuracy against the number of gradient steps at test time."""
-        return self._curves("steps", "gradient steps on the support set")
+        """Accuracy against the number of steps at test time."""
+        return self._curves("steps", "steps on the support set")
 
     def controls(self) -> Any:
         """What of dynamic NSN's lead is the predicted similarity's."""

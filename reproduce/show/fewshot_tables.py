@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from reproduce.run.files import digest
 from reproduce.show.cells import interval_texts, level_of, number
 from reproduce.show.columns import (
     Column,
@@ -38,9 +39,19 @@ def episode_accuracies(record: Mapping[str, Any]) -> list[float]:
     return [100.0 * right / result["queries"] for right in result["right"]]
 
 
+def backbone(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Which training on the base classes a record starts from, and a digest of that training's curve."""
+    config, curve = record["config"], record["result"].get("curves", {}).get("pretrain")
+    if "pretrain" not in config["recipe"] or curve is None:
+        return None
+    model = {name: config["model"].get(name) for name in ("backbone", "width", "predictor", "predictor_options")}
+    what = [model, config["recipe"]["pretrain"], config["seed"], config["dataset"]]
+    return digest(what), digest(curve)
+
+
 #: The margin is the smallest difference that Table 6 calls an advantage (static NSN over RelationNet), less than the
 #: paper's interval.
-ACCURACY = Metric("accuracy", "accuracy", True, 0.42, episodes=episode_accuracies)
+ACCURACY = Metric("accuracy", "accuracy", True, 0.42, episodes=episode_accuracies, start=backbone)
 
 
 def backbone_title(slot: Slot, method: Method) -> str:
@@ -116,8 +127,10 @@ def shot_rows(table: Table) -> list[dict[str, str]]:
     found = []
     for row in table.rows:
         slot = table.profile.slots[row.slot]
+        trained = str(slot.recipe["episodes"]["shot"])
         for shot in map(str, slot.recipe["episodes"]["shots"]):
-            others = published(row, slot, shot)
+            # Published networks were trained with the shots they are tested with.
+            others = published(row, slot, shot) if shot == trained else None
             ours = [record["result"]["shots"][shot] for record in row.finished.values()]
             values = (
                 str(row.table),
@@ -175,11 +188,14 @@ def scope(table: Table) -> str:
     """What the profile trains on and how it tests, beside the paper."""
     profile = table.profile
     slots = table.slots
-    episodes, widths = slots[0].recipe["episodes"], slots[0].widths
+    episodes = slots[0].recipe["episodes"]
+    widths = {(row.method.backbone, slots[0].width_of(row.method)): None for row in table.rows}
     reduced = [
-        f"{title} {widths[name]} (paper {usual})" for name, (title, usual) in BACKBONES.items() if widths[name] != usual
+        f"{title} {', '.join(str(width) for name, width in widths if name == known and width != usual)} (paper {usual})"
+        for known, (title, usual) in BACKBONES.items()
+        if any(name == known and width != usual for name, width in widths)
     ]
-    words = f"Other widths than the paper's: {', '.join(reduced)}." if reduced else "All widths are the paper's."
+    words = f"Other widths than the paper's: {'; '.join(reduced)}." if reduced else "All widths are the paper's."
     return (
         f"Profile {profile.name}, {', '.join(slot.title for slot in slots)}: {episodes['way']}-way "
         f"{episodes['shot']}-shot, {episodes['query']} queries a class, {episodes['count']} test episodes of the "

@@ -29,6 +29,7 @@ class Metric:
         episodes: the values of a record's test episodes, where it has such; then an interval is over episodes while
             there are too few seeds for one over seeds.
         mark: a short name that tells a table's second metric from its first; empty of the first.
+        start: of a record, what its training starts from that other runs share, and which one it got; None of none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Metric:
     widest_margin: float
     episodes: Callable[[Record], list[float]] | None = None
     mark: str = ""
+    start: Callable[[Record], tuple[str, str] | None] | None = None
 
     @property
     def unit(self) -> str:
@@ -99,6 +101,17 @@ def replicates(metric: Metric, records: Mapping[int, Record]) -> Replicates | No
     if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:
         return Replicates(tuple(by_seed.values()), SEED, by_seed)
     return Replicates(_over_episodes({seed: metric.episodes(records[seed]) for seed in by_seed}), EPISODE, by_seed)
+
+
+def start_differs(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> bool:
+    """Whether runs of a common seed that should have the same start have two: made on machines that round otherwise."""
+    if metric.start is None:
+        return False
+    for seed in metric.values(better).keys() & metric.values(worse).keys():
+        first, second = metric.start(better[seed]), metric.start(worse[seed])
+        if first and second and first[0] == second[0] and first[1] != second[1]:
+            return True
+    return False
 
 
 def gains(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> Replicates | None:

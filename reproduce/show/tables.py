@@ -108,7 +108,17 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
         f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; no test data "
         "were looked at:"
     )
-    return [*elsewhere, words, as_markdown(head, trials)]
+    return [*elsewhere, words, as_markdown(head, trials), *_untried(profile, key)]
+
+
+def _untried(profile: plan.Profile, key: plan.Key) -> list[str]:
+    """The methods that no trial chose anything for, of a table whose methods have settings of their own."""
+    experiment = plan.experiment(key)
+    if tasks.named(experiment.task).one_recipe:
+        return []
+    tried = {name for choice in selection.choices(profile, key) for item in choice.candidates for name in item.trials}
+    left = [method.label for method in experiment.methods if method.key not in tried]
+    return [f"Settings of the other methods are usual values that no trials chose: {', '.join(left)}."] if left else []
 
 
 def _chosen_elsewhere(profile: plan.Profile, key: plan.Key) -> list[str]:

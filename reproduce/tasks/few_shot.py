@@ -56,6 +56,7 @@ class FewShot(Task):
     name = "few-shot"
     metric = ACCURACY
     trial_data = "validation classes"
+    one_recipe = False
 
     def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         return {"name": method.model, "backbone": method.backbone, **options}
@@ -64,6 +65,12 @@ class FewShot(Task):
         if unknown := sorted(set(declared["episodes"]) - set(EPISODES)):
             raise ValueError(f"episodes.{unknown[0]} is not read; known are {', '.join(EPISODES)}.")
         return {part: dict(declared[part]) for part in (*method.trainings, "episodes")}
+
+    def default(self, run: Run, option: str) -> Any:
+        from nsl.fewshot import METHODS
+
+        known = inspect.signature(METHODS[run.model["name"]]).parameters.get(option)
+        return None if known is None else known.default
 
     def images(self, recipe: dict[str, Any]) -> int:
         total = super().images(recipe["pretrain"]) if "pretrain" in recipe else 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from reproduce.declare.runs import MODEL_DEFAULTS
 from reproduce.show.columns import (
     Column,
     claim_columns,
@@ -70,6 +71,7 @@ class Task(ABC):
             over.
         more_metrics: others that a table may name under ``metrics``, or a claim under ``metric``.
         trial_data: the data that recipes are chosen on, in words; ``{validation}`` is the declared number.
+        one_recipe: whether all methods of a table are trained alike, so that trials of some choose for all.
         on_gpu: whether :meth:`train` works on a CUDA device where there is one; the records say where it worked.
     """
 
@@ -77,6 +79,7 @@ class Task(ABC):
     metric: ClassVar[Metric]
     more_metrics: ClassVar[tuple[Metric, ...]] = ()
     trial_data: ClassVar[str] = "{validation} training images held out"
+    one_recipe: ClassVar[bool] = True
     on_gpu: ClassVar[bool] = True
 
     # What is declared.
@@ -88,6 +91,10 @@ class Task(ABC):
     def recipe(self, method: Method, declared: dict[str, Any]) -> dict[str, Any]:
         """The recipe's part of a run's configuration, of what the profile declares for the row."""
         return declared
+
+    def default(self, run: Run, option: str) -> Any:
+        """The value of a model's option that the run does not name; None where it is not known here."""
+        return MODEL_DEFAULTS.get(option)
 
     def images(self, recipe: dict[str, Any]) -> int:
         """Training images that a recipe processes: the budget."""

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import nsl
 from nsl.layers.deformable import DeformConv2d
 from nsl.layers.dynamic_filter import DynamicFilterConv2d
+from nsl.layers.filter_selection import SelectedConv2d
 from nsl.layers.hypernetwork import HyperConv2d
 from nsl.layers.ode import SCHEMES
 from nsl.models.comparators import MODELS
@@ -119,8 +121,34 @@ def test_a_record_shows_what_the_layers_did() -> None:
     assert [item["layer"] for item in seen["other"]] == [f"stages.2.{i}.conv" for i in range(3)]
     assert len(seen["other"][0]["first"]) == 9
     assert "dynamic" not in seen
-    gates = observe(nsl.create_model("selected9", width=4, image_size=8), data)["other"][0]["mean"]
-    assert gates == [1.0] * 4
+    model = nsl.create_model("selected9", width=4, image_size=8, batch_norm=False)
+    assert observe(model, data)["other"][0]["mean"] == [1.0] * 4
+
+
+def test_gates_and_generated_filters_depend_on_the_image_from_the_start() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 32, 32)
+    layers: dict[type[nn.Module], list[Any]] = {SelectedConv2d: [], DynamicFilterConv2d: []}
+
+    def seen(layer: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        with torch.no_grad():
+            found = layer.gates(*inputs) if isinstance(layer, SelectedConv2d) else layer.filters(*inputs)
+            layers[type(layer)].append(found)
+
+    for model in (
+        nsl.create_model("selected9", width=8),
+        nsl.create_model("dynamic_filter9", width=8, local=False, depthwise=False, hidden=3),
+    ):
+        for module in model.modules():
+            if type(module) in layers:
+                module.register_forward_hook(seen)
+        model.train()(x)
+    share = torch.stack([gates.mean() for gates in layers[SelectedConv2d]])
+    assert 0.2 < share.min() < share.max() < 0.8
+    # Of most filters some images have the gate open and others closed, and no image has a filter of zeros.
+    assert all(((gates.mean(0) - 0.5).abs() < 0.5).float().mean() > 0.8 for gates in layers[SelectedConv2d])
+    assert all(filters.flatten(1).std(1).min() > 0.01 for filters in layers[DynamicFilterConv2d])
+    assert all(filters.std(0).mean() > 0.01 for filters in layers[DynamicFilterConv2d])
 
 
 @pytest.mark.parametrize("cell", CELLS)

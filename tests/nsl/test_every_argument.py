@@ -70,7 +70,7 @@ OTHER: dict[Any, Any] = {
     "degrees_of_freedom": 4, "batch_norm_momentum": 0.5, "relu_output": True, "batch_norm": False, "full": True,
     "head": "tanh", "shared": nsl.SharedKernels(2, 9, 3), "adaptation": nn.Conv2d(2, 2, 3, padding=1), "release": True,
     "local": False, "depthwise": True, "normalise": False, "generator": nsl.KernelGenerator((3, 3), 2), "dynamic": True,
-    "bounded": True, "temperature": 2.0, "small": False, "decay": True,
+    "bounded": True, "temperature": 2.0, "small": False, "decay": False,
     "block": 8, "embedding": 32, "banks": 3, "routing": "sigmoid", "modulated": True, "rate": 0.5, "predicted": False,
     "magnitude": "ball", "angle": "square", "weighted": True, "learnable": True, "radius": 2.0,
     "field": nsl.NSConv2d(2, 2, 3, padding=1, bias=False), "scheme": "rk4", "steps": 2, "time": 0.5, "iterations": 3,
@@ -80,6 +80,7 @@ OTHER: dict[Any, Any] = {
     ("DynamicNSLinear", "predictor"): nn.Linear(4, 4), ("DynamicNSRNNCell", "predictor"): nn.Linear(10, 6),
     ("DynamicNSGRUCell", "predictor"): nn.Linear(10, 6), ("KernelGenerator", "kernel_size"): (2, 2),
     ("KernelGenerator", "hidden"): 8, ("ReleasePredictor", "shared"): nsl.SharedKernels(2, 9, 3, release=True),
+    ("SelectedConv2d", "batch_norm"): True, ("DynamicFilterConv2d", "batch_norm"): True,
     ("NSConvTranspose2d", "stride"): 2, ("SharedKernels", "kernel_size"): 5,
 }  # fmt: skip
 #: Arguments that mean something only beside another one, and are refused without it.
@@ -202,7 +203,8 @@ OTHER_MODEL: dict[Any, Any] = {
     "kind": "dynamic", "block_size": 2, "hidden": 5, "local": False, "depthwise": False, "normalise": False,
     "dynamic": True, "embedding": 5, "banks": 3, "routing": "sigmoid", "modulated": True, "stages": 2, "rate": 0.5,
     "predicted": False, "magnitude": "ball", "angle": "linear", "weighted": True, "learnable": True, "boolean": True,
-    "bounded": True, "temperature": 2.0, "decay": True, "count": 2, "scheme": "rk4", "steps": 2,
+    "bounded": True, "temperature": 2.0, "decay": False, "batch_norm": False,
+    ("dynamic_filter9", "batch_norm"): True, "count": 2, "scheme": "rk4", "steps": 2,
 }  # fmt: skip
 BESIDE_MODEL: dict[Any, dict[str, Any]] = {
     "bounded": {"dynamic": True},

@@ -136,7 +136,10 @@ def test_the_controls_are_put_in_words_from_the_stored_values(tmp_path: Path) ->
     put(store, profile, "linear_large", [56, 57, 55])
     words = fewshot_controls.paragraph(make_table(6, profile, store), SLOT)
     assert "Dynamic NSN against ProtoNet: +3.56" in words
-    assert "of the same width with the same classifier" in words
+    assert "of the same width with the same training and classifier" in words
+    large = next(item for item in make_table(6, profile, store).claims if item.claim.worse == "linear_large")
+    assert large.difference is not None
+    assert f"{100 * large.difference.level:.4g} % interval" in words  # the claim's own, of the table's family
     assert "+1.33" in words
     assert "+0.00" in words
     assert "The interval contains zero" in words
