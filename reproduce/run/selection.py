@@ -209,10 +209,8 @@ def _error(record: dict[str, Any] | None) -> float | None:
 
 def _idle(record: dict[str, Any]) -> str:
     """What says that a trial learned nothing of what it tried; empty where it did."""
-    layers = [layer for kind in ("static", "dynamic") for layer in record["observations"].get(kind, ())]
-    shapes = [layer["shape"] for layer in layers if "shape" in layer]
-    if shapes and all(all(shape) for shape in shapes):
-        return "D keeps all taps"
+    if why := tasks.named(record["config"].get("task", CLASSIFICATION)).idle(record):
+        return why
     states = [state["accuracy"] for state in record["result"].get("selection", ())]
     return "the start is the best state" if states and states[0] == max(states) else ""
 

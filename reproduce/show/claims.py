@@ -62,6 +62,11 @@ class Side(Protocol):
         """Number of runs that diverged."""
         ...
 
+    @property
+    def idle(self) -> str:
+        """In how many trainings nothing was done of what the row is about."""
+        ...
+
     def printed(self, metric: Metric) -> float | None:
         """The paper's value of a metric."""
         ...
@@ -352,6 +357,12 @@ def _handicap(case: Case, direction: Direction, mean: float) -> str:
     return f"{loser.method.label} is handicapped: {handicap}"
 
 
+def _idle(case: Case) -> str:
+    """Which of the two methods did nothing of what it is about, and in how many trainings."""
+    sides = {side.method.label: side.idle for side in (case.better, case.worse)}
+    return "; ".join(f"{label}: {idle}" for label, idle in sides.items() if idle)
+
+
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
     """The verdicts on a table's claims, which are one family."""
     found = [KINDS[case.claim.kind].evidence(case) for case in cases]
@@ -377,6 +388,8 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             verdict = Verdict(
                 direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
             )
+        if kind.replicated and (idle := _idle(case)):
+            verdict = replace(verdict, reason="; ".join(filter(None, (verdict.reason, idle))))
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
         data = kind.on or better.dataset
         judged.append(

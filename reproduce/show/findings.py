@@ -20,7 +20,7 @@ from reproduce.run.progress import Costs, duration
 from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import plain
-from reproduce.show.claims import Judged
+from reproduce.show.claims import KINDS, DoesNotConverge, Judged
 from reproduce.show.metrics import gains
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
@@ -53,7 +53,7 @@ def page(profile: plan.Profile, store: Store) -> str:
     ]
     if base_of(profile.name) == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
-    lines += [f"**{words.count(judged for _, judged in claims)}**", ""]
+    lines += [*_counts(claims), ""]
     for heading, directions in HEADINGS.items():
         found = [(table, judged) for table, judged in claims if judged.verdict.direction in directions]
         if found:
@@ -65,6 +65,20 @@ def page(profile: plan.Profile, store: Store) -> str:
         if table.experiment.table == budget.TABLE:
             lines += ["## With more training", "", budget.answer(table), ""]
     return "\n".join([*lines, *_theory(store.folder.parent / "theory" / "claims.json")]).rstrip() + "\n"
+
+
+def _counts(claims: Sequence[tuple[Table, Judged]]) -> list[str]:
+    """How many claims have which verdict: those that trainings decide, and apart from them what needs none."""
+    parts: dict[str, list[Judged]] = {
+        "Accuracy and error in Tables 1 to 6": [],
+        "What the paper says in words of other trainings": [],
+        "Sizes of networks and identities": [],
+    }
+    for table, judged in claims:
+        kind = KINDS[judged.claim.kind]
+        trained = kind.replicated or isinstance(kind, DoesNotConverge)
+        parts[list(parts)[2 if not trained else 0 if isinstance(table.experiment.table, int) else 1]].append(judged)
+    return [f"- {title}: **{words.count(found)}**" for title, found in parts.items() if found]
 
 
 def _line(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:

@@ -5,6 +5,7 @@ Every stored seed of a declared run is used, whatever number of seeds the last c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
-from reproduce.show.claims import KINDS, Case, Judged, judge
+from reproduce.show.claims import KINDS, Case, FewerParameters, Judged, judge
 from reproduce.show.metrics import Metric, Replicates, replicates
 from reproduce.show.statistics import Direction, Interval, Verdict, combine, mean_interval, values_text
 
@@ -48,6 +49,14 @@ class Row:
     def metric(self) -> Metric:
         """What the row's task compares by."""
         return tasks.named(self.method.task).metric
+
+    @property
+    def idle(self) -> str:
+        """In how many trainings nothing was done of what the row is about, and what says so; empty where in none."""
+        task = tasks.named(self.method.task)
+        found = Counter(why for record in self.finished.values() if (why := task.idle(record)))
+        every = len(self.finished)
+        return ", ".join(f"{why} in {count} of {every} training{'s' * (every > 1)}" for why, count in found.items())
 
     def values(self, metric: Metric | None = None) -> dict[int, float]:
         """A metric (the task's own where none is named) by seed, of the runs that did not diverge."""
@@ -203,6 +212,10 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
         verdict = row.verdict
     elif row.records and not own:
         verdict = Verdict(Direction.NO_CLAIM)
+    elif row.records and all(isinstance(KINDS[judged.claim.kind], FewerParameters) for judged in chosen):
+        verdict = replace(verdict, reason="; ".join(filter(None, ("counted, not by its error", verdict.reason))))
+    if row.idle and row.idle not in verdict.reason:
+        verdict = replace(verdict, reason="; ".join(filter(None, (verdict.reason, row.idle))))
     if row.diverged:
         counted = f"{row.diverged} of {len(row.records)} runs diverged"
         verdict = replace(verdict, reason=f"{verdict.reason}; {counted}" if verdict.reason else counted)

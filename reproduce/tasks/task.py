@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Passes of a training step an image: forward, and backward for inputs and for weights.
 STEP_PASSES = 3
 
+#: A part of all gates that is called none, and a spread over images of a mixture's weights.
+FEW_GATES, SAME_MIXTURE = 0.01, 0.01
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -103,6 +106,21 @@ class Task(ABC):
     def held_out(self, run: Run, declared: dict[str, Any]) -> Run:
         """The run as a trial of a recipe, measured on data that no table reports."""
         return replace(run, dataset={**run.dataset, "validation": int(declared["validation"])})
+
+    def idle(self, record: dict[str, Any]) -> str:
+        """What says that a training did nothing of what its row is about, in words; empty where nothing does."""
+        observed = record["observations"]
+        layers = [layer for kind in ("static", "dynamic") for layer in observed.get(kind, ())]
+        shapes = [layer["shape"] for layer in layers if "shape" in layer]
+        if shapes and all(all(shape) for shape in shapes):
+            return "D keeps all taps"
+        model, others = record["config"]["model"]["name"], observed.get("other", ())
+        gates = [share for layer in others for share in layer["mean"]] if model == "selected9" else []
+        if gates and sum(0 < share < 1 for share in gates) < FEW_GATES * len(gates):
+            return "gates are the same for all images"
+        if model == "mixture9" and all(spread < SAME_MIXTURE for layer in others for spread in layer["std"]):
+            return "the mixture is the same for all images"
+        return ""
 
     # What is executed.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reproduce import tasks
 from reproduce.declare import experiments, plan, sizes
 from reproduce.run.store import Store
 from reproduce.show import claims
@@ -20,7 +22,8 @@ from tests.reproduce.helpers import METRICS, fill, put_record
 
 def record(error: float | None) -> dict[str, object]:
     """A record with this test error; None is a run that diverged."""
-    return {"status": "diverged" if error is None else "finished", "result": {"test_error": error}}
+    status = "diverged" if error is None else "finished"
+    return {**observed("cnn9", {}, test_error=error), "status": status}
 
 
 def row(key: str, errors: list[float | None], *, paper: float | None = None, handicap: str = "") -> Row:
@@ -278,3 +281,45 @@ def test_a_wrong_claim_in_a_table_names_its_file() -> None:
         experiments._claim({**sound, "wrose": "b"}, METRICS, path)
     with pytest.raises(ValueError, match=r"table9\.toml: claim kind 'beter' is unknown"):
         experiments._claim({**sound, "kind": "beter"}, METRICS, path)
+
+
+def observed(model: str, observations: dict[str, object], data: str = "cifar10", **result: object) -> dict[str, Any]:
+    """A record of one network with what it was seen to do."""
+    config = {"model": {"name": model}, "dataset": {"name": data, "length": 20}}
+    return {"status": "finished", "result": result, "observations": observations, "config": config}
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (observed("nsn9_static_diagonal", {"static": [{"shape": [True]}, {"shape": [True]}]}), "D keeps all taps"),
+        (observed("nsn9_static_diagonal", {"static": [{"shape": [True, False]}, {"shape": [True]}]}), ""),
+        (observed("selected9", {"other": [{"mean": [1.0, 0.0]}]}), "gates are the same for all images"),
+        (observed("selected9", {"other": [{"mean": [1.0, 0.4]}]}), ""),
+        (observed("mixture9", {"other": [{"mean": [0.5], "std": [0.001, 0.002]}]}), "the mixture is the same"),
+        (observed("mixture9", {"other": [{"mean": [0.5], "std": [0.001, 0.2]}]}), ""),
+        (observed("rnn", {}, "adding", test_error=89.2), "no better than without the marks"),
+        (observed("rnn", {}, "adding", test_error=20.0), ""),
+        (observed("rnn", {}, "digit_rows", test_error=89.0), ""),
+    ],
+)
+def test_a_training_that_did_nothing_of_what_it_is_about_is_known_by_its_record(
+    record: dict[str, Any], words: str
+) -> None:
+    name = "sequences" if record["config"]["model"]["name"] == "rnn" else "classification"
+    found = tasks.named(name).idle(record)
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_a_verdict_says_which_method_did_nothing_of_what_it_is_about() -> None:
+    kept = {"static": [{"shape": [True, True]}]}
+    lost = {"static": [{"shape": [True, False]}]}
+    records = {
+        seed: observed("nsn9_static_diagonal", shape, test_error=8.0) for seed, shape in enumerate((kept, lost, kept))
+    }
+    joint = replace(row("a", []), records=records)
+    assert joint.idle == "D keeps all taps in 2 of 3 trainings"
+    found = verdict("better", joint, row("b", [9.0, 9.1, 9.2]))
+    assert found.direction == Direction.AGREES
+    assert found.note() == "A: D keeps all taps in 2 of 3 trainings"

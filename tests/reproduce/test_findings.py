@@ -31,7 +31,12 @@ def check(page: str, profile: plan.Profile, store: Store) -> None:
     """Whether a page has every claim once, under the heading of its direction, in the verdict's own sentence."""
     tables, found = shown_tables(profile, store), sections(page)
     claims = [judged for table in tables for judged in table.claims]
-    assert f"**{words.count(claims)}**" in page
+    counts = re.findall(r"^- .*: \*\*(Of .*)\*\*$", page.partition("\n## ")[0], flags=re.MULTILINE)
+    own = sum(not judged.claim.control for judged in claims)
+    assert sum(int(text.split()[1]) for text in counts) == own
+    untrained = [judged for judged in claims if judged.claim.kind in ("fewer_parameters", "computed")]
+    if any(not judged.claim.control for judged in untrained):
+        assert f"- Sizes of networks and identities: **{words.count(untrained)}**" in page
     lines = [line for text in found.values() for line in text.splitlines() if line.startswith("- ")]
     ledger = sum(line.startswith("- **") for line in lines)
     assert len(lines) - ledger == len(claims)

@@ -39,7 +39,13 @@ class Synthetic:
         for i, (values, paper) in enumerate(zip(self.values, self.paper)):
             key = f"m{i}"
             records: dict[int, dict[str, Any]] = {
-                seed: {"status": "finished", "result": {self.metric: float(value)}} for seed, value in enumerate(values)
+                seed: {
+                    "status": "finished",
+                    "result": {self.metric: float(value)},
+                    "observations": {},
+                    "config": {"model": {"name": "cnn9"}, "recipe": {}},
+                }
+                for seed, value in enumerate(values)
             }
             task = "few-shot" if self.metric == "accuracy" else "classification"
             method = plan.Method(key, key, "cnn9", paper={"cifar10": float(paper)}, task=task)
