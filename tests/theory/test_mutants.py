@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import theory
-from theory.claims import ledger, mutants
-from theory.flows import Factorised
+from theory.claims import bias, ledger, mutants
+from theory.flows import Factorised, Product
 
 
 @pytest.mark.parametrize("name", ["flow-equations", "balanced-closed-form", "bounded-predictor", "norms-diverge"])
@@ -25,6 +25,32 @@ def test_a_mutant_is_gone_after_its_context():
         np.testing.assert_array_equal(pair.velocity(state, descent), 2 * before)
     assert mutants.active() == ""
     np.testing.assert_array_equal(pair.velocity(state, descent), before)
+
+
+def test_a_single_factor_is_not_frozen_and_the_first_of_several_is():
+    rng = np.random.default_rng(0)
+    descent = rng.standard_normal((3, 3))
+    single, triple = (Product(list(rng.standard_normal((depth, 3, 3)))) for depth in (1, 3))
+    free = single.velocity(single.initial, descent), triple.velocity(triple.initial, descent)
+    with mutants.applied("frozen M"):
+        np.testing.assert_array_equal(single.velocity(single.initial, descent), free[0])
+        frozen = triple.velocity(triple.initial, descent)
+    assert np.all(frozen[:9] == 0)
+    np.testing.assert_array_equal(frozen[9:], free[1][9:])
+
+
+def test_a_gate_of_depth_notices_that_the_first_factor_does_not_learn():
+    """As the note of claim 11 says: N = 1 is W itself and learns, and the test error of N = 2 is no smaller."""
+    with mutants.applied("frozen M"):
+        runs = bias.shared_depth_runs(ledger.Settings(quick=True))
+    assert all(np.all(run.end.converged) for run in runs[:3])
+    assert bias.depth_gates(runs) == {
+        ("effective_rank", 2): True,
+        ("test_error", 2): False,
+        ("effective_rank", 3): True,
+        ("test_error", 3): True,
+    }
+    assert bias.depth_changes(runs)["test_error", 2][0] < -0.1
 
 
 def test_every_gated_claim_names_mutants():

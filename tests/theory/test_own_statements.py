@@ -49,6 +49,51 @@ def test_a_bounded_predictor_keeps_the_degree_one_and_a_linear_head_doubles_it(s
     assert reached == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", [5, 6])
+def test_batch_norm_removes_the_growth_with_either_predictor(seed):
+    batch = np.random.default_rng(seed).standard_normal((4, 3, 6, 6))
+    for depth in (1, 2, 3):
+        layers = predictor.network(seed, depth)
+        for kind in ("sphere", "linear"):
+            assert predictor.homogeneity(layers, kind, batch, norm=True) == pytest.approx(0, abs=1e-3)
+            assert predictor.change_by_doubling(layers, kind, batch, 1e6) < 1e-3
+        assert predictor.change_by_doubling(layers, "sphere", batch, 0.7) < 1e-9
+        assert predictor.change_by_doubling(layers, "linear", batch, 0.7) > 1e-2
+
+
+def test_a_batch_is_its_images_and_batch_norm_is_torchs():
+    import torch
+
+    batch = np.random.default_rng(7).standard_normal((4, 3, 6, 5))
+    layers = predictor.network(7, 2)
+    for kind in ("sphere", "linear"):
+        single = [predictor.run_network(layers, kind, maps) for maps in batch]
+        np.testing.assert_allclose(predictor.run_network(layers, kind, batch), np.stack(single), rtol=1e-12)
+    norm = torch.nn.BatchNorm2d(3, eps=1e-14, dtype=torch.float64)
+    np.testing.assert_allclose(predictor.batch_norm(batch), norm(torch.from_numpy(batch)).detach().numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "degree"), [("sphere", 1), ("cnn", 4)])
+def test_two_blocks_of_a_tables_network_grow_with_stored_statistics_only(name, degree):
+    """Two blocks of NSN-9 and both predictors of Table 1, the plain one without any normalisation of its own."""
+    import torch
+
+    from nsl.models.cnn import nsn9
+
+    torch.manual_seed(0)
+    options = {"head": "none", "small": False} if name == "cnn" else {}
+    network = nsn9(10, kind="dynamic", width=4, image_size=16, predictor=name, predictor_options=options).double()
+    blocks = network.stages[0][:2]
+    maps = 1e6 * torch.randn(8, 4, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        blocks.eval()
+        growth = torch.log2(blocks(2 * maps).norm() / blocks(maps).norm())
+        blocks.train()
+        once, twice = blocks(maps), blocks(2 * maps)
+    assert float(growth) == pytest.approx(degree, abs=1e-3)
+    assert float((twice - once).norm() / once.norm()) < 1e-3
+
+
 def test_a_zero_patch_predicts_nothing():
     _, first, second = predictor.network(0, 1)[0]
     assert np.all(predictor.sphere_predictor(first, second, np.zeros((3, 6, 6))) == 0)
@@ -118,6 +163,17 @@ def test_the_counterexample_goes_to_rank_one_against_its_norm():
     path = bias.counterexample_path((1e-2, 1e-4))
     assert path.gap[1] > path.gap[0] > 0.05
     assert path.distance[1] < path.distance[0]
+
+
+def test_the_gap_grows_in_most_completions_and_in_few_sensing_problems():
+    scales = (1e-2, 1e-5)
+    gaps = bias.nuclear_gaps(list(range(1000, 1010)), scales)
+    assert bias.gap_counts(gaps["sensing"], scales) == bias.GapCounts(10, growing=1, vanished=7, lower=1)
+    assert bias.gap_counts(gaps["completion"], scales) == bias.GapCounts(10, growing=7, vanished=1, lower=6)
+    told = bias.told_of_gaps(gaps, scales)
+    assert "in 7 of 10 sensing problems and in 1 of 10 completions" in told
+    assert "it grows in 1 and in 7 of them" in told
+    assert told.endswith("in 7 of 8.")
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 0.6), (2, 4, 0.3)])

@@ -35,10 +35,17 @@ def random_sensing(size: int, rank: int, count: int, seeds: list[int]) -> Matrix
 
 @dataclass(frozen=True)
 class Gaps:
-    """Relative gaps to the convex minimum [scales, seeds], and relative distances to the target [scales, seeds]."""
+    """Of the flows' ends, one a scale and seed: [scales, seeds].
+
+    Attributes:
+        gap: relative gap of the nuclear norm to the convex minimum. distance: relative distance to the target.
+        rank: effective rank. least_rank: that of the convex minimiser, [seeds].
+    """
 
     gap: Array
     distance: Array
+    rank: Array
+    least_rank: Array
 
 
 def completions(seeds: list[int], size: int = 6) -> tuple[MatrixCompletion, Array]:
@@ -47,10 +54,16 @@ def completions(seeds: list[int], size: int = 6) -> tuple[MatrixCompletion, Arra
     return problem.scaled(1 / size), targets / size
 
 
+def least_completions(problem: MatrixCompletion) -> tuple[Array, Array]:
+    """The matrix of least nuclear norm of every completion of a batch, by cvxpy, [B, n, m]; and these norms, [B]."""
+    dense = [convex.completion_as_sensing(problem.shape, p, v) for p, v in zip(problem.positions, problem.values)]
+    found = [convex.minimum_nuclear_norm(d.A, d.y) for d in dense]
+    return np.stack([matrix for matrix, _ in found]), np.array([norm for _, norm in found])
+
+
 def least_nuclear_norms(problem: MatrixCompletion) -> Array:
     """Minimum nuclear norm of every completion of a batch, by cvxpy, [B]."""
-    dense = [convex.completion_as_sensing(problem.shape, p, v) for p, v in zip(problem.positions, problem.values)]
-    return np.array([convex.minimum_nuclear_norm(d.A, d.y)[1] for d in dense])
+    return least_completions(problem)[1]
 
 
 def nuclear_gaps(seeds: list[int], scales: tuple[float, ...]) -> dict[str, Gaps]:
@@ -62,19 +75,62 @@ def nuclear_gaps(seeds: list[int], scales: tuple[float, ...]) -> dict[str, Gaps]
     size = 6
     sensing = random_sensing(size, 1, 9, seeds)
     completion, targets = completions(seeds)
-    least_trace = np.array([convex.minimum_nuclear_norm(a, b, positive=True)[1] for a, b in zip(sensing.A, sensing.y)])
-    least_norm = least_nuclear_norms(completion)
-    rows: dict[str, list[tuple[Array, Array]]] = {"sensing": [], "completion": []}
+    traces = [convex.minimum_nuclear_norm(a, b, positive=True) for a, b in zip(sensing.A, sensing.y)]
+    least_trace = np.array([trace for _, trace in traces])
+    minimisers, least_norm = least_completions(completion)
+    least_rank = {
+        "sensing": observables.effective_rank(np.stack([matrix for matrix, _ in traces])),
+        "completion": observables.effective_rank(minimisers),
+    }
+    rows: dict[str, list[tuple[Array, Array, Array]]] = {"sensing": [], "completion": []}
     for scale in scales:
         start = np.broadcast_to(scale * np.eye(size), (len(seeds), size, size))
         atol = 1e-7 * min(1.0, 1e4 * scale)
         end = follow(sensing, Tied(start), stop_loss=1e-9, rtol=1e-4, atol=atol)
-        rows["sensing"].append((observables.nuclear_norm(end.weights) / least_trace - 1, np.zeros(len(seeds))))
+        gap = observables.nuclear_norm(end.weights) / least_trace - 1
+        rows["sensing"].append((gap, np.zeros(len(seeds)), observables.effective_rank(end.weights)))
         pair = Factorised(np.zeros_like(start), start)
         end = follow(completion, pair, stop_loss=1e-9, rtol=1e-4, atol=atol)
         distance = observables.relative_error(end.weights, targets)
-        rows["completion"].append((observables.nuclear_norm(end.weights) / least_norm - 1, distance))
-    return {name: Gaps(*(np.array(part) for part in zip(*row))) for name, row in rows.items()}
+        gap = observables.nuclear_norm(end.weights) / least_norm - 1
+        rows["completion"].append((gap, distance, observables.effective_rank(end.weights)))
+    ends = {name: [np.array(part) for part in zip(*row)] for name, row in rows.items()}
+    return {name: Gaps(gap, distance, rank, least_rank[name]) for name, (gap, distance, rank) in ends.items()}
+
+
+#: The size of the start from which on a gap grows or not, and the part of the norm below which it has vanished.
+GROWS_FROM, VANISHED = 1e-2, 1e-3
+
+
+@dataclass(frozen=True)
+class GapCounts:
+    """Problems of a family: all, those whose gap grows, those where it has vanished; and how many of the growing ones
+    end at a lower effective rank than the matrix of least norm has."""
+
+    problems: int
+    growing: int
+    vanished: int
+    lower: int
+
+
+def gap_counts(rows: Gaps, scales: tuple[float, ...]) -> GapCounts:
+    """Counts of one family of `nuclear_gaps`, whose `scales` fall and hold `GROWS_FROM`."""
+    grows = rows.gap[-1] > rows.gap[scales.index(GROWS_FROM)]
+    lower = grows & (rows.rank[-1] < rows.least_rank)
+    vanished = rows.gap[-1] < VANISHED
+    return GapCounts(len(grows), int(grows.sum()), int(vanished.sum()), int(lower.sum()))
+
+
+def told_of_gaps(gaps: dict[str, Gaps], scales: tuple[float, ...]) -> str:
+    """What the gaps of the two families do as the start vanishes, in words made from their counts."""
+    sensing, completion = (gap_counts(gaps[name], scales) for name in ("sensing", "completion"))
+    growing, lower = sensing.growing + completion.growing, sensing.lower + completion.lower
+    return (
+        f"At s = {scales[-1]:g} the gap is below {100 * VANISHED:g} % of the norm in {sensing.vanished} of "
+        f"{sensing.problems} sensing problems and in {completion.vanished} of {completion.problems} completions; from "
+        f"s = {GROWS_FROM:g} on it grows in {sensing.growing} and in {completion.growing} of them. Where it grows, the "
+        f"flow's end has a lower effective rank than the matrix of least norm in {lower} of {growing}."
+    )
 
 
 def counterexample(large: float = 3.0) -> tuple[MatrixCompletion, Array]:
@@ -92,13 +148,18 @@ def counterexample_path(scales: tuple[float, ...], large: float = 3.0) -> Gaps:
     """Gap of the trace to its minimum, and distance to the fit of rank 1, of the tied flow from s I, [scales]."""
     problem, low = counterexample(large)
     dense = convex.completion_as_sensing(problem.shape, problem.positions[0], problem.values[0])
-    least = convex.minimum_nuclear_norm(dense.A, dense.y, positive=True)[1]
+    minimiser, least = convex.minimum_nuclear_norm(dense.A, dense.y, positive=True)
     ends = [
         follow(problem, Tied(s * np.eye(4)[None]), stop_loss=1e-9, rtol=1e-4, atol=1e-7 * min(1.0, 1e4 * s)).weights
         for s in scales
     ]
     weights = np.concatenate(ends)
-    return Gaps(observables.nuclear_norm(weights) / least - 1, observables.relative_error(weights, low))
+    return Gaps(
+        observables.nuclear_norm(weights) / least - 1,
+        observables.relative_error(weights, low),
+        observables.effective_rank(weights),
+        observables.effective_rank(minimiser),
+    )
 
 
 #: Seeds of `completions` whose gap grows as the initialisation vanishes.
@@ -134,6 +195,10 @@ def nuclear_norm_conjecture(settings: Settings) -> Finding:
         for scale, row in zip(scales, rows.gap):
             figures[f"{name}, s = {scale:g}: median gap"] = float(np.median(row))
         figures[f"{name}, s = {scales[-1]:g}: largest gap"] = float(np.max(rows.gap[-1]))
+        counts = gap_counts(rows, scales)
+        figures[f"{name}: problems"] = counts.problems
+        figures[f"{name}: problems whose gap grows from s = {GROWS_FROM:g} to {scales[-1]:g}"] = counts.growing
+        figures[f"{name}: problems whose gap ends below {100 * VANISHED:g} %"] = counts.vanished
     growing, checks = [], []
     for seed in REFUTING_SEEDS:
         place = seeds.index(seed)
@@ -154,8 +219,7 @@ def nuclear_norm_conjecture(settings: Settings) -> Finding:
         {name: float(value) for name, value in figures.items()},
         f"{len(seeds)} seeds: 6x6 PSD rank 1 from 9 Gaussian measurements (tied, U_0 = s I), and 6x6 rank-1 completion "
         "from 18 entries (M_0 = s I, W'_0 = 0); 4x4 counterexample (tied); minimum by cvxpy with Clarabel.",
-        "In most problems the gap does vanish. Where it grows, the flow goes to a matrix of lower rank, whose nuclear "
-        "norm is larger: rank, not norm, is what a vanishing start prefers.",
+        told_of_gaps(gaps, scales) + " Rank, not norm, is what a vanishing start prefers in the counterexamples.",
     )
 
 
@@ -221,6 +285,22 @@ def sign_test(differences: Array) -> float:
     return float(binomtest(int(np.sum(differences > 0)), len(differences)).pvalue)
 
 
+def depth_changes(runs: list[DepthRun]) -> dict[tuple[str, int], tuple[float, float]]:
+    """(median, p of the sign test) of the fall of effective rank and of test error to depth N, by (measure, N)."""
+    changes = {}
+    for before, after in itertools.pairwise(runs):
+        for name in ("effective_rank", "test_error"):
+            change = getattr(before, name) - getattr(after, name)
+            changes[name, after.depth] = float(np.median(change)), sign_test(change)
+    return changes
+
+
+def depth_gates(runs: list[DepthRun]) -> dict[tuple[str, int], bool]:
+    """Whether effective rank and test error fall to N = 2 and to N = 3, by (measure, N)."""
+    changes = depth_changes(runs)
+    return {key: p < 0.05 and fall > 0 for key, (fall, p) in changes.items() if key[1] < 4}
+
+
 @claim(
     11,
     "depth-lowers-rank",
@@ -237,22 +317,17 @@ def depth_lowers_rank(settings: Settings) -> Finding:
     for run in runs:
         figures[f"effective rank, N = {run.depth}"] = float(np.median(run.effective_rank))
         figures[f"test error, N = {run.depth}"] = float(np.median(run.test_error))
-    falls = []
-    for before, after in itertools.pairwise(runs):
-        for name in ("effective_rank", "test_error"):
-            change = getattr(before, name) - getattr(after, name)
-            p = sign_test(change)
-            figures[f"{name.replace('_', ' ')}, N = {before.depth} to {after.depth}: p"] = p
-            if after.depth < 4:
-                falls.append(p < 0.05 and bool(np.median(change) > 0))
+    for (name, depth), (_, p) in depth_changes(runs).items():
+        figures[f"{name.replace('_', ' ')}, N = {depth - 1} to {depth}: p"] = p
     figures["seeds with test error above 0.5, N = 4"] = float(np.sum(runs[-1].test_error > 0.5))
     fitted = bool(np.all([run.end.converged for run in runs]))
     return Finding(
-        verdict_of(all(falls), fitted),
+        verdict_of(*depth_gates(runs).values(), fitted),
         figures,
         f"{len(runs[0].test_error)} {_DEPTH_TEXT}; flow stopped at training error 1e-6; error relative to the target.",
         "From N = 3 to 4 nothing is claimed: a few seeds end at a wrong matrix of low rank there, whatever the "
-        "integrator's tolerance.",
+        "integrator's tolerance. With the first of several factors frozen, the gate of the test error from N = 1 to 2 "
+        "fails; those from N = 2 to 3 still pass, since two factors go on learning there.",
     )
 
 

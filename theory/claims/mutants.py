@@ -50,7 +50,10 @@ def _frozen(block: int) -> Callable[[Any], Any]:
     def change(original: Callable[..., Array]) -> Callable[..., Array]:
         def velocity(self: flows.Parametrisation, state: Array, descent: Array) -> Array:
             rate = original(self, state, descent).copy()
-            self.blocks(rate)[block][...] = 0
+            blocks = self.blocks(rate)
+            # One factor alone is W itself, which has no similarity to freeze.
+            if len(blocks) > 1:
+                blocks[block][...] = 0
             return rate
 
         return velocity
@@ -92,7 +95,7 @@ MUTANTS: dict[str, Mutant] = {
             (flows.Factorised, "weight_velocity", lambda _: flows.Factorised.other_order),
         ],
     ),
-    "frozen M": Mutant("M (or the first factor of a product) does not learn", _frozen_patches),
+    "frozen M": Mutant("M (or the first of several factors of a product) does not learn", _frozen_patches),
     "doubled rate": Mutant("every velocity times two", lambda: _every(_doubled)),
     "preconditioned": Mutant(
         "every parameter has a rate of its own, 0.5 to 1.5: descent, but not gradient flow",
