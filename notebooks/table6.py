@@ -100,7 +100,7 @@ report.accuracy_chart()
 # Dynamic NSN differs from ProtoNet in four things at once: it is trained to tell all base classes apart and not on
 # episodes, its classifier is retrained for every task, its predictors make it larger, and its similarity depends on the
 # input. Two rows that the paper does not have set the first three aside: a plain CNN-4 with the same training and
-# classifier, and one that also has as many parameters. Differences are the table's own, with the intervals that decided.
+# classifier, and one that also has as many parameters. Differences are the table's, with the intervals that decided.
 
 # %%
 report.controls()

@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from nsl.layers.dynamic import DynamicLayer
-from nsl.layers.similarity import Similar, Similarity, replacement
+from nsl.layers.similarity import Similar, Similarity, random_state_kept, replacement
 from nsl.layers.structures import Structure
 
 Where = Callable[[str, nn.Module], bool]
@@ -72,8 +74,16 @@ _HOOKS = (
 )
 
 
+def _is_weight_norms(hook: Any) -> bool:
+    """Whether PyTorch's parametrised weight norm brought the hook: it reads state dicts of the old weight norm, which
+    a layer without the parametrisation need not."""
+    own = getattr(hook, "hook", hook)  # without PyTorch's wrapper, whose copies do not tell
+    return getattr(own, "__module__", None) == parametrizations.__name__
+
+
 def _has_hooks(module: nn.Module) -> bool:
-    return any(getattr(module, kind, None) for kind in _HOOKS)
+    found = (hook for kind in _HOOKS for hook in (getattr(module, kind, None) or {}).values())
+    return any(not _is_weight_norms(hook) for hook in found)
 
 
 def _copy_hooks_forbidden(name: str, module: nn.Module) -> None:
@@ -120,6 +130,7 @@ def convert(
     """Give the convolutions of any network a neural similarity, M = I: the outputs do not change.
 
     Weights and biases are the old parameters themselves, not copies, so that optimisers and tied layers keep working.
+    A static conversion, which starts at M = I, leaves torch's global generators as they were; predictors are drawn.
 
     Args:
         model: changed in place.
@@ -158,7 +169,8 @@ def convert(
         except ValueError as error:
             raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from None
 
-    converted, count = _replace(model, build)
+    with random_state_kept(model.parameters()) if kind == "static" else nullcontext():
+        converted, count = _replace(model, build)
     if not count:
         raise ValueError(f"convert found no layer to give a {kind} similarity; check `where` and the layers' types")
     return converted
@@ -167,7 +179,8 @@ def convert(
 def fold(model: nn.Module) -> nn.Module:
     """Turn every static layer into a plain one with equal outputs, in place; dynamic layers stay.
 
-    A kernel or bias that is frozen stays frozen.
+    A kernel or bias that is frozen stays frozen; a parametrised one (`torch.nn.utils.parametrizations`) becomes its
+    present value. Torch's global generators are left as they were.
 
     Returns:
         The model; a new object only if the model itself is one static layer.
@@ -201,7 +214,8 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
         return model.get_submodule(classifier).parameters()
     for name in CLASSIFIER_NAMES:
         found = getattr(model, name, None)
-        if isinstance(found, nn.Module):
+        # Without parameters it stands for a classifier that was taken off, as nn.Identity does.
+        if isinstance(found, nn.Module) and next(found.parameters(), None) is not None:
             return found.parameters()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
@@ -221,8 +235,8 @@ def freeze_backbone(
 
     Args:
         model: changed in place.
-        classifier: the classifier or its qualified name; None: the attribute classifier, fc, head or linear, else the
-            last `nn.Linear`.
+        classifier: the classifier or its qualified name; None: the attribute classifier, fc, head or linear that has
+            parameters, else the last `nn.Linear`.
         train_classifier: False freezes the classifier too.
 
     Returns:

@@ -2,6 +2,7 @@
 
     model = nsl.load(table=1, method="dynamic")     # the network of a table's row, in evaluation mode
     model = nsl.load("c0ffee")                      # by the first digits of its identity, or by a file's path
+    mean, std = model.moments                       # of its data: it takes images in 0..1, less mean, by std
     print(nsl.zoo.find(table=1)[0].text())          # the card
 
 `ID.safetensors` holds the weights and `ID.json` beside it the card. Weights are looked for in `folder`, else in
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from nsl.training.export import ExportError, is_few_shot, network_of, read_tensors
+from nsl.training.export import ExportError, is_few_shot, moments_of, network_of, read_tensors
 
 if TYPE_CHECKING:
     from nsl.fewshot import FewShotMethod
@@ -30,6 +31,10 @@ TOLERANCE = 0.025
 
 #: Of several profiles' networks the first is meant; others follow, the demo's are last.
 PROFILES = ("paper", "cpu")
+
+
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation a channel, of values in 0..1."""
 
 
 class ZooError(ValueError):
@@ -77,12 +82,31 @@ class Entry:
             return True
         return any(table in (None, row["table"]) and method in (None, row["method"]) for row in self.rows)
 
+    @property
+    def moments(self) -> Moments:
+        """Mean and std of the data that its images are normalised with, out of its file; what `load` gives has them
+        too.
+
+        Raises:
+            ExportError: the file is damaged, or not one of ours.
+        """
+        return moments_of(self.weights, read_tensors(self.weights)[1])
+
     def load(self) -> nn.Module | FewShotMethod:
         """The network, or a fitted few-shot method; see `nsl.load`."""
         return load_file(self.weights)
 
     def text(self) -> str:
-        """The card in Markdown."""
+        """The card in Markdown, and mean and std out of the file.
+
+        Raises:
+            ExportError: the file is damaged, or not one of ours.
+        """
+        mean, std = (", ".join(f"{value:.4f}" for value in part) for part in self.moments)
+        return f"{self.card_text()}\n- images: in 0..1, less the mean ({mean}), divided by the std ({std})"
+
+    def card_text(self) -> str:
+        """What the card says, in Markdown."""
         card = self.card
         where = [f"{_table(row['table'])}: {row['label']}" for row in self.rows] or ["no row of a table"]
         recipe = ", ".join(f"{key} {value}" for key, value in card["recipe"].items())
@@ -132,7 +156,7 @@ def entries(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
 def _card(path: Path) -> dict[str, Any]:
     try:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        Entry(path, card).text()
+        Entry(path, card).card_text()
         return card
     except (ValueError, LookupError, TypeError, AttributeError, UnicodeDecodeError):
         raise ZooError(f"{path} is no card of a network; `python -m reproduce tables` writes it again.") from None
@@ -197,8 +221,9 @@ def load(
         table, method, data, seed, folder: see `find`.
 
     Returns:
-        Of Tables 1 to 5 the module in evaluation mode, from images normalised with the mean and std of its file to
-        logits; of Table 6 a fitted `nsl.fewshot.FewShotMethod`. Of several the first in the order of `entries`.
+        Of Tables 1 to 5 the module in evaluation mode, from normalised images to logits: in 0..1, less the mean and
+        divided by the std of its data, which are its attribute `moments`. Of Table 6 a fitted
+        `nsl.fewshot.FewShotMethod`, which normalises by itself. Of several the first in the order of `entries`.
 
     Raises:
         ZooError: nothing was asked for, or there is no such network.
@@ -214,13 +239,15 @@ def load(
 
 
 def load_file(path: Path) -> nn.Module | FewShotMethod:
-    """The network or few-shot method in a file; raises as `nsl.training.export.load_model`."""
+    """The network or few-shot method in a file, with `moments`; raises as `nsl.training.export.load_model`."""
     tensors, about = read_tensors(path)
     if is_few_shot(about):
         from nsl.fewshot.export import method_of
 
         return method_of(path, tensors, about)[0]
-    return network_of(path, tensors, about)[0]
+    network: Any = network_of(path, tensors, about)[0]
+    network.moments = moments_of(path, about)
+    return network
 
 
 def measure(entry: Entry, root: str | os.PathLike[str] | None = None, *, download: bool = True) -> float:

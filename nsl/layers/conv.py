@@ -16,7 +16,7 @@ from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor
 from nsl.layers.shift import ShiftConv2d
-from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, refuse_stale
+from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, random_state_kept, refuse_stale
 from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
 from nsl.layers.structures import Block, Dilated, Shift, Structure
 
@@ -72,7 +72,7 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
-        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`; the rest by name only.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`.
         learn_shape: learn the kernel's shape jointly, M_s = D R with D = 1[D_r > shape_threshold] (paper 3.5).
         shape_threshold: alpha.
@@ -99,9 +99,10 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        similarity: str | Structure = "diagonal",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        similarity: str | Structure = "diagonal",
         **shape: Any,
     ) -> None:
         place = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
@@ -124,7 +125,9 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
             if all(size // 2 % factor == 0 and size % 2 for size in sizes):
                 options["kernel_size"] = tuple((size - 1) // factor + 1 for size in sizes)
                 options["dilation"] = tuple(factor * dilation for dilation in _pair(self.dilation))
-                return filled(nn.Conv2d(**options), self, weight[:, :, ::factor, ::factor])
+                with random_state_kept([weight]):
+                    plain = nn.Conv2d(**options)
+                return filled(plain, self, weight[:, :, ::factor, ::factor])
         numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             refuse_stale(self, "bias")
@@ -196,7 +199,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.
-        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`.
+        dilation, groups, bias, padding_mode, device, dtype: as in `torch.nn.Conv2d`; the rest by name only.
         similarity: a name of `nsl.STRUCTURES` ("diagonal" is DNS, "unconstrained" UNS) or an `nsl.Structure`; all
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.
@@ -231,11 +234,11 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        similarity: str | Structure = "diagonal",
-        predictor: str | nn.Module = "sphere",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        similarity: str | Structure = "diagonal",
+        predictor: str | nn.Module = "sphere",
         residual: bool = True,
         predictor_options: dict[str, Any] | None = None,
         **shape: Any,

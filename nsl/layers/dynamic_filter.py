@@ -55,8 +55,8 @@ class DynamicFilterConv2d(Window):
 
     Parameters:
         first.* (window or 1x1, C to hidden), with `batch_norm` first_norm.*, second.weight [N, hidden, 1, 1] and
-        second.bias [N] with N = F C K, or K C numbers a position (taps first), pointwise.weight [F, C, 1, 1] with depthwise, bias [F], with normalise scale
-        and shift ([C] with depthwise, else [F]).
+        second.bias [N] with N = F C K, or K C numbers a position (taps first), pointwise.weight [F, C, 1, 1] with
+        depthwise, bias [F], with normalise scale and shift ([C] with depthwise, else [F]).
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 

@@ -21,8 +21,8 @@ from nsl.layers.window import Window
 
 #: Routings of a mixture and their temperatures: Chen et al.'s, and none in CondConv.
 ROUTINGS = {"softmax": 30.0, "sigmoid": 1.0}
-#: Bias of the gates at the start: nearly all filters are on, each with sigmoid(1) = 0.73. From a start with half of them
-#: off, by the input, CNN-9 does not fit its training images.
+#: Bias of the gates at the start: nearly all filters are on, each with sigmoid(1) = 0.73. From a start with half of
+#: them off, by the input, CNN-9 does not fit its training images.
 GATE_BIAS = 1.0
 
 

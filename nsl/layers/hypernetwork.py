@@ -3,8 +3,8 @@
 Source: Ha, Dai, Le, HyperNetworks, ICLR 2017. Static (their section 3.1): a kernel of C x F channels is tiled by
 blocks; each block has an embedding z and all layers share the two linear maps that turn z into the block. Dynamic:
 theirs is recurrent, where the weights are scaled anew at every step; for a convolution, our choice, the embeddings are
-scaled by numbers read off the image, z * (1 + V mean(x)). That has no bound, and through nine layers it ran away on
-CIFAR-10; z * (1 + tanh(V mean(x))) has one.
+scaled by numbers read off the image, z * (1 + V mean(x)). That has no bound, and through nine layers, without
+weight decay on generator and embeddings, it ran away on CIFAR-10; z * (1 + tanh(V mean(x))) has one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.similarity import random_state_kept
 from nsl.layers.window import Window
 
 
@@ -199,7 +200,7 @@ class HyperConv2d(Window):
         """
         if self.dynamic:
             raise ValueError("a dynamic hypernetwork has one kernel an image and does not fold")
-        with torch.no_grad():
+        with torch.no_grad(), random_state_kept(self.parameters()):
             kernel = self.kernel().unflatten(-1, self.kernel_size)
             plain = nn.Conv2d(
                 self.in_channels,

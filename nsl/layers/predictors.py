@@ -127,7 +127,7 @@ class Predictor(nn.Module):
         """Silence the last step, so that M = I exactly."""
         last = self.second if isinstance(self.second_norm, nn.Identity) else self.second_norm
         nn.init.zeros_(last.weight)
-        if isinstance(last, nn.BatchNorm2d):
+        if isinstance(last, nn.modules.batchnorm._BatchNorm):  # also what `SyncBatchNorm` made of it
             nn.init.zeros_(last.bias)
 
     def _first(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -247,7 +247,9 @@ class ReleasePredictor(Predictor):
 class CNNPredictor(Predictor):
     """Plain convolutions: convolution, BN, ReLU, convolution, head (paper Table 1, row "CNN").
 
-    The same initialisation as SphereNet's by default, so that the two differ in the normalisation only.
+    The same initialisation as SphereNet's by default, so that the two differ in the normalisation only. With the
+    default head "batchnorm" the networks of this project stay at chance (DISCREPANCIES.md); the row "CNN" of Table 1
+    has head="sigmoid".
 
     Args:
         in_channels, degrees_of_freedom, kernel_size, stride, padding, dilation, hidden: as in `Predictor`.

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.similarity import Similar, plain_options, refuse_stale
+from nsl.layers.similarity import NAME_ENDS, Similar, refuse_stale
 from nsl.layers.static import StaticSimilarity, keep_frozen
 from nsl.layers.structures import Block, Structure
 
 MAPS = ("ih", "hh")
+#: Attributes of a cell that are its similarities', and where they are.
+_OF_SIMILARITY = {f"similarity_{name}{end}": f"neural_{name}.similarity{end}" for name in MAPS for end in NAME_ENDS}
 
 
 def check_nonlinearity(name: str) -> None:
@@ -78,8 +80,7 @@ class _NSCell(Cell, Similar):
         return self.neural_hh.similarity
 
     def _of_part(self, name: str) -> str | None:
-        first, which = name[: len("similarity_")], name[len("similarity_") :]
-        return f"neural_{which[:2]}.similarity{which[2:]}" if first == "similarity_" and which[:2] in MAPS else None
+        return _OF_SIMILARITY.get(name)
 
     def _part(self, name: str) -> StaticSimilarity:
         return self.neural_ih if name == "ih" else self.neural_hh
@@ -109,14 +110,14 @@ class _NSCell(Cell, Similar):
             ValueError: a forward pre-hook computes one of the cell's tensors.
         """
         refuse_stale(self, "bias_ih", "bias_hh")
-        plain = self.plain(**plain_options(self, self.arguments))
+        plain = self.unfilled_plain()
         with torch.no_grad():
             for name in MAPS:
                 getattr(plain, f"weight_{name}").copy_(self.effective_weight(name))
                 if self.bias:
                     getattr(plain, f"bias_{name}").copy_(getattr(self, f"bias_{name}"))
         keep_frozen(plain, self)
-        return plain.train(self.training)  # type: ignore[return-value]
+        return plain.train(self.training)
 
     def _weights(self) -> tuple[Tensor, Tensor, Any, Any]:
         return self.neural_ih(self.weight_ih), self.neural_hh(self.weight_hh), self.bias_ih, self.bias_hh

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.inputs import unbatched
+from nsl.layers.similarity import random_state_kept
 
 
 class ShiftConv2d(nn.Module):
@@ -49,9 +50,10 @@ class ShiftConv2d(nn.Module):
         # Known as numbers too, so that no graph depends on a buffer's values.
         self._places = [(int(i), int(j)) for i, j in taps]
         filters, channels = kernel.shape[:2]
-        self.pointwise = nn.Conv2d(
-            channels * len(taps), filters, 1, bias=bias is not None, device=kernel.device, dtype=kernel.dtype
-        )
+        with random_state_kept([kernel]):
+            self.pointwise = nn.Conv2d(
+                channels * len(taps), filters, 1, bias=bias is not None, device=kernel.device, dtype=kernel.dtype
+            )
         with torch.no_grad():
             left = kernel[:, :, taps[:, 0], taps[:, 1]]  # [F, C, T]
             self.pointwise.weight.copy_(left.transpose(1, 2).reshape(filters, -1, 1, 1))

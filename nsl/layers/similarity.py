@@ -8,6 +8,8 @@ parameters.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +23,9 @@ SHAPE_INIT, SHAPE_THRESHOLD = 1.0, 0.9
 #: eta of equation (5), D_r <- D_r - eta dL/dD, as a multiple of the training's learning rate. The step is plain: no
 #: momentum, no weight decay.
 SHAPE_RATE = 1.0
+
+#: What `torch.nn.utils.prune` and the old `weight_norm` make of a tensor's name, and the name itself.
+NAME_ENDS = ("", "_orig", "_mask", "_g", "_v")
 
 
 def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
@@ -55,6 +60,18 @@ def refuse_stale(owner: nn.Module, *names: str) -> None:
                 f"{name} of {type(owner).__name__} is computed by a forward pre-hook (pruning, the old weight_norm) "
                 "and may be out of date here: make it a parameter first (prune.remove, remove_weight_norm)"
             )
+
+
+@contextmanager
+def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """What is drawn inside leaves the global generators of the CPU and of these tensors' GPUs as they were.
+
+    For layers whose first values are overwritten. `torch.nn.utils.skip_init` would leave buffers of a plain class of
+    the user's without their values.
+    """
+    gpus = {tensor.device for tensor in tensors if tensor.is_cuda} if torch.cuda.is_initialized() else set()
+    with torch.random.fork_rng(gpus, device_type="cuda"):
+        yield
 
 
 class Similarity(nn.Module):
@@ -163,6 +180,11 @@ class Similar(nn.Module):
         layer.train(module.training)
         return layer
 
+    def unfilled_plain(self) -> Any:
+        """The plain layer with this one's arguments, whose values are still to be set; no random state moves."""
+        with random_state_kept(self.parameters()):
+            return self.plain(**plain_options(self, self.arguments))
+
     def parts(self) -> list[Similarity]:
         """The similarities."""
         return [part for part in self.children() if isinstance(part, Similarity)]
@@ -224,6 +246,10 @@ def plain_options(layer: Any, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names} | {"bias": bias, "device": like.device, "dtype": like.dtype}
 
 
+#: Attributes of a layer that are its similarity's; a subclass's own, such as `shape_log`, are none of them.
+_OF_SIMILARITY = {"predictor"} | {name + end for name in ("similarity", "shape") for end in NAME_ENDS}
+
+
 class OneSimilarity(Similar):
     """A layer with one similarity, `neural`, of which it shows what users read."""
 
@@ -254,7 +280,7 @@ class OneSimilarity(Similar):
         return self.neural.boolean_shape()
 
     def _of_part(self, name: str) -> str | None:
-        return f"neural.{name}" if name.startswith(("similarity", "shape", "predictor")) else None
+        return f"neural.{name}" if name in _OF_SIMILARITY or name.startswith("predictor.") else None
 
 
 def _penalties(model: nn.Module) -> list[Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.similarity import OneSimilarity, Similarity, plain_options, refuse_stale
+from nsl.layers.similarity import OneSimilarity, Similarity, refuse_stale
 from nsl.layers.structures import Block, Structure
 
 
@@ -134,5 +134,5 @@ class StaticLayer(OneSimilarity):
         Raises:
             ValueError: a forward pre-hook computes one of the layer's tensors.
         """
-        return filled(self.plain(**plain_options(self, self.arguments)), self, self.effective_weight())
+        return filled(self.unfilled_plain(), self, self.effective_weight())
 

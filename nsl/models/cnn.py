@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,19 @@ class ConvBlock(nn.Sequential):
         self.relu = nn.ReLU(inplace=True)
 
 
+def check_image_size(images: Tensor, size: int) -> None:
+    """Compare height and width of images [..., H, W] with what a network is built for.
+
+    They are known numbers under `torch.export` too, since a classifier over a whole map has no other size; what
+    `torch.fx` traces with is let through.
+
+    Raises:
+        ValueError: another height or width.
+    """
+    if isinstance(images, Tensor) and images.dim() > 1 and images.shape[-2:] != (size, size):
+        raise ValueError(f"images must be [B, 3, {size}, {size}] (image_size={size}), got {list(images.shape)}")
+
+
 class StagedCNN(nn.Module):
     """A root, stages of convolutions with a pooling at their ends, and a classifier without bias.
 
@@ -67,8 +80,13 @@ class StagedCNN(nn.Module):
         convolution: what stands in the stages.
         variant: "paper" or "release" (see DISCREPANCIES.md); read by the optimiser set-up too.
 
+    Class attributes:
+        any_size: whether images of other sizes have the same number of logits too, since the last pooling averages.
+
     Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
     """
+
+    any_size: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -111,8 +129,19 @@ class StagedCNN(nn.Module):
         return self.stages(self.root(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to logits [B, num_classes]."""
+        """[B, 3, S, S] to logits [B, num_classes].
+
+        Raises:
+            ValueError: images of another size, where the classifier would give several logits a class or none.
+        """
+        # TorchScript, which takes plain and folded networks, would have to compile the check.
+        if not torch.jit.is_scripting():
+            self._check(images)
         return self.classifier(self.features(images)).flatten(1)
+
+    def _check(self, images: Tensor) -> None:
+        if not self.any_size:
+            check_image_size(images, self.image_size)
 
 
 def check_variant(variant: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -62,11 +62,14 @@ class ImageNetCNN(StagedCNN):
         convolution: (in_channels, out_channels, kernel_size, padding=..., bias=...) to a module.
         variant: "paper" or "release", as in `nsl.models.cnn.PlainCNN`.
 
-    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes]; `features` to the means [B, 16w, 1, 1].
+    Shapes: [B, 3, image_size, image_size] to logits [B, num_classes]; `features` to the means [B, 16w, 1, 1]. Other
+    sizes work too.
 
     Raises:
         ValueError: image_size, stage_width or num_classes is too small, or the variant is unknown.
     """
+
+    any_size: ClassVar[bool] = True
 
     def __init__(
         self,

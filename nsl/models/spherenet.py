@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nsl.layers.attention import GlobalSimilarity, SphereBlock, sphere_maps
 from nsl.layers.spherical import OPERATORS
+from nsl.models.cnn import check_image_size
 
 
 class SphereNet(nn.Module):
@@ -41,6 +43,7 @@ class SphereNet(nn.Module):
             raise ValueError(f"width and num_classes must be positive, got {width} and {num_classes}")
         if operator not in OPERATORS:
             raise ValueError(f"operator must be one of {list(OPERATORS)}, got {operator!r}")
+        self.image_size = image_size
         channels = 3
         layers: list[nn.Module] = []
         for stage, filters in enumerate((width, width * 3 // 2, width * 2)):
@@ -61,7 +64,13 @@ class SphereNet(nn.Module):
         return self.layers(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] to logits [B, num_classes]."""
+        """[B, 3, S, S] to logits [B, num_classes].
+
+        Raises:
+            ValueError: images of another size, where the classifier would give several logits a class or none.
+        """
+        if not torch.jit.is_scripting():
+            check_image_size(images, self.image_size)
         return self.classifier(self.features(images)).flatten(1)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -243,18 +245,33 @@ def test_the_identity_similarity_is_a_plain_convolution_in_every_padding_mode(
     torch.manual_seed(0)
     x = torch.randn(2, 4, 7, 6, dtype=torch.float64)
     plain = nn.Conv2d(4, 6, 3, 2, 1, 1, 2, True, padding_mode, dtype=torch.float64)
-    static = nsl.NSConv2d(4, 6, 3, 2, 1, 1, 2, True, padding_mode, similarity, dtype=torch.float64)
+    static = nsl.NSConv2d(4, 6, 3, 2, 1, 1, 2, True, padding_mode, similarity=similarity, dtype=torch.float64)
 
     class Zero(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.new_zeros(x.shape[0], 9 if similarity == "diagonal" else 81, 4, 3)
 
     dynamic = nsl.DynamicNSConv2d(
-        4, 6, 3, 2, 1, 1, 2, True, padding_mode, similarity, Zero(), dtype=torch.float64
+        4, 6, 3, 2, 1, 1, 2, True, padding_mode, similarity=similarity, predictor=Zero(), dtype=torch.float64
     )
     for layer in (static, dynamic):
         layer.load_state_dict(plain.state_dict(), strict=False)
         torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", [nsl.NSConv1d, nsl.NSConv2d, nsl.NSConv3d, nsl.NSConvTranspose2d, nsl.DynamicNSConv2d])
+def test_a_call_with_every_argument_of_the_plain_convolution_in_its_order_means_the_same(cls: Any) -> None:
+    parameters = inspect.signature(cls.plain).parameters
+    values = {
+        "in_channels": 4, "out_channels": 6, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 0,
+        "dilation": 1, "groups": 2, "bias": False, "padding_mode": "zeros", "device": "meta", "dtype": torch.float64,
+    }  # fmt: skip
+    layer = cls(*(values[name] for name in parameters))
+    assert (layer.weight.device.type, layer.weight.dtype, layer.bias) == ("meta", torch.float64, None)
+    assert {parameter.device.type for parameter in layer.parameters()} == {"meta"}
+    assert [layer.stride[0], layer.padding[0], layer.dilation[0], layer.groups] == [2, 1, 1, 2]
+    with pytest.raises(TypeError, match="positional argument"):
+        cls(*(values[name] for name in parameters), "unconstrained")
 
 
 @pytest.mark.parametrize("padding", ["same", "valid", 1, (2, 0)])

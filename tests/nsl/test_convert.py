@@ -432,3 +432,140 @@ def test_what_belongs_to_a_similarity_is_set_on_it_and_pruned_on_it_only() -> No
     prune.random_unstructured(layer.neural, "similarity", 0.5)
     with pytest.raises(ValueError, match="similarity of StaticSimilarity is computed by a forward pre-hook"):
         layer.similarity_matrix()
+
+
+class Watched(nsl.NSConv2d):
+    """A subclass with attributes of its own that begin as the names of what its similarity owns."""
+
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
+        self.register_buffer("similarity_ema", torch.zeros(9))
+        self.shape_log = nn.Parameter(torch.zeros(2))
+        self.register_parameter("predictor_scale", nn.Parameter(torch.ones(1)))
+        self.similarity_history: list[int] = []
+
+
+class WatchedCell(nsl.NSGRUCell):
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
+        self.register_buffer("similarity_ih_ema", torch.zeros(3))
+
+
+def test_a_subclass_keeps_what_only_begins_as_a_similaritys_names() -> None:
+    layer = Watched(3, 4, 3)
+    own = {"similarity_ema", "shape_log", "predictor_scale"}
+    assert set(layer.state_dict()) == {"weight", "bias", "neural.similarity"} | own
+    assert [name for name, _ in layer.neural.named_parameters()] == ["similarity"]
+    assert layer.similarity_history == []
+    for model, fresh in ((layer, Watched(3, 4, 3)), (WatchedCell(3, 4), WatchedCell(3, 4))):
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.add_(torch.randn_like(tensor))
+        fresh.load_state_dict(model.state_dict())
+        assert all(torch.equal(tensor, fresh.state_dict()[key]) for key, tensor in model.state_dict().items())
+
+
+def test_what_pruning_and_the_old_weight_norm_make_of_a_similarity_loads_into_the_part() -> None:
+    from torch.nn.utils import prune
+
+    layer = nsl.NSConv2d(3, 4, 3)
+    prune.random_unstructured(layer.neural, "similarity", 0.5)
+    fresh = nsl.NSConv2d(3, 4, 3)
+    prune.identity(fresh.neural, "similarity")
+    fresh.load_state_dict({key.replace("neural.", ""): value for key, value in layer.state_dict().items()})
+    assert torch.equal(fresh.neural.similarity_mask, layer.neural.similarity_mask)
+    for name in ("similarity_g", "similarity_v", "shape_orig"):
+        with pytest.raises(ValueError, match=f"'{name}' would belong to the similarity of NSConv2d"):
+            layer.register_parameter(name, nn.Parameter(torch.ones(1)))
+
+
+@pytest.mark.parametrize("name", STATIC_LAYERS)
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_network_with_a_parametrised_weight_norm_folds(name: str, copied: bool) -> None:
+    from torch.nn.utils import parametrizations
+
+    build, weight, shape = STATIC_LAYERS[name]
+    model, x = nn.Sequential(build()), torch.randn(shape)
+    parametrizations.weight_norm(model[0], weight)
+    if name == "conv":
+        parametrizations.weight_norm(model[0].neural, "similarity")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model = copy.deepcopy(model) if copied else model
+    expected = model(x)
+    folded = nsl.fold(model)
+    assert type(folded[0]).__module__.startswith(("torch.nn.modules", "nsl.layers.shift"))
+    torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hook_beside_a_parametrised_weight_norm_is_not_dropped_in_silence() -> None:
+    model = nn.Sequential(nsl.NSConv2d(1, 1, 3))
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    model[0]._register_load_state_dict_pre_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="has hooks, which folding would lose"):
+        nsl.fold(model)
+
+
+def test_a_classifier_that_was_taken_off_is_no_classifier() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 2))
+    model = nn.Module()
+    model.body, model.fc = nsl.convert(body), nn.Identity()
+    assert nsl.freeze_backbone(model) == ["body.0.neural.similarity", "body.4.weight", "body.4.bias"]
+    model.head = nn.Linear(2, 2)  # a later name that has parameters
+    assert nsl.freeze_backbone(model) == ["body.0.neural.similarity", "head.weight", "head.bias"]
+
+
+class Offset(nn.Conv2d):
+    """A plain layer of the user's, whose constructor makes a buffer too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register_buffer("offset", torch.full((1,), 2.0))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + self.offset
+
+
+class NSOffset(nsl.NSConv2d):
+    plain = Offset
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + 2
+
+
+FOLDED = {
+    **{name: build for name, (build, _, _) in STATIC_LAYERS.items()},
+    "unshared": lambda: nsl.UnsharedNSConv2d(3, 4, 3),
+    "hypernetwork": lambda: nsl.HyperConv2d(3, 4, 3),
+    "subclass": lambda: NSOffset(3, 4, 3),
+    "meta": lambda: nsl.NSConv2d(3, 4, 3, device="meta"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_folding_leaves_the_random_state_alone(name: str) -> None:
+    layer = FOLDED[name]()
+    state = torch.random.get_rng_state()
+    folded = layer.fold()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert {tensor.device for tensor in folded.parameters()} == {tensor.device for tensor in layer.parameters()}
+    if name == "subclass":
+        x = torch.randn(1, 3, 5, 5)
+        assert type(folded) is Offset
+        torch.testing.assert_close(folded(x), layer(x))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_static_conversion_leaves_the_random_state_alone(device: str) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)).to(device)
+    state = torch.random.get_rng_state()
+    nsl.convert(model)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_every_predictor_of_every_conversion_has_a_start_of_its_own() -> None:
+    torch.manual_seed(0)
+    models = [nsl.convert(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)), kind="dynamic") for _ in range(2)]
+    starts = [layer.predictor.first.weight for model in models for layer in model]  # type: ignore[attr-defined]
+    assert not any(torch.equal(first, second) for i, first in enumerate(starts) for second in starts[:i])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -46,6 +47,45 @@ def test_a_shared_predictor_saves_about_half_of_the_predictor_parameters() -> No
 def test_every_model_maps_images_to_logits(name: str, image_size: int) -> None:
     model = nsl.create_model(name, 7, width=4, image_size=image_size)
     assert model(torch.randn(2, 3, image_size, image_size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["cnn9", "nsn9_static_diagonal", "nsn9_dynamic_diagonal", "spherenet"])
+@pytest.mark.parametrize("size", [(64, 64), (16, 16), (2, 2), (32, 33)])
+def test_an_image_of_another_size_is_one_sentence(name: str, size: tuple[int, int]) -> None:
+    """Larger ones had several logits a class, smaller ones ended in a convolution of the classifier's kernel."""
+    model = nsl.create_model(name, 7, width=2)
+    with pytest.raises(ValueError, match=rf"^images must be \[B, 3, 32, 32\] .*, got \[1, 3, {size[0]}, {size[1]}\]$"):
+        model(torch.zeros(1, 3, *size))
+
+
+def test_a_network_that_averages_its_last_map_takes_other_sizes() -> None:
+    model = nsl.create_model("cnn10", 7, width=2, image_size=32)
+    assert model(torch.zeros(2, 3, 48, 40)).shape == (2, 7)
+
+
+def test_the_size_of_images_is_compared_wherever_a_network_is_traced_exported_compiled_and_mapped() -> None:
+    torch.manual_seed(0)
+    model = nsl.create_model("nsn9_dynamic_diagonal", 7, width=2, image_size=16).eval()
+    images, more = torch.randn(2, 3, 16, 16), torch.randn(5, 3, 16, 16)
+    batch = ({0: torch.export.Dim("batch", min=2)},)
+    program = torch.export.export(model, (images,), dynamic_shapes=batch).module()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for run in (program, torch.fx.symbolic_trace(model), compiled, torch.func.vmap(lambda one: model(one[None])[0])):
+        torch.testing.assert_close(run(more), model(more), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="images must be"):
+        torch.export.export(model, (torch.randn(2, 3, 24, 24),))
+
+
+def test_plain_and_folded_networks_can_still_be_scripted() -> None:
+    for model in (
+        nsl.create_model("cnn9", 7, width=2, image_size=16),
+        nsl.fold(nsl.create_model("nsn9_static_diagonal", 7, width=2, image_size=16)),
+    ):
+        images = torch.randn(2, 3, 16, 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own, that TorchScript grows old
+            scripted = torch.jit.script(model.eval())
+        torch.testing.assert_close(scripted(images), model(images))
 
 
 def test_static_networks_start_as_the_baseline_cnn() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +172,28 @@ def test_a_hook_on_a_convolution_of_the_predictor_is_called() -> None:
         getattr(predictor, name).register_forward_hook(lambda *_, name=name: seen.append(name))
     predictor(torch.randn(1, 3, 5, 5).contiguous(memory_format=torch.channels_last))
     assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize("synchronised", [False, True])
+def test_reset_to_identity_silences_batch_norm_also_when_it_is_synchronised(synchronised: bool) -> None:
+    layer = nsl.DynamicNSConv2d(3, 4, 3, predictor="cnn", predictor_options={"hidden": 4})
+    if synchronised:
+        nn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    nsl.reset_to_identity(layer)
+    assert torch.equal(layer.eval().predict_similarity(torch.randn(1, 3, 6, 6)), torch.ones(1, 9, 4, 4))
+
+
+def test_the_cnn_predictor_says_what_its_default_head_does_and_which_one_table_1_has() -> None:
+    text = " ".join(str(nsl.CNNPredictor.__doc__).split())
+    assert nsl.CNNPredictor(3, 9, 3).head == "batchnorm"
+    assert 'default head "batchnorm" the networks of this project stay at chance' in text
+    with (Path(__file__).parents[2] / "reproduce/declare/experiments/table1.toml").open("rb") as file:
+        rows = {row["key"]: row for row in tomllib.load(file)["methods"]}
+    assert rows["dynamic_cnn"]["options"]["predictor_options"] == {"head": "sigmoid"}
+    assert 'Table 1 has head="sigmoid"' in text
 
 
 def test_a_cnn_predictor_starts_small_as_spherenet_does_unless_it_is_not_to() -> None:

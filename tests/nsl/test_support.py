@@ -11,6 +11,7 @@ import inspect
 import io
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -232,6 +233,25 @@ def pickled(name: str, layer: nn.Module, x: Tensor) -> None:
     layer.load_state_dict(torch.load(file, weights_only=True))
 
 
+def _through_a_file(scripted: Any) -> Any:
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+def traced_by_torchscript(name: str, layer: nn.Module, x: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript grows old, and that a trace keeps sizes and branches
+        close(_through_a_file(torch.jit.trace(layer, (x,)))(x), layer(x))
+
+
+def scripted_by_torchscript(name: str, layer: nn.Module, x: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        close(_through_a_file(torch.jit.script(layer))(x), layer(x))
+
+
 def default_device(name: str, layer: nn.Module, x: Tensor) -> None:
     expected = layer(x)
     with torch.device("meta"):
@@ -315,6 +335,8 @@ USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
     "make_fx": traced_by_make_fx,
     "torch.export, dynamic sizes": exports,
     "ONNX, dynamic axes": exports_to_onnx,
+    "TorchScript: torch.jit.trace, save": traced_by_torchscript,
+    "TorchScript: torch.jit.script": scripted_by_torchscript,
     "deepcopy": copied,
     "pickle, torch.save": pickled,
     "another default device": default_device,
@@ -327,10 +349,23 @@ USES: dict[str, Callable[[str, nn.Module, Tensor], None]] = {
 }
 #: (layer, use) to what is said instead.
 _OTHERS = ("SphereConv2d", "DecoupledConv2d", "SelectedConv2d", "MixtureConv2d", "DeformConv2d")
+#: What computes by Python functions with derivatives of their own, which a saved trace cannot hold.
+_PYTHON = ("DynamicNSConv2d", "SphereConv2d", "GlobalSimilarity", "DecoupledConv2d", "SpherePredictor",
+           "ReleasePredictor")  # fmt: skip
+#: The first thing that `torch.jit.script` does not compile; of all other layers an annotation.
+_UNSCRIPTED = {
+    **dict.fromkeys(("SphereConv2d", "GlobalSimilarity", "SelectedConv2d"), "if-expression's true branch has type"),
+    "StaticGlobalSimilarity": "cannot statically infer the expected size of a list in this context",
+    "LinearPredictor": "python value of type 'float' cannot be used as a value",
+}
 REFUSED = {
     (name, "weight_norm, freeze"): "freeze_backbone found no similarity to train: convert the model first"
     for name in _OTHERS
 } | {("DeformConv2d", "forward-mode derivative"): "forward AD with grid_sampler_2d that does not support it"}
+REFUSED |= {(name, "TorchScript: torch.jit.trace, save"): "Could not export Python function call" for name in _PYTHON}
+REFUSED |= {
+    (name, "TorchScript: torch.jit.script"): _UNSCRIPTED.get(name, "Unknown type annotation") for name in LAYERS
+}
 #: (layer, use) without a meaning: no maps to lay channels last, no weight of its own to prune.
 _NO_MAPS = ("NSConv1d", "NSConv3d", "NSLinear", "NSRNNCell", "NSGRUCell", "DynamicNSLinear", "LinearPredictor",
             "DynamicNSRNNCell", "DynamicNSGRUCell")  # fmt: skip
@@ -347,6 +382,10 @@ NOTES = {
     "float16": "to 0.05, bfloat16 to 0.2, of the float32 output",
     "torch.export, dynamic sizes": "batch, height and width, the latter at least 4; `StaticGlobalSimilarity` has the "
     "map's size in its M. Every structure is tested too",
+    "TorchScript: torch.jit.trace, save": "at the size that was traced; dynamic and hyperspherical convolutions are "
+    "refused by `torch.jit.save`: use `torch.export`",
+    "TorchScript: torch.jit.script": "not supported: use `torch.export`. A network folded into "
+    "plain layers can be scripted",
     "prune, fold": "a pruned weight is folded after `prune.remove`; before, `fold` says so in a sentence",
     "convert twice": "the second conversion finds nothing left and says so",
     "torch.fx": "optional arguments are given by `concrete_args`, `{'hx': None}` of a cell and `{'output_size': None}` "

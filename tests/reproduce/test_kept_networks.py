@@ -151,6 +151,30 @@ def test_a_network_is_found_by_table_and_method_by_identity_and_by_file(kept: St
     assert isinstance(nsl.load(table=6, method="maml", folder=kept.kept), FewShotMethod)
 
 
+def test_a_loaded_network_brings_the_moments_of_its_data(kept: Store) -> None:
+    from nsl.training.export import read_tensors
+
+    for table, method in ((1, "cnn"), (6, "maml")):
+        entry = zoo.find(table=table, method=method, folder=kept.kept)[0]
+        data = read_tensors(entry.weights)[1]["data"]
+        moments = (tuple(data["mean"]), tuple(data["std"]))
+        assert entry.moments == moments
+        assert nsl.load(entry.identity, folder=kept.kept).moments == moments
+        assert nsl.load(entry.weights).moments == moments
+        assert f"- images: in 0..1, less the mean ({moments[0][0]:.4f}, " in entry.text()
+
+
+def test_images_normalised_by_hand_measure_what_the_card_says(kept: Store) -> None:
+    entry = zoo.find(table=1, method="cnn", folder=kept.kept)[0]
+    options = dict(entry.card["config"]["dataset"])
+    del options["fingerprint"]
+    model, digits = entry.load(), nsl.data.load(options.pop("name"), **options)
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in model.moments)
+    with torch.no_grad():
+        found = model((digits.test_images / 255 - mean) / std).argmax(1)
+    assert 100 * (found != digits.test_labels).float().mean().item() == pytest.approx(zoo.measure(entry), abs=0.5)
+
+
 def test_loading_leaves_the_random_state_alone(kept: Store) -> None:
     state = torch.random.get_rng_state()
     nsl.load(table=1, method="dynamic", folder=kept.kept)
