@@ -137,7 +137,7 @@ def test_gates_and_generated_filters_depend_on_the_image_from_the_start() -> Non
 
     for model in (
         nsl.create_model("selected9", width=8),
-        nsl.create_model("dynamic_filter9", width=8, local=False, depthwise=False, hidden=3),
+        nsl.create_model("dynamic_filter9", width=8, local=False, depthwise=False, hidden=3, batch_norm=True),
     ):
         for module in model.modules():
             if type(module) in layers:
