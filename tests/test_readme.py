@@ -154,12 +154,11 @@ def test_its_sentence_on_few_shot_learning_is_that_of_the_verdict() -> None:
     assert found is not None
     assert f"Static NSN {found[1]} points below Finetuning baseline" in said
     assert f"disagrees, in the paper {found[2]} above" in said
-    profile, store = plan.profile("cpu"), Store(ROOT / "results", "cpu")
-    adapted = [plan.experiment(6).method(key) for key in ("finetune", "static")]
-    steps = {profile.run(method, "mini_imagenet", 0).model["steps"] for method in adapted}
-    chosen = [row["methods"] for row in selection.rows(profile, store, 6) if row["chosen"]]
-    assert {f"both with {number} steps, which no trials have chosen yet" in FLAT for number in steps} == {True}
-    assert not {"finetune", "static"} <= set(chosen)
+    # Its clause on what the trials prefer, and the handicap that the verdict names.
+    trials = selection.rows(plan.profile("cpu"), Store(ROOT / "results", "cpu"), 6)
+    for method in ("finetune", "static"):
+        (own,) = [float(row["mean"]) for row in trials if row["methods"] == method and row["declared"]]
+        assert min(float(row["mean"]) for row in trials if row["methods"] == method and row["mean"]) < own
 
 
 if __name__ == "__main__":

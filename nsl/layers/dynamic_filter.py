@@ -20,8 +20,6 @@ from nsl.layers.window import Window
 
 #: Under the root of a filter's variance.
 EPSILON = 1e-5
-#: Slope of the generator's leaky ReLU.
-LEAK = 0.1
 #: Numbers of depthwise filters that are worked on at once.
 CHUNK = 1 << 22
 
@@ -49,14 +47,11 @@ class DynamicFilterConv2d(Window):
         depthwise: as above.
         hidden: units between the generator's two layers.
         normalise: as above.
-        batch_norm: after the generator's first map, with a leaky ReLU (0.1) for ReLU. The mean over a map differs so
-            little from image to image that without it a hidden unit is on for all images or for none, and of a few
-            units all may be off. In training one filter an image then needs two images or more.
 
     Parameters:
-        first.* (window or 1x1, C to hidden), with `batch_norm` first_norm.*, second.weight [N, hidden, 1, 1] and
-        second.bias [N] with N = F C K, or K C numbers a position (taps first), pointwise.weight [F, C, 1, 1] with
-        depthwise, bias [F], with normalise scale and shift ([C] with depthwise, else [F]).
+        first.* (window or 1x1, C to hidden), second.weight [N, hidden, 1, 1] and second.bias [N] with N = F C K, or K C
+        numbers a position (taps first), pointwise.weight [F, C, 1, 1] with depthwise, bias [F], with normalise scale
+        and shift ([C] with depthwise, else [F]).
 
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
@@ -81,7 +76,6 @@ class DynamicFilterConv2d(Window):
         depthwise: bool = False,
         hidden: int = 64,
         normalise: bool = True,
-        batch_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -92,7 +86,6 @@ class DynamicFilterConv2d(Window):
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         window: tuple[Any, ...] = (self.kernel_size, *self.geometry) if local else ((1, 1),)
         self.first = nn.Conv2d(in_channels, hidden, *window, **made)
-        self.first_norm = nn.BatchNorm2d(hidden, **made) if batch_norm else None
         numbers = in_channels * self.taps * (1 if depthwise else out_channels)
         self.second = nn.Conv2d(hidden, numbers, 1, **made)
         self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False, **made) if depthwise else None
@@ -115,16 +108,13 @@ class DynamicFilterConv2d(Window):
         for bias in (self.first.bias, self.second.bias, self.bias, self.shift):
             if bias is not None:
                 nn.init.zeros_(bias)
-        if self.first_norm is not None:
-            self.first_norm.reset_parameters()
         if self.pointwise is not None:
             nn.init.kaiming_normal_(self.pointwise.weight, nonlinearity="relu")
 
     def _hidden(self, input: Tensor) -> Tensor:
         """[B, J, Ho, Wo], of one filter an image [B, J, 1, 1]."""
         seen = input if self.local else input.mean((2, 3), keepdim=True)
-        hidden = self.first(seen)
-        return torch.relu(hidden) if self.first_norm is None else F.leaky_relu(self.first_norm(hidden), LEAK)
+        return torch.relu(self.first(seen))
 
     def filters(self, input: Tensor) -> Tensor:
         """The generated filters [B, F, C, K, Ho, Wo] ([B, C, K, Ho, Wo] with depthwise); Ho = Wo = 1 without local."""
@@ -246,7 +236,7 @@ class DynamicFilterConv2d(Window):
 
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, local={self.local}, depthwise={self.depthwise}"
-        return f"{text}, hidden={self.hidden}, normalise={self.normalise}, batch_norm={self.first_norm is not None}"
+        return f"{text}, hidden={self.hidden}, normalise={self.normalise}"
 
 
 def similarity_of_filters(weight: Tensor, filters: Tensor) -> Tensor:

@@ -44,17 +44,15 @@ def dynamic_filter9(
     depthwise: bool = True,
     hidden: int | None = None,
     normalise: bool = True,
-    batch_norm: bool = False,
 ) -> PlainCNN:
     """CNN-9 of dynamic filters (`nsl.layers.dynamic_filter`).
 
     Args:
         local, depthwise, normalise: of the layer.
-        batch_norm: in the generators; of a few hidden units all may be off without it.
         hidden: of every generator; None: 2 width, as NSN's predictor has with a diagonal similarity.
     """
     hidden = 2 * width if hidden is None else hidden
-    options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise, "batch_norm": batch_norm}
+    options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise}
     convolution = partial(DynamicFilterConv2d, hidden=hidden, **options)
     return _network(num_classes, width, image_size, convolution)
 

@@ -146,8 +146,9 @@ def _get(run: Run, key: str) -> Any:
 
 def _declared(run: Run, key: str) -> Any:
     """A run's own value; of a model's option that nobody names, the default."""
-    found = _get(run, key)
-    return tasks.named(run.task).default(run, key.removeprefix("model.")) if found == {} else found
+    option = key.removeprefix("model.")
+    named = option == key or option in run.model
+    return _get(run, key) if named else tasks.named(run.task).default(run, option)
 
 
 def _set(run: Run, key: str, value: Any) -> Run:

@@ -25,6 +25,7 @@ from reproduce.show.statistics import (
     decide_similar,
     difference_p,
     holm_levels,
+    joined,
     mean_interval,
     too_few,
 )
@@ -271,7 +272,7 @@ class DoesNotConverge(Kind):
         above = [seed for seed in seeds if seed in ours and ours[seed] > limit * theirs[seed]]
         failed = len(diverged) + len(above)
         direction, why = decide_failures(failed, len(seeds))
-        reason = "; ".join(filter(None, (why, case.claim.note)))
+        reason = joined(why, case.claim.note)
         observed = (
             f"{failed} of {len(seeds)} runs fail: {len(diverged)} diverged, {len(above)} above {limit:g} times the "
             f"error of {case.worse.method.label}"
@@ -360,7 +361,7 @@ def _handicap(case: Case, direction: Direction, mean: float) -> str:
 def _idle(case: Case) -> str:
     """Which of the two methods did nothing of what it is about, and in how many trainings."""
     sides = {side.method.label: side.idle for side in (case.better, case.worse)}
-    return "; ".join(f"{label}: {idle}" for label, idle in sides.items() if idle)
+    return joined(*(f"{label}: {idle}" for label, idle in sides.items() if idle))
 
 
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
@@ -388,8 +389,8 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             verdict = Verdict(
                 direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
             )
-        if kind.replicated and (idle := _idle(case)):
-            verdict = replace(verdict, reason="; ".join(filter(None, (verdict.reason, idle))))
+        if kind.replicated:
+            verdict = replace(verdict, idle=_idle(case))
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
         data = kind.on or better.dataset
         judged.append(

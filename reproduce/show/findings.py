@@ -20,7 +20,7 @@ from reproduce.run.progress import Costs, duration
 from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import plain
-from reproduce.show.claims import KINDS, DoesNotConverge, Judged
+from reproduce.show.claims import Judged
 from reproduce.show.metrics import gains
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
@@ -69,15 +69,17 @@ def page(profile: plan.Profile, store: Store) -> str:
 
 def _counts(claims: Sequence[tuple[Table, Judged]]) -> list[str]:
     """How many claims have which verdict: those that trainings decide, and apart from them what needs none."""
-    parts: dict[str, list[Judged]] = {
-        "Accuracy and error in Tables 1 to 6": [],
-        "What the paper says in words of other trainings": [],
-        "Sizes of networks and identities": [],
-    }
+    numbered: list[Judged] = []
+    others: list[Judged] = []
+    untrained: list[Judged] = []
     for table, judged in claims:
-        kind = KINDS[judged.claim.kind]
-        trained = kind.replicated or isinstance(kind, DoesNotConverge)
-        parts[list(parts)[2 if not trained else 0 if isinstance(table.experiment.table, int) else 1]].append(judged)
+        of_the_paper = isinstance(table.experiment.table, int)
+        (untrained if judged.verdict.counted else numbered if of_the_paper else others).append(judged)
+    parts = {
+        "Accuracy and error in Tables 1 to 6": numbered,
+        "What the paper says in words of other trainings": others,
+        "Sizes of networks and identities": untrained,
+    }
     return [f"- {title}: **{words.count(found)}**" for title, found in parts.items() if found]
 
 

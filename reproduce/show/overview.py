@@ -59,11 +59,11 @@ def overview(tables: Sequence[Table]) -> str:
     lines = [f"**{words.count(claims)}**", ""]
     for direction, title in _DECIDED.items():
         those = [shown for shown in own if shown.judged.verdict.direction == direction]
-        measured = [shown for shown in those if not words.counted(shown.judged.verdict)]
+        measured = [shown for shown in those if not shown.judged.verdict.counted]
         told = [f"- *{shown.judged.claim.words}* {words.sentence(shown.judged)} ({shown.where})" for shown in measured]
         if not measured and direction == Direction.AGREES:
             told = ["- Of the claims that need training: none so far."]
-        if counted := [shown for shown in those if words.counted(shown.judged.verdict)]:
+        if counted := [shown for shown in those if shown.judged.verdict.counted]:
             told.append(f"- Counted on the networks or computed, without training: {_grouped(counted)}")
         if told:
             lines += [f"**{title}**", "", *told, ""]

@@ -15,9 +15,9 @@ from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
-from reproduce.show.claims import KINDS, Case, FewerParameters, Judged, judge
+from reproduce.show.claims import KINDS, Case, Judged, judge
 from reproduce.show.metrics import Metric, Replicates, replicates
-from reproduce.show.statistics import Direction, Interval, Verdict, combine, mean_interval, values_text
+from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, mean_interval, values_text
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,9 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
         verdict = row.verdict
     elif row.records and not own:
         verdict = Verdict(Direction.NO_CLAIM)
-    elif row.records and all(isinstance(KINDS[judged.claim.kind], FewerParameters) for judged in chosen):
-        verdict = replace(verdict, reason="; ".join(filter(None, ("counted, not by its error", verdict.reason))))
-    if row.idle and row.idle not in verdict.reason:
-        verdict = replace(verdict, reason="; ".join(filter(None, (verdict.reason, row.idle))))
+    elif row.records and all(judged.verdict.counted for judged in chosen):
+        verdict = replace(verdict, reason=joined("counted, not by its error", verdict.reason))
     if row.diverged:
         counted = f"{row.diverged} of {len(row.records)} runs diverged"
-        verdict = replace(verdict, reason=f"{verdict.reason}; {counted}" if verdict.reason else counted)
-    return replace(row, verdict=verdict)
+        verdict = replace(verdict, reason=joined(verdict.reason, counted))
+    return replace(row, verdict=replace(verdict, idle=row.idle))

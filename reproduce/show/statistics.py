@@ -149,6 +149,7 @@ class Verdict:
         values: the gain of every seed, in the seeds' order.
         observed: what was counted, in words, where that is no gain.
         reason: why it is undecided, or what to know about it.
+        idle: which method did nothing of what it is about, and in how many trainings.
         handicap: which method came off worse with a handicap, and with which.
     """
 
@@ -160,11 +161,17 @@ class Verdict:
     values: tuple[float, ...] = ()
     observed: str = ""
     reason: str = ""
+    idle: str = ""
     handicap: str = ""
+
+    @property
+    def counted(self) -> bool:
+        """Whether it is about sizes of networks or identities, which need no training."""
+        return bool(self.observed) and not self.seeds
 
     def note(self) -> str:
         """What to know about the direction."""
-        return "; ".join(part for part in (self.reason, self.handicap) if part)
+        return joined(self.reason, self.idle, self.handicap)
 
     def short(self) -> str:
         """The direction, and in brackets what to know about it: a table's cell."""
@@ -190,6 +197,11 @@ class Verdict:
         parts += [evidence] if evidence else []
         parts += [f"scope: {scope}"] if scope and self.direction != Direction.NOT_RUN else []
         return "; ".join(parts) + "."
+
+
+def joined(*parts: str) -> str:
+    """Those of the remarks that are not empty, as one."""
+    return "; ".join(part for part in parts if part)
 
 
 def level_text(level: float) -> str:

@@ -17,7 +17,7 @@ from reproduce.show import rankings
 from reproduce.show.cells import number
 from reproduce.show.claims import Computed, Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, level_text
+from reproduce.show.statistics import EPISODE, Direction, Interval, level_text
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -34,7 +34,7 @@ _COUNTED = {
 def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
     parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
-    parts += [judged.verdict.handicap] if judged.verdict.handicap else []
+    parts += [judged.verdict.idle, judged.verdict.handicap]
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     return "; ".join(part for part in parts if part) + "."
 
@@ -47,8 +47,8 @@ def count(claims: Iterable[Judged]) -> str:
     """
     own = [judged for judged in claims if not judged.claim.control]
     found = Counter(judged.verdict.direction for judged in own)
-    untrained = Counter(judged.verdict.direction for judged in own if counted(judged.verdict))
-    ways = {_computed(judged): None for judged in own if counted(judged.verdict)}
+    untrained = Counter(judged.verdict.direction for judged in own if judged.verdict.counted)
+    ways = {_computed(judged): None for judged in own if judged.verdict.counted}
     how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     named = [
         f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
@@ -64,11 +64,6 @@ def count(claims: Iterable[Judged]) -> str:
 def listed(parts: list[str]) -> str:
     """Parts of a sentence with commas and a last "and"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def counted(verdict: Verdict) -> bool:
-    """Whether a verdict is about sizes of networks or identities, which need no training."""
-    return bool(verdict.observed) and not verdict.seeds
 
 
 def _computed(judged: Judged) -> bool:
@@ -101,7 +96,7 @@ def _where(judged: Judged) -> str:
     if verdict.direction == Direction.NOT_RUN:
         return f"Not run on {judged.dataset}"
     seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if counted(verdict) else seeds
+    over = "counted on the networks" if verdict.counted else seeds
     if verdict.unit == EPISODE and verdict.interval is not None:
         over = f"{verdict.interval.count} episodes"
     data = verdict.scope.data or judged.dataset

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproduce.declare.runs import model_config
+from reproduce.declare.runs import MODEL_DEFAULTS, model_config
 from reproduce.show.columns import (
     Column,
     claim_columns,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 TEST_ERROR = Metric("test_error", "test error", False, 0.25)
 TOP5_ERROR = Metric("test_top5_error", "top-5 error", False, 0.25, mark="top-5")
 
+#: A part of all gates that is called none, and a spread over images of a mixture's weights.
+FEW_GATES, SAME_MIXTURE = 0.01, 0.01
+
 #: Images of a rehearsal's evaluation.
 NOISE_IMAGES = 128
 
@@ -43,6 +46,23 @@ class Classification(Task):
 
     def model(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         return model_config(method.model, options)
+
+    def default(self, run: Run, option: str) -> Any:
+        return MODEL_DEFAULTS.get(option)
+
+    def idle(self, record: dict[str, Any]) -> str:
+        observed = record["observations"]
+        layers = [layer for kind in ("static", "dynamic") for layer in observed.get(kind, ())]
+        shapes = [layer["shape"] for layer in layers if "shape" in layer]
+        if shapes and all(all(shape) for shape in shapes):
+            return "D keeps all taps"
+        model, others = record["config"]["model"]["name"], observed.get("other", ())
+        gates = [share for layer in others for share in layer["mean"]] if model == "selected9" else []
+        if gates and sum(0 < share < 1 for share in gates) < FEW_GATES * len(gates):
+            return "gates are the same for all images"
+        if model == "mixture9" and all(spread < SAME_MIXTURE for layer in others for spread in layer["std"]):
+            return "the mixture is the same for all images"
+        return ""
 
     def train(self, run: Run, dataset: Dataset, checkpoint: Path, minutes: float, progress: bool) -> Outcome:
         import torch

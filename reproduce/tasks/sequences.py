@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
 
-#: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
 #: An error on the adding problem so many points below that without the marks is called no better.
 NEAR = 2.0
 
@@ -26,6 +25,7 @@ def unmarked(length: int) -> float:
     return 100 * (1 - 2 / length)
 
 
+#: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
 ERROR = Metric("test_error", "test error", False, 1.0)
 #: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
 CLIP = 1.0

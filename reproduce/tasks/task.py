@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproduce.declare.runs import MODEL_DEFAULTS
 from reproduce.show.columns import (
     Column,
     claim_columns,
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 #: Passes of a training step an image: forward, and backward for inputs and for weights.
 STEP_PASSES = 3
-
-#: A part of all gates that is called none, and a spread over images of a mixture's weights.
-FEW_GATES, SAME_MIXTURE = 0.01, 0.01
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Task(ABC):
 
     def default(self, run: Run, option: str) -> Any:
         """The value of a model's option that the run does not name; None where it is not known here."""
-        return MODEL_DEFAULTS.get(option)
+        return None
 
     def images(self, recipe: dict[str, Any]) -> int:
         """Training images that a recipe processes: the budget."""
@@ -109,17 +105,6 @@ class Task(ABC):
 
     def idle(self, record: dict[str, Any]) -> str:
         """What says that a training did nothing of what its row is about, in words; empty where nothing does."""
-        observed = record["observations"]
-        layers = [layer for kind in ("static", "dynamic") for layer in observed.get(kind, ())]
-        shapes = [layer["shape"] for layer in layers if "shape" in layer]
-        if shapes and all(all(shape) for shape in shapes):
-            return "D keeps all taps"
-        model, others = record["config"]["model"]["name"], observed.get("other", ())
-        gates = [share for layer in others for share in layer["mean"]] if model == "selected9" else []
-        if gates and sum(0 < share < 1 for share in gates) < FEW_GATES * len(gates):
-            return "gates are the same for all images"
-        if model == "mixture9" and all(spread < SAME_MIXTURE for layer in others for spread in layer["std"]):
-            return "the mixture is the same for all images"
         return ""
 
     # What is executed.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import nsl
 from nsl.layers.deformable import DeformConv2d
@@ -125,32 +125,22 @@ def test_a_record_shows_what_the_layers_did() -> None:
     assert observe(model, data)["other"][0]["mean"] == [1.0] * 4
 
 
-def test_gates_and_generated_filters_depend_on_the_image_from_the_start() -> None:
+def test_gates_depend_on_the_image_from_the_start() -> None:
     torch.manual_seed(0)
-    x = torch.randn(64, 3, 32, 32)
-    layers: dict[type[nn.Module], list[Any]] = {SelectedConv2d: [], DynamicFilterConv2d: []}
+    model, found = nsl.create_model("selected9", width=8), []
 
-    def seen(layer: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    def seen(layer: SelectedConv2d, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         with torch.no_grad():
-            found = layer.gates(*inputs) if isinstance(layer, SelectedConv2d) else layer.filters(*inputs)
-            layers[type(layer)].append(found)
+            found.append(layer.gates(*inputs).mean(0))
 
-    for model in (
-        nsl.create_model("selected9", width=8),
-        nsl.create_model("dynamic_filter9", width=8, local=False, depthwise=False, hidden=3, batch_norm=True),
-    ):
-        for module in model.modules():
-            if type(module) in layers:
-                module.register_forward_hook(seen)
-        model.train()(x)
-    share = torch.stack([gates.mean() for gates in layers[SelectedConv2d]])
-    assert share.min() > 0.8
-    assert share.max() < 1
-    # Of some filters some images have the gate open and others closed, and no image has a filter of zeros.
-    depends = torch.cat([(gates.mean(0) > 0) & (gates.mean(0) < 1) for gates in layers[SelectedConv2d]])
-    assert depends.float().mean() > 0.1
-    assert all(filters.flatten(1).std(1).min() > 0.01 for filters in layers[DynamicFilterConv2d])
-    assert all(filters.std(0).mean() > 0.01 for filters in layers[DynamicFilterConv2d])
+    for module in model.modules():
+        if isinstance(module, SelectedConv2d):
+            module.register_forward_hook(seen)  # type: ignore[arg-type]
+    model.train()(torch.randn(64, 3, 32, 32))
+    assert min(shares.mean() for shares in found) > 0.8
+    # Of some filters some images have the gate open and others closed.
+    shares = torch.cat(found)
+    assert ((shares > 0) & (shares < 1)).float().mean() > 0.1
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -80,7 +80,7 @@ OTHER: dict[Any, Any] = {
     ("DynamicNSLinear", "predictor"): nn.Linear(4, 4), ("DynamicNSRNNCell", "predictor"): nn.Linear(10, 6),
     ("DynamicNSGRUCell", "predictor"): nn.Linear(10, 6), ("KernelGenerator", "kernel_size"): (2, 2),
     ("KernelGenerator", "hidden"): 8, ("ReleasePredictor", "shared"): nsl.SharedKernels(2, 9, 3, release=True),
-    ("SelectedConv2d", "batch_norm"): True, ("DynamicFilterConv2d", "batch_norm"): True,
+    ("SelectedConv2d", "batch_norm"): True,
     ("NSConvTranspose2d", "stride"): 2, ("SharedKernels", "kernel_size"): 5,
 }  # fmt: skip
 #: Arguments that mean something only beside another one, and are refused without it.
@@ -204,7 +204,7 @@ OTHER_MODEL: dict[Any, Any] = {
     "dynamic": True, "embedding": 5, "banks": 3, "routing": "sigmoid", "modulated": True, "stages": 2, "rate": 0.5,
     "predicted": False, "magnitude": "ball", "angle": "linear", "weighted": True, "learnable": True, "boolean": True,
     "bounded": True, "temperature": 2.0, "decay": False, "batch_norm": False,
-    ("dynamic_filter9", "batch_norm"): True, "count": 2, "scheme": "rk4", "steps": 2,
+    "count": 2, "scheme": "rk4", "steps": 2,
 }  # fmt: skip
 BESIDE_MODEL: dict[Any, dict[str, Any]] = {
     "bounded": {"dynamic": True},

@@ -16,6 +16,7 @@ from reproduce.show.claims import KINDS, Case, judge
 from reproduce.show.metrics import Replicates, gains, replicates
 from reproduce.show.rows import Row, make_table
 from reproduce.show.statistics import Direction, Scope, Verdict
+from reproduce.show.words import sentence
 from reproduce.studies import CHECKS
 from tests.reproduce.helpers import METRICS, fill, put_record
 
@@ -323,3 +324,12 @@ def test_a_verdict_says_which_method_did_nothing_of_what_it_is_about() -> None:
     found = verdict("better", joint, row("b", [9.0, 9.1, 9.2]))
     assert found.direction == Direction.AGREES
     assert found.note() == "A: D keeps all taps in 2 of 3 trainings"
+
+
+def test_what_did_nothing_is_said_beside_every_direction_and_is_taken_for_no_other_remark() -> None:
+    kept = {"static": [{"shape": [True, True]}]}
+    joint = replace(row("a", []), records={seed: observed("nsn9", kept, test_error=8.0) for seed in range(3)})
+    for kind, errors in (("better", [9.0, 9.1, 9.2]), ("better", [7.0, 7.1, 7.2]), ("similar", [8.01, 7.99, 8.02])):
+        judged = judge([case(kind, joint, row("b", list(errors)), margin=0.25)])[0]
+        assert "smaller than the paper" not in sentence(judged)
+        assert "A: D keeps all taps in 3 of 3 trainings" in sentence(judged)

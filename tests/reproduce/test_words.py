@@ -174,7 +174,7 @@ def test_the_overview_puts_every_claim_of_the_paper_under_what_came_out(tmp_path
     for judged in table.claims:
         if judged.verdict.direction in named:
             assert judged.claim.words.rstrip(".") in parts[named[judged.verdict.direction]]
-            if not words.counted(judged.verdict):
+            if not judged.verdict.counted:
                 assert words.sentence(judged) in parts[named[judged.verdict.direction]]
     few = [judged for judged in table.claims if judged.verdict.direction == Direction.UNDECIDED]
     assert f"Undecided: {words.number_word(len(few))} comparison" in parts["What is open"]
