@@ -70,7 +70,9 @@ class Slot:
         """The budget beside the profile's own, in words; empty where it is that."""
         if self.times == 1:
             return ""
-        return f"{self.times:g} times the budget" if self.times > 1 else f"{Fraction(self.times)} of the budget"
+        if self.times > 1:
+            return f"{self.times:g} times the budget"
+        return f"{Fraction(self.times).limit_denominator(100)} of the budget"
 
     @property
     def title(self) -> str:

@@ -1,4 +1,4 @@
-"""How large a run's network is, counted on the network itself: built on PyTorch's meta device, without memory or data.
+"""How large a run's network is, counted on the network itself: parameters on PyTorch's meta device, without memory.
 
 The only way from tables to models, for claims about parameters and multiply-adds, which no training decides.
 """
@@ -34,12 +34,13 @@ def count(run: Run, quantity: str) -> int:
     """
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity={quantity!r} is unknown; use one of {', '.join(QUANTITIES)}.")
-    what = canonical_json([run.task, run.dataset, run.model])
-    return _folded(what) if quantity == "folded_multiply_adds" else _counts(what)[quantity]
+    return _COUNTS[quantity](canonical_json([run.task, run.dataset, run.model]))
 
 
 #: Bytes a parameter takes in training: itself, its gradient and its momentum, in float32.
 TRAINED = 12
+#: Parameters above which a network is built without memory even where that is slower.
+HUGE = 1e8
 
 
 def check_memory(runs: Iterable[Run]) -> None:
@@ -83,11 +84,23 @@ def _folded(what: str) -> int:
 
 
 @cache
-def _counts(what: str) -> dict[str, int]:
+def _parameters(what: str) -> int:
     import nsl
 
-    built, image_size = _built(what, "meta")
-    return {
-        "parameters": nsl.count_parameters(built),
-        "multiply_adds": nsl.count_multiply_adds(built, image_size),
-    }
+    built, _ = _built(what, "meta")
+    return nsl.count_parameters(built)
+
+
+@cache
+def _multiply_adds(what: str) -> int:
+    """With memory unless the network is huge: a pass on the meta device takes longer than a real one of a small one."""
+    import torch
+
+    import nsl
+
+    with torch.random.fork_rng(devices=[]):
+        built, image_size = _built(what, "cpu" if _parameters(what) < HUGE else "meta")
+    return nsl.count_multiply_adds(built, image_size)
+
+
+_COUNTS = {"parameters": _parameters, "multiply_adds": _multiply_adds, "folded_multiply_adds": _folded}

@@ -140,10 +140,10 @@ def test_the_demo_has_one_seed_of_the_tables_beyond_and_more_where_they_are_aske
     assert {run.seed for run in plan.planned_runs(plan.profile("cpu"), ("dynamic",))} == {0, 1, 2}
 
 
-def test_demo_and_cpu_take_a_quarter_of_their_budget_where_a_table_says_so_and_no_other_profile_does() -> None:
+def test_demo_and_cpu_take_a_part_of_their_budget_where_a_table_says_so_and_no_other_profile_does() -> None:
     whole = DEMO.slots["cifar10"].recipe["iterations"]
     for key in ("dynamic", "structures", "robustness", "stages"):
-        assert {run.recipe["iterations"] for run in plan.planned_runs(DEMO, (key,))} == {whole // 4}
-        assert plan.experiment(key).within("demo+width=4").datasets == ("cifar10_quarter",)
+        assert {run.recipe["iterations"] for run in plan.planned_runs(DEMO, (key,))} == {whole // 5}
+        assert plan.experiment(key).within("demo+width=4").datasets == ("cifar10_fifth",)
         assert plan.experiment(key).within("cpu").datasets == ("cifar10_quarter",)
         assert plan.experiment(key).within("paper").datasets == plan.experiment(key).datasets == ("cifar10",)

@@ -47,7 +47,7 @@ def small(profile: Profile) -> Profile:
     slots = {
         **{
             name: replace(profile.slots[name], recipe={**images.recipe, "iterations": 12})
-            for name in ("cifar10", "cifar10_quarter")
+            for name in ("cifar10", "cifar10_fifth")
         },
         "mini_imagenet": replace(episodes, recipe=recipe, method={"maml": {"options": MAML}}),
     }

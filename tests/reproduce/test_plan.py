@@ -53,7 +53,7 @@ def test_the_paper_profile_is_the_papers_protocol() -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_another_budget_is_the_same_run_with_other_iterations(name: str) -> None:
-    profile, declared = plan.profile(name), plan.experiment("budget")
+    profile, declared = plan.profile(name), plan.experiment("budget").within(name)
     for method in declared.methods:
         whole = profile.run(plan.experiment(4).method(method.key), "cifar10", 0)
         assert profile.run(method, "cifar10", 0).declared("") == whole.declared("")
@@ -63,7 +63,7 @@ def test_another_budget_is_the_same_run_with_other_iterations(name: str) -> None
             assert run.declared("") == replace(whole, recipe={**whole.recipe, "iterations": iterations}).declared("")
             assert profile.slots[slot].budget == pytest.approx(times * profile.slots["cifar10"].budget, rel=1e-3)
     titles = [profile.slots[slot].title for slot in declared.datasets if slot in profile.slots]
-    assert titles[0] == f"{profile.slots['cifar10'].title}, 1/4 of the budget"
+    assert titles[0] == f"{profile.slots['cifar10'].title}, {'1/5' if name == 'demo' else '1/4'} of the budget"
     assert len(set(titles)) == len(titles)
 
 
