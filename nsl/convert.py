@@ -217,7 +217,8 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
         # Without parameters it stands for a classifier that was taken off, as nn.Identity does.
         if isinstance(found, nn.Module) and next(found.parameters(), None) is not None:
             return found.parameters()
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    inside = {id(part) for module in model.modules() if isinstance(module, Similarity) for part in module.modules()}
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
     if not linear:
         raise ValueError(
             f"freeze_backbone found no classifier (tried {list(CLASSIFIER_NAMES)} and the last nn.Linear); name it"

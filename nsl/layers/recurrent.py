@@ -145,9 +145,10 @@ class NSRNNCell(_NSCell, nn.RNNCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        similarity: str | Structure = "diagonal",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        similarity: str | Structure = "diagonal",
     ) -> None:
         check_nonlinearity(nonlinearity)
         super().__init__(input_size, hidden_size, bias, nonlinearity, device, dtype)
@@ -179,9 +180,10 @@ class NSGRUCell(_NSCell, nn.GRUCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        similarity: str | Structure = "diagonal",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        similarity: str | Structure = "diagonal",
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device, dtype)
         self._add_similarities(similarity)

@@ -66,9 +66,10 @@ class UnsharedNSConv2d(StaticLayer, nn.Conv2d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "zeros",
-        similarity: str | Structure = "diagonal",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        similarity: str | Structure = "diagonal",
     ) -> None:
         geometry = (kernel_size, stride, padding, dilation)
         super().__init__(in_channels, out_channels, *geometry, groups, bias, padding_mode, device, dtype)  # type: ignore[arg-type]

@@ -259,7 +259,10 @@ def test_the_identity_similarity_is_a_plain_convolution_in_every_padding_mode(
         torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("cls", [nsl.NSConv1d, nsl.NSConv2d, nsl.NSConv3d, nsl.NSConvTranspose2d, nsl.DynamicNSConv2d])
+@pytest.mark.parametrize(
+    "cls",
+    [nsl.NSConv1d, nsl.NSConv2d, nsl.NSConv3d, nsl.NSConvTranspose2d, nsl.DynamicNSConv2d, nsl.UnsharedNSConv2d],
+)
 def test_a_call_with_every_argument_of_the_plain_convolution_in_its_order_means_the_same(cls: Any) -> None:
     parameters = inspect.signature(cls.plain).parameters
     values = {

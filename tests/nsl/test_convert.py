@@ -516,6 +516,12 @@ def test_a_classifier_that_was_taken_off_is_no_classifier() -> None:
     assert nsl.freeze_backbone(model) == ["body.0.neural.similarity", "head.weight", "head.bias"]
 
 
+def test_the_last_linear_layer_of_a_predictor_is_no_classifier() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nsl.DynamicNSLinear(4, 2))
+    predicted = ["2.neural.predictor.first.weight", "2.neural.predictor.second.weight"]
+    assert sorted(nsl.freeze_backbone(model)) == ["2.bias", *predicted, "2.weight"]
+
+
 class Offset(nn.Conv2d):
     """A plain layer of the user's, whose constructor makes a buffer too."""
 

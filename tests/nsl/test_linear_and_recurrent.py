@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -156,3 +159,22 @@ def test_unfit_arguments_are_named() -> None:
         nsl.NSGRUCell(2, 2)(torch.zeros(1, 1, 2))
     with pytest.raises(ValueError, match="predictor must return"):
         nsl.DynamicNSLinear(4, 2, predictor=nn.Linear(4, 3))(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("cls", "plain"),
+    [
+        (nsl.NSLinear, nn.Linear), (nsl.DynamicNSLinear, nn.Linear), (nsl.NSRNNCell, nn.RNNCell),
+        (nsl.NSGRUCell, nn.GRUCell), (nsl.DynamicNSRNNCell, nn.RNNCell), (nsl.DynamicNSGRUCell, nn.GRUCell),
+    ],
+)  # fmt: skip
+def test_a_call_with_every_argument_of_the_plain_layer_in_its_order_means_the_same(cls: Any, plain: Any) -> None:
+    values = {
+        "in_features": 4, "out_features": 3, "input_size": 4, "hidden_size": 3, "bias": False, "nonlinearity": "relu",
+        "device": "meta", "dtype": torch.float64,
+    }  # fmt: skip
+    given = [values[name] for name in inspect.signature(plain).parameters]
+    found = list(cls(*given).parameters())
+    assert {(parameter.device.type, parameter.dtype) for parameter in found} == {("meta", torch.float64)}
+    with pytest.raises(TypeError, match="positional argument"):
+        cls(*given, "unconstrained")
