@@ -116,17 +116,25 @@ class MixtureConv2d(Window):
             `torch.nn.Conv2d`; zero padding, one group.
         banks: E.
         routing: "softmax" or "sigmoid".
-        temperature: t; None: 30 of a softmax, 1 of sigmoids. Chen et al. need a large one, or few banks learn; theirs
-            falls to 1 in the first ten epochs, ours stays.
+        temperature: t at the start; None: 30 of a softmax, 1 of sigmoids. Chen et al. need a large one, or few banks
+            learn.
+        anneal: part of a training, counted from its start, over which t falls evenly to 1; 0: it stays. Chen et al.
+            take the first ten epochs of a hundred. `nsl.training` tells the layer how far a training is; in a loop of
+            your own call `training_progress` before every step.
 
     Parameters:
         weight [E F, C, kh, kw] (the banks one after the other), router.weight [E, C], router.bias [E], bias [F].
 
+    Buffers:
+        temperature [].
+
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
     Raises:
-        ValueError: banks is below 1, the routing is unknown, or the temperature is not positive.
+        ValueError: banks is below 1, the routing is unknown, the temperature is not positive, or anneal is no part.
     """
+
+    temperature: Tensor
 
     def __init__(
         self,
@@ -141,6 +149,7 @@ class MixtureConv2d(Window):
         banks: int = 2,
         routing: str = "softmax",
         temperature: float | None = None,
+        anneal: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -152,7 +161,11 @@ class MixtureConv2d(Window):
         temperature = ROUTINGS[routing] if temperature is None else temperature
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
-        self.banks, self.routing, self.temperature = banks, routing, temperature
+        if not 0 <= anneal <= 1:
+            raise ValueError(f"anneal must be a part of the training, from 0 to 1, got {anneal}")
+        self.banks, self.routing, self.start, self.anneal = banks, routing, temperature, anneal
+        # A tensor, which a captured graph reads anew in every step, and which is kept with the weights.
+        self.register_buffer("temperature", torch.empty((), device=device, dtype=dtype))
         shape = (banks * out_channels, in_channels, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
         self.router = nn.Linear(in_channels, banks, device=device, dtype=dtype)
@@ -169,6 +182,12 @@ class MixtureConv2d(Window):
         self.router.reset_parameters()
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        self.training_progress(0.0)
+
+    def training_progress(self, done: float) -> None:
+        """Set t for a step before which so much of the training is done, from 0 to 1."""
+        fallen = min(1.0, done / self.anneal) if self.anneal else 0.0
+        self.temperature.fill_(self.start + fallen * (1.0 - self.start))
 
     def mixture(self, input: Tensor) -> Tensor:
         """The weights pi [B, E]."""
@@ -193,4 +212,6 @@ class MixtureConv2d(Window):
         return self.with_bias(output)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, banks={self.banks}, routing={self.routing!r}, temperature={self.temperature:g}"
+        annealed = f", anneal={self.anneal:g}" if self.anneal else ""
+        shown = f"banks={self.banks}, routing={self.routing!r}, temperature={self.start:g}{annealed}"
+        return f"{super().extra_repr()}, {shown}"

@@ -101,9 +101,10 @@ def mixture9(
     banks: int = 2,
     routing: str = "softmax",
     temperature: float | None = None,
+    anneal: float = 0.0,
 ) -> PlainCNN:
     """CNN-9 of mixtures of `banks` kernels; two have about the parameters of dynamic NSN with a diagonal similarity."""
-    convolution = partial(MixtureConv2d, banks=banks, routing=routing, temperature=temperature)
+    convolution = partial(MixtureConv2d, banks=banks, routing=routing, temperature=temperature, anneal=anneal)
     return _network(num_classes, width, image_size, convolution)
 
 

@@ -159,7 +159,8 @@ def train(
     """Train `model` in place on `dataset` by `recipe`.
 
     Args:
-        model: from images [B, 3, H, W] to logits [B, num_classes]; moved to the device, channels_last.
+        model: from images [B, 3, H, W] to logits [B, num_classes]; moved to the device, channels_last. A part that has
+            a method `training_progress` is told before every step how much of the training is done, from 0 to 1.
         dataset: whole set in memory, uint8.
         recipe: the budget and all settings.
         seed: of batch order and augmentation; initialise the model from the same seed before the call.
@@ -208,7 +209,10 @@ def train(
         state.resume()
         model.train()
         step.note = state.note
+        told = [tell for part in model.modules() if callable(tell := getattr(part, "training_progress", None))]
         for iteration in state.steps():
+            for tell in told:
+                tell(iteration / recipe.iterations)
             if before_step is not None:
                 before_step(iteration)
             step(iteration)

@@ -70,7 +70,7 @@ OTHER: dict[Any, Any] = {
     "degrees_of_freedom": 4, "batch_norm_momentum": 0.5, "relu_output": True, "batch_norm": False, "full": True,
     "head": "tanh", "shared": nsl.SharedKernels(2, 9, 3), "adaptation": nn.Conv2d(2, 2, 3, padding=1), "release": True,
     "local": False, "depthwise": True, "normalise": False, "generator": nsl.KernelGenerator((3, 3), 2), "dynamic": True,
-    "bounded": True, "temperature": 2.0, "small": False, "decay": False,
+    "bounded": True, "temperature": 2.0, "anneal": 0.5, "small": False, "decay": False,
     "block": 8, "embedding": 32, "banks": 3, "routing": "sigmoid", "modulated": True, "rate": 0.5, "predicted": False,
     "magnitude": "ball", "angle": "square", "weighted": True, "learnable": True, "radius": 2.0,
     "field": nsl.NSConv2d(2, 2, 3, padding=1, bias=False), "scheme": "rk4", "steps": 2, "time": 0.5, "iterations": 3,
@@ -126,6 +126,9 @@ def tensors(module: nn.Module) -> list[Any]:
 
 def learned(module: nn.Module, *inputs: Tensor) -> list[Any]:
     """What it computes in training, and what a step of training makes of it."""
+    for part in module.modules():
+        if isinstance(part, nsl.MixtureConv2d):
+            part.training_progress(0.25)
     output = module.second(module.first(*inputs)) if isinstance(module, nsl.SharedKernels) else module(*inputs)
     optimiser = ScheduledSGD(module, Recipe(iterations=2, learning_rate=0.1, schedule="cosine", warmup=0.0))
     optimiser.begin(0)
@@ -203,7 +206,7 @@ OTHER_MODEL: dict[Any, Any] = {
     "kind": "dynamic", "block_size": 2, "hidden": 5, "local": False, "depthwise": False, "normalise": False,
     "dynamic": True, "embedding": 5, "banks": 3, "routing": "sigmoid", "modulated": True, "stages": 2, "rate": 0.5,
     "predicted": False, "magnitude": "ball", "angle": "linear", "weighted": True, "learnable": True, "boolean": True,
-    "bounded": True, "temperature": 2.0, "decay": False, "batch_norm": False,
+    "bounded": True, "temperature": 2.0, "anneal": 0.5, "decay": False, "batch_norm": False,
     "count": 2, "scheme": "rk4", "steps": 2,
 }  # fmt: skip
 BESIDE_MODEL: dict[Any, dict[str, Any]] = {

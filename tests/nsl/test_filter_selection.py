@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsl.data import make_dataset
 from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
+from nsl.training import Recipe, train
 from tests.nsl.windows import moved, passes_gradcheck
 
 
@@ -92,6 +94,25 @@ def test_the_temperature_levels_the_weights(routing: str) -> None:
     torch.testing.assert_close(layer.mixture(x), expected, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
         MixtureConv2d(3, 4, 3, routing=routing, temperature=0.0)
+
+
+def test_the_temperature_falls_over_the_first_part_of_a_training_and_is_kept_with_the_weights() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(16) % 2
+    data = make_dataset("noise", images, labels, images, labels, ("even", "odd"))
+    recipe = Recipe(iterations=8, batch_size=4, learning_rate=0.01, evaluations=1, augment="none")
+    layer = MixtureConv2d(3, 2, 3, anneal=0.5)
+    model = torch.nn.Sequential(layer, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    seen = []
+    train(model, data, recipe, seed=0, before_step=lambda _: seen.append(float(layer.temperature)))
+    assert seen == pytest.approx([30.0, 22.75, 15.5, 8.25, 1.0, 1.0, 1.0, 1.0])
+    again = MixtureConv2d(3, 2, 3, anneal=0.5)
+    assert float(again.temperature) == 30.0
+    again.load_state_dict(layer.state_dict())
+    assert float(again.temperature) == 1.0
+    with pytest.raises(ValueError, match="anneal must be a part of the training, from 0 to 1, got 2"):
+        MixtureConv2d(3, 2, 3, anneal=2)
 
 
 def test_mixtures_have_the_derivatives_of_finite_differences() -> None:
