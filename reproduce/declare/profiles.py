@@ -183,7 +183,7 @@ def names() -> tuple[str, ...]:
 def _check(found: Profile) -> None:
     """Raise KeyError for a key that nothing would read."""
     for slot in found.slots.values():
-        here = [declared for declared in map(experiment, every()) if slot.name in declared.datasets]
+        here = [declared for declared in map(experiment, every()) if {slot.name, slot.place} & set(declared.datasets)]
         rows = [row for declared in here for row in declared.methods]
         where = f"slot.{slot.name}"
         _known(f"{where}.widths", slot.widths, [row.backbone for row in rows])

@@ -18,7 +18,7 @@ from reproduce.run.files import digest
 #: Raised by one whenever the code changes what a configuration computes; old records then no longer match.
 NUMERICS = 2
 
-#: Defaults of ``nsl.create_model``; options equal to these are dropped.
+#: Defaults of ``nsl.create_model``, and those of models that have their own; options equal to them are dropped.
 MODEL_DEFAULTS: dict[str, Any] = {
     "width": 32,
     "variant": "paper",
@@ -28,11 +28,21 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "learn_shape": False,
     "residual": True,
 }
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {"spherenet": {"width": 128}}
+
+
+def model_defaults(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a model's options, beside the options that are given."""
+    found = MODEL_DEFAULTS | OWN_DEFAULTS.get(name, {})
+    if options.get("variant") == "release":  # whose predictor is the release's
+        del found["predictor"]
+    return found
 
 
 def model_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The model's part of a configuration: its name and the options that differ from the defaults."""
-    kept = {key: value for key, value in options.items() if MODEL_DEFAULTS.get(key, _MISSING) != value}
+    defaults = model_defaults(name, options)
+    kept = {key: value for key, value in options.items() if defaults.get(key, _MISSING) != value}
     return {"name": name, **kept}
 
 

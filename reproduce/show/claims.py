@@ -100,6 +100,7 @@ class Evidence:
         unit: what ``values`` are over, and the common seeds' gains ``by_seed``.
         paper: the paper's gain in points, or its saving in percent; None where illegible.
         verdict: of what is decided without an interval, or cannot be decided.
+        floor: the least standard deviation of ``values`` that is believed.
     """
 
     values: tuple[float, ...] = ()
@@ -107,6 +108,7 @@ class Evidence:
     by_seed: tuple[float, ...] = ()
     paper: float | None = None
     verdict: Verdict | None = None
+    floor: float = 0.0
 
 
 class Kind(ABC):
@@ -163,7 +165,7 @@ class _Comparison(Kind):
         elif found is None or len(found.values) < MINIMUM_SEEDS:
             reason = too_few(len(by_seed))
         if found is not None and not reason:
-            return Evidence(found.values, found.unit, by_seed, paper)
+            return Evidence(found.values, found.unit, by_seed, paper, floor=found.floor)
         mean = mean_interval(by_seed) if by_seed else None
         shown = None if mean is None else Interval(mean.mean, None, None, mean.count)
         verdict = Verdict(Direction.UNDECIDED, case.scope, shown, "", len(by_seed), by_seed, reason=reason)
@@ -338,24 +340,15 @@ def pair(case: Case) -> Hashable:
 
 
 def _handicap(case: Case, direction: Direction, mean: float) -> str:
-    """Which method came off worse with a handicap: against the claimed order, or, of a "similar" claim, by the mean."""
-    if KINDS[case.claim.kind].ranks:
-        losers = {
-            Direction.AGREES: case.worse,
-            Direction.DISAGREES: case.better,
-            Direction.NO_EFFECT: case.better,
-        }
-    else:
-        behind = case.worse if mean > 0 else case.better
-        losers = {Direction.AGREES: behind, Direction.DISAGREES: behind}
-    loser = losers.get(direction)
-    handicap = "" if loser is None else case.profile.handicap(loser.method, loser.slot)
-    if loser is None or not handicap:
-        return ""
-    winner = case.better if loser is case.worse else case.worse
-    if case.profile.handicap(winner.method, winner.slot) == handicap:
-        return f"both are handicapped: {handicap}"
-    return f"{loser.method.label} is handicapped: {handicap}"
+    """What a known handicap may have changed: that of the method behind, or of either where nothing is decided."""
+    ahead = direction == Direction.AGREES if KINDS[case.claim.kind].ranks else mean > 0
+    behind = case.worse if ahead else case.better
+    asked = (case.better, case.worse) if direction == Direction.UNDECIDED else (behind,)
+    of = {side.method.label: case.profile.handicap(side.method, side.slot) for side in (case.better, case.worse)}
+    named = {side.method.label: of[side.method.label] for side in asked if of[side.method.label]}
+    if named and len(set(of.values())) == 1:
+        return f"both are handicapped: {next(iter(named.values()))}"
+    return joined(*(f"{label} is handicapped: {handicap}" for label, handicap in named.items()))
 
 
 def _idle(case: Case) -> str:
@@ -367,21 +360,25 @@ def _idle(case: Case) -> str:
 def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
     """The verdicts on a table's claims, which are one family."""
     found = [KINDS[case.claim.kind].evidence(case) for case in cases]
-    # Declared pairs count whether they can be tested yet or not: levels do not depend on what has been run.
+    # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
     p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
-    p_values |= {pair(case): difference_p(item.values) for case, item in zip(cases, found) if item.verdict is None}
+    for case, item in zip(cases, found):
+        if item.verdict is None:
+            p_values[pair(case)] = difference_p(item.values, item.floor)
     levels = holm_levels(p_values)
     judged = []
     for case, item in zip(cases, found):
         kind = KINDS[case.claim.kind]
         verdict = item.verdict
         if verdict is None:
-            interval = mean_interval(item.values, levels[pair(case)])
+            interval = mean_interval(item.values, levels[pair(case)], item.floor)
             direction, reason = kind.decide(case, interval, item.paper)
             seeds = len(item.by_seed)
             trainings = []
             if item.unit == EPISODE:
                 trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
+            elif case.metric.episodes is not None:
+                trainings.append("these test episodes only")
             if start_differs(case.metric, case.better.records, case.worse.records):
                 trainings.append("which start from two trainings of one backbone")
             scope = replace(case.scope, trainings=", ".join(trainings))

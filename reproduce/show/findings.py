@@ -145,7 +145,7 @@ def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
     half = _longest(judged, interval.mean)
     if half is None:
         return None
-    spread, level = stdev(found.values), interval.level
+    spread, level = max(stdev(found.values), found.floor), interval.level
     count = interval.count
     while count <= MOST[verdict.unit] and float(stdtrit(count - 1, (1 + level) / 2)) * spread / sqrt(count) >= half:
         count += 1

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, hypot, sqrt
 from typing import Any
 
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED
+from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Interval, difference_p, mean_interval
 
 Record = Mapping[str, Any]
 
@@ -30,6 +30,7 @@ class Metric:
             there are too few seeds for one over seeds.
         mark: a short name that tells a table's second metric from its first; empty of the first.
         start: of a record, what its training starts from that other runs share, and which one it got; None of none.
+        tested: of a record, of how many answers, right or wrong, the value is a fraction; None of a continuous one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     episodes: Callable[[Record], list[float]] | None = None
     mark: str = ""
     start: Callable[[Record], tuple[str, str] | None] | None = None
+    tested: Callable[[Record], int] | None = None
 
     @property
     def unit(self) -> str:
@@ -67,6 +69,21 @@ class Metric:
         }
 
 
+def tested_images(record: Record) -> int:
+    """The number of test images of a run's data set."""
+    from reproduce.declare.shapes import shape
+
+    return shape(record["config"]["dataset"]).test
+
+
+def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
+    """The standard deviation that counting whole answers alone gives one value, in points."""
+    if metric.tested is None:
+        return 0.0
+    # A number of answers is even around the truth over one step, whose deviation is the step over the root of 12.
+    return max(100 / metric.tested(records[seed]) for seed in metric.values(records)) / sqrt(12)
+
+
 @dataclass(frozen=True)
 class Replicates:
     """Values that an interval is computed from.
@@ -75,11 +92,22 @@ class Replicates:
         values: one a seed or one an episode.
         unit: which of the two.
         by_seed: one a seed, in any case.
+        floor: the least standard deviation of ``values`` that is believed, since errors are whole numbers of images.
     """
 
     values: tuple[float, ...]
     unit: str
     by_seed: Mapping[int, float]
+    floor: float = 0.0
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """Their mean with its interval."""
+        return mean_interval(self.values, level, self.floor)
+
+    @property
+    def p(self) -> float:
+        """Of the test that their mean is 0."""
+        return difference_p(self.values, self.floor)
 
 
 def _over_episodes(by_seed: Mapping[int, list[float]]) -> tuple[float, ...]:
@@ -99,7 +127,7 @@ def replicates(metric: Metric, records: Mapping[int, Record]) -> Replicates | No
     if not by_seed:
         return None
     if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:
-        return Replicates(tuple(by_seed.values()), SEED, by_seed)
+        return Replicates(tuple(by_seed.values()), SEED, by_seed, _rounding(metric, records))
     return Replicates(_over_episodes({seed: metric.episodes(records[seed]) for seed in by_seed}), EPISODE, by_seed)
 
 
@@ -121,7 +149,8 @@ def gains(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Reco
     if not by_seed:
         return None
     if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:
-        return Replicates(tuple(by_seed.values()), SEED, by_seed)
+        floor = hypot(_rounding(metric, better), _rounding(metric, worse))
+        return Replicates(tuple(by_seed.values()), SEED, by_seed, floor)
     pairs: dict[int, list[float]] = {}
     for seed in by_seed:
         ours, theirs = metric.episodes(better[seed]), metric.episodes(worse[seed])

@@ -16,7 +16,7 @@ from itertools import combinations
 from reproduce.show.cells import as_markdown, number
 from reproduce.show.metrics import Metric, gains
 from reproduce.show.rows import Row, Table
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, difference_p, holm_levels
+from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
 
 #: With fewer methods the claims say everything that a ranking would.
 FEWEST_METHODS = 5
@@ -53,7 +53,7 @@ def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
         if paired is None or len(paired.values) < MINIMUM_SEEDS:
             return []
         found[first, second] = paired
-    p_values: dict[Hashable, float] = {pair: difference_p(item.values) for pair, item in found.items()}
+    p_values: dict[Hashable, float] = {pair: item.p for pair, item in found.items()}
     levels = holm_levels(p_values)
     beaten: dict[int, set[int]] = {place: set() for place in range(len(means))}
     for (first, second), paired in found.items():

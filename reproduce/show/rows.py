@@ -17,7 +17,7 @@ from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
 from reproduce.show.claims import KINDS, Case, Judged, judge
 from reproduce.show.metrics import Metric, Replicates, replicates
-from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, mean_interval, values_text
+from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, values_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Row:
     def mean(self, metric: Metric) -> Interval | None:
         """Mean of a metric with its 95 % interval; None when no run has it."""
         found = replicates(metric, self.records)
-        return None if found is None else mean_interval(found.values)
+        return None if found is None else found.interval()
 
     def seed_values(self, metric: Metric) -> str:
         """The metric of every seed."""

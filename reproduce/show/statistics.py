@@ -44,11 +44,12 @@ the interval then speaks of these trainings only, and the scope says so.
 Several claims: Holm
 --------------------
 The *family* are all pairs of methods whose "better" or "similar" claims a table declares, on all its data sets and
-metrics; a pair that several claims are about counts once. A pair belongs to it from the start, run or not (what cannot
-be tested yet has p = 1), so that no level depends on which pairs have been run. The whole table is the family, not one
-data set of it, since the promise is about the table: when no pair of a table differs, the chance that any of its
-"better" claims *agrees* or *disagrees* is at most 5 %, however the pairs depend on each other. The same two methods in
-another table belong to another family and have an interval of another level there, which is printed beside it.
+metrics; a pair that several claims are about counts once. A pair belongs to it from the start, run or not: one that
+cannot be tested yet has p = 1, which makes the levels of the others stricter, never looser. The whole table is the
+family, not one data set of it, since the promise is about the table: when no pair of a table differs, the chance that
+any of its "better" claims *agrees* or *disagrees* is at most 5 %, however the pairs depend on each other. The same two
+methods in another table belong to another family and have an interval of another level there, which is printed beside
+it.
 
 Every pair is asked by its two-sided t test whether there is any difference. In Holm's step-down (Scandinavian Journal
 of Statistics 6, 1979) the m p values are sorted; the pair of rank r is tested at 5 % / (m - r + 1); the first that
@@ -57,6 +58,10 @@ tested, 1 - 5 % / (m - r + 1), which is printed beside it. It excludes 0 exactly
 interval and decision cannot disagree. The other directions are read from the same interval: the chance of a false *no
 effect of the paper's size*, or of a false *agrees* of a "similar" claim, is at most 2.5 % for each claim, since no
 interval is narrower than the plain one of 95 %.
+
+Errors are whole numbers of test images. With few of them the gains of three seeds can be equal by chance, and a t test
+would take that for certainty. So no spread is believed that is smaller than what rounding to whole images alone makes:
+a standard deviation of the size of one image over the root of 12, for each of the two errors.
 
 Assumptions: gains are independent and normal over replicates, and the number of seeds does not depend on what they
 show. Where seeds are added because a claim is undecided, both promises are weaker: by simulation, with a look at every
@@ -76,7 +81,7 @@ it has none): *disagrees* or *no effect* when one of them is, then *undecided*, 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from math import fsum, sqrt
 
@@ -214,15 +219,18 @@ def values_text(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+def _mean_and_error(values: Sequence[float], floor: float) -> tuple[float, float]:
     """Mean and its standard error, the same to the last bit in whatever order the values come."""
     count = len(values)
     mean = fsum(values) / count
-    return mean, sqrt(fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
+    variance = fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return mean, sqrt(max(variance, floor**2) / count)
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0) -> Interval:
     """Mean of ``values`` and its Student t interval, which below three values is none.
+
+    ``floor`` is the least standard deviation that is believed (`Replicates.floor`).
 
     Raises:
         ValueError: there are no values.
@@ -234,16 +242,16 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         return Interval(fsum(values) / count, None, None, count, level)
     from scipy.special import stdtrit
 
-    mean, error = _mean_and_error(values)
+    mean, error = _mean_and_error(values, floor)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, count, level)
 
 
-def difference_p(values: Sequence[float]) -> float:
-    """The p value of Student's two-sided test that ``values`` (three or more) have mean 0."""
+def difference_p(values: Sequence[float], floor: float = 0.0) -> float:
+    """The p value of Student's two-sided test that ``values`` (three or more) have mean 0; ``floor`` as above."""
     from scipy.special import stdtr
 
-    mean, error = _mean_and_error(values)
+    mean, error = _mean_and_error(values, floor)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
@@ -274,7 +282,7 @@ def decide_better(interval: Interval, paper: float | None) -> tuple[Direction, s
     if high < 0:
         return Direction.DISAGREES, ""
     if paper is None:
-        return Direction.UNDECIDED, "the interval holds 0; the paper gives no legible difference"
+        return Direction.UNDECIDED, "the interval holds 0; no difference of the paper's to compare it with"
     if paper > 0 and high < paper:
         return Direction.NO_EFFECT, ""
     return Direction.UNDECIDED, "the interval holds 0" + (" and the paper's difference" if paper > 0 else "")
@@ -310,7 +318,7 @@ def decide_failures(failed: int, runs: int) -> tuple[Direction, str]:
 
 def too_few(seeds: int) -> str:
     """Why this many seeds decide nothing."""
-    return {0: "no common seed", 1: "one seed, three decide"}.get(seeds, f"{seeds} seeds, three decide")
+    return {0: "no common seed", 1: "one common seed, three decide"}.get(seeds, f"{seeds} common seeds, three decide")
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
@@ -322,10 +330,12 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
         if direction in directions:
             found = verdicts[directions.index(direction)]
             if direction == Direction.NOT_RUN:
-                return replace(found, direction=Direction.UNDECIDED, reason="a method compared with is not run")
+                scope = next(verdict.scope for verdict in verdicts if verdict.direction != Direction.NOT_RUN)
+                return Verdict(Direction.UNDECIDED, scope, reason="a method compared with is not run")
             break
     else:
         found = verdicts[0]
     reason = found.reason if found.direction == Direction.UNDECIDED else ""
-    handicap = next((verdict.handicap for verdict in verdicts if verdict.handicap), "")
+    deciding = [verdict for verdict in verdicts if verdict.direction == found.direction]
+    handicap = next((verdict.handicap for verdict in deciding if verdict.handicap), "")
     return Verdict(found.direction, found.scope, reason=reason, handicap=handicap)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproduce.declare.runs import MODEL_DEFAULTS, model_config
+from reproduce.declare.runs import model_config, model_defaults
 from reproduce.show.columns import (
     Column,
     claim_columns,
@@ -17,7 +17,7 @@ from reproduce.show.columns import (
     seed_columns,
     size_column,
 )
-from reproduce.show.metrics import Metric
+from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks.task import Outcome, Task
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from reproduce.show.rows import Table
 
 #: The margin just holds the paper's own largest gap between DNS and UNS, 0.24 (Table 4).
-TEST_ERROR = Metric("test_error", "test error", False, 0.25)
-TOP5_ERROR = Metric("test_top5_error", "top-5 error", False, 0.25, mark="top-5")
+TEST_ERROR = Metric("test_error", "test error", False, 0.25, tested=tested_images)
+TOP5_ERROR = Metric("test_top5_error", "top-5 error", False, 0.25, mark="top-5", tested=tested_images)
 
 #: A part of all gates that is called none, and a spread over images of a mixture's weights.
 FEW_GATES, SAME_MIXTURE = 0.01, 0.01
@@ -48,7 +48,7 @@ class Classification(Task):
         return model_config(method.model, options)
 
     def default(self, run: Run, option: str) -> Any:
-        return MODEL_DEFAULTS.get(option)
+        return model_defaults(run.model["name"], run.model).get(option)
 
     def idle(self, record: dict[str, Any]) -> str:
         observed = record["observations"]

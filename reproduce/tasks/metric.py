@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric
+from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks.task import Outcome, Task
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
 
-ERROR = Metric("test_error", "1-NN error", False, 1.0)
+ERROR = Metric("test_error", "1-NN error", False, 1.0, tested=tested_images)
 
 
 class MetricLearning(Task):

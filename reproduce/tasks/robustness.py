@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric
+from reproduce.show.metrics import Metric, Record, tested_images
 from reproduce.tasks.classification import Classification
 from reproduce.tasks.task import Task
 
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
 
-PGD_ERROR = Metric("pgd_error", "error under PGD", False, 1.0)
-FGSM_ERROR = Metric("fgsm_error", "error under FGSM", False, 1.0, mark="fgsm")
-CLEAN_ERROR = Metric("test_error", "test error", False, 1.0, mark="clean")
+
+
+def attacks(record: Record) -> int:
+    """Attacked images, each counted once a radius."""
+    attack = record["config"]["recipe"]["attack"]
+    return int(attack["images"]) * len(attack["radii"])
+
+
+PGD_ERROR = Metric("pgd_error", "error under PGD", False, 1.0, tested=attacks)
+FGSM_ERROR = Metric("fgsm_error", "error under FGSM", False, 1.0, mark="fgsm", tested=attacks)
+CLEAN_ERROR = Metric("test_error", "test error", False, 1.0, mark="clean", tested=tested_images)
 
 #: Largest change of a pixel, in 255ths; the metrics are means over these radii. PGD takes `steps` steps of radius / 4.
 #: Attacked are the first `images` test images.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric
+from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks.task import Outcome, Task
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def unmarked(length: int) -> float:
 
 
 #: Percent of wrong classes; where the target is a number, the squared error in percent of the targets' variance.
-ERROR = Metric("test_error", "test error", False, 1.0)
+ERROR = Metric("test_error", "test error", False, 1.0, tested=tested_images)
 #: Largest norm of the gradient (Pascanu, Mikolov, Bengio, ICML 2013), the same for every cell.
 CLIP = 1.0
 

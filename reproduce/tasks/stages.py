@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric
+from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks import named
 from reproduce.tasks.task import Outcome, Task
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
 
-ERROR = Metric("test_error", "test error", False, 0.25)
+ERROR = Metric("test_error", "test error", False, 0.25, tested=tested_images)
 
 #: The stages of a row: the plain network's training, then similarity alone, everything, or both.
 ROUTES = {
