@@ -231,8 +231,9 @@ def freeze_backbone(
 ) -> list[str]:
     """Leave only the similarities (predictors, shapes) and the classifier trainable.
 
-    This sets `requires_grad`; batch norm's running averages still move in training mode: call `model.eval()` (or keep
-    those modules in evaluation mode) where the backbone must not change at all.
+    This sets `requires_grad`; batch norm's running averages still move in training mode. Where the backbone must not
+    change at all, keep those modules in evaluation mode: call `eval()` on them after `model.train()`; `nsl.training`
+    leaves them so.
 
     Args:
         model: changed in place.

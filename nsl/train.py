@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from nsl.training.distributed import joined, local_device
 from nsl.training.ending import interruptible, saving_when_told
 from nsl.training.evaluate import evaluate
 from nsl.training.execution import Execution
-from nsl.training.export import load_model, save_model
+from nsl.training.export import load_model, moments_of, save_model
 from nsl.training.loop import TrainResult, train
 from nsl.training.ranges import LARGEST
 from nsl.training.request import check, checked_options
@@ -126,6 +126,9 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
                 f"{path} was trained on {known['name']}, which has another number of classes or size than "
                 f"{dataset.name}; name its own data set, with the same --data-option."
             )
+        if dataset.fingerprint != known["fingerprint"]:
+            print(f"{dataset.name}: not the data that {path.name} was trained on; they are normalised as those were.")
+        dataset = replace(dataset, moments=moments_of(path, about))
     else:
         dataset = _load(arguments, arguments.data)
         model = _build(arguments, dataset)[0]

@@ -94,6 +94,7 @@ class FewShotMethod(ABC):
         self.steps: int | None = None
         self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.validation: ImageSet | None = None
+        self.fitted = False
         torch.manual_seed(settings.seed)
         self.network: nn.Module = self.build()
         self.network.to(self.device)
@@ -114,18 +115,21 @@ class FewShotMethod(ABC):
             The curves of the trainings.
 
         Raises:
-            ValueError: the images have another size than the settings, or a class has too few for an episode.
+            ValueError: the images have another size than the settings, or a class has too few for an episode; or the
+                method was fitted before.
             Diverged: the loss is no longer finite.
         """
         if base.image_size != self.settings.image_size:
             raise ValueError(
                 f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."
             )
+        if self.fitted:
+            raise ValueError(f"{self.name} was fitted before and would go on from there; make a new one to start anew.")
         self.moments = moments(base)
         self.validation = validation
         with random_state_kept():
             history = self.train(base, place or Place())
-        self.validation = None
+        self.validation, self.fitted = None, True
         self.network.eval()
         return history
 

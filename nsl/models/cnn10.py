@@ -32,7 +32,8 @@ from nsl.models.cnn import (
 
 #: Convolutions a stage, of CNN-10 and of the deeper CNN-10++.
 DEPTHS, DEEPER = (3, 3, 3), (4, 4, 3)
-#: First-stage filters of CNN-10++ for the baseline's 128: with 133 it has 9,701,677 parameters, the paper's 9.71M.
+#: First-stage filters of CNN-10++ for the baseline's 128: with 133 it has 9,701,677 parameters, of all numbers the
+#: nearest to the paper's 9.71M.
 PLUS_PLUS_FILTERS = 133
 SMALLEST_IMAGE = 16
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsl.models.modes import evaluating
+
 
 def _convolution(layer: nn.modules.conv._ConvNd, input: Tensor, output: Tensor) -> int:
     """Of any number of dimensions: every weight once at every output position, of a transposed one at every input's."""
@@ -73,14 +75,10 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
             hooks.append(module.register_forward_hook(count(rule)))
     parameter = next(model.parameters())
     image = torch.zeros(1, channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
-    # Module by module: calling train() on the whole would lose that some parts may be frozen in evaluation mode.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        model(image)
+        with evaluating(model):
+            model(image)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
     return total

@@ -56,7 +56,12 @@ def draw(
 ) -> Choices:
     """The choices of a batch of `total` images of stored height and width, each [total, ...], on the CPU."""
     if kind == "window_flip":
-        return augmentation.window_flip_choices(random, total, stored, crop_size or stored[1])
+        if crop_size is None or crop_size >= min(stored):
+            raise ValueError(
+                f"augment='window_flip' needs stored images larger than the network's input, these are {stored[0]} x "
+                f"{stored[1]} for an input of {crop_size or stored[1]}; use 'crop_flip', which pads them."
+            )
+        return augmentation.window_flip_choices(random, total, stored, crop_size)
     if kind == "resized_crop":
         return augmentation.resized_crop_choices(random, total)
     return () if kind == "none" else augmentation.crop_flip_choices(random, total, flip=kind == "crop_flip")

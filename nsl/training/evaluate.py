@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nsl.data.augment import Normalise, centre_crop
 from nsl.data.dataset import Dataset
+from nsl.models.modes import evaluating
 from nsl.training.batches import split_on_device
 from nsl.training.distributed import add_up, own_range, share_buffers
 from nsl.training.graph import Captured
@@ -77,8 +78,10 @@ class Evaluator:
     @torch.no_grad()
     def __call__(self) -> Evaluation:
         """Error, top-5 error and loss over the whole test set, in evaluation mode."""
-        was_training = self.model.training
-        self.model.eval()
+        with evaluating(self.model):
+            return self._measured()
+
+    def _measured(self) -> Evaluation:
         share_buffers(self.model)
         self.sums.zero_()
         everything, classes = split_on_device(self.dataset, "test", self.device)
@@ -92,7 +95,6 @@ class Evaluator:
                 self._whole()
             else:
                 self._measure(images.to(self.device), labels.to(self.device))
-        self.model.train(was_training)
         count = len(classes)
         loss, errors, errors5 = wait_for(add_up(self.sums))
         top5 = 100.0 * errors5 / count if self.dataset.num_classes > 5 else None

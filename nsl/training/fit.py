@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nsl.models.modes import begin_training, evaluating
 from nsl.training.execution import Execution
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.schedule import Recipe
@@ -74,10 +75,8 @@ class FitState(TrainingState):
 
     def measure(self) -> None:
         started = time.perf_counter()
-        self.model.eval()
-        with torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             measured = dict(self.measured_by(self.model))
-        self.model.train()
         self.evaluate_seconds += time.perf_counter() - started
         self.curve.append(
             {
@@ -135,7 +134,7 @@ def fit(
         batch=size,
     )
     state.resume()
-    model.train()
+    begin_training(model)
     clock = torch.zeros(1, dtype=torch.int64, device=state.device)
     per_epoch, epoch, order = count // size, -1, torch.empty(0, device="cpu")
     for iteration in state.steps():

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
+from nsl.models.modes import begin_training
 from nsl.training.distributed import local_device, world
 from nsl.training.evaluate import Evaluator
 from nsl.training.execution import Execution, own_stream
@@ -159,8 +160,9 @@ def train(
     """Train `model` in place on `dataset` by `recipe`.
 
     Args:
-        model: from images [B, 3, H, W] to logits [B, num_classes]; moved to the device, channels_last. A part that has
-            a method `training_progress` is told before every step how much of the training is done, from 0 to 1.
+        model: from images [B, 3, H, W] to logits [B, num_classes]; moved to the device, channels_last. Parts that are
+            in evaluation mode within a network in training mode, as frozen batch normalisation, stay so. A part that
+            has a method `training_progress` is told before every step how much of the training is done, from 0 to 1.
         dataset: whole set in memory, uint8.
         recipe: the budget and all settings.
         seed: of batch order and augmentation; initialise the model from the same seed before the call.
@@ -207,7 +209,7 @@ def train(
             log=log,
         )
         state.resume()
-        model.train()
+        begin_training(model)
         step.note = state.note
         told = [tell for part in model.modules() if callable(tell := getattr(part, "training_progress", None))]
         for iteration in state.steps():

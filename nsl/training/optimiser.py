@@ -20,7 +20,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
     Decayed are kernels, and under `variant="release"` more.
     Weight decay pulls towards zero, which for a similarity or a batch-norm scale is no simpler than any other
-    value; so the paper variant decays the convolutions' kernels only (predictors' included). The release also
+    value; so the paper variant decays kernels only: weights of convolutions, of linear maps and of recurrent cells, and
+    predictors'. (What `torch.nn.utils.parametrizations` puts in place of a weight is not decayed.) The release also
     decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3. A module that writes kernels
     from other parameters names those in an attribute `decayed`.
 
@@ -35,6 +36,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():
+        recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
@@ -47,7 +49,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
                 if release and module.structure.name == "unconstrained":
                     decay = RELEASE_SIMILARITY_DECAY
             elif (
-                (name == "weight" and parameter.dim() > 1)
+                (parameter.dim() > 1 and (name == "weight" or (recurrent and name.startswith("weight_"))))
                 or name in getattr(module, "decayed", ())
                 or (release and isinstance(module, nn.BatchNorm2d))
             ):

@@ -74,6 +74,7 @@ class Claim:
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
         multiple: of "does_not_converge": of the second method's error.
         check: of "computed": a name of ``reproduce.studies.CHECKS``.
+        datasets: the paper's data sets on which it is made; empty: all of the table's.
         note: what a reader of the verdict has to know.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
@@ -91,6 +92,7 @@ class Claim:
     paper_counts: tuple[float, ...] = ()
     multiple: float = 0.0
     check: str = ""
+    datasets: tuple[str, ...] = ()
     note: str = ""
     control: bool = False
 

@@ -210,10 +210,7 @@ def _error(record: dict[str, Any] | None) -> float | None:
 
 def _idle(record: dict[str, Any]) -> str:
     """What says that a trial learned nothing of what it tried; empty where it did."""
-    if why := tasks.named(record["config"].get("task", CLASSIFICATION)).idle(record):
-        return why
-    states = [state["accuracy"] for state in record["result"].get("selection", ())]
-    return "the start is the best state" if states and states[0] == max(states) else ""
+    return tasks.named(record["config"].get("task", CLASSIFICATION)).idle(record)
 
 
 def best(found: list[Tried]) -> Tried | None:

@@ -10,7 +10,7 @@ claim has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, log2
 
@@ -23,7 +23,8 @@ from reproduce.show.statistics import MINIMUM_SEEDS, Direction, Interval, Verdic
 #: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
 TABLE, BETTER, WORSE = "budget", "dynamic", "cnn"
 
-GROWS, SHRINKS, VANISHES, REVERSES, UNDECIDED = "grows", "shrinks", "vanishes", "reverses", "is undecided"
+GROWS, SHRINKS, REVERSES, UNDECIDED = "grows", "shrinks", "reverses", "is undecided"
+VANISHES = "shrinks to what is not shown to differ from 0"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Trend:
-    """What the gain does with the budget: the answer, the mean of ``slopes`` (points a doubling), why it is none."""
+    """What the gain does with the budget: the answer, the mean of ``slopes`` (points a doubling, of the ``seeds`` that
+    have all budgets), why it is none."""
 
     answer: str
     slope: Interval | None = None
     slopes: tuple[float, ...] = ()
     reason: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 def images(table: Table) -> dict[str, int]:
@@ -78,19 +81,19 @@ def trend(found: list[Budget]) -> Trend:
         return Trend(UNDECIDED, reason="fewer than two budgets are stored")
     if any(budget.diverged for budget in found):
         return Trend(UNDECIDED, reason="a run diverged")
-    seeds = sorted(set.intersection(*(set(budget.gains) for budget in found)))
+    seeds = tuple(sorted(set.intersection(*(set(budget.gains) for budget in found))))
     slopes = tuple(slope({budget.images: budget.gains[seed] for budget in found}) for seed in seeds)
     if len(seeds) < MINIMUM_SEEDS:
-        return Trend(UNDECIDED, mean_interval(slopes) if slopes else None, slopes, too_few(len(seeds)))
+        return Trend(UNDECIDED, mean_interval(slopes) if slopes else None, slopes, too_few(len(seeds)), seeds)
     interval = mean_interval(slopes)
     assert interval.low is not None
     assert interval.high is not None
     if interval.low > 0:
-        return Trend(GROWS, interval, slopes)
+        return Trend(GROWS, interval, slopes, seeds=seeds)
     if interval.high < 0:
         ends = {Direction.AGREES: SHRINKS, Direction.DISAGREES: REVERSES}
-        return Trend(ends.get(found[-1].verdict.direction, VANISHES), interval, slopes)
-    return Trend(UNDECIDED, interval, slopes, "the interval holds 0")
+        return Trend(ends.get(found[-1].verdict.direction, VANISHES), interval, slopes, seeds=seeds)
+    return Trend(UNDECIDED, interval, slopes, "the interval holds 0", seeds)
 
 
 def answer(table: Table) -> str:
@@ -101,7 +104,7 @@ def answer(table: Table) -> str:
     what = f"the difference {worse} minus {better}"
     said = f"Whether {what} grows or vanishes with training is undecided"
     if asked.answer != UNDECIDED:
-        said = f"T{what[1:]} {asked.answer} with training"
+        said = f"With training {what} {asked.answer}"
     parts = [f"{said} ({asked.reason})" if asked.reason else said]
     if asked.slope is not None:
         low, high = asked.slope.low, asked.slope.high
@@ -109,12 +112,14 @@ def answer(table: Table) -> str:
         ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
         parts.append(f"{shown} points a doubling of the images{ends}")
     if found:
-        shown = ", ".join(f"{_points(budget)} at {budget.images:,}" for budget in found)
+        shown = ", ".join(f"{_points(budget, asked.seeds)} at {budget.images:,}" for budget in found)
         parts.append(f"it is, in points, {shown} images")
     return "; ".join(parts) + "."
 
 
-def _points(budget: Budget) -> str:
-    if not budget.gains:
+def _points(budget: Budget, seeds: Sequence[int]) -> str:
+    """The mean gain over the seeds that have all budgets, or over those that there are."""
+    gains = [budget.gains[seed] for seed in seeds] or list(budget.gains.values())
+    if not gains:
         return "none"
-    return number(mean_interval(list(budget.gains.values())).mean) + ("" if len(budget.gains) > 1 else " (one seed)")
+    return number(mean_interval(gains).mean) + ("" if len(gains) > 1 else " (one seed)")

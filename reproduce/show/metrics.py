@@ -70,10 +70,11 @@ class Metric:
 
 
 def tested_images(record: Record) -> int:
-    """The number of test images of a run's data set."""
+    """The number of test images of a run's data set; 0 where the record does not name it."""
     from reproduce.declare.shapes import shape
 
-    return shape(record["config"]["dataset"]).test
+    dataset = record["config"].get("dataset")
+    return shape(dataset).test if dataset else 0
 
 
 def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
@@ -81,7 +82,8 @@ def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
     if metric.tested is None:
         return 0.0
     # A number of answers is even around the truth over one step, whose deviation is the step over the root of 12.
-    return max(100 / metric.tested(records[seed]) for seed in metric.values(records)) / sqrt(12)
+    counts = [metric.tested(records[seed]) for seed in metric.values(records)]
+    return 100 / min(counts) / sqrt(12) if all(counts) else 0.0
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,7 @@ def _table(
         )
         for slot in slots
         for claim in declared.claims
+        if not claim.datasets or profile.slots[slot].place in claim.datasets
     ]
     claims = judge(cases)
     rows = tuple(_with_verdict(row, claims, row.method.key == declared.baseline) for row in plain.values())

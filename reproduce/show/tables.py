@@ -105,10 +105,20 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
         return [f"The recipe is provisional: {len(trials)} candidates are to be tried on {on}, none has been."]
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
     words = (
-        f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; no test data "
-        "were looked at:"
+        f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; those with "
+        "which a method diverged or did nothing of what it is about are passed over; no test data were looked at:"
     )
-    return [*elsewhere, words, as_markdown(head, trials), *_untried(profile, key)]
+    return [*elsewhere, words, as_markdown(head, trials), *_unqualified(trials), *_untried(profile, key)]
+
+
+def _unqualified(trials: list[dict[str, str]]) -> list[str]:
+    """The data sets on which all candidates were tried and none was chosen: what is declared is a choice by hand."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in trials:
+        groups.setdefault((row["dataset"], row["methods"]), []).append(row)
+    tried = [where for where, rows in groups.items() if all(row["mean"] for row in rows)]
+    left = [f"{methods} on {name}" for name, methods in tried if not any(r["chosen"] for r in groups[name, methods])]
+    return [f"No candidate qualifies for {'; '.join(left)}: what is declared was chosen by hand."] if left else []
 
 
 def _untried(profile: plan.Profile, key: plan.Key) -> list[str]:

@@ -35,7 +35,8 @@ def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
     parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
     parts += [judged.verdict.idle, judged.verdict.handicap]
-    parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
+    if judged.claim.control:
+        parts += ["a control of ours, no claim of the paper", "" if judged.verdict.observed else judged.claim.note]
     return "; ".join(part for part in parts if part) + "."
 
 

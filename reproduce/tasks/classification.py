@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reproduce.declare.runs import Run
     from reproduce.show.rows import Table
 
-#: The margin just holds the paper's own largest gap between DNS and UNS, 0.24 (Table 4).
+#: The margin just holds the paper's own largest legible gap between DNS and UNS, 0.24 (Table 4).
 TEST_ERROR = Metric("test_error", "test error", False, 0.25, tested=tested_images)
 TOP5_ERROR = Metric("test_top5_error", "top-5 error", False, 0.25, mark="top-5", tested=tested_images)
 

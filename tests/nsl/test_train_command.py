@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from nsl.arguments import pairs
+from nsl.data import Dataset
 from nsl.train import main
 from nsl.training import Recipe
+from nsl.training.evaluate import Evaluation
 from nsl.training.export import ExportError, load_model
 
 TRAIN = ["--model", "nsn9_static_unconstrained", "--option", "width=4", "--data", "digits"]
@@ -109,3 +111,21 @@ def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
         assert main([*TRAIN, *more, "--result", str(tmp_path / "r.json")]) == 0
         found.append(json.loads((tmp_path / "r.json").read_text())["result"]["train_loss"])
     assert found[0] == pytest.approx(found[1], abs=1e-3)
+
+
+def test_a_network_is_evaluated_on_inputs_scaled_as_its_own_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tmp_path / "net.safetensors"
+    seen: list[Dataset] = []
+    assert main([*TRAIN, "--export", str(network)]) == 0
+
+    def evaluated(_model: object, dataset: Dataset, _precision: str) -> Evaluation:
+        seen.append(dataset)
+        return Evaluation(1.0, None, 1.0)
+
+    monkeypatch.setattr("nsl.train.evaluate", evaluated)
+    assert main(["--evaluate", str(network), "--data-option", "test_per_class=4"]) == 0
+    about = load_model(network)[1]["data"]
+    assert (list(seen[0].mean), list(seen[0].std)) == (about["mean"], about["std"])
+    assert "digits: not the data that net.safetensors was trained on" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,38 @@ def test_a_key_press_that_a_library_swallowed_or_renamed_still_interrupts() -> N
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_parts_in_evaluation_mode_stay_so() -> None:
+    torch.manual_seed(3)
+    model = nsl.create_model("nsn9_static_diagonal", 4, width=4, image_size=8)
+    nsl.freeze_backbone(model)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    before = [norm.running_mean.clone() for norm in norms]
+    train(model, tiny(), replace(RECIPE, iterations=4), seed=0)
+    assert all(torch.equal(norm.running_mean, kept) for norm, kept in zip(norms, before))
+    assert model.training
+    assert not any(norm.training for norm in norms)
+    model.eval()  # of a whole network it is no wish to freeze anything
+    train(model, tiny(), replace(RECIPE, iterations=4), seed=0)
+    assert not torch.equal(norms[0].running_mean, before[0])
+
+
+def test_recurrent_weights_are_decayed_as_kernels_are() -> None:
+    model = torch.nn.ModuleList([nsl.DynamicNSGRUCell(4, 3, hidden=2), torch.nn.GRU(4, 3), torch.nn.Linear(3, 2)])
+    decayed = {
+        id(parameter)
+        for group in parameter_groups(model, Recipe(iterations=1, weight_decay=5e-4))
+        for parameter in group["params"]
+        if group["weight_decay"]
+    }
+    assert {name for name, parameter in model.named_parameters() if id(parameter) in decayed} == {
+        name for name, _ in model.named_parameters() if "weight" in name
+    }
+
+
+def test_windows_of_images_that_are_no_larger_are_refused() -> None:
+    with pytest.raises(ValueError, match="window_flip' needs stored images larger than the network's input"):
+        run("cnn9", replace(RECIPE, augment="window_flip"))

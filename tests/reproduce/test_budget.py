@@ -18,13 +18,13 @@ CPU = plan.profile("cpu")
 DECLARED = plan.experiment("budget")
 #: Gains over the CNN by budget, one a seed, with what they come to.
 CASES = {
-    "grows with training; 0.25 points": [[0.0, 0.1, 0.2], [0.25, 0.35, 0.45], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]],
-    "shrinks with training; -0.5": [[4.0, 4.1, 4.2], [3.5, 3.6, 3.7], [3.0, 3.1, 3.2], [2.0, 2.1, 2.2]],
-    "vanishes with training; -0.5": [[2.0, 2.1, 2.2], [1.5, 1.6, 1.7], [1.0, 1.1, 1.2], [-0.1, 0.0, 0.2]],
-    "reverses with training; -0.9": [[1.0, 1.1, 1.2], [0.2, 0.1, 0.3], [-0.5, -0.7, -0.6], [-2.4, -2.5, -2.6]],
+    " grows; 0.25 points": [[0.0, 0.1, 0.2], [0.25, 0.35, 0.45], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]],
+    " shrinks; -0.5": [[4.0, 4.1, 4.2], [3.5, 3.6, 3.7], [3.0, 3.1, 3.2], [2.0, 2.1, 2.2]],
+    " not shown to differ from 0; -0.5": [[2.0, 2.1, 2.2], [1.5, 1.6, 1.7], [1.0, 1.1, 1.2], [-0.1, 0.0, 0.2]],
+    " reverses; -0.9": [[1.0, 1.1, 1.2], [0.2, 0.1, 0.3], [-0.5, -0.7, -0.6], [-2.4, -2.5, -2.6]],
     "is undecided (the interval holds 0); 0.0": [[0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]],
-    "is undecided (2 seeds, three decide); 0.25, 0.25 points": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
-    "is undecided (one seed, three decide); 0.25 points a doubling": [[0.0], [0.25], [0.5], [1.0]],
+    "is undecided (2 common seeds, three decide); 0.25, 0.25": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
+    "is undecided (one common seed, three decide); 0.25 points a doubling": [[0.0], [0.25], [0.5], [1.0]],
     "is undecided (fewer than two budgets are stored)": [[], [], [0.5, 0.6, 0.7], []],
 }
 
@@ -69,7 +69,7 @@ def test_seeds_that_lack_a_budget_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_decides_nothing(tmp_path: Path) -> None:
-    report = stored(tmp_path, CASES["grows with training; 0.25 points"])
+    report = stored(tmp_path, CASES[" grows; 0.25 points"])
     run = CPU.run(DECLARED.method("dynamic"), "cifar10_long", 2)
     put_record(report.store, run, float("nan"), status="diverged")
     assert "is undecided (a run diverged)" in budget.answer(Report("budget", "cpu", tmp_path).table)
@@ -82,7 +82,7 @@ def test_nothing_stored_is_said(tmp_path: Path) -> None:
 
 
 def test_the_budgets_verdicts_are_controls_beside_the_papers_difference(tmp_path: Path) -> None:
-    table = stored(tmp_path, CASES["grows with training; 0.25 points"]).table
+    table = stored(tmp_path, CASES[" grows; 0.25 points"]).table
     assert [judged.claim.control for judged in table.claims] == [True] * 4
     assert [judged.paper for judged in table.claims] == [pytest.approx(0.93)] * 4
     assert {row.printed(row.metric) for row in table.rows} == {7.78, 7.29, 7.15, 6.85}
@@ -100,3 +100,9 @@ def test_the_papers_points_stand_apart_from_the_lines() -> None:
     for ax, paper in ((left, 7.78), (right, 0.93)):
         assert [9000, paper] in [points.get_offsets().tolist()[0] for points in ax.collections]
         assert ax.get_xscale() == "log"
+
+
+def test_the_gains_that_are_named_are_those_of_the_seeds_that_the_slopes_are_of(tmp_path: Path) -> None:
+    text = budget.answer(stored(tmp_path, [[0.1], [0.2], [0.3, 0.9, 0.9], []]).table)
+    assert "0.10 (one seed) at" in text
+    assert "0.30 (one seed) at 450,432" in text

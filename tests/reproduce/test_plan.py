@@ -157,6 +157,10 @@ def test_the_paper_profile_finishes_a_table_before_the_next_and_the_others_go_se
 def test_another_precision_is_another_profile_and_nothing_else_differs() -> None:
     paper, other = plan.profile("paper"), plan.profile("paper-bf16")
     for first, second in zip(plan.planned_runs(paper, plan.tables()), plan.planned_runs(other, plan.tables())):
+        if first.model["name"] == "leo":  # trained on features in float32 everywhere
+            assert [second.recipe[part]["precision"] for part in ("pretrain", "meta")] == ["bfloat16", "float32"]
+            meta = {**first.recipe["meta"], "precision": "bfloat16"}
+            second = replace(second, recipe={**second.recipe, "meta": meta})
         assert repr(first).replace("'float32'", "'bfloat16'") == repr(second)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, Run, declared_id, model_config, run_id
+from reproduce.declare.runs import CLASSIFICATION, Run, declared_id, model_config, model_defaults, run_id
 
 RUN = Run(
     label="a label",
@@ -62,6 +63,26 @@ def test_options_equal_to_the_default_are_dropped() -> None:
         "width": 8,
         "predictor": "cnn",
     }
+
+
+def test_what_is_dropped_is_what_the_network_is_without_it() -> None:
+    """Over all networks that are declared: an option is left out only where the builder's default is the same."""
+    from nsl.models.registry import _MODELS
+
+    for profile in map(plan.profile, ("demo", "cpu", "paper")):
+        for run in plan.planned_runs(profile, (*plan.tables(CLASSIFICATION), *plan.beyond())):
+            if (build := _MODELS.get(run.model["name"])) is None:
+                continue
+            known = inspect.signature(build).parameters
+            for option, value in model_defaults(run.model["name"], run.model).items():
+                if option in known and option not in run.model:
+                    assert known[option].default in (value, None), (run.name, option)
+
+
+def test_the_releases_variant_keeps_a_predictor_that_is_not_its_own() -> None:
+    assert model_config("m", {"variant": "release", "predictor": "sphere"})["predictor"] == "sphere"
+    assert model_config("spherenet", {"width": 32}) == {"name": "spherenet", "width": 32}
+    assert model_config("spherenet", {"width": 128}) == {"name": "spherenet"}
 
 
 def test_a_run_that_several_tables_ask_for_is_planned_once() -> None:

@@ -77,7 +77,7 @@ def test_a_meta_training_whose_best_state_is_its_start_is_no_choice(tmp_path: Pa
         result = {"accuracy": 60.0, "selection": [{"iteration": 9 * n, "accuracy": s} for n, s in enumerate(states)]}
         store.write({**record, "result": {**record["result"], **result}})
     idle = [trial.idle for trial in selection.tried(choice, store)]
-    assert sorted(idle) == 4 * [""] + 2 * ["the start is the best state"]
+    assert sorted(idle) == 4 * [""] + 2 * ["the state before the training was the best and is tested"]
     chosen = selection.best(selection.tried(choice, store))
     assert chosen is not None
     assert not chosen.idle

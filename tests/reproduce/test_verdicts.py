@@ -134,7 +134,7 @@ def test_a_method_does_not_converge_when_every_one_of_three_runs_fails() -> None
     assert decide_failures(3, 3) == (AGREES, "")
     assert decide_failures(0, 3) == (DISAGREES, "")
     assert decide_failures(2, 3) == (UNDECIDED, "some runs converge")
-    assert decide_failures(2, 2) == (UNDECIDED, "2 seeds, three decide")
+    assert decide_failures(2, 2) == (UNDECIDED, "2 common seeds, three decide")
 
 
 def test_a_scope_names_what_differs_from_the_paper_and_nothing_else() -> None:
@@ -152,17 +152,23 @@ def test_a_sentence_has_direction_evidence_and_scope() -> None:
         "A beats B: agrees (B is weak); 0.90 points, 97.5 % interval 0.50 to 1.30 over 3 seeds; "
         "scope: 5 % of the paper's training images."
     )
-    few = Verdict(UNDECIDED, Scope(), Interval(0.5, None, None, 2), "", 2, (0.4, 0.6), reason="2 seeds, three decide")
-    assert few.sentence("A beats B.") == "A beats B: undecided (2 seeds, three decide); 0.40, 0.60 points in 2 seeds."
+    why = "2 common seeds, three decide"
+    few = Verdict(UNDECIDED, Scope(), Interval(0.5, None, None, 2), "", 2, (0.4, 0.6), reason=why)
+    assert few.sentence("A beats B.") == f"A beats B: undecided ({why}); 0.40, 0.60 points in 2 seeds."
     assert Verdict(NOT_RUN, Scope(budget=0.1)).sentence("A beats B.") == "A beats B: not run."
 
 
 def test_a_row_agrees_only_when_all_its_claims_do() -> None:
     yes, no, none = Verdict(AGREES), Verdict(DISAGREES), Verdict(NO_EFFECT)
-    unsure, absent = Verdict(UNDECIDED, reason="one seed, three decide"), Verdict(NOT_RUN)
+    unsure, absent = Verdict(UNDECIDED, reason="one common seed, three decide"), Verdict(NOT_RUN)
     assert combine([yes, yes]) == yes
     assert combine([yes, unsure, none, no]) == no
     assert combine([yes, unsure, none]) == none
     assert combine([yes, unsure]) == unsure
     assert combine([yes, absent]) == Verdict(UNDECIDED, reason="a method compared with is not run")
     assert combine([absent, absent]) == combine([]) == absent
+    # The handicap is that of the claim that decides, and the scope that of one that was run.
+    won = Verdict(Direction.AGREES, Scope("digits"), handicap="MAML is handicapped: few episodes")
+    lost = Verdict(Direction.DISAGREES, Scope("digits"))
+    assert combine([won, lost]) == lost
+    assert combine([absent, won]).scope == Scope("digits")

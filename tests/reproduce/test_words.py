@@ -29,8 +29,8 @@ CASES = {
     "disagrees": [9.0, 9.05, 9.35],
     "no effect of the paper's size": [8.02, 8.1, 8.29],
     "undecided (the interval holds 0 and the paper's difference)": [6.0, 8.8, 8.3],
-    "undecided (2 seeds, three decide)": [7.0, 7.4],
-    "undecided (one seed, three decide)": [7.0],
+    "undecided (2 common seeds, three decide)": [7.0, 7.4],
+    "undecided (one common seed, three decide)": [7.0],
     "Not run on": [],
 }
 
@@ -161,7 +161,7 @@ def test_what_no_run_decides_is_in_the_summary_of_every_profile_without_records(
         assert f"## Beyond the paper: {plan.experiment(key).title}" in text
     assert "Computed in float64, without data or training: " in text
     assert "Of 8 claims 1 agrees (computed, without training) and 7 were not run." in text
-    assert "in mean IoU; the paper names the application and reports no result." in text
+    assert "no claim of the paper; the paper names the application and reports no result; the dynamic network" in text
     assert "illegible" not in text.partition("## Beyond")[2]
 
 

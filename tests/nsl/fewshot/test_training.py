@@ -135,10 +135,13 @@ def test_a_checkpoint_of_other_images_settings_or_options_is_refused(tmp_path: P
 
 def test_every_augmentation_of_a_recipe_is_done() -> None:
     base, where = toy().base, torch.arange(6)
-    drawn = {
-        kind: image_fetcher(base, ((0.0,) * 3, (1.0,) * 3), kind, torch.device("cpu"))(where, generator(0))
-        for kind in AUGMENTATIONS
-    }
+
+    def fetched(kind: str) -> torch.Tensor:
+        return image_fetcher(base, ((0.0,) * 3, (1.0,) * 3), kind, torch.device("cpu"))(where, generator(0))
+
+    with pytest.raises(ValueError, match="window_flip' needs stored images larger than the network's input"):
+        fetched("window_flip")
+    drawn = {kind: fetched(kind) for kind in AUGMENTATIONS if kind != "window_flip"}
     assert all(images.shape == (6, 3, 16, 16) for images in drawn.values())
     kinds = list(drawn)
     same = {(a, b) for a in kinds for b in kinds if a < b and torch.equal(drawn[a], drawn[b])}
@@ -363,3 +366,9 @@ def test_where_both_ways_of_computing_tasks_are_timed_the_faster_is_kept_and_rec
     assert [history["choice"] for history in histories] == [False, False]
     assert "choice" not in loop
     assert histories[0]["curve"] == histories[1]["curve"] == loop["curve"]
+
+
+def test_a_second_fit_of_one_method_is_refused() -> None:
+    found = fitted("proto")
+    with pytest.raises(ValueError, match="proto was fitted before and would go on from there"):
+        found.fit(toy().base)
