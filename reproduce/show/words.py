@@ -44,15 +44,16 @@ def count(claims: Iterable[Judged]) -> str:
     """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted.
 
     Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks,
-    and what is computed.
+    and what is computed; and how many hold by how our networks were chosen.
     """
     own = [judged for judged in claims if not judged.claim.control]
     found = Counter(judged.verdict.direction for judged in own)
     untrained = Counter(judged.verdict.direction for judged in own if judged.verdict.counted)
     ways = {_computed(judged): None for judged in own if judged.verdict.counted}
     how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
+    built = Counter(judged.verdict.direction for judged in own if judged.claim.built)
     named = [
-        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how)}"
+        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how, built[key])}"
         for key in _COUNTED
         if found[key]
     ]
@@ -71,11 +72,12 @@ def _computed(judged: Judged) -> bool:
     return judged.claim.kind == Computed.name
 
 
-def _without_training(untrained: int, total: int, how: str) -> str:
+def _without_training(untrained: int, total: int, how: str, built: int) -> str:
     if not untrained:
         return ""
     which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
-    return f" ({which}{how}, without training)"
+    chosen = f"; {built} by how our networks were chosen, the paper giving no widths" if built else ""
+    return f" ({which}{how}, without training{chosen})"
 
 
 def answer(table: Table) -> str:
