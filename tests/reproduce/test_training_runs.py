@@ -63,7 +63,7 @@ def test_a_command_that_is_told_to_end_saves_what_it_trains_and_goes_on_to_the_s
     for name in ("whole", "told"):
         folder = tmp_path / name
         folder.mkdir()
-        write_profile(folder, seeds=1, iterations=300)
+        write_profile(folder, seeds=1, iterations=150)
         command = arguments("run", folder, "--tables", "connected", backend=DEFAULT_BACKEND)
         stores.append(Store(folder / "results", "tiny"))
         if name == "told":
