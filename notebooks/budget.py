@@ -9,8 +9,8 @@
 #
 # The paper trains for 64,000 iterations of 128 images. The profile cpu has a small part of that time, and differences
 # that are absent after a short training may come with a longer one, or the other way round. So the CNN, CNN++, static
-# and dynamic NSN are trained at a quarter (in the demo a fifth) and half of the profile's budget, in the profile cpu
-# also at the whole of it and at four times it.
+# and dynamic NSN are trained at a quarter (in the demo a fifth) and half of the profile's budget, but in the demo also
+# at the whole of it, in the profile cpu also at four times it.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -27,14 +27,14 @@ report.scope()
 # ## Method
 #
 # A run at another budget differs from one of Table 4 in its number of iterations alone: warm-up and decay are
-# fractions of the training, so that every run ends at the learning rate 0. No run is a part of a longer one. At
+# fractions of the training, so that every run goes through the whole schedule. No run is a part of a longer one. At
 # the profile's own budget the records are those of Table 4.
 #
 # With $d_s(n)$ the CNN's error minus dynamic NSN's after $n$ images with seed $s$, the slope of $d_s$ over $\log_2 n$
 # is fitted for each seed by least squares. The difference *grows* when the 95 % interval of the mean slope over seeds
-# lies above 0. It *shrinks* when the interval lies below 0: it *vanishes* when moreover the difference at the largest
-# budget is not shown to be above 0, and *reverses* when it is shown to be below 0 there. Anything else is undecided, as
-# are fewer than three seeds.
+# lies above 0. It *shrinks* when the interval lies below 0, *to what is not shown to differ from 0* when moreover the
+# difference at the largest budget is not decided, and *reverses* when it is shown to be below 0 there. Anything else is
+# undecided, as are fewer than three seeds.
 #
 # ## Errors, and the difference
 #

@@ -38,12 +38,13 @@ dynamic.scope()
 # | dynamic filters, one set an image | $G(x)^\top X_p$ |
 # | hypernetwork | $K(z)^\top X_p$; dynamic: $z \odot (1 + V \bar x)$, bounded: $z \odot (1 + \tanh V \bar x)$ |
 # | filter selection | $g_f(\bar x)\, W_f^\top X_p$ with gates $g_f \in \{0, 1\}$ |
-# | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$, weights of a level softmax |
+# | mixture of banks | $\bigl(\sum_e \pi_e(\bar x) W_e\bigr)^\top X_p$, weights of a softmax whose temperature falls |
 # | deformable convolution | $\sum_k W_k^\top x(p + k + d_k(X_p))$, between the pixels by interpolation |
 #
-# $\bar x$ is the mean over the layer's input, $K$ one network for all layers. Generated filters are depthwise here,
-# followed by a learned 1x1 convolution, and normalised (Zhou et al., 2021), but for the row "whole". Offsets are in the
-# last three convolutions, as in their source, and learn at a tenth of the rate.
+# $\bar x$ is the mean over the layer's input, $K$ one network for all layers. Generated filters are normalised (Zhou et
+# al., 2021) and, but for the row "whole", depthwise and followed by a learned 1x1 convolution. Offsets are in the last
+# three convolutions, as in their source, and learn at a tenth of the rate; the places of active convolution at the full
+# one.
 #
 # The paper says that with an unconstrained $M$ dynamic NSN is "essentially equivalent to the dynamic filter network".
 # With the kernels as columns of $W$ and the wanted filters as columns of $V$, $W^\top M = V^\top$ is solved by $M = W

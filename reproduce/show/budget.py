@@ -2,10 +2,10 @@
 
 The question is one, and has one interval: over seeds, of the slope of the gain (positive where the first method is
 better) in points a doubling of the training images, by least squares over the budgets of each seed. *grows*: its 95 % t
-interval lies above 0; *shrinks*: it lies below 0, and *vanishes* where moreover the difference at the largest budget is
-not shown to be above 0, or *reverses* where it is shown to be below; *undecided* otherwise: the interval holds 0, fewer
-than three seeds have all budgets, or a run diverged. The difference at each budget has a verdict of its own, as every
-claim has.
+interval lies above 0; *shrinks*: it lies below 0, *to what is not shown to differ from 0* where moreover the difference
+at the largest budget is not decided, or *reverses* where it is shown to be below; *undecided* otherwise: the interval
+holds 0, fewer than three seeds have all budgets, or a run diverged. The difference at each budget has a verdict of its
+own, as every claim has.
 """
 
 from __future__ import annotations

@@ -379,7 +379,7 @@ def test_a_training_that_diverges_is_recorded_as_such(tmp_path: Path) -> None:
 def test_a_method_that_is_only_said_to_equal_another_has_that_verdict() -> None:
     declared = plan.experiment(6)
     method = declared.method("dynamic_cnn9")
-    verdict = Verdict(Direction.UNDECIDED, reason="one seed, three decide")
+    verdict = Verdict(Direction.UNDECIDED, reason="one common seed, three decide")
     claim = next(claim for claim in declared.claims if claim.better == method.key)
     assert claim.kind == "similar"
     judged = Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, verdict)

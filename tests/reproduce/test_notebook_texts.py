@@ -75,13 +75,14 @@ def test_a_notebook_says_what_is_there_and_what_is_not(key: plan.Key, state: str
         if state == "nothing":
             assert "Not run on" in line
         elif state == "one":
-            assert "4 episodes" in line if key == 6 else ("one seed" in line and "(one seed, three decide" in line)
+            few = "one seed" in line and "(one common seed, three decide" in line
+            assert "4 episodes" in line if key == 6 else few
             assert key == 6 or " [" not in line
         elif state == "three":
             assert "three seeds" in line
             assert " [" in line or "runs fail" in line
     if state == "some":
-        assert ("2 seeds, three decide" if key == "budget" else "Not run on") in answer
+        assert ("2 common seeds, three decide" if key == "budget" else "Not run on") in answer
     if state == "nothing":
         assert "No run is stored yet." in everything
 
