@@ -154,6 +154,11 @@ def test_its_sentence_on_few_shot_learning_is_that_of_the_verdict() -> None:
     assert found is not None
     assert f"Static NSN {found[1]} points below Finetuning baseline" in said
     assert f"disagrees, in the paper {found[2]} above" in said
+    (said,) = [sentence(item) for item in claims if item.claim.words.startswith("Dynamic NSN beats ProtoNet")]
+    found = re.search(r"dynamic NSN is ([\d.]+) points above ProtoNet \(paper: ([\d.]+)\)", FLAT)
+    assert found is not None
+    assert f"Dynamic NSN {found[1]} points above ProtoNet" in said
+    assert f"agrees in direction, smaller than the paper's {found[2]}" in said
     # Its clause on what the trials chose.
     trials = selection.rows(plan.profile("cpu"), Store(ROOT / "results", "cpu"), 6)
     for method in ("finetune", "static"):
