@@ -9,8 +9,8 @@
 #
 # The paper trains for 64,000 iterations of 128 images. The profile cpu has a small part of that time, and differences
 # that are absent after a short training may come with a longer one, or the other way round. So the CNN, CNN++, static
-# and dynamic NSN are trained at a quarter (in the demo a fifth) and half of the profile's budget, but in the demo also
-# at the whole of it, in the profile cpu also at four times it.
+# and dynamic NSN are trained at a quarter (in the demo a fifth) and half of the profile's budget; the other profiles
+# have the whole of it too, and the profile cpu four times it.
 
 # %% tags=["parameters"]
 profile = "demo"

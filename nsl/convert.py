@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from nsl.layers.dynamic import DynamicLayer
-from nsl.layers.similarity import Similar, Similarity, random_state_kept, replacement
+from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
 from nsl.layers.structures import Structure
 
 Where = Callable[[str, nn.Module], bool]
@@ -217,8 +217,8 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
         # Without parameters it stands for a classifier that was taken off, as nn.Identity does.
         if isinstance(found, nn.Module) and next(found.parameters(), None) is not None:
             return found.parameters()
-    inside = {id(part) for module in model.modules() if isinstance(module, Similarity) for part in module.modules()}
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
+    skip = parts_of_similarities(model)
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in skip]
     if not linear:
         raise ValueError(
             f"freeze_backbone found no classifier (tried {list(CLASSIFIER_NAMES)} and the last nn.Linear); name it"

@@ -188,6 +188,7 @@ class FewShotMethod(ABC):
         mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         self.network.load_state_dict(mine)
         self.network.eval()
+        self.fitted = True
 
     def embed(self, images: Tensor) -> Tensor:
         """What does not depend on the task: [B, 3, S, S] normalised to what `adapt` takes. Default: the images."""

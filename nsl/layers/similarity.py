@@ -283,6 +283,11 @@ class OneSimilarity(Similar):
         return f"neural.{name}" if name in _OF_SIMILARITY or name.startswith("predictor.") else None
 
 
+def parts_of_similarities(model: nn.Module) -> set[nn.Module]:
+    """All similarities of a model and what is inside of them, predictors included."""
+    return {part for module in model.modules() if isinstance(module, Similarity) for part in module.modules()}
+
+
 def _penalties(model: nn.Module) -> list[Tensor]:
     found = [module.penalty() for module in model.modules() if isinstance(module, Similarity)]
     return [penalty for penalty in found if penalty is not None]

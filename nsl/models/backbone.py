@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.models.cnn import BATCH_NORM_MOMENTUM
+from nsl.models.modes import evaluating
 
 #: Batch norm's epsilon here: PyTorch's own, which the few-shot literature's code uses.
 EPSILON = 1e-5
@@ -67,12 +68,9 @@ class Backbone(nn.Module):
 
     def output_size(self, image_size: int) -> int:
         """D for square images of this size."""
-        training = self.training
-        with torch.no_grad():
-            probe = next(self.parameters())
-            size = self.eval()(probe.new_zeros(2, 3, image_size, image_size)).shape[1]
-        self.train(training)
-        return int(size)
+        probe = next(self.parameters())
+        with evaluating(self), torch.no_grad():
+            return int(self(probe.new_zeros(2, 3, image_size, image_size)).shape[1])
 
     def film_channels(self) -> list[int]:
         """Channels of every convolution that `features(images, film)` can scale and shift; empty: it takes none."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.layers.predictors import hidden_width
 from nsl.layers.shared import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
-from nsl.layers.similarity import SHAPE_RATE, Similarity
+from nsl.layers.similarity import SHAPE_RATE, parts_of_similarities
 from nsl.layers.structures import Block, make_structure
 
 VARIANTS = ("paper", "release")
@@ -33,10 +33,9 @@ Convolution = Callable[..., nn.Module]
 
 def he_initialise(network: nn.Module) -> None:
     """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
-    similarities = [module for module in network.modules() if isinstance(module, Similarity)]
-    skip = {id(part) for similarity in similarities for part in similarity.modules()}
+    skip = parts_of_similarities(network)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and id(module) not in skip:
+        if isinstance(module, nn.Conv2d) and module not in skip:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
 
 

@@ -79,9 +79,9 @@ class Evaluator:
     def __call__(self) -> Evaluation:
         """Error, top-5 error and loss over the whole test set, in evaluation mode."""
         with evaluating(self.model):
-            return self._measured()
+            return self._over_all_images()
 
-    def _measured(self) -> Evaluation:
+    def _over_all_images(self) -> Evaluation:
         share_buffers(self.model)
         self.sums.zero_()
         everything, classes = split_on_device(self.dataset, "test", self.device)

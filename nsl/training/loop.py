@@ -211,10 +211,7 @@ def train(
         state.resume()
         begin_training(model)
         step.note = state.note
-        told = [tell for part in model.modules() if callable(tell := getattr(part, "training_progress", None))]
         for iteration in state.steps():
-            for tell in told:
-                tell(iteration / recipe.iterations)
             if before_step is not None:
                 before_step(iteration)
             step(iteration)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nsl.data.augment import centre_crop, normalise
 from nsl.data.dataset import Dataset
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
+from nsl.models.modes import evaluating
 
 SAMPLE = 64
 
@@ -78,15 +79,13 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
     if static:
         observations["static"] = static
     if hooks:
-        was_training = model.training
-        model.eval()
         images = centre_crop(dataset.test_images[:SAMPLE], dataset.crop_size).to(device)
         try:
-            model(normalise(images, dataset.mean, dataset.std, channels_last=True))
+            with evaluating(model):
+                model(normalise(images, dataset.mean, dataset.std, channels_last=True))
         finally:
             for hook in hooks:
                 hook.remove()
-            model.train(was_training)
         if dynamic:
             observations["dynamic"] = dynamic
         if other:

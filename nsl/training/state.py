@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nsl.kernels import paths
 from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
@@ -154,13 +154,19 @@ class TrainingState(ABC):
     def steps(self) -> Iterator[int]:
         """The numbers of the steps to take, from 0; the caller takes each of them and calls `note`.
 
+        Modules that have a method `training_progress` are told before every step how much of the training is done.
         Ends after the last step, or when the training is broken; where the process is to end (`nsl.training.ending`)
         the checkpoint is written and SystemExit raised.
         """
         bar = _progress_bar(self.execution, self.total, self.iteration) if self.first else None
+        networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
+        modules = [module for network in networks for module in network.modules()]
+        told = [tell for module in modules if callable(tell := getattr(module, "training_progress", None))]
         self._mark = self._saved = time.perf_counter()
         taken = self.iteration
         while taken < self.total:
+            for tell in told:
+                tell(taken / self.total)
             yield taken
             taken += 1
             if taken % TURN == 0:

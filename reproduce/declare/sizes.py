@@ -71,19 +71,16 @@ def _built(what: str, device: str) -> tuple[Any, int]:
     task = tasks.named(name)
     run = Run(label="", dataset=dataset, model=model, recipe={}, seed=0, threads=1, task=name)
     sizes = task.shape(dataset)
-    with torch.device(device):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         return task.deployed(task.network(run, sizes)), sizes.image_size
 
 
 @cache
 def _folded(what: str) -> int:
     """Of the network as it starts, built with memory: which taps a folded layer has is read off its numbers."""
-    import torch
-
     import nsl
 
-    with torch.random.fork_rng(devices=[]):
-        built, image_size = _built(what, "cpu")
+    built, image_size = _built(what, "cpu")
     return nsl.count_multiply_adds(nsl.fold(built), image_size)
 
 
@@ -98,12 +95,9 @@ def _parameters(what: str) -> int:
 @cache
 def _multiply_adds(what: str) -> int:
     """With memory unless the network is huge: a pass on the meta device takes longer than a real one of a small one."""
-    import torch
-
     import nsl
 
-    with torch.random.fork_rng(devices=[]):
-        built, image_size = _built(what, "cpu" if _parameters(what) < HUGE else "meta")
+    built, image_size = _built(what, "cpu" if _parameters(what) < HUGE else "meta")
     return nsl.count_multiply_adds(built, image_size)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.show.metrics import Metric, gains, start_differs
+from reproduce.show.metrics import Metric, Replicates, gains, start_differs
 from reproduce.show.statistics import (
     EPISODE,
     MINIMUM_SEEDS,
@@ -23,7 +23,6 @@ from reproduce.show.statistics import (
     decide_failures,
     decide_share,
     decide_similar,
-    difference_p,
     holm_levels,
     joined,
     mean_interval,
@@ -96,19 +95,14 @@ class Evidence:
     """What a case comes to before it is judged.
 
     Attributes:
-        values: gains a replicate, of the kinds that are judged by an interval.
-        unit: what ``values`` are over, and the common seeds' gains ``by_seed``.
         paper: the paper's gain in points, or its saving in percent; None where illegible.
         verdict: of what is decided without an interval, or cannot be decided.
-        floor: the least standard deviation of ``values`` that is believed.
+        gains: of what an interval decides.
     """
 
-    values: tuple[float, ...] = ()
-    unit: str = ""
-    by_seed: tuple[float, ...] = ()
     paper: float | None = None
     verdict: Verdict | None = None
-    floor: float = 0.0
+    gains: Replicates | None = None
 
 
 class Kind(ABC):
@@ -165,11 +159,11 @@ class _Comparison(Kind):
         elif found is None or len(found.values) < MINIMUM_SEEDS:
             reason = too_few(len(by_seed))
         if found is not None and not reason:
-            return Evidence(found.values, found.unit, by_seed, paper, floor=found.floor)
+            return Evidence(paper, gains=found)
         mean = mean_interval(by_seed) if by_seed else None
         shown = None if mean is None else Interval(mean.mean, None, None, mean.count)
         verdict = Verdict(Direction.UNDECIDED, case.scope, shown, "", len(by_seed), by_seed, reason=reason)
-        return Evidence(by_seed=by_seed, paper=paper, verdict=verdict)
+        return Evidence(paper, verdict)
 
 
 class Better(_Comparison):
@@ -363,19 +357,19 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
     # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
     p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
     for case, item in zip(cases, found):
-        if item.verdict is None:
-            p_values[pair(case)] = difference_p(item.values, item.floor)
+        if item.gains is not None:
+            p_values[pair(case)] = item.gains.p
     levels = holm_levels(p_values)
     judged = []
     for case, item in zip(cases, found):
         kind = KINDS[case.claim.kind]
         verdict = item.verdict
-        if verdict is None:
-            interval = mean_interval(item.values, levels[pair(case)], item.floor)
+        if item.gains is not None:
+            interval, by_seed = item.gains.interval(levels[pair(case)]), tuple(item.gains.by_seed.values())
             direction, reason = kind.decide(case, interval, item.paper)
-            seeds = len(item.by_seed)
+            seeds = len(by_seed)
             trainings = []
-            if item.unit == EPISODE:
+            if item.gains.unit == EPISODE:
                 trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
             elif case.metric.episodes is not None:
                 trainings.append("these test episodes only")
@@ -384,8 +378,9 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
             scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
             verdict = Verdict(
-                direction, scope, interval, item.unit, seeds, item.by_seed, reason=reason, handicap=handicap
+                direction, scope, interval, item.gains.unit, seeds, by_seed, reason=reason, handicap=handicap
             )
+        assert verdict is not None  # it is decided without an interval, or by one
         if kind.replicated:
             verdict = replace(verdict, idle=_idle(case))
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)

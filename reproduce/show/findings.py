@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
-from statistics import stdev
 
 from reproduce.declare import plan
 from reproduce.declare.overrides import base_of
@@ -145,7 +144,7 @@ def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
     half = _longest(judged, interval.mean)
     if half is None:
         return None
-    spread, level = max(stdev(found.values), found.floor), interval.level
+    spread, level = found.spread, interval.level
     count = interval.count
     while count <= MOST[verdict.unit] and float(stdtrit(count - 1, (1 + level) / 2)) * spread / sqrt(count) >= half:
         count += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import fsum, hypot, sqrt
+from statistics import stdev
 from typing import Any
 
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Interval, difference_p, mean_interval
@@ -70,11 +71,10 @@ class Metric:
 
 
 def tested_images(record: Record) -> int:
-    """The number of test images of a run's data set; 0 where the record does not name it."""
+    """The number of test images of a run's data set."""
     from reproduce.declare.shapes import shape
 
-    dataset = record["config"].get("dataset")
-    return shape(dataset).test if dataset else 0
+    return shape(record["config"]["dataset"]).test
 
 
 def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
@@ -82,8 +82,7 @@ def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
     if metric.tested is None:
         return 0.0
     # A number of answers is even around the truth over one step, whose deviation is the step over the root of 12.
-    counts = [metric.tested(records[seed]) for seed in metric.values(records)]
-    return 100 / min(counts) / sqrt(12) if all(counts) else 0.0
+    return max(100 / metric.tested(records[seed]) for seed in metric.values(records)) / sqrt(12)
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,11 @@ class Replicates:
     def interval(self, level: float = 0.95) -> Interval:
         """Their mean with its interval."""
         return mean_interval(self.values, level, self.floor)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of two values or more that is believed."""
+        return max(stdev(self.values), self.floor)
 
     @property
     def p(self) -> float:

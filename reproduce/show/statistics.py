@@ -155,7 +155,7 @@ class Verdict:
         observed: what was counted, in words, where that is no gain.
         reason: why it is undecided, or what to know about it.
         idle: which method did nothing of what it is about, and in how many trainings.
-        handicap: which method came off worse with a handicap, and with which.
+        handicap: which method came off worse with a known handicap, and with which; of either where it is undecided.
     """
 
     direction: Direction

@@ -17,7 +17,7 @@ from reproduce.show import rankings
 from reproduce.show.cells import number
 from reproduce.show.claims import Computed, Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import EPISODE, Direction, Interval, level_text
+from reproduce.show.statistics import EPISODE, Direction, Interval, joined, level_text
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -35,9 +35,9 @@ def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
     parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
     parts += [judged.verdict.idle, judged.verdict.handicap]
-    if judged.claim.control:
-        parts += ["a control of ours, no claim of the paper", "" if judged.verdict.observed else judged.claim.note]
-    return "; ".join(part for part in parts if part) + "."
+    parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
+    said = joined(*parts)
+    return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
 
 
 def count(claims: Iterable[Judged]) -> str:

@@ -81,7 +81,7 @@ class FewShot(Task):
 
     def idle(self, record: dict[str, Any]) -> str:
         # Of a method that chooses one of its states on validation classes.
-        states = [state["accuracy"] for state in record.get("result", {}).get("selection", ())]
+        states = [state["accuracy"] for state in record["result"].get("selection", ())]
         return "the state before the training was the best and is tested" if states and states[0] == max(states) else ""
 
     def held_out(self, run: Run, declared: dict[str, Any]) -> Run:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from reproduce.declare.runs import Run
 
 
-
 def attacks(record: Record) -> int:
     """Attacked images, each counted once a radius."""
     attack = record["config"]["recipe"]["attack"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from nsl.data import make_dataset
 from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
 from nsl.training import Recipe, train
+from nsl.training.fit import fit
 from tests.nsl.windows import moved, passes_gradcheck
 
 
@@ -106,6 +107,14 @@ def test_the_temperature_falls_over_the_first_part_of_a_training_and_is_kept_wit
     model = torch.nn.Sequential(layer, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     seen = []
     train(model, data, recipe, seed=0, before_step=lambda _: seen.append(float(layer.temperature)))
+    assert seen == pytest.approx([30.0, 22.75, 15.5, 8.25, 1.0, 1.0, 1.0, 1.0])
+    seen.clear()
+
+    def loss(network: torch.nn.Module, batch: torch.Tensor, _step: int) -> torch.Tensor:
+        seen.append(float(layer.temperature))
+        return F.cross_entropy(network(images[batch].float() / 255), labels[batch])
+
+    fit(model, loss, lambda _: {"error": 0.0}, 16, recipe, seed=0, identity="mixture")  # of any other task
     assert seen == pytest.approx([30.0, 22.75, 15.5, 8.25, 1.0, 1.0, 1.0, 1.0])
     again = MixtureConv2d(3, 2, 3, anneal=0.5)
     assert float(again.temperature) == 30.0

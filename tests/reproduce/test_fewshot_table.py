@@ -383,6 +383,6 @@ def test_a_method_that_is_only_said_to_equal_another_has_that_verdict() -> None:
     claim = next(claim for claim in declared.claims if claim.better == method.key)
     assert claim.kind == "similar"
     judged = Judged("mini_imagenet", "set", claim, method, declared.method("leo"), "points", None, verdict)
-    record = {"status": "finished", "observations": {}, "config": {"model": {"name": "finetune"}}}
+    record = {"status": "finished", "result": {}, "observations": {}, "config": {"model": {"name": "finetune"}}}
     row = rows.Row(6, "mini_imagenet", "set", method, {0: record}, Verdict(Direction.REFERENCE))
     assert rows._with_verdict(row, [judged], False).verdict == verdict

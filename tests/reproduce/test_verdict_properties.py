@@ -43,7 +43,7 @@ class Synthetic:
                     "status": "finished",
                     "result": {self.metric: float(value)},
                     "observations": {},
-                    "config": {"model": {"name": "cnn9"}, "recipe": {}},
+                    "config": {"model": {"name": "cnn9"}, "recipe": {}, "dataset": {"name": "cifar10"}},
                 }
                 for seed, value in enumerate(values)
             }

@@ -372,3 +372,8 @@ def test_a_second_fit_of_one_method_is_refused() -> None:
     found = fitted("proto")
     with pytest.raises(ValueError, match="proto was fitted before and would go on from there"):
         found.fit(toy().base)
+    loaded = method("proto")
+    assert found.moments is not None
+    loaded.restore(found.trained_tensors(), found.moments)
+    with pytest.raises(ValueError, match="proto was fitted before"):
+        loaded.fit(toy().base)
