@@ -1,4 +1,4 @@
-"""Kinds of claims: what each asks of the records or the networks, and how a table's claims get their verdicts.
+"""Kinds of claims: what each asks of the records or the networks. ``reproduce/show/judge.py`` gives the verdicts.
 
 A kind is one class with one interface (:class:`Kind`) in :data:`KINDS`; a new kind is a new class there. The rule is in
 ``reproduce/show/statistics.py``.
@@ -7,13 +7,12 @@ A kind is one class with one interface (:class:`Kind`) in :data:`KINDS`; a new k
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.show.metrics import Metric, Replicates, gains, start_differs
+from reproduce.show.metrics import Metric, Replicates, gains
 from reproduce.show.statistics import (
-    EPISODE,
     MINIMUM_SEEDS,
     Direction,
     Interval,
@@ -23,7 +22,6 @@ from reproduce.show.statistics import (
     decide_failures,
     decide_share,
     decide_similar,
-    holm_levels,
     joined,
     mean_interval,
     too_few,
@@ -303,92 +301,6 @@ class Computed(Kind):
 KINDS: dict[str, Kind] = {
     kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge(), Computed())
 }
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A claim on one data set with its verdict; ``paper`` is in the unit of ``quantity``, positive as claimed."""
-
-    slot: str
-    dataset: str
-    claim: Claim
-    better: Method
-    worse: Method
-    quantity: str
-    paper: float | None
-    verdict: Verdict
-
-    @property
-    def difference(self) -> Interval | None:
-        """What was observed, in the unit of ``quantity``, with the ends of the interval that decided."""
-        return self.verdict.interval
-
-    def sentence(self) -> str:
-        """The verdict in a sentence."""
-        return self.verdict.sentence(self.claim.words)
-
-
-def pair(case: Case) -> Hashable:
-    """What a family counts once: two methods, in either order, on one data set and metric."""
-    return case.better.slot, case.metric.name, frozenset((case.better.method.key, case.worse.method.key))
-
-
-def _handicap(case: Case, direction: Direction, mean: float) -> str:
-    """What a known handicap may have changed: that of the method behind, or of either where nothing is decided."""
-    ahead = direction == Direction.AGREES if KINDS[case.claim.kind].ranks else mean > 0
-    behind = case.worse if ahead else case.better
-    asked = (case.better, case.worse) if direction == Direction.UNDECIDED else (behind,)
-    of = {side.method.label: case.profile.handicap(side.method, side.slot) for side in (case.better, case.worse)}
-    named = {side.method.label: of[side.method.label] for side in asked if of[side.method.label]}
-    if named and len(set(of.values())) == 1:
-        return f"both are handicapped: {next(iter(named.values()))}"
-    return joined(*(f"{label} is handicapped: {handicap}" for label, handicap in named.items()))
-
-
-def _idle(case: Case) -> str:
-    """Which of the two methods did nothing of what it is about, and in how many trainings."""
-    sides = {side.method.label: side.idle for side in (case.better, case.worse)}
-    return joined(*(f"{label}: {idle}" for label, idle in sides.items() if idle))
-
-
-def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
-    """The verdicts on a table's claims, which are one family."""
-    found = [KINDS[case.claim.kind].evidence(case) for case in cases]
-    # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
-    p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
-    for case, item in zip(cases, found):
-        if item.gains is not None:
-            p_values[pair(case)] = item.gains.p
-    levels = holm_levels(p_values)
-    judged = []
-    for case, item in zip(cases, found):
-        kind = KINDS[case.claim.kind]
-        verdict = item.verdict
-        if item.gains is not None:
-            interval, by_seed = item.gains.interval(levels[pair(case)]), tuple(item.gains.by_seed.values())
-            direction, reason = kind.decide(case, interval, item.paper)
-            seeds = len(by_seed)
-            trainings = []
-            if item.gains.unit == EPISODE:
-                trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
-            elif case.metric.episodes is not None:
-                trainings.append("these test episodes only")
-            if start_differs(case.metric, case.better.records, case.worse.records):
-                trainings.append("which start from two trainings of one backbone")
-            scope = replace(case.scope, trainings=", ".join(trainings))
-            handicap = _handicap(case, direction, interval.mean)
-            verdict = Verdict(
-                direction, scope, interval, item.gains.unit, seeds, by_seed, reason=reason, handicap=handicap
-            )
-        assert verdict is not None  # it is decided without an interval, or by one
-        if kind.replicated:
-            verdict = replace(verdict, idle=_idle(case))
-        quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
-        data = kind.on or better.dataset
-        judged.append(
-            Judged(better.slot, data, case.claim, better.method, worse.method, quantity, item.paper, verdict)
-        )
-    return tuple(judged)
 
 
 def check(claim: Claim) -> str:

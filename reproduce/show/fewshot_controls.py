@@ -8,7 +8,7 @@ third as well. All three comparisons are claims of the table, whose intervals an
 
 from __future__ import annotations
 
-from reproduce.show.claims import Judged
+from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
 from reproduce.show.statistics import Direction, Verdict, level_text
 

@@ -19,8 +19,7 @@ from reproduce.run.progress import Costs, duration
 from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import plain
-from reproduce.show.claims import Judged
-from reproduce.show.metrics import gains
+from reproduce.show.judge import Judged
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
 
@@ -101,7 +100,7 @@ def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> 
     if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
         seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
         return f"It takes {seeds}: {_missing(rows, least, profile, costs)}."
-    wanted = _replicates(table, judged)
+    wanted = _replicates(judged)
     if wanted is None:
         return "No number of seeds can be named that would decide it."
     unit, number = wanted
@@ -129,24 +128,23 @@ def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Cost
     return f"{count}, about {duration(sum(known))} of one process by the times of stored runs"
 
 
-def _replicates(table: Table, judged: Judged) -> tuple[str, int] | None:
+def _replicates(judged: Judged) -> tuple[str, int] | None:
     """The unit and number of replicates at which the interval is short enough to decide; None where none can be named.
 
     The spread over the replicates and the level of the interval are taken to stay as they are.
     """
     from scipy.special import stdtrit
 
-    verdict, interval = judged.verdict, judged.verdict.interval
-    better, worse = (row.records for row in table.compared(judged))
-    found = gains(judged.claim.metric, better, worse)
+    verdict, interval, found = judged.verdict, judged.verdict.interval, judged.gains
     if interval is None or interval.low is None or found is None:
         return None
     half = _longest(judged, interval.mean)
     if half is None:
         return None
     spread, level = found.spread, interval.level
-    count = interval.count
-    while count <= MOST[verdict.unit] and float(stdtrit(count - 1, (1 + level) / 2)) * spread / sqrt(count) >= half:
+    count, least = interval.count, interval.count
+    known = (found.freedom or least - 1) - least  # a seed more of both methods is a degree of freedom more
+    while count <= MOST[verdict.unit] and float(stdtrit(known + count, (1 + level) / 2)) * spread / sqrt(count) >= half:
         count += 1
     return verdict.unit, count
 

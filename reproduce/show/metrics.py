@@ -8,11 +8,12 @@ are is said by the tasks (``reproduce/tasks``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum, hypot, sqrt
 from statistics import stdev
 from typing import Any
 
+from reproduce.show.spread import Pool
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Interval, difference_p, mean_interval
 
 Record = Mapping[str, Any]
@@ -93,17 +94,20 @@ class Replicates:
         values: one a seed or one an episode.
         unit: which of the two.
         by_seed: one a seed, in any case.
-        floor: the least standard deviation of ``values`` that is believed, since errors are whole numbers of images.
+        floor: the least standard deviation of ``values`` that is believed: errors are whole numbers of images, and the
+            other methods of a table tell what is usual (``reproduce/show/spread.py``).
+        freedom: degrees of freedom of the spread where others than ``values`` tell it too.
     """
 
     values: tuple[float, ...]
     unit: str
     by_seed: Mapping[int, float]
     floor: float = 0.0
+    freedom: int | None = None
 
     def interval(self, level: float = 0.95) -> Interval:
         """Their mean with its interval."""
-        return mean_interval(self.values, level, self.floor)
+        return mean_interval(self.values, level, self.floor, self.freedom)
 
     @property
     def spread(self) -> float:
@@ -113,7 +117,16 @@ class Replicates:
     @property
     def p(self) -> float:
         """Of the test that their mean is 0."""
-        return difference_p(self.values, self.floor)
+        return difference_p(self.values, self.floor, self.freedom)
+
+    def among(self, pool: Pool | None, better: str, worse: str) -> Replicates:
+        """The same gains of one method over another with the spread that all methods of ``pool`` show together.
+
+        Of episodes there are enough to tell their spread themselves.
+        """
+        if pool is None or self.unit == EPISODE:
+            return self
+        return replace(self, floor=max(self.floor, pool.gain(better, worse)), freedom=pool.freedom)
 
 
 def _over_episodes(by_seed: Mapping[int, list[float]]) -> tuple[float, ...]:

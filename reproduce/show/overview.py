@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reproduce.show import words
-from reproduce.show.claims import Judged
+from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
 from reproduce.show.statistics import MINIMUM_SEEDS, Direction
 

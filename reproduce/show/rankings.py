@@ -16,6 +16,7 @@ from itertools import combinations
 from reproduce.show.cells import as_markdown, number
 from reproduce.show.metrics import Metric, gains
 from reproduce.show.rows import Row, Table
+from reproduce.show.spread import pool
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
 
 #: With fewer methods the claims say everything that a ranking would.
@@ -47,12 +48,13 @@ def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
         if interval is not None and not row.diverged:
             means.append((row, interval.mean))
     means.sort(key=lambda item: -metric.gain(item[1], 0.0))
+    shared = pool({row.method.key: metric.values(row.records) for row, _ in means})
     found = {}
     for first, second in combinations(range(len(means)), 2):
         paired = gains(metric, means[first][0].records, means[second][0].records)
         if paired is None or len(paired.values) < MINIMUM_SEEDS:
             return []
-        found[first, second] = paired
+        found[first, second] = paired.among(shared, means[first][0].method.key, means[second][0].method.key)
     p_values: dict[Hashable, float] = {pair: item.p for pair, item in found.items()}
     levels = holm_levels(p_values)
     beaten: dict[int, set[int]] = {place: set() for place in range(len(means))}

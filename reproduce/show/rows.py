@@ -15,7 +15,8 @@ from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
-from reproduce.show.claims import KINDS, Case, Judged, judge
+from reproduce.show.claims import KINDS, Case
+from reproduce.show.judge import Judged, judge
 from reproduce.show.metrics import Metric, Replicates, replicates
 from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, values_text
 

@@ -41,6 +41,11 @@ Errors are replicated by seeds. Accuracies of few-shot learning (Table 6) are to
 trainings a method the replicates are the test episodes (averaged over the trainings, which share their episodes):
 the interval then speaks of these trainings only, and the scope says so.
 
+The spread of a gain is not told by its own few seeds alone: the methods of a table on one data set scatter about alike
+and tell it together (``reproduce/show/spread.py``). Test episodes are many and tell their own. Where the spread of its
+own gains alone would give another direction, the verdict names that. This was brought in on 2026-11-29, when most
+records of the profile cpu were known: by their own spread alone three seeds could decide next to nothing, either way.
+
 Several claims: Holm
 --------------------
 The *family* are all pairs of methods whose "better" or "similar" claims a table declares, on all its data sets and
@@ -51,7 +56,7 @@ any of its "better" claims *agrees* or *disagrees* is at most 5 %, however the p
 methods in another table belong to another family and have an interval of another level there, which is printed beside
 it.
 
-Every pair is asked by its two-sided t test whether there is any difference. In Holm's step-down (Scandinavian Journal
+Every pair is asked by a two-sided t test whether there is any difference. In Holm's step-down (Scandinavian Journal
 of Statistics 6, 1979) the m p values are sorted; the pair of rank r is tested at 5 % / (m - r + 1); the first that
 fails ends the procedure, and those after it stay at its level. A pair's interval is that of the level at which it was
 tested, 1 - 5 % / (m - r + 1), which is printed beside it. It excludes 0 exactly where Holm finds a difference, so
@@ -63,9 +68,10 @@ Errors are whole numbers of test images. With few of them the gains of three see
 would take that for certainty. So no spread is believed that is smaller than what rounding to whole images alone makes:
 a standard deviation of the size of one image over the root of 12, for each of the two errors.
 
-Assumptions: gains are independent and normal over replicates, and the number of seeds does not depend on what they
-show. Where seeds are added because a claim is undecided, both promises are weaker: by simulation, with a look at every
-number from three to five a true null is decided in about 10 % of cases instead of 5 %.
+Assumptions: gains are independent and normal over replicates, a table's methods scatter over seeds about alike (by
+simulation, differences of up to threefold break no promise), and the number of seeds does not depend on what they show.
+Where seeds are added because a claim is undecided, both promises are weaker: by simulation, with a look at every number
+from three to five a true null is decided in about 10 % of cases instead of 5 %.
 
 Scope
 -----
@@ -156,6 +162,7 @@ class Verdict:
         reason: why it is undecided, or what to know about it.
         idle: which method did nothing of what it is about, and in how many trainings.
         handicap: which method came off worse with a known handicap, and with which; of either where it is undecided.
+        alone: what it would be by the spread of its own gains alone, where that is something else.
     """
 
     direction: Direction
@@ -168,6 +175,7 @@ class Verdict:
     reason: str = ""
     idle: str = ""
     handicap: str = ""
+    alone: str = ""
 
     @property
     def counted(self) -> bool:
@@ -176,7 +184,7 @@ class Verdict:
 
     def note(self) -> str:
         """What to know about the direction."""
-        return joined(self.reason, self.idle, self.handicap)
+        return joined(self.reason, self.idle, self.handicap, self.alone)
 
     def short(self) -> str:
         """The direction, and in brackets what to know about it: a table's cell."""
@@ -227,10 +235,13 @@ def _mean_and_error(values: Sequence[float], floor: float) -> tuple[float, float
     return mean, sqrt(max(variance, floor**2) / count)
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95, floor: float = 0.0) -> Interval:
+def mean_interval(
+    values: Sequence[float], level: float = 0.95, floor: float = 0.0, freedom: int | None = None
+) -> Interval:
     """Mean of ``values`` and its Student t interval, which below three values is none.
 
-    ``floor`` is the least standard deviation that is believed (`Replicates.floor`).
+    ``floor`` is the least standard deviation that is believed, ``freedom`` the degrees of freedom of what is believed
+    (`Replicates`), without a word those of the values.
 
     Raises:
         ValueError: there are no values.
@@ -243,18 +254,18 @@ def mean_interval(values: Sequence[float], level: float = 0.95, floor: float = 0
     from scipy.special import stdtrit
 
     mean, error = _mean_and_error(values, floor)
-    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
+    half = float(stdtrit(freedom or count - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, count, level)
 
 
-def difference_p(values: Sequence[float], floor: float = 0.0) -> float:
-    """The p value of Student's two-sided test that ``values`` (three or more) have mean 0; ``floor`` as above."""
+def difference_p(values: Sequence[float], floor: float = 0.0, freedom: int | None = None) -> float:
+    """The p value of Student's two-sided test that ``values`` (three or more) have mean 0; the others as above."""
     from scipy.special import stdtr
 
     mean, error = _mean_and_error(values, floor)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+    return float(2 * stdtr(freedom or len(values) - 1, -abs(mean) / error))
 
 
 def holm_levels(p_values: Mapping[Hashable, float], alpha: float = FAMILY_ALPHA) -> dict[Hashable, float]:

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 from reproduce.show import rankings
 from reproduce.show.cells import number
-from reproduce.show.claims import Computed, Judged
+from reproduce.show.claims import Computed
+from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
 from reproduce.show.statistics import EPISODE, Direction, Interval, joined, level_text
 
@@ -34,7 +35,7 @@ _COUNTED = {
 def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
     parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
-    parts += [judged.verdict.idle, judged.verdict.handicap]
+    parts += [judged.verdict.idle, judged.verdict.handicap, judged.verdict.alone]
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     said = joined(*parts)
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 
-from reproduce.show.claims import Judged
 from reproduce.show.figures import new_figure, png
+from reproduce.show.judge import Judged
 from reproduce.show.looks import OKABE_ITO
 from reproduce.show.overview import Shown
 from reproduce.show.statistics import Direction

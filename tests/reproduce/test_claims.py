@@ -12,7 +12,8 @@ from reproduce import tasks
 from reproduce.declare import experiments, plan, sizes
 from reproduce.run.store import Store
 from reproduce.show import claims
-from reproduce.show.claims import KINDS, Case, judge
+from reproduce.show.claims import KINDS, Case
+from reproduce.show.judge import judge
 from reproduce.show.metrics import Replicates, gains, replicates
 from reproduce.show.rows import Row, make_table
 from reproduce.show.statistics import Direction, Scope, Verdict

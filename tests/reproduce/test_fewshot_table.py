@@ -18,8 +18,8 @@ from reproduce.run.store import Store, differences
 from reproduce.run.worker import NslBackend, execute
 from reproduce.show import fewshot_controls, fewshot_tables, rows
 from reproduce.show.claim_tables import markdown_claims
-from reproduce.show.claims import Judged
 from reproduce.show.fewshot_report import FewShotReport
+from reproduce.show.judge import Judged
 from reproduce.show.rows import make_table
 from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import csv_rows, markdown_rows, scope_sentence, write_tables

@@ -1,0 +1,134 @@
+"""How a table's claims get their verdicts: all of them together, since they are one family and share one spread.
+
+The rule is in ``reproduce/show/statistics.py``, what a kind of claim asks of the records in ``claims.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from reproduce.show.claims import KINDS, Case, Evidence
+from reproduce.show.metrics import Replicates, start_differs
+from reproduce.show.spread import Pool, pool
+from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined
+
+if TYPE_CHECKING:
+    from reproduce.declare.experiments import Claim, Method
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on one data set with its verdict; ``paper`` is in the unit of ``quantity``, positive as claimed."""
+
+    slot: str
+    dataset: str
+    claim: Claim
+    better: Method
+    worse: Method
+    quantity: str
+    paper: float | None
+    verdict: Verdict
+    gains: Replicates | None = None  #: what an interval was made of
+
+    @property
+    def difference(self) -> Interval | None:
+        """What was observed, in the unit of ``quantity``, with the ends of the interval that decided."""
+        return self.verdict.interval
+
+    def sentence(self) -> str:
+        """The verdict in a sentence."""
+        return self.verdict.sentence(self.claim.words)
+
+
+def pair(case: Case) -> Hashable:
+    """What a family counts once: two methods, in either order, on one data set and metric."""
+    return case.better.slot, case.metric.name, frozenset((case.better.method.key, case.worse.method.key))
+
+
+def _pools(cases: Sequence[Case]) -> dict[Hashable, Pool | None]:
+    """By data set and metric, the spread over seeds that all methods with compared runs show together.
+
+    A method of which a run diverged is left out: the runs that survived say nothing about the spread of others.
+    """
+    values: dict[Hashable, dict[str, Mapping[int, float]]] = {}
+    for case in cases:
+        if KINDS[case.claim.kind].replicated:
+            held = values.setdefault((case.better.slot, case.metric.name), {})
+            for side in (case.better, case.worse):
+                if not side.diverged and (by_seed := case.metric.values(side.records)):
+                    held[side.method.key] = by_seed
+    return {place: pool(held) for place, held in values.items()}
+
+
+def _among(item: Evidence, case: Case, pools: Mapping[Hashable, Pool | None]) -> Evidence:
+    """The evidence with the spread that the table's methods show together."""
+    if item.gains is None:
+        return item
+    shared = pools[case.better.slot, case.metric.name]
+    return replace(item, gains=item.gains.among(shared, case.better.method.key, case.worse.method.key))
+
+
+def _handicap(case: Case, direction: Direction, mean: float) -> str:
+    """What a known handicap may have changed: that of the method behind, or of either where nothing is decided."""
+    ahead = direction == Direction.AGREES if KINDS[case.claim.kind].ranks else mean > 0
+    behind = case.worse if ahead else case.better
+    asked = (case.better, case.worse) if direction == Direction.UNDECIDED else (behind,)
+    of = {side.method.label: case.profile.handicap(side.method, side.slot) for side in (case.better, case.worse)}
+    named = {side.method.label: of[side.method.label] for side in asked if of[side.method.label]}
+    if named and len(set(of.values())) == 1:
+        return f"both are handicapped: {next(iter(named.values()))}"
+    return joined(*(f"{label} is handicapped: {handicap}" for label, handicap in named.items()))
+
+
+def _idle(case: Case) -> str:
+    """Which of the two methods did nothing of what it is about, and in how many trainings."""
+    sides = {side.method.label: side.idle for side in (case.better, case.worse)}
+    return joined(*(f"{label}: {idle}" for label, idle in sides.items() if idle))
+
+
+def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
+    """The verdicts on a table's claims, which are one family."""
+    alone = [KINDS[case.claim.kind].evidence(case) for case in cases]
+    pools = _pools(cases)
+    found = [_among(item, case, pools) for item, case in zip(alone, cases)]
+    # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
+    p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
+    for case, item in zip(cases, found):
+        if item.gains is not None:
+            p_values[pair(case)] = item.gains.p
+    levels = holm_levels(p_values)
+    judged = []
+    for case, item, own in zip(cases, found, alone):
+        kind = KINDS[case.claim.kind]
+        verdict = item.verdict
+        if item.gains is not None and own.gains is not None:
+            interval, by_seed = item.gains.interval(levels[pair(case)]), tuple(item.gains.by_seed.values())
+            direction, reason = kind.decide(case, interval, item.paper)
+            seeds = len(by_seed)
+            trainings = []
+            if item.gains.unit == EPISODE:
+                trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
+            elif case.metric.episodes is not None:
+                trainings.append("these test episodes only")
+            if start_differs(case.metric, case.better.records, case.worse.records):
+                trainings.append("which start from two trainings of one backbone")
+            scope = replace(case.scope, trainings=", ".join(trainings))
+            handicap = _handicap(case, direction, interval.mean)
+            other, _ = kind.decide(case, own.gains.interval(interval.level), item.paper)
+            by_itself = "" if other == direction else f"{other} by the spread of its own gains alone"
+            verdict = Verdict(
+                direction, scope, interval, item.gains.unit, seeds, by_seed, "", reason, "", handicap, by_itself
+            )
+        assert verdict is not None  # it is decided without an interval, or by one
+        if kind.replicated:
+            verdict = replace(verdict, idle=_idle(case))
+        quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
+        data = kind.on or better.dataset
+        judged.append(
+            Judged(
+                better.slot, data, case.claim, better.method, worse.method, quantity, item.paper, verdict, item.gains
+            )
+        )
+    return tuple(judged)
