@@ -65,6 +65,11 @@ class Side(Protocol):
         """In how many trainings nothing was done of what the row is about."""
         ...
 
+    @property
+    def always_idle(self) -> bool:
+        """Whether nothing of it was done in any training."""
+        ...
+
     def printed(self, metric: Metric) -> float | None:
         """The paper's value of a metric."""
         ...

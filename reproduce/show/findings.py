@@ -21,6 +21,7 @@ from reproduce.show import budget, words
 from reproduce.show.cells import plain
 from reproduce.show.judge import Judged
 from reproduce.show.rows import Row, Table, shown_tables
+from reproduce.show.spread import TRUSTED
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
 
 #: The headings, with the directions that are under each.
@@ -141,10 +142,14 @@ def _replicates(judged: Judged) -> tuple[str, int] | None:
     half = _longest(judged, interval.mean)
     if half is None:
         return None
-    spread, level = found.spread, interval.level
-    count, least = interval.count, interval.count
-    known = (found.freedom or least - 1) - least  # a seed more of both methods is a degree of freedom more
-    while count <= MOST[verdict.unit] and float(stdtrit(known + count, (1 + level) / 2)) * spread / sqrt(count) >= half:
+    count, level, seen = interval.count, interval.level, found.freedom or interval.count - 1
+
+    def half_of(replicates: int) -> float:
+        # Where other methods tell the spread too, a replicate more of the pair brings only what is made use of.
+        freedom = max(replicates - 1, seen + TRUSTED * (replicates - interval.count))
+        return float(stdtrit(freedom, (1 + level) / 2)) * found.spread / sqrt(replicates)
+
+    while count <= MOST[verdict.unit] and half_of(count) >= half:
         count += 1
     return verdict.unit, count
 

@@ -5,11 +5,11 @@ The rule is in ``reproduce/show/statistics.py``, what a kind of claim asks of th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reproduce.show.claims import KINDS, Case, Evidence
+from reproduce.show.claims import KINDS, Case, Evidence, Side
 from reproduce.show.metrics import Replicates, start_differs
 from reproduce.show.spread import Pool, pool
 from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined
@@ -47,27 +47,43 @@ def pair(case: Case) -> Hashable:
     return case.better.slot, case.metric.name, frozenset((case.better.method.key, case.worse.method.key))
 
 
-def _pools(cases: Sequence[Case]) -> dict[Hashable, Pool | None]:
-    """By data set and metric, the spread over seeds that all methods with compared runs show together.
+def compared(claims: Iterable[Claim]) -> set[str]:
+    """The methods whose values "better" and "similar" claims compare, by their keys."""
+    return {key for claim in claims if KINDS[claim.kind].replicated for key in (claim.better, claim.worse)}
 
-    A method of which a run diverged is left out: the runs that survived say nothing about the spread of others.
+
+def _pools(cases: Sequence[Case], peers: Sequence[Side]) -> dict[Hashable, Pool | None]:
+    """By data set and metric, the spread over seeds that all compared methods show together.
+
+    Left out are a method of which a run diverged, since the runs that survived say nothing about the spread of others,
+    and one that did nothing of what it is about in any training. Metrics of few-shot learning share no spread: methods
+    that start from one backbone have residuals in common.
     """
     values: dict[Hashable, dict[str, Mapping[int, float]]] = {}
     for case in cases:
-        if KINDS[case.claim.kind].replicated:
-            held = values.setdefault((case.better.slot, case.metric.name), {})
-            for side in (case.better, case.worse):
-                if not side.diverged and (by_seed := case.metric.values(side.records)):
-                    held[side.method.key] = by_seed
+        if not KINDS[case.claim.kind].replicated or case.metric.episodes is not None:
+            continue
+        place = case.better.slot, case.metric.name
+        if place not in values:
+            others = {f"peer {i}": side for i, side in enumerate(peers) if side.slot == case.better.slot}
+            values[place] = {key: found for key, side in others.items() if (found := _told(case, side))}
+        for side in (case.better, case.worse):
+            if found := _told(case, side):
+                values[place][side.method.key] = found
     return {place: pool(held) for place, held in values.items()}
 
 
+def _told(case: Case, side: Side) -> Mapping[int, float]:
+    """The values by which a method tells the spread."""
+    return {} if side.diverged or side.always_idle else case.metric.values(side.records)
+
+
 def _among(item: Evidence, case: Case, pools: Mapping[Hashable, Pool | None]) -> Evidence:
-    """The evidence with the spread that the table's methods show together."""
-    if item.gains is None:
+    """The evidence with the spread that methods show together, of a pair that both tell it."""
+    shared, keys = pools.get((case.better.slot, case.metric.name)), (case.better.method.key, case.worse.method.key)
+    if item.gains is None or shared is None or not all(key in shared.own for key in keys):
         return item
-    shared = pools[case.better.slot, case.metric.name]
-    return replace(item, gains=item.gains.among(shared, case.better.method.key, case.worse.method.key))
+    return replace(item, gains=item.gains.among(shared, *keys))
 
 
 def _handicap(case: Case, direction: Direction, mean: float) -> str:
@@ -88,17 +104,27 @@ def _idle(case: Case) -> str:
     return joined(*(f"{label}: {idle}" for label, idle in sides.items() if idle))
 
 
-def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
-    """The verdicts on a table's claims, which are one family."""
-    alone = [KINDS[case.claim.kind].evidence(case) for case in cases]
-    pools = _pools(cases)
-    found = [_among(item, case, pools) for item, case in zip(alone, cases)]
+def _levels(cases: Sequence[Case], found: Sequence[Evidence]) -> dict[Hashable, float]:
+    """The level of every pair's interval, by Holm's procedure over all of them."""
     # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
-    p_values = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
+    p_values: dict[Hashable, float] = {pair(case): 1.0 for case in cases if KINDS[case.claim.kind].replicated}
     for case, item in zip(cases, found):
         if item.gains is not None:
             p_values[pair(case)] = item.gains.p
-    levels = holm_levels(p_values)
+    return holm_levels(p_values)
+
+
+def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ...]:
+    """The verdicts on a table's claims, which are one family.
+
+    Args:
+        cases: the claims, each on one data set.
+        peers: rows of other tables, trained alike on the same data sets, that tell the spread too.
+    """
+    alone = [KINDS[case.claim.kind].evidence(case) for case in cases]
+    pools = _pools(cases, peers)
+    found = [_among(item, case, pools) for item, case in zip(alone, cases)]
+    levels, own_levels = _levels(cases, found), _levels(cases, alone)
     judged = []
     for case, item, own in zip(cases, found, alone):
         kind = KINDS[case.claim.kind]
@@ -116,7 +142,7 @@ def judge(cases: Sequence[Case]) -> tuple[Judged, ...]:
                 trainings.append("which start from two trainings of one backbone")
             scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
-            other, _ = kind.decide(case, own.gains.interval(interval.level), item.paper)
+            other, _ = kind.decide(case, own.gains.interval(own_levels[pair(case)]), item.paper)
             by_itself = "" if other == direction else f"{other} by the spread of its own gains alone"
             verdict = Verdict(
                 direction, scope, interval, item.gains.unit, seeds, by_seed, "", reason, "", handicap, by_itself

@@ -94,16 +94,16 @@ class Replicates:
         values: one a seed or one an episode.
         unit: which of the two.
         by_seed: one a seed, in any case.
-        floor: the least standard deviation of ``values`` that is believed: errors are whole numbers of images, and the
-            other methods of a table tell what is usual (``reproduce/show/spread.py``).
-        freedom: degrees of freedom of the spread where others than ``values`` tell it too.
+        floor: the least standard deviation of ``values`` that is believed: errors are whole numbers of images, and
+            methods trained alike tell what is usual (``reproduce/show/spread.py``).
+        freedom: degrees of freedom of the spread where other methods tell it too.
     """
 
     values: tuple[float, ...]
     unit: str
     by_seed: Mapping[int, float]
     floor: float = 0.0
-    freedom: int | None = None
+    freedom: float | None = None
 
     def interval(self, level: float = 0.95) -> Interval:
         """Their mean with its interval."""
@@ -126,7 +126,8 @@ class Replicates:
         """
         if pool is None or self.unit == EPISODE:
             return self
-        return replace(self, floor=max(self.floor, pool.gain(better, worse)), freedom=pool.freedom)
+        floor = max(self.floor, pool.gain(better, worse))
+        return replace(self, floor=floor, freedom=pool.trusted(len(self.values)))
 
 
 def _over_episodes(by_seed: Mapping[int, list[float]]) -> tuple[float, ...]:

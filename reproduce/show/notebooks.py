@@ -2,7 +2,8 @@
 
 A notebook is a jupytext percent file; what comes out is ``<results>/<profile>/notebooks/NAME.ipynb``. Its
 metadata carry a hash of all it depends on: its source, the profile, the repository's files it imports, however deep,
-and, for a table, the records and the table files it reads. The kernel is the Python that runs this command.
+and, for a table, the records that it reads or its verdicts rest on, and the table files it reads. The kernel is the
+Python that runs this command.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
     for key in read_tables(name):
         table = make_table(key, profile, store)
         stem = table.experiment.stem
-        parts.append(sorted(record["checksum"] for row in table.rows for record in row.records.values()))
+        rows = (*table.rows, *table.peers)
+        parts.append(sorted(record["checksum"] for row in rows for record in row.records.values()))
         files = sorted((store.folder / "tables").glob(f"{stem}*.csv"))
         # The table's task is imported by its name, which the closure does not see.
         task = tasks.source(table.experiment.task)

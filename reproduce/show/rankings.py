@@ -4,7 +4,7 @@ A method's best rank is one more than the number of methods that are better than
 of methods less those that it is better than. Both hold together with at least 95 % for all methods of one data set,
 since every pair is asked once and Holm's procedure is over all of them (Mogstad, Romano, Shaikh, Wilhelm, "Inference
 for ranks", Review of Economic Studies 91, 2024). Like a verdict's interval they speak of these trainings only where
-the replicates are test episodes.
+the replicates are test episodes, and over seeds have the spread that the methods show together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
         if interval is not None and not row.diverged:
             means.append((row, interval.mean))
     means.sort(key=lambda item: -metric.gain(item[1], 0.0))
-    shared = pool({row.method.key: metric.values(row.records) for row, _ in means})
+    told = {row.method.key: metric.values(row.records) for row, _ in means}
+    shared = None if metric.episodes is not None else pool(told)
     found = {}
     for first, second in combinations(range(len(means)), 2):
         paired = gains(metric, means[first][0].records, means[second][0].records)

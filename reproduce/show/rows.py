@@ -6,8 +6,9 @@ Every stored seed of a declared run is used, whatever number of seeds the last c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from reproduce import tasks
@@ -16,7 +17,7 @@ from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
 from reproduce.show.claims import KINDS, Case
-from reproduce.show.judge import Judged, judge
+from reproduce.show.judge import Judged, compared, judge
 from reproduce.show.metrics import Metric, Replicates, replicates
 from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, values_text
 
@@ -52,11 +53,20 @@ class Row:
         return tasks.named(self.method.task).metric
 
     @property
+    def _idle(self) -> Counter[str]:
+        """Why nothing was done of what the row is about, and in how many trainings."""
+        task = tasks.named(self.method.task)
+        return Counter(why for record in self.finished.values() if (why := task.idle(record)))
+
+    @property
+    def always_idle(self) -> bool:
+        """Whether nothing was done of what the row is about in any training."""
+        return 0 < len(self.finished) == self._idle.total()
+
+    @property
     def idle(self) -> str:
         """In how many trainings nothing was done of what the row is about, and what says so; empty where in none."""
-        task = tasks.named(self.method.task)
-        found = Counter(why for record in self.finished.values() if (why := task.idle(record)))
-        every = len(self.finished)
+        found, every = self._idle, len(self.finished)
         return ", ".join(f"{why} in {count} of {every} training{'s' * (every > 1)}" for why, count in found.items())
 
     def values(self, metric: Metric | None = None) -> dict[int, float]:
@@ -105,12 +115,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the records have it."""
+    """A table as the records have it; ``peers`` are rows of other tables that its verdicts rest on too."""
 
     experiment: plan.Experiment
     profile: plan.Profile
     rows: tuple[Row, ...]
     claims: tuple[Judged, ...]
+    peers: tuple[Row, ...] = ()
 
     @property
     def slots(self) -> list[plan.Slot]:
@@ -158,27 +169,52 @@ def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -
     """Tables from the stored records, which are read once for all of them."""
     records, marks = index(store), fingerprints.recorded(store.folder)
     paper = plan.profile("paper")
-    return [_table(key, profile, records, marks, paper) for key in keys]
+
+    @cache
+    def rows(key: plan.Key) -> dict[str, Row]:
+        return _rows(key, profile, records, marks)
+
+    return [_table(key, profile, rows, paper) for key in keys]
 
 
-def _table(
-    key: plan.Key,
-    profile: plan.Profile,
-    records: dict[str, dict[int, dict[str, Any]]],
-    marks: dict[str, str],
-    paper: plan.Profile,
-) -> Table:
-    declared = plan.experiment(key).within(profile.name)
-    plain: dict[tuple[str, str], Row] = {}
-    slots = [slot for slot in declared.datasets if slot in profile.slots]
-    for slot in slots:
+def related(key: plan.Key, profile: plan.Profile) -> list[plan.Key]:
+    """The other tables of the paper that train networks on the same data alike: their methods tell one spread."""
+    if key not in plan.tables():
+        return []
+    slots = set(plan.experiment(key).datasets) & set(profile.slots)
+    return [other for other in plan.tables() if other != key and slots & set(plan.experiment(other).datasets)]
+
+
+def _rows(
+    key: plan.Key, profile: plan.Profile, records: Mapping[str, dict[int, dict[str, Any]]], marks: Mapping[str, str]
+) -> dict[str, Row]:
+    """The rows of a table, without verdicts, by what a run of each is but for its seed."""
+    declared, found = plan.experiment(key).within(profile.name), {}
+    for slot in (slot for slot in declared.datasets if slot in profile.slots):
         place = profile.slots[slot]
         mark = marks.get(fingerprints.dataset_key(place.data), "")
         for method in declared.methods:
             configuration = _without_seed(profile.run(method, slot, 0).declared(mark))
-            found = dict(sorted(records.get(configuration, {}).items()))
-            row = Row(key, slot, place.title, method, found, Verdict(Direction.REFERENCE), place.place)
-            plain[slot, method.key] = row
+            stored = dict(sorted(records.get(configuration, {}).items()))
+            row = Row(key, slot, place.title, method, stored, Verdict(Direction.REFERENCE), place.place)
+            found[f"{configuration} {slot} {method.key}"] = row
+    return found
+
+
+def _peers(key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], dict[str, Row]]) -> tuple[Row, ...]:
+    """Rows of related tables that tell the spread too; a run that stands in several tables counts once."""
+    found: dict[str, Row] = {}
+    for other in (*related(key, profile), key):
+        keys = compared(plan.experiment(other).within(profile.name).claims)
+        found |= {name.split()[0]: row for name, row in rows(other).items() if row.method.key in keys and row.records}
+    return tuple(row for row in found.values() if row.table != key)
+
+
+def _table(
+    key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], dict[str, Row]], paper: plan.Profile
+) -> Table:
+    declared = plan.experiment(key).within(profile.name)
+    plain = {(row.slot, row.method.key): row for row in rows(key).values()}
     cases = [
         Case(
             claim,
@@ -189,13 +225,14 @@ def _table(
             plain[slot, claim.without] if claim.without else None,
             paper if slot in paper.slots else None,
         )
-        for slot in slots
+        for slot in dict.fromkeys(row.slot for row in plain.values())
         for claim in declared.claims
         if not claim.datasets or profile.slots[slot].place in claim.datasets
     ]
-    claims = judge(cases)
-    rows = tuple(_with_verdict(row, claims, row.method.key == declared.baseline) for row in plain.values())
-    return Table(declared, profile, rows, claims)
+    peers = _peers(key, profile, rows)
+    claims = judge(cases, peers)
+    shown = tuple(_with_verdict(row, claims, row.method.key == declared.baseline) for row in plain.values())
+    return Table(declared, profile, shown, claims, peers)
 
 
 def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:

@@ -41,10 +41,12 @@ Errors are replicated by seeds. Accuracies of few-shot learning (Table 6) are to
 trainings a method the replicates are the test episodes (averaged over the trainings, which share their episodes):
 the interval then speaks of these trainings only, and the scope says so.
 
-The spread of a gain is not told by its own few seeds alone: the methods of a table on one data set scatter about alike
-and tell it together (``reproduce/show/spread.py``). Test episodes are many and tell their own. Where the spread of its
-own gains alone would give another direction, the verdict names that. This was brought in on 2026-11-29, when most
-records of the profile cpu were known: by their own spread alone three seeds could decide next to nothing, either way.
+How far gains scatter over seeds is not told by the few seeds of a pair alone: methods trained alike tell it together
+(``reproduce/show/spread.py``). They are those whose errors the claims of a table compare; those of the paper's tables
+on the same data tell it for all these, so that two methods have one spread wherever they are compared. Not so in Table
+6, where methods start from one backbone. Where the spread of the pair's own gains alone, with Holm's procedure over
+such, would give another direction, the verdict names it. This was brought in on 2026-11-29, when most records of the
+profile cpu were known: by their own spread alone three seeds could decide next to nothing, either way.
 
 Several claims: Holm
 --------------------
@@ -62,16 +64,17 @@ fails ends the procedure, and those after it stay at its level. A pair's interva
 tested, 1 - 5 % / (m - r + 1), which is printed beside it. It excludes 0 exactly where Holm finds a difference, so
 interval and decision cannot disagree. The other directions are read from the same interval: the chance of a false *no
 effect of the paper's size*, or of a false *agrees* of a "similar" claim, is at most 2.5 % for each claim, since no
-interval is narrower than the plain one of 95 %.
+interval is of a lower level than 95 %.
 
 Errors are whole numbers of test images. With few of them the gains of three seeds can be equal by chance, and a t test
 would take that for certainty. So no spread is believed that is smaller than what rounding to whole images alone makes:
 a standard deviation of the size of one image over the root of 12, for each of the two errors.
 
-Assumptions: gains are independent and normal over replicates, a table's methods scatter over seeds about alike (by
-simulation, differences of up to threefold break no promise), and the number of seeds does not depend on what they show.
-Where seeds are added because a claim is undecided, both promises are weaker: by simulation, with a look at every number
-from three to five a true null is decided in about 10 % of cases instead of 5 %.
+Assumptions: gains are independent and normal over replicates, methods trained alike scatter over seeds about alike and
+have nothing but their seed's effect in common, and the number of seeds does not depend on what they show. Where one
+method scatters three times as much as the others, the 5 % are up to 6 and the 2.5 % up to 4, by simulation. Where seeds
+are added because a claim is undecided, both promises are weaker: by simulation, with a look at every number from three
+to five a true null is decided in about 10 % of cases instead of 5 %.
 
 Scope
 -----
@@ -236,7 +239,7 @@ def _mean_and_error(values: Sequence[float], floor: float) -> tuple[float, float
 
 
 def mean_interval(
-    values: Sequence[float], level: float = 0.95, floor: float = 0.0, freedom: int | None = None
+    values: Sequence[float], level: float = 0.95, floor: float = 0.0, freedom: float | None = None
 ) -> Interval:
     """Mean of ``values`` and its Student t interval, which below three values is none.
 
@@ -258,7 +261,7 @@ def mean_interval(
     return Interval(mean, mean - half, mean + half, count, level)
 
 
-def difference_p(values: Sequence[float], floor: float = 0.0, freedom: int | None = None) -> float:
+def difference_p(values: Sequence[float], floor: float = 0.0, freedom: float | None = None) -> float:
     """The p value of Student's two-sided test that ``values`` (three or more) have mean 0; the others as above."""
     from scipy.special import stdtr
 
@@ -349,4 +352,5 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
     reason = found.reason if found.direction == Direction.UNDECIDED else ""
     deciding = [verdict for verdict in verdicts if verdict.direction == found.direction]
     handicap = next((verdict.handicap for verdict in deciding if verdict.handicap), "")
-    return Verdict(found.direction, found.scope, reason=reason, handicap=handicap)
+    alone = next((verdict.alone for verdict in deciding if verdict.alone), "")
+    return Verdict(found.direction, found.scope, reason=reason, handicap=handicap, alone=alone)

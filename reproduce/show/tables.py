@@ -17,7 +17,7 @@ from reproduce.run.store import Store
 from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
-from reproduce.show.rows import Table, make_tables
+from reproduce.show.rows import Table, make_tables, related
 
 
 def csv_rows(table: Table) -> list[dict[str, str]]:
@@ -51,7 +51,11 @@ def scope_sentence(table: Table) -> str:
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:
     """Write ``tables/tableN.csv``, ``tables/tableN_claims.csv``, the summary of all tables, and what stands."""
-    made, folder = make_tables(keys, profile, store), store.folder / "tables"
+    folder, keys = store.folder / "tables", tuple(keys)
+    # New runs tell other tables of the same data their spread too: what is written of those must not stay behind.
+    others = dict.fromkeys(other for key in keys for other in related(key, profile) if other not in keys)
+    written = [other for other in others if (folder / f"{plan.experiment(other).stem}.csv").exists()]
+    made = make_tables((*keys, *written), profile, store)
     for table in made:
         for name, content in files(table).items():
             write_text(folder / name, content)
@@ -64,7 +68,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
         write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
     write_text(store.folder / "findings.md", findings.page(profile, store))
-    return made
+    return made[: len(keys)]
 
 
 def summary(profile: plan.Profile, store: Store) -> str:

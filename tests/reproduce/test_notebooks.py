@@ -64,9 +64,11 @@ def test_a_tables_notebook_is_due_when_its_records_change_and_only_then(tmp_path
     fill(store, profile, 1, {"dynamic": [7.0]})
     after = notebooks.inputs_hash("table1", profile, store)
     assert after != before
-    fill(store, profile, 4, {"static_uns": [7.0]})
+    fill(store, profile, 5, {"dynamic": [7.0]})
     fill(store, profile, 1, {})
     assert notebooks.inputs_hash("table1", profile, store) == after
+    fill(store, profile, 4, {"static_uns": [7.0]})  # on the same data, so that it tells Table 1's spread too
+    assert notebooks.inputs_hash("table1", profile, store) != after
 
 
 def test_choosing_tables_leaves_out_all_other_notebooks() -> None:

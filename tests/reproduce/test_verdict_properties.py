@@ -192,12 +192,15 @@ def test_turning_a_claim_round_turns_its_verdict_round() -> None:
 
 
 def test_errors_and_accuracies_are_judged_alike() -> None:
+    """Pair by pair, since methods of few-shot learning, whose metric the accuracy is, share no spread."""
     for table in random_tables(8):
         if table.metric != "test_error":
             continue
-        claims = [replace(item, metric=METRICS["accuracy"]) for item in table.claims]
-        other = Synthetic("accuracy", 100 - table.values, 100 - table.paper, claims)
-        assert directions(table) == directions(other)
+        for single in table.claims[:3]:
+            error = replace(table, claims=[single])
+            claims = [replace(single, metric=METRICS["accuracy"])]
+            accuracy = Synthetic("accuracy", 100 - table.values, 100 - table.paper, claims)
+            assert directions(error) == directions(accuracy)
 
 
 def test_the_order_of_seeds_does_not_matter() -> None:
