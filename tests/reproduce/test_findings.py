@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from reproduce.declare import plan
 from reproduce.run.store import Store
@@ -112,6 +113,29 @@ def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_pap
 
     even = count + count % 2
     assert length(even) < 0.49 < length(even - 4 if count % 2 == 0 else even - 2)
+
+
+def test_a_seed_more_of_a_pair_brings_two_thirds_of_a_degree_of_freedom_to_a_shared_spread(tmp_path: Path) -> None:
+    made = Store(tmp_path, "paper")
+    errors = {"cnn": [8.0, 8.6, 8.2], "static": [7.5, 7.9, 8.3], "static_uns": [8.1, 7.3, 7.6]}
+    fill(made, PAPER, 4, errors)
+    table = next(table for table in shown_tables(PAPER, made) if table.experiment.table == 4)
+    judged = next(j for j in table.claims if j.claim.words == "Static NSN with DNS beats the baseline CNN.")
+    assert judged.gains is not None
+    assert judged.gains.freedom == pytest.approx(2 / 3 * 4)
+    text = line(findings.page(PAPER, made), judged.claim.words, "CIFAR-10,")
+    found = re.search(r"At the spread seen it takes at most (\d+) seeds", text)
+    assert found is not None
+    assert judged.verdict.interval is not None
+    count, level = int(found[1]), judged.verdict.interval.level
+
+    def half(seeds: int) -> float:
+        assert judged.gains is not None
+        freedom = max(seeds - 1, 2 / 3 * (4 + seeds - 3))
+        return float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * judged.gains.spread / seeds**0.5
+
+    assert judged.paper == pytest.approx(7.78 - 7.15)
+    assert half(count) < 0.63 / 2 <= half(count - 1)
 
 
 def test_a_diverged_run_asks_for_no_number_of_seeds(store: Store) -> None:
