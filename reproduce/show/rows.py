@@ -147,6 +147,10 @@ class Table:
         return self.row(judged.slot, judged.claim.better), self.row(judged.slot, judged.claim.worse)
 
 
+#: Rows by what a run of each is but for its seed, slot and method: one configuration may stand in a table twice.
+Rows = dict[tuple[str, str, str], Row]
+
+
 def _without_seed(config: dict[str, Any]) -> str:
     return digest({key: value for key, value in config.items() if key not in ("seed", "execution")})
 
@@ -171,7 +175,7 @@ def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -
     paper = plan.profile("paper")
 
     @cache
-    def rows(key: plan.Key) -> dict[str, Row]:
+    def rows(key: plan.Key) -> Rows:
         return _rows(key, profile, records, marks)
 
     return [_table(key, profile, rows, paper) for key in keys]
@@ -187,8 +191,8 @@ def related(key: plan.Key, profile: plan.Profile) -> list[plan.Key]:
 
 def _rows(
     key: plan.Key, profile: plan.Profile, records: Mapping[str, dict[int, dict[str, Any]]], marks: Mapping[str, str]
-) -> dict[str, Row]:
-    """The rows of a table, without verdicts, by what a run of each is but for its seed."""
+) -> Rows:
+    """The rows of a table, without verdicts."""
     declared, found = plan.experiment(key).within(profile.name), {}
     for slot in (slot for slot in declared.datasets if slot in profile.slots):
         place = profile.slots[slot]
@@ -197,21 +201,21 @@ def _rows(
             configuration = _without_seed(profile.run(method, slot, 0).declared(mark))
             stored = dict(sorted(records.get(configuration, {}).items()))
             row = Row(key, slot, place.title, method, stored, Verdict(Direction.REFERENCE), place.place)
-            found[f"{configuration} {slot} {method.key}"] = row
+            found[configuration, slot, method.key] = row
     return found
 
 
-def _peers(key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], dict[str, Row]]) -> tuple[Row, ...]:
+def _peers(key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], Rows]) -> tuple[Row, ...]:
     """Rows of related tables that tell the spread too; a run that stands in several tables counts once."""
     found: dict[str, Row] = {}
     for other in (*related(key, profile), key):
         keys = compared(plan.experiment(other).within(profile.name).claims)
-        found |= {name.split()[0]: row for name, row in rows(other).items() if row.method.key in keys and row.records}
+        found |= {names[0]: row for names, row in rows(other).items() if row.method.key in keys and row.records}
     return tuple(row for row in found.values() if row.table != key)
 
 
 def _table(
-    key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], dict[str, Row]], paper: plan.Profile
+    key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], Rows], paper: plan.Profile
 ) -> Table:
     declared = plan.experiment(key).within(profile.name)
     plain = {(row.slot, row.method.key): row for row in rows(key).values()}

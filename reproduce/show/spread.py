@@ -1,6 +1,6 @@
 """The spread over seeds that methods trained alike show together, which lets few seeds decide.
 
-Three differences estimate their own spread with two degrees of freedom. Among the twenty pairs of Table 4 their mean
+Three differences estimate their own spread with two degrees of freedom. Among the 21 pairs of Table 4 their mean
 would then have to be twelve times that estimate before a t test, with Holm's procedure, finds it. But methods that are
 trained alike scatter about alike, so they estimate one spread together, as in the analysis of variance of a randomised
 block design: a value is its method's mean, plus what its seed does to all methods, plus a residual, fitted by least
