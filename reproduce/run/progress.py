@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import exp, log
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from reproduce import tasks
 from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
@@ -14,6 +17,10 @@ from reproduce.run.store import Store
 
 #: The model every other one's cost is compared with.
 _YARDSTICK = "cnn9"
+#: What of an attempt's environment, beside its day, tells sittings apart.
+_SITTING = ("commit", "cpu", "cores", "vectors", "device", "threads")
+#: Weight of the pull of a sitting's slowness towards 0, beside the records' weight of 1.
+_PULL = 0.3
 
 
 @dataclass(frozen=True)
@@ -26,22 +33,58 @@ class State:
     predicted_seconds: float | None
 
 
+def _slowness(seen: Sequence[tuple[tuple[str, str], str, float]]) -> dict[str, float]:
+    """The logarithm of how slow each sitting was, of ``(what ran, sitting, seconds)``; 0 is one like the others.
+
+    Where a sitting ran nothing that another one ran, nothing says how slow it was: a slight pull towards 0 decides.
+    """
+    costs, sittings = sorted({cost for cost, *_ in seen}), sorted({sitting for _, sitting, _ in seen})
+    equations, unknowns = len(seen) + len(sittings), len(costs) + len(sittings)
+    rows, wanted = np.zeros((equations, unknowns)), np.zeros(equations)
+    for i, (cost, sitting, seconds) in enumerate(seen):
+        rows[i, costs.index(cost)] = rows[i, len(costs) + sittings.index(sitting)] = 1.0
+        wanted[i] = log(seconds)
+    rows[len(seen) :, len(costs) :] = _PULL * np.eye(len(sittings))
+    found = np.linalg.lstsq(rows, wanted)[0] if seen else wanted
+    return dict(zip(sittings, found[len(costs) :].tolist()))
+
+
 class Costs:
-    """Seconds a training image costs (evaluation included), by model and data set, measured from records."""
+    """Seconds a training image costs (evaluation included), by model and data set, as in the newest sitting.
+
+    Records come from machines, and hours of one machine, that differ several times in speed, so that the mean of a
+    model's own times says as much about where it ran as about the model. The logarithm of a time is therefore taken
+    as the sum of what model and data cost and of how slow its sitting was (one machine, day and commit), told apart
+    by least squares over all records; a run is foretold at the pace of the newest record's sitting.
+    """
 
     def __init__(self, records: Iterable[dict[str, Any]]) -> None:
-        measured: dict[tuple[str, str], list[float]] = {}
-        alike: dict[tuple[str, int], list[float]] = {}
+        seen: list[tuple[tuple[str, str], tuple[str, int], str, float]] = []
+        newest, here = "", ""
         for record in records:
             if record["status"] != "finished":
                 continue
             config, result = record["config"], record["result"]
             data = {key: value for key, value in config["dataset"].items() if key != "fingerprint"}
             seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
+            if not seconds > 0:
+                continue
             task, model = tasks.named(config.get("task", CLASSIFICATION)), canonical_json(config["model"])
             seconds /= max(1, task.images(config["recipe"]))
-            measured.setdefault((model, canonical_json(data)), []).append(seconds)
-            alike.setdefault((task.name + model, task.shape(data).image_size), []).append(seconds)
+            last = record["attempts"][-1] if record.get("attempts") else {}
+            started = str(last.get("started", ""))
+            sitting = canonical_json([started[:10], *(last.get(name) for name in _SITTING)])
+            if started >= newest:
+                newest, here = started, sitting
+            kind = (task.name + model, task.shape(data).image_size)
+            seen.append(((model, canonical_json(data)), kind, sitting, seconds))
+        slowness = _slowness([(cost, sitting, seconds) for cost, _, sitting, seconds in seen])
+        measured: dict[tuple[str, str], list[float]] = {}
+        alike: dict[tuple[str, int], list[float]] = {}
+        for cost, kind, sitting, seconds in seen:
+            there = seconds * exp(slowness[here] - slowness[sitting])
+            measured.setdefault(cost, []).append(there)
+            alike.setdefault(kind, []).append(there)
         self._cost = {key: fmean(values) for key, values in measured.items()}
         self._alike = {key: fmean(values) for key, values in alike.items()}
 

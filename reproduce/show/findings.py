@@ -126,7 +126,7 @@ def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Cost
     known = [each for each in seconds if each is not None]
     if len(known) < len(seconds):
         return f"{count}, for which no stored run tells the time"
-    return f"{count}, about {duration(sum(known))} of one process by the times of stored runs"
+    return f"{count}, about {duration(sum(known))} of one process at the pace of the newest stored runs"
 
 
 def _replicates(judged: Judged) -> tuple[str, int] | None:

@@ -214,6 +214,25 @@ def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> No
     assert Costs(store.records()).predict(profile.run(static, "cifar100", 0)) is None
 
 
+def test_status_foretells_at_the_pace_of_the_newest_sitting(tmp_path: Path) -> None:
+    from reproduce.run.progress import Costs
+    from tests.reproduce.helpers import put_record
+
+    profile = plan.profile("tiny", write_profile(tmp_path))
+    store = Store(tmp_path, "tiny")
+    experiment = plan.experiment(4)
+    cnn, dynamic = experiment.method("cnn"), experiment.method("dynamic")
+    # Dynamic NSN ran on the slow first day only, the CNN on a second day too, four times as fast.
+    for method, seed, day, seconds in ((cnn, 0, 1, 40), (dynamic, 0, 1, 120), (cnn, 1, 2, 10)):
+        record = put_record(store, profile.run(method, "cifar10", seed), 5.0)
+        record["result"].update(train_seconds=seconds, evaluate_seconds=0)
+        record["attempts"][-1]["started"] = f"2026-01-0{day}T00:00:00+00:00"
+        store.write(record)
+    foretold = Costs(store.records()).predict(profile.run(dynamic, "cifar10", 1))
+    assert foretold is not None
+    assert 25 < foretold < 45  # 30, but for the slight pull towards equal days; the mean of its own times is 120
+
+
 def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_profile(tmp_path, seeds=1)
     assert main(arguments("plan", tmp_path, "--tables", "3", "--runs")) == 0
