@@ -124,6 +124,11 @@ class Experiment:
         return replace(self, datasets=tuple(self.instead.get(base_of(profile), self.datasets)))
 
     @property
+    def everywhere(self) -> set[str]:
+        """The data sets that it has in any profile."""
+        return {*self.datasets, *(name for names in self.instead.values() for name in names)}
+
+    @property
     def stem(self) -> str:
         """How its files are called, without their endings."""
         return f"table{self.table}" if isinstance(self.table, int) else f"{BEYOND}_{self.table}"

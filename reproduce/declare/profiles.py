@@ -42,8 +42,8 @@ class Slot:
         same_data, same_width: whether data and networks are the paper's.
         method: for single rows of a table, by their keys, what differs: ``width``, ``recipe``, ``options``,
             ``handicap``.
-        of, times: of a slot that is the slot ``of`` with ``times`` as many iterations, all else equal: rates, warm-up
-            and milestones are fractions of the training, so that the schedule scales with it.
+        of, times: of a slot that is the slot ``of`` with ``times`` as many iterations, all else equal but single rows:
+            rates, warm-up and milestones are fractions of the training, so that the schedule scales with it.
     """
 
     name: str
@@ -149,6 +149,8 @@ class Profile:
 #: What may differ for a row of a table, and what says how recipes are tried.
 _ROW = ("width", "recipe", "options", "handicap")
 _SELECT = ("table", "slot", "methods", "validation", "seeds", "trial", "candidates", "grid")
+#: What a slot may say that is another one at another budget.
+_PART = ("of", "times", "method")
 #: What slots take from their profile unless they say otherwise.
 _SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
 
@@ -156,9 +158,11 @@ _SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
 def _slot(name: str, slots: dict[str, dict[str, Any]], shared: dict[str, Any]) -> Slot:
     """A slot with its recipe; ``like`` names the slot whose recipe it changes, ``of`` the one whose budget."""
     if (whole := slots[name].get("of")) is not None:
+        _known(f"slot.{name}", slots[name], _PART)
         same, times = _slot(whole, slots, shared), float(slots[name]["times"])
         recipe = {**same.recipe, "iterations": round(times * same.recipe["iterations"])}
-        return replace(same, name=name, of=whole, times=times, recipe=recipe)
+        rows = merged(same.method, slots[name].get("method", {}))
+        return replace(same, name=name, of=whole, times=times, recipe=recipe, method=rows)
     own = {key: value for key, value in slots[name].items() if key != "like"}
     if (model := slots[name].get("like")) is not None:
         own["recipe"] = merged(_slot(model, slots, shared).recipe, own.get("recipe", {}))
@@ -183,7 +187,7 @@ def names() -> tuple[str, ...]:
 def _check(found: Profile) -> None:
     """Raise KeyError for a key that nothing would read."""
     for slot in found.slots.values():
-        here = [declared for declared in map(experiment, every()) if {slot.name, slot.place} & set(declared.datasets)]
+        here = [table for table in map(experiment, every()) if {slot.name, slot.place} & table.everywhere]
         rows = [row for declared in here for row in declared.methods]
         where = f"slot.{slot.name}"
         _known(f"{where}.widths", slot.widths, [row.backbone for row in rows])

@@ -33,6 +33,11 @@ class State:
     predicted_seconds: float | None
 
 
+def _network(model: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """What an image costs by: the network and, where the recipe names one, the precision."""
+    return canonical_json([model, recipe.get("precision")])
+
+
 def _slowness(seen: Sequence[tuple[tuple[str, str], str, float]]) -> dict[str, float]:
     """The logarithm of how slow each sitting was, of ``(what ran, sitting, seconds)``; 0 is one like the others.
 
@@ -69,7 +74,7 @@ class Costs:
             seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
             if not seconds > 0:
                 continue
-            task, model = tasks.named(config.get("task", CLASSIFICATION)), canonical_json(config["model"])
+            task, model = tasks.named(config.get("task", CLASSIFICATION)), _network(config["model"], config["recipe"])
             seconds /= max(1, task.images(config["recipe"]))
             last = record["attempts"][-1] if record.get("attempts") else {}
             started = str(last.get("started", ""))
@@ -93,11 +98,11 @@ class Costs:
 
         The scale is that of CNN-9 on both data sets; where it has no record, data of one image size cost alike.
         """
-        model, data = canonical_json(run.model), canonical_json(run.dataset)
+        model, data = _network(run.model, run.recipe), canonical_json(run.dataset)
         if (model, data) in self._cost:
             return self._cost[model, data] * run.images
         width = {key: value for key, value in run.model.items() if key == "width"}
-        yardstick = canonical_json({"name": _YARDSTICK, **width})
+        yardstick = _network({"name": _YARDSTICK, **width}, run.recipe)
         here = self._cost.get((yardstick, data))
         ratios = [
             cost / self._cost[yardstick, other]

@@ -74,6 +74,7 @@ def test_no_value_of_a_profile_is_ignored(name: str, monkeypatch: pytest.MonkeyP
 MISSPELT: list[Place] = [
     ("nonsense",),
     ("slot", "cifar10", "nonsense"),
+    ("slot", "cifar10_quarter", "recipe"),
     ("slot", "mini_imagenet", "widths", "cnn5"),
     ("slot", "mini_imagenet", "method", "nonsense", "width"),
     ("slot", "mini_imagenet", "method", "maml", "widht"),
