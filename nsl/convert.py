@@ -13,8 +13,11 @@ from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrizations
 
+from nsl.classifier import CLASSIFIER_NAMES, named_classifiers
 from nsl.layers.dynamic import DynamicLayer
 from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
 from nsl.layers.structures import Structure
@@ -22,14 +25,16 @@ from nsl.layers.structures import Structure
 Where = Callable[[str, nn.Module], bool]
 """(qualified name, module) to whether it is converted."""
 
-#: Usual names of a classifier, tried in this order by `freeze_backbone`.
-CLASSIFIER_NAMES = ("classifier", "fc", "head", "linear")
 
-
-def _is_spatial(name: str, module: nn.Module) -> bool:
+def _spatial(model: nn.Module) -> Where:
     """A similarity of one tap is a factor, and a classifier that covers its whole map has no patches: neither is
     converted by default."""
-    return name not in CLASSIFIER_NAMES and module.weight[0, 0].numel() > 1  # type: ignore[index]
+    classifiers = {id(part) for part in named_classifiers(model)}
+
+    def chosen(name: str, module: nn.Module) -> bool:
+        return id(module) not in classifiers and module.weight[0, 0].numel() > 1  # type: ignore[index]
+
+    return chosen
 
 
 def _replace(model: nn.Module, build: Callable[[str, nn.Module], nn.Module | None]) -> tuple[nn.Module, int]:
@@ -86,12 +91,28 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(not _is_weight_norms(hook) for hook in found)
 
 
-def _copy_hooks_forbidden(name: str, module: nn.Module) -> None:
+#: Methods that a patched layer has of its own ("tiling" patches replace the second).
+_COMPUTES = ("forward", "_conv_forward")
+
+
+def _only_its_class(name: str, module: nn.Module) -> None:
+    """Refuse a layer that computes something else than its class does, or more: a conversion would lose that."""
+    if own := [method for method in _COMPUTES if method in vars(module)]:
+        raise ValueError(
+            f"module {name or '(root)'!r} has a {own[0]} of its own in place of its class's, which a conversion would "
+            "lose: put it into a subclass or exclude it by `where`"
+        )
     if _has_hooks(module) or hasattr(module, "parametrizations"):
         raise ValueError(
             f"module {name or '(root)'!r} has hooks or parametrisations, which a conversion would lose: "
             "remove them first or exclude it by `where`"
         )
+
+
+def _inside_of_layers(model: nn.Module) -> set[int]:
+    """Parts of the package's own layers, such as what predicts a deformable convolution's offsets."""
+    layers = [part for part in model.modules() if type(part).__module__.startswith("nsl.layers.") and part is not model]
+    return {id(part) for layer in layers for part in layer.modules() if part is not layer}
 
 
 def _read_by_parents(model: nn.Module) -> set[int]:
@@ -146,19 +167,26 @@ def convert(
         The model; a new object only if the model itself is one convolution.
 
     Raises:
-        ValueError: unknown kind, nothing to convert, a module with hooks or parametrisations, or one whose parent
-            multiplies by its weight itself (`nn.TransformerEncoderLayer`).
+        ValueError: unknown kind, nothing to convert, a module with hooks, parametrisations or a patched forward, one
+            whose parent multiplies by its weight itself (`nn.TransformerEncoderLayer`), a lazy one without weights, or
+            a predictor that cannot give M = I and still learn (`residual=False`, `relu_output=True`).
     """
     if kind not in ("static", "dynamic"):
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
-    chosen = where or _is_spatial
-    read_by_parents = _read_by_parents(model)
+    chosen = where or _spatial(model)
+    read_by_parents, inside = _read_by_parents(model), _inside_of_layers(model)
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         similar = replacement(type(module), dynamic=kind == "dynamic")
-        if similar is None or not chosen(name, module):
+        lazy = isinstance(getattr(module, "weight", None), UninitializedParameter)
+        if lazy and (isinstance(module, _ConvNd) if where is None else where(name, module)):
+            raise ValueError(
+                f"module {name or '(root)'!r} has no weights yet: run the network once on an input before it is "
+                "converted, or exclude it by `where`"
+            )
+        if similar is None or id(module) in inside or not chosen(name, module):
             return None
-        _copy_hooks_forbidden(name, module)
+        _only_its_class(name, module)
         if id(module) in read_by_parents:
             raise ValueError(
                 f"module {name!r} cannot get a similarity: its parent multiplies by its weight itself (the fast path "
@@ -212,11 +240,8 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
         return classifier.parameters()
     if classifier is not None:
         return model.get_submodule(classifier).parameters()
-    for name in CLASSIFIER_NAMES:
-        found = getattr(model, name, None)
-        # Without parameters it stands for a classifier that was taken off, as nn.Identity does.
-        if isinstance(found, nn.Module) and next(found.parameters(), None) is not None:
-            return found.parameters()
+    for found in named_classifiers(model):
+        return found.parameters()
     skip = parts_of_similarities(model)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in skip]
     if not linear:

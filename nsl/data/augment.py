@@ -29,6 +29,9 @@ Part = tuple[int, int]
 Choices = tuple[Tensor, ...]
 """What was drawn for a batch, each [B, ...]."""
 
+#: What to do with images that are no bytes.
+FLOATS = "images in 0 to 1 become bytes by (255 * images).round().to(torch.uint8)"
+
 
 def _at_hand(choices: Choices, images: Tensor, part: Part | None) -> list[Tensor]:
     """The choices of these images, on their device."""
@@ -174,8 +177,10 @@ def resized_crop(
         uint8 [B, C, size, size], or [B, C, H, W].
 
     Raises:
-        ValueError: `scale` is not in (0, 1], or `images` is not four-dimensional.
+        ValueError: `scale` is not in (0, 1], or `images` is not four-dimensional or not uint8.
     """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"resized_crop takes uint8 images (0 to 255), got {images.dtype}; {FLOATS}")
     if images.ndim != 4:
         raise ValueError(f"resized_crop needs images [B, C, H, W], got shape {list(images.shape)}.")
     if not 0 < scale <= 1:
@@ -242,6 +247,8 @@ class Normalise:
 
     def __call__(self, images: Tensor, channels_last: bool = False) -> Tensor:
         """uint8 [B, C, H, W] to floats of the same shape; `channels_last` is the memory format of the result."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"normalise takes uint8 images (0 to 255), got {images.dtype}; {FLOATS}")
         # Plane by plane first: over interleaved channels the same multiply and add take several times longer.
         values = images.contiguous().to(self.scale.dtype).mul_(self.scale).add_(self.shift)
         return values.to(self.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -267,7 +274,7 @@ def normalise(
         [B, C, H, W] on the images' device.
 
     Raises:
-        ValueError: `mean` or `std` has not one value a channel.
+        ValueError: the images are not uint8, or `mean` or `std` has not one value a channel.
     """
     channels = images.shape[1]
     if len(mean) != channels or len(std) != channels:

@@ -188,7 +188,8 @@ def subset(
 
     train = part("train", dataset.train_images, dataset.train_labels, train_per_class)
     test = part("test", dataset.test_images, dataset.test_labels, test_per_class)
-    return make_dataset(dataset.name, *train, *test, dataset.class_names)
+    made = make_dataset(dataset.name, *train, *test, dataset.class_names)
+    return replace(made, crop_size=dataset.crop_size)
 
 
 #: Seed of the choice of the images that are held out.

@@ -58,7 +58,7 @@ def neural_similarity_conv2d(
         input: [B, C, H, W].
         weight: [F, C / groups, kh, kw]; K = kh * kw taps in row-major order.
         similarity: [B, K, Ho, Wo] (diagonal: a mask a position) or [B, K, K, Ho, Wo] (unconstrained; the first
-            K is the kernel tap k, the second the input tap l).
+            K is the kernel tap k, the second the input tap l); of any type, brought to the input's.
         bias: [F] or None.
         stride, padding, dilation, groups: as in `torch.nn.functional.conv2d`; integers or pairs.
 
@@ -77,6 +77,7 @@ def neural_similarity_conv2d(
         dtype = torch.get_autocast_dtype(device)
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    similarity = similarity.to(input.dtype)  # a mask may be Boolean, a predictor may compute in another precision
     if path(input) == "triton" and _fusible(input, weight, similarity, groups):
         output = _fused(input, weight, similarity, stride, padding, dilation)
     elif groups == 1 and not _by_definition(input, weight, similarity):

@@ -105,6 +105,7 @@ class Patches:
         """The patches with their similarity applied, u; written into the given tensor if there is one."""
         diagonal = m.dim() == 4
         if path(x) == "native":
+            assert x.dtype == m.dtype  # the kernel reads both as the first one's type
             u = x.new_empty(*m.shape[:3], m.shape[3], x.shape[3]) if u is None else u
             compiled.call("diagonal_apply" if diagonal else "unconstrained_apply", self._geometry(x), x, m, u)
             return u
@@ -129,6 +130,7 @@ class Patches:
         """
         diagonal = m.dim() == 4
         if path(x) == "native":
+            assert v.dtype == x.dtype == m.dtype
             dm, dx = torch.empty_like(m) if dm is None else dm, torch.empty_like(x) if dx is None else dx
             name = "diagonal_gradients" if diagonal else "unconstrained_gradients"
             compiled.call(name, self._geometry(x), v, x, m, dm, dx)

@@ -78,6 +78,9 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
         shape_threshold: alpha.
         shape_rate: eta of equation (5), as a multiple of the training's learning rate (`nsl.training`).
 
+    Equation (5) is a plain step on D_r: give `neural.shape` no momentum and no weight decay, which switch taps off by
+    themselves (`nsl.training.parameter_groups` does so; of an optimiser of your own it needs a group).
+
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], neural.similarity [D] (the structure's free numbers), and with
         learn_shape also neural.shape [K] (D_r).

@@ -34,6 +34,7 @@ from nsl.layers.spherical import (
     patch_norm,
     patch_norm_multiply_adds,
 )
+from nsl.layers.unfusible import Unfusible
 
 for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -43,7 +44,7 @@ BOUNDED = ("sphere", "ball", "tanh")
 ANGLES = (*OPERATORS, "square")
 
 
-class DecoupledConv2d(nn.Conv2d):
+class DecoupledConv2d(Unfusible, nn.Conv2d):
     """Convolution by a decoupled operator, f(w, x) = h(|w|, |x|) g(theta).
 
     Args:
@@ -64,7 +65,8 @@ class DecoupledConv2d(nn.Conv2d):
     larger than |alpha|.
 
     Raises:
-        ValueError: unknown magnitude or angle, groups above 1, padding given as text, or a radius that is not positive.
+        ValueError: unknown magnitude or angle, groups above 1, padding given as text, a radius that is not positive, or
+            another bias set from outside (`Unfusible`).
     """
 
     k: Tensor | None

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nsl.layers.similarity import OneSimilarity, Similarity
-from nsl.layers.structures import L1, Block, Diagonal, Structure
+from nsl.layers.structures import Block, Diagonal, Structure
 
 
 class DynamicSimilarity(Similarity):
@@ -45,8 +45,11 @@ class DynamicSimilarity(Similarity):
         self.residual = residual
         if not self.structure.is_shared:
             raise ValueError(f"similarity={self.structure!r} is for static layers; predict a shared one")
-        if isinstance(self.structure, L1):
-            raise ValueError("similarity='l1' penalises a learned similarity: a dynamic layer takes its inner one")
+        if self.structure.penalty(self.identity(like.detach()), block) is not None:
+            raise ValueError(
+                f"similarity={self.structure!r} penalises a learned similarity, and a predicted one is none: a "
+                "dynamic layer takes its inner structure, or another one without a penalty"
+            )
         self.degrees_of_freedom = self.structure.degrees_of_freedom(block)
 
     def reset_parameters(self) -> None:
@@ -64,8 +67,11 @@ class DynamicSimilarity(Similarity):
         The gradient still reaches that last step, and through it, after one update, the rest.
 
         Raises:
-            ValueError: the predictor is a module of the user's, which has to bring `reset_to_identity` itself.
+            ValueError: the identity is left out, so that M(X) would be 0; or the predictor is a module of the user's,
+                which has to bring `reset_to_identity` itself, or one that could not learn from there.
         """
+        if not self.residual:
+            raise ValueError("with residual=False there is no identity to start from: M(X) would be 0")
         reset = getattr(self.predictor, "reset_to_identity", None)
         if not callable(reset):
             raise ValueError(
@@ -110,6 +116,9 @@ class DynamicSimilarity(Similarity):
                 f"predictor must return {wanted} for {self.structure!r} with {self.block.taps} taps, "
                 f"got {list(raw.shape)}"
             )
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.residual else ", residual=False")
 
     def on_kernel(self, weight: Tensor) -> Tensor:
         """D W: diag(D) M scales the rows of M, which are the kernel's taps; the same as masking the kernel."""

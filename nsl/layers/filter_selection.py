@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.inputs import unbatched
+from nsl.layers.unfusible import Unfusible
 from nsl.layers.window import Window
 
 #: Routings of a mixture and their temperatures: Chen et al.'s, and none in CondConv.
@@ -26,7 +27,7 @@ ROUTINGS = {"softmax": 30.0, "sigmoid": 1.0}
 GATE_BIAS = 1.0
 
 
-class SelectedConv2d(nn.Conv2d):
+class SelectedConv2d(Unfusible, nn.Conv2d):
     """A convolution whose filters the input switches on and off, one Boolean a filter and image.
 
         y[f] = g[f](x) (W * x + b)[f],    g = 1[a > 0],    a = W2 relu(norm(W1 mean_p x + b1)) + b2
@@ -44,8 +45,10 @@ class SelectedConv2d(nn.Conv2d):
     Shapes: input [B, C, H, W], output [B, F, Ho, Wo].
 
     Raises:
-        ValueError: hidden is below 1.
+        ValueError: hidden is below 1, or another bias is set from outside (`Unfusible`).
     """
+
+    why = "its gates switch off the bias too"
 
     def __init__(
         self,

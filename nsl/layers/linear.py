@@ -109,8 +109,10 @@ class LinearPredictor(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., D]."""
         check_features(input, self.first.in_features)
-        norm = (input.square().sum(-1, keepdim=True) + EPSILON).sqrt()
-        return self.second(torch.relu(self.first(input / norm)))
+        # The sum of squares overflows in float16, where M would silently be I.
+        values = input.float() if input.dtype == torch.float16 else input
+        norm = (values.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+        return self.second(torch.relu(self.first((values / norm).to(input.dtype))))
 
 
 def check_own(predictor: nn.Module | None, hidden: int) -> None:

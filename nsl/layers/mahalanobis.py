@@ -55,7 +55,10 @@ class Mahalanobis(nn.Module):
         return (x @ self.factor) @ (y @ self.factor).t()
 
     def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """(x - y)^T M (x - y): [N, n] and [P, n] to [N, P], at least zero."""
+        """(x - y)^T M (x - y): [N, n] and [P, n] to [N, P], at least zero.
+
+        From the points' own lengths and products: distances far below those are lost to rounding, so centre the data.
+        """
         a, b = x @ self.factor, y @ self.factor
         return (a.square().sum(-1)[:, None] + b.square().sum(-1)[None, :] - 2 * a @ b.t()).clamp_min(0)
 

@@ -195,6 +195,16 @@ class SpherePredictor(Predictor):
     def extra_repr(self) -> str:
         return "relu_output=True" if self.relu_output else ""
 
+    def reset_to_identity(self) -> None:
+        """Silence the last step, so that M = I exactly.
+
+        Raises:
+            ValueError: a ReLU follows that step, whose gradient at 0 is 0: the predictor would never learn.
+        """
+        if self.relu_output:
+            raise ValueError("relu_output=True cannot start at M = I: no gradient comes through the last ReLU there")
+        super().reset_to_identity()
+
     def _last(self, raw: Tensor) -> Tensor:
         return raw.relu() if self.relu_output else raw
 

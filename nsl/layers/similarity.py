@@ -177,6 +177,8 @@ class Similar(nn.Module):
             part.reset_to_identity()
         for name, parameter in module.named_parameters(recurse=False):
             setattr(layer, name, parameter)
+        if hasattr(module, "rate"):  # of its learning, see `nsl.training.parameter_groups`
+            layer.rate = module.rate
         layer.train(module.training)
         return layer
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
 from nsl.kernels.paths import path
 from nsl.layers.inputs import unbatched
+from nsl.layers.unfusible import Unfusible
 
 for _name in ("angular", "inverse_patch_norm", "scale_positions"):  # leaves of the graphs that torch.fx traces
     torch.fx.wrap(_name)
@@ -151,7 +151,7 @@ def _window_sums(
     return torch.stack(taps(energy.permute(0, 2, 3, 1), out, window)).sum(0).permute(0, 3, 1, 2)
 
 
-class SphereConv2d(nn.Conv2d):
+class SphereConv2d(Unfusible, nn.Conv2d):
     """Convolution by angle: the inner product divided by the norms of patch and kernel, and an operator of that.
 
     Same signature as `torch.nn.Conv2d` (default without bias, as in the release). Every output lies in [-1, 1]
@@ -171,8 +171,6 @@ class SphereConv2d(nn.Conv2d):
 
     Source: paper 3.3; Liu et al., Deep Hyperspherical Learning, NeurIPS 2017. Epsilon as in the release.
     """
-
-    _loading = False
 
     def __init__(
         self,
@@ -221,22 +219,6 @@ class SphereConv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, operator={self.operator!r}"
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # What `fuse_conv_bn_eval` and its like do with a convolution; PyTorch's own loading goes by another way.
-        if name == "bias" and isinstance(value, nn.Parameter) and "bias" in self._parameters and not self._loading:
-            raise ValueError(
-                "the bias of a SphereConv2d cannot be replaced: its output does not scale with its weight, so that "
-                "batch norm and the like cannot be folded into it; leave it out of the fusion"
-            )
-        super().__setattr__(name, value)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._loading = True
-        try:
-            super()._load_from_state_dict(*args)
-        finally:
-            self._loading = False
 
     def unit_weight(self) -> Tensor:
         """The kernels [F, C / groups, kh, kw] divided by their norms."""

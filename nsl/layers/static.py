@@ -5,6 +5,8 @@ The layers that have one are in `conv.py`, `linear.py`, `recurrent.py` and `unsh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -98,6 +100,14 @@ def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
     return keep_frozen(plain, layer).train(layer.training)
 
 
+@contextmanager
+def exactly(tensor: Tensor) -> Iterator[None]:
+    """No autocast on the tensor's device: a kernel that is kept is not rounded as one that is used."""
+    device = tensor.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        yield
+
+
 class StaticLayer(OneSimilarity):
     """A layer with one kernel `weight` and one static similarity."""
 
@@ -126,7 +136,8 @@ class StaticLayer(OneSimilarity):
         """
         refuse_stale(self, "weight")
         refuse_stale(self.neural, "similarity", "shape")
-        return self.neural(self.weight)
+        with exactly(self.weight):
+            return self.neural(self.weight)
 
     def fold(self) -> nn.Module:
         """The plain layer with equal outputs: deployment costs nothing (paper 3.2).

@@ -7,7 +7,8 @@ What holds of the numbers:
 * On CUDA the random choices are those of the CPU, drawn there and brought over. The sums are not added in the CPU's
   order, so the numbers are close and not equal. The same card, driver and versions repeat their own numbers bit for bit
   where every operation is deterministic: `deterministic` says what that takes. A resumed training takes its first
-  steps one by one and the others by a graph, which launches the same kernels: the same promise.
+  steps one by one and the others by a graph, which launches the same kernels: the same promise. It does not hold of a
+  network that draws from CUDA's own generator, as dropout does: that one nobody seeds.
 * Side by side (`nsl.training.side_by_side`) each training has a stream and a graph of its own and computes what it
   computes alone.
 """
@@ -56,6 +57,10 @@ class Execution:
     compiled: bool = False
     sync_batch_norm: bool = False
     graph: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.checkpoint, str):
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

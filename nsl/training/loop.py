@@ -1,19 +1,23 @@
 """One training loop for all tables: SGD, the paper's schedule, evaluation, checkpoints (paper 7.1).
 
 Every random choice comes from the seed and the position in the training (epoch or iteration), never from the
-state of a generator. A resumed run therefore makes the same choices as an uninterrupted one, and on the CPU its numbers
+state of a generator; a network that draws from torch's own, as dropout does, finds it seeded so before every step. A
+resumed run therefore makes the same choices as an uninterrupted one, and on the CPU its numbers
 are the same bit for bit on the same machine with the same number of threads; what holds on CUDA is said in
 `nsl.training.execution`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -146,6 +150,27 @@ class ClassifierState(TrainingState):
         return result
 
 
+@contextmanager
+def _own_draws(seed: int) -> Iterator[Callable[[int], None]]:
+    """A function that seeds the CPU's global generator for a step, for networks that draw from it themselves (dropout);
+    afterwards it is as it was."""
+    before, rank = torch.get_rng_state(), world().rank
+    start = np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]
+
+    def seeded(step: int) -> None:
+        torch.default_generator.manual_seed((int(start) + step) % 2**63)
+
+    try:
+        yield seeded
+    finally:
+        torch.set_rng_state(before)
+
+
+def _name(penalty: Callable[[nn.Module], Tensor] | None) -> str:
+    """What a penalty is called, the same in another process; a function's, or the class's of another callable."""
+    return "" if penalty is None else getattr(penalty, "__qualname__", type(penalty).__qualname__)
+
+
 def train(
     model: nn.Module,
     dataset: Dataset,
@@ -181,11 +206,15 @@ def train(
         The result; a diverged training returns normally with `diverged` set.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or belongs to another run.
-        ValueError: the parts are more than the batch has images, or `sync_batch_norm` on a CPU.
+        CheckpointError: the checkpoint is damaged or belongs to another run: of another recipe, seed or data, or of a
+            network or a penalty of another description (its `repr`, its name).
+        ValueError: a negative seed, parts that are more than the batch has images, or `sync_batch_norm` on a CPU.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 on, got {seed}")
     execution = execution or Execution()
     device = local_device(execution.device)
+    network = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
     if execution.sync_batch_norm and world().size > 1:
         if device.type != "cuda":
             raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
@@ -195,6 +224,7 @@ def train(
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+        identity |= {"network": network, "penalty": _name(penalty)}
         if execution.accumulate > 1:
             identity["accumulate"] = execution.accumulate
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
@@ -211,8 +241,10 @@ def train(
         state.resume()
         begin_training(model)
         step.note = state.note
-        for iteration in state.steps():
-            if before_step is not None:
-                before_step(iteration)
-            step(iteration)
+        with _own_draws(seed) as seeded:
+            for iteration in state.steps():
+                if before_step is not None:
+                    before_step(iteration)
+                seeded(iteration)
+                step(iteration)
     return state.finished()

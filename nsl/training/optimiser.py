@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsl.classifier import CLASSIFIER_NAMES, named_classifiers, unwrapped
 from nsl.layers.similarity import Similarity
 from nsl.training.checkpoint import check_optimiser
 from nsl.training.schedule import Recipe
@@ -27,12 +28,19 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 
     Returns:
         Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
-        which is 1 except for the parameters of `model.classifier` (recipe.classifier_rate) and of modules that have an
-        attribute `rate`.
+        which is 1 except for the parameters of the classifier (recipe.classifier_rate; the network's attribute
+        classifier, fc, head or linear) and of modules that have an attribute `rate`.
+
+    Raises:
+        ValueError: the recipe has a rate for the classifier and none is found.
     """
-    release = getattr(model, "variant", "paper") == "release"
-    classifier = getattr(model, "classifier", None)
-    scaled = {id(p) for p in classifier.parameters()} if isinstance(classifier, nn.Module) else set()
+    release = getattr(unwrapped(model), "variant", "paper") == "release"
+    scaled = {id(parameter) for part in named_classifiers(model)[:1] for parameter in part.parameters()}
+    if recipe.classifier_rate != 1 and not scaled:
+        raise ValueError(
+            f"classifier_rate={recipe.classifier_rate:g} is for the classifier, and {type(unwrapped(model)).__name__} "
+            f"has none of the attributes {', '.join(CLASSIFIER_NAMES)}; give it one, or leave classifier_rate at 1"
+        )
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():

@@ -68,7 +68,7 @@ class ClassifierStep:
         self.batches = make_batches(dataset, recipe, seed, self.device, None if self.processes == 1 else own)
         self.normalise = Normalise(dataset.mean, dataset.std, self.device)
         self.penalties = [] if penalty is None else [penalty]
-        if has_penalty(model):
+        if has_penalty(model) and penalty is not similarity_penalty:
             self.penalties.append(similarity_penalty)
         self.network: nn.Module = model
         if self.processes > 1:

@@ -84,3 +84,8 @@ def test_the_model_has_attention_after_the_first_two_poolings(attention: bool) -
 def test_a_map_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"input must be a map of \(4, 4\), got \(4, 5\)"):
         nsl.StaticGlobalSimilarity(4)(torch.zeros(1, 1, 4, 5))
+
+
+def test_the_similarity_of_one_image_is_that_of_a_batch_of_it() -> None:
+    layer, x = nsl.GlobalSimilarity(gamma=None), torch.randn(3, 4, 5)
+    assert torch.equal(layer.predict_similarity(x), layer.predict_similarity(x[None])[0])

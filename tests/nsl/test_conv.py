@@ -391,3 +391,33 @@ def test_cuda_equals_the_cpu(similarity: str) -> None:
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
     expected = layer(x)
     torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("unconstrained", [False, True])
+def test_a_similarity_of_another_type_is_brought_to_the_inputs(dtype: torch.dtype, unconstrained: bool) -> None:
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 16, 8, 8), torch.randn(8, 16, 3, 3, requires_grad=True)
+    m = torch.eye(9)[None, :, :, None, None].expand(2, 9, 9, 8, 8) if unconstrained else torch.ones(2, 9, 8, 8)
+    found = nsl.neural_similarity_conv2d(x, w, m.to(dtype), padding=1)
+    wanted = torch.nn.functional.conv2d(x, w, padding=1)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    slopes = [torch.autograd.grad(y.square().sum(), w)[0] for y in (found, wanted)]
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-2)
+
+
+def test_a_predictor_may_compute_in_another_precision_than_its_layer() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Conv2d(16, 9, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weight = self.net.weight.float()
+            return 0.1 * torch.tanh(torch.nn.functional.conv2d(x.float(), weight, padding=1))
+
+    torch.manual_seed(0)
+    layer, x = nsl.DynamicNSConv2d(16, 8, 3, padding=1, predictor=Wide()), torch.randn(2, 16, 8, 8)
+    wanted = layer(x)
+    found = copy.deepcopy(layer).bfloat16()(x.bfloat16())
+    assert (found.float() - wanted).abs().max() < 0.1

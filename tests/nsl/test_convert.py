@@ -575,3 +575,83 @@ def test_every_predictor_of_every_conversion_has_a_start_of_its_own() -> None:
     models = [nsl.convert(nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)), kind="dynamic") for _ in range(2)]
     starts = [layer.predictor.first.weight for model in models for layer in model]  # type: ignore[attr-defined]
     assert not any(torch.equal(first, second) for i, first in enumerate(starts) for second in starts[:i])
+
+
+def test_a_layer_with_a_patched_forward_is_refused() -> None:
+    for method in ("forward", "_conv_forward"):
+        conv = nn.Conv2d(3, 4, 3)
+        setattr(conv, method, getattr(conv, method))
+        with pytest.raises(ValueError, match=f"module '0' has a {method} of its own"):
+            nsl.convert(nn.Sequential(conv))
+
+
+def test_what_is_inside_of_a_layer_of_the_package_stays_its_own() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nsl.DeformConv2d(8, 8, 3, padding=1))
+    nsl.convert(model)
+    assert type(model[0]) is nsl.NSConv2d
+    assert type(model[1].offset) is nn.Conv2d
+    assert model[1].offset.rate == 0.1  # type: ignore[comparison-overlap]
+
+
+def test_a_lazy_layer_without_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match="module '1' has no weights yet"):
+        nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyConv2d(4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"residual": False}, "no identity"), ({"predictor_options": {"relu_output": True}}, "relu_output")],
+)
+def test_a_dynamic_conversion_that_is_no_start_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"module '0'.*{message}"):
+        nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), kind="dynamic", **options)
+
+
+class WithAuxiliary(nn.Module):
+    """A network whose last linear map is not its classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.aux = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: net,
+        nn.DataParallel,
+        torch.optim.swa_utils.AveragedModel,
+        lambda net: nn.Sequential(nn.BatchNorm2d(3), net),
+        lambda net: torch.compile(net, backend="eager"),
+        lambda net: nn.DataParallel(nn.Sequential(nn.Identity(), net)),
+    ],
+)
+def test_the_classifier_of_a_wrapped_network_is_found_everywhere(wrap: Any) -> None:
+    from nsl.training import Recipe, parameter_groups
+
+    wrapped = wrap(nsl.convert(WithAuxiliary()))
+    left = {name.rsplit(".", 2)[-2] for name in nsl.freeze_backbone(wrapped)}
+    assert left == {"neural", "fc"}
+    groups = parameter_groups(wrap(WithAuxiliary()), Recipe(iterations=1, classifier_rate=0.05))
+    assert sorted(p.shape[0] for group in groups if group["rate"] == 0.05 for p in group["params"]) == [5, 5]
+    cnn = nsl.convert(wrap(nsl.create_model("cnn9", 4, width=4, image_size=16)))
+    assert not any(isinstance(module, nsl.NSConv2d) and module.out_channels == 4 and module.kernel_size == (2, 2)
+                   for module in cnn.modules())
+
+
+def test_a_rate_for_a_classifier_that_is_not_found_is_refused() -> None:
+    from nsl.training import Recipe, parameter_groups
+
+    with pytest.raises(ValueError, match=r"classifier_rate=0\.05 is for the classifier, and Sequential has none"):
+        parameter_groups(nn.Sequential(nn.Linear(2, 2)), Recipe(iterations=1, classifier_rate=0.05))
+
+
+def test_folding_under_autocast_rounds_nothing() -> None:
+    layer = nsl.NSConv2d(3, 4, 3, similarity="unconstrained")
+    nn.init.normal_(layer.similarity)
+    with torch.autocast("cpu", torch.bfloat16):
+        folded = layer.fold().weight
+    assert torch.equal(folded, layer.fold().weight)

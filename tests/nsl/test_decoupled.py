@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import nsl
 from nsl.layers.decoupled import ANGLES, BOUNDED, MAGNITUDES, DecoupledConv2d
@@ -103,3 +103,12 @@ def test_unknown_names_are_named() -> None:
         DecoupledConv2d(2, 2, 3, groups=2)
     with pytest.raises(ValueError, match="radius must be positive"):
         DecoupledConv2d(2, 2, 3, radius=0.0)
+
+
+@pytest.mark.parametrize("kind", [DecoupledConv2d, nsl.SelectedConv2d, nsl.SphereConv2d])
+def test_nothing_is_folded_into_a_layer_whose_output_does_not_scale_with_its_weight(kind: type[nn.Conv2d]) -> None:
+    layer = kind(3, 4, 3).eval()
+    with pytest.raises(ValueError, match=f"the bias of a {kind.__name__} cannot be replaced"):
+        torch.nn.utils.fuse_conv_bn_eval(layer, nn.BatchNorm2d(4).eval())
+    with_bias = kind(3, 4, 3, bias=True)
+    with_bias.load_state_dict(kind(3, 4, 3, bias=True).state_dict(), assign=True)

@@ -178,3 +178,14 @@ def test_a_call_with_every_argument_of_the_plain_layer_in_its_order_means_the_sa
     assert {(parameter.device.type, parameter.dtype) for parameter in found} == {("meta", torch.float64)}
     with pytest.raises(TypeError, match="positional argument"):
         cls(*given, "unconstrained")
+
+
+def test_a_long_vector_in_float16_keeps_its_similarity() -> None:
+    torch.manual_seed(0)
+    layer = nsl.DynamicNSLinear(1024, 4)
+    nn.init.normal_(layer.predictor.second.weight)
+    x = 10 * torch.randn(8, 1024)  # squares that float16 cannot add up
+    wanted = layer.predict_similarity(x)
+    found = layer.half().predict_similarity(x.half()).float()
+    assert (wanted - 1).abs().max() > 1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)

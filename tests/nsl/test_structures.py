@@ -268,6 +268,8 @@ def test_unfit_structures_are_refused_in_one_sentence() -> None:
         nsl.DynamicNSConv2d(1, 1, 3, similarity="full")
     with pytest.raises(ValueError, match="dynamic layer takes its inner"):
         nsl.DynamicNSConv2d(1, 1, 3, similarity="l1")
+    with pytest.raises(ValueError, match="dynamic layer takes its inner"):
+        nsl.DynamicNSConv2d(1, 1, 3, similarity=nsl.Shaped("l1"))
     with pytest.raises(ValueError, match="mixes channels"):
         nsl.NSConvTranspose2d(1, 1, 3, similarity="full")
     for build in (lambda: nsl.LowRank(0), lambda: nsl.HardSparse(0), lambda: nsl.Dilated(0), lambda: nsl.L1("psd", -1)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import nsl
 from nsl.data import Dataset, make_dataset
@@ -18,6 +19,7 @@ from nsl.training import (
     Execution,
     Recipe,
     batches,
+    load_checkpoint,
     observe,
     parameter_groups,
     save_checkpoint,
@@ -268,3 +270,73 @@ def test_recurrent_weights_are_decayed_as_kernels_are() -> None:
 def test_windows_of_images_that_are_no_larger_are_refused() -> None:
     with pytest.raises(ValueError, match="window_flip' needs stored images larger than the network's input"):
         run("cnn9", replace(RECIPE, augment="window_flip"))
+
+
+def interrupted(model: nn.Module, file: Path, **more: Any) -> None:
+    """A training that is ended after twelve steps and leaves its checkpoint."""
+
+    def stop(step: int) -> None:
+        if step == 12:
+            raise KeyboardInterrupt
+
+    execution = Execution(progress=False, checkpoint=file, checkpoint_minutes=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, tiny(), RECIPE, seed=0, execution=execution, before_step=stop, **more)
+
+
+def small(similarity: str = "symmetric", residual: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nsl.NSConv2d(3, 4, 3, similarity=similarity), nsl.DynamicNSConv2d(4, 4, 3, residual=residual)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+
+def ridge(model: nn.Module) -> Tensor:
+    return sum(p.square().sum() for p in model.parameters())  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("other", "more"), [(small("psd"), {}), (small(residual=False), {}), (small(), {"penalty": ridge})]
+)
+def test_a_checkpoint_of_another_network_or_penalty_is_refused(
+    tmp_path: Path, other: nn.Module, more: dict[str, Any]
+) -> None:
+    interrupted(small(), tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        train(other, tiny(), RECIPE, seed=0, execution=Execution(checkpoint=tmp_path / "run.pt"), **more)
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    interrupted(small(), tmp_path / "run.pt")
+    kept = load_checkpoint(tmp_path / "run.pt")
+    del kept["identity"]["network"], kept["identity"]["penalty"]
+    save_checkpoint(tmp_path / "run.pt", kept)
+    execution = Execution(checkpoint=str(tmp_path / "run.pt"), progress=False)  # type: ignore[arg-type]
+    assert train(small(), tiny(), RECIPE, seed=0, execution=execution).iterations_done == RECIPE.iterations
+
+
+def test_dropout_is_drawn_from_the_seed_and_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 4))
+
+    whole, again = net(), net()
+    first = train(whole, tiny(), RECIPE, seed=0, execution=Execution(progress=False))
+    torch.rand(7)
+    state = torch.get_rng_state()
+    interrupted(again, tmp_path / "run.pt")
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    resumed = net()
+    second = train(
+        resumed, tiny(), RECIPE, seed=0, execution=Execution(progress=False, checkpoint=tmp_path / "run.pt")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+    assert [point["train_loss"] for point in first.curve] == [point["train_loss"] for point in second.curve]
+
+
+def test_a_structures_penalty_counts_once_also_where_it_is_asked_for() -> None:
+    losses = []
+    for penalty in (None, nsl.similarity_penalty):
+        recipe = Recipe(iterations=1, batch_size=16)
+        losses.append(train(small("l1"), tiny(), recipe, seed=0, penalty=penalty).train_loss)
+    assert losses[0] == losses[1]

@@ -159,3 +159,13 @@ def test_the_centre_crop_is_the_centre() -> None:
     images = torch.arange(25).view(1, 1, 5, 5)
     assert centre_crop(images, 3).flatten().tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
     assert centre_crop(images, None) is images
+
+
+def test_images_that_are_no_bytes_are_refused_and_left_as_they_were() -> None:
+    images = torch.rand(2, 3, 4, 4)
+    before = images.clone()
+    with pytest.raises(ValueError, match=r"normalise takes uint8 images \(0 to 255\), got torch.float32"):
+        normalise(images, (0.5,) * 3, (0.2,) * 3)
+    with pytest.raises(ValueError, match="resized_crop takes uint8 images"):
+        resized_crop(images, torch.Generator())
+    assert torch.equal(images, before)
