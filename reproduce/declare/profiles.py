@@ -100,6 +100,12 @@ class Slot:
         return int(self.method.get(method.key, {}).get("width", self.widths.get(method.backbone, self.width)))
 
 
+def _precisions(recipe: dict[str, Any]) -> set[str]:
+    """All that a recipe, of one training or of several, trains in."""
+    parts = [_precisions(value) for value in recipe.values() if isinstance(value, dict)]
+    return set().union({recipe["precision"]} if "precision" in recipe else set(), *parts)
+
+
 @dataclass(frozen=True)
 class Profile:
     """Slots, and what they share unless they say otherwise: ``seeds``, ``threads`` of a run, ``jobs`` side by side,
@@ -129,6 +135,12 @@ class Profile:
     def handicap(self, method: Method, slot: str) -> str:
         """What keeps the method from its published strength in this profile; empty where nothing is known to."""
         return str(self.slots[slot].method.get(method.key, {}).get("handicap", method.handicap))
+
+    def scope(self, slot: str, *methods: Method) -> Scope:
+        """What results of these methods can speak about: the slot's scope, with the precision that they trained in."""
+        found = set().union(*(_precisions(self.run(method, slot, 0).recipe) for method in methods))
+        rounded = "" if "bfloat16" not in found else "in bfloat16" if len(found) == 1 else "in bfloat16 and float32"
+        return replace(self.slots[slot].scope, precision=rounded)
 
     def run(self, method: Method, slot: str, seed: int) -> Run:
         """The run of one method on the data set in ``slot`` with one seed."""

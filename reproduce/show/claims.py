@@ -222,7 +222,7 @@ class FewerParameters(Kind):
     def evidence(self, case: Case) -> Evidence:
         from reproduce.declare.sizes import QUANTITIES, count
 
-        claim, profile, scope, where = case.claim, case.profile, replace(case.scope, budget=1.0), ""
+        claim, profile, scope, where = case.claim, case.profile, replace(case.scope, budget=1.0, precision=""), ""
         # Profiles shrink networks unevenly, for time; the paper speaks of its own, whose counting costs nothing.
         if (scope.data or scope.width) and case.paper is not None:
             profile, scope, where = case.paper, Scope(), "at the paper's widths and classes "

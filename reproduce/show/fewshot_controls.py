@@ -27,9 +27,10 @@ def _points(verdict: Verdict) -> str:
 
 def _conclusion(verdict: Verdict, of: str) -> str:
     found = {
-        Direction.AGREES: f"The interval is above zero: {of} adds accuracy beyond training, classifier and size.",
-        Direction.DISAGREES: f"The interval is below zero: with training, classifier and size set aside, {of} costs "
-        "accuracy.",
+        Direction.AGREES: f"The interval is above zero: in these trainings, one a method, {of} adds accuracy beyond "
+        "training, classifier and size.",
+        Direction.DISAGREES: f"The interval is below zero: in these trainings, one a method, the network with {of} is "
+        "the less accurate of two alike in training, classifier and size.",
     }
     if verdict.interval is None or verdict.interval.low is None:
         return f"Whether {of} adds anything is open."

@@ -191,7 +191,7 @@ def scope(table: Table) -> str:
     episodes = slots[0].recipe["episodes"]
     widths = {(row.method.backbone, slots[0].width_of(row.method)): None for row in table.rows}
     reduced = [
-        f"{title} {', '.join(str(width) for name, width in widths if name == known and width != usual)} (paper {usual})"
+        f"{title} {', '.join(str(width) for name, width in widths if name == known)} (paper {usual})"
         for known, (title, usual) in BACKBONES.items()
         if any(name == known and width != usual for name, width in widths)
     ]

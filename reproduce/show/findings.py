@@ -20,6 +20,7 @@ from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import plain
 from reproduce.show.judge import Judged
+from reproduce.show.overview import Shown, distinct
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.spread import TRUSTED
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
@@ -32,6 +33,12 @@ HEADINGS = {
     "What has not been run, and what it would take": (Direction.NOT_RUN,),
 }
 
+#: What to know of verdicts that rest on a spread which other methods tell too.
+SHARED = (
+    "How far methods scatter over seeds is told by all that are trained alike; the rule was brought in when most of "
+    "these records were known, so a verdict that a method pair's own gains alone would not give says so."
+)
+
 #: From so many replicates on no number of them is named.
 MOST = {SEED: 1000, EPISODE: 100_000}
 
@@ -40,40 +47,44 @@ def page(profile: plan.Profile, store: Store) -> str:
     """The page of a profile in Markdown, with the theory's ledger where one lies beside the profile's folder."""
     tables = shown_tables(profile, store)
     costs = Costs(store.records())
-    every = [(table, judged) for table in tables for judged in table.claims]
-    claims = [(table, judged) for table, judged in every if not judged.claim.control]
+    every = distinct(tables)
+    claims = [shown for shown in every if not shown.judged.claim.control]
     lines = [
         "# What of the paper stands",
         "",
         f"Profile {profile.name}: {profile.description}. Made by `python -m reproduce tables --profile {profile.name}` "
         "from the verdicts on the stored records; the rule is in `reproduce/show/statistics.py`. A claim stands or "
-        "falls within its scope, which its sentence names: data, widths, part of the paper's training.",
+        "falls within its scope, which its sentence names: data, widths, precision, part of the paper's training.",
+        "",
+        "What several tables claim of the same runs is told and counted once, with the verdict of the table that "
+        f"compares the most pairs and so asks the most. {SHARED}",
         "",
     ]
     if base_of(profile.name) == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
     lines += [*_counts(claims), ""]
     for heading, directions in HEADINGS.items():
-        found = [(table, judged) for table, judged in claims if judged.verdict.direction in directions]
+        found = [shown for shown in claims if shown.judged.verdict.direction in directions]
         if found:
-            lines += [f"## {heading}", "", *(_line(*item, profile, costs) for item in found), ""]
-    controls = [(table, judged) for table, judged in every if judged.claim.control]
+            lines += [f"## {heading}", "", *(_line(shown, profile, costs) for shown in found), ""]
+    controls = [shown for shown in every if shown.judged.claim.control]
     if controls:
-        lines += ["## Controls of ours", "", *(_line(*item, profile, costs) for item in controls), ""]
+        lines += ["## Controls of ours", "", *(_line(shown, profile, costs) for shown in controls), ""]
     for table in tables:
         if table.experiment.table == budget.TABLE:
             lines += ["## With more training", "", budget.answer(table), ""]
     return "\n".join([*lines, *_theory(store.folder.parent / "theory" / "claims.json")]).rstrip() + "\n"
 
 
-def _counts(claims: Sequence[tuple[Table, Judged]]) -> list[str]:
+def _counts(claims: Sequence[Shown]) -> list[str]:
     """How many claims have which verdict: those that trainings decide, and apart from them what needs none."""
     numbered: list[Judged] = []
     others: list[Judged] = []
     untrained: list[Judged] = []
-    for table, judged in claims:
-        of_the_paper = isinstance(table.experiment.table, int)
-        (untrained if judged.verdict.counted else numbered if of_the_paper else others).append(judged)
+    for shown in claims:
+        of_the_paper = any(name.startswith("Table") for name in shown.tables)
+        kind = untrained if shown.judged.verdict.counted else numbered if of_the_paper else others
+        kind.append(shown.judged)
     parts = {
         "Accuracy and error in Tables 1 to 6": numbered,
         "What the paper says in words of other trainings": others,
@@ -82,10 +93,10 @@ def _counts(claims: Sequence[tuple[Table, Judged]]) -> list[str]:
     return [f"- {title}: **{words.count(found)}**" for title, found in parts.items() if found]
 
 
-def _line(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
-    declared = table.experiment
-    place = declared.name if isinstance(declared.table, int) else f"{declared.name}, {declared.title}"
-    line = f"- {place}: *{judged.claim.words}* {words.sentence(judged)}"
+def _line(shown: Shown, profile: plan.Profile, costs: Costs) -> str:
+    table, judged = shown.table, shown.judged
+    place = shown.where if shown.where.startswith("Table") else f"{table.experiment.name}, {table.experiment.title}"
+    line = f"- {place}: *{judged.claim.words}* {shown.sentence}"
     if judged.verdict.direction not in (Direction.UNDECIDED, Direction.NOT_RUN):
         return line
     return f"{line} {takes(table, judged, profile, costs)}"

@@ -21,18 +21,37 @@ _DECIDED = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A judged claim with the names of the tables that make it of the same runs."""
+    """A comparison with its verdict, and the tables that claim it of the same runs.
+
+    Tables judge it at different levels, by the number of pairs they compare. Told is the verdict of the one with the
+    most: what several tables promise together, the strictest keeps. ``others`` are tables that say something else.
+    """
 
     tables: tuple[str, ...]
     judged: Judged
+    table: Table
+    others: tuple[tuple[str, Direction], ...] = ()
 
     @property
     def where(self) -> str:
         """The tables in words, such as "Tables 1, 2 and 4"."""
-        numbers = [name.removeprefix("Table ") for name in self.tables if name.startswith("Table ")]
-        found = [f"Table{'s' if len(numbers) > 1 else ''} {words.listed(numbers)}"] if numbers else []
-        # Tables beyond the paper have one name.
-        return words.listed([*found, *(["beyond the paper"] if len(numbers) < len(self.tables) else [])])
+        return _named(self.tables)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, and where it is another one."""
+        said = words.sentence(self.judged)
+        for direction in dict.fromkeys(direction for _, direction in self.others):
+            names = [name for name, other in self.others if other == direction]
+            said = f"{said.removesuffix('.')}; {direction} in {_named(names)}, with fewer comparisons."
+        return said
+
+
+def _named(tables: Sequence[str]) -> str:
+    numbers = [name.removeprefix("Table ") for name in tables if name.startswith("Table ")]
+    found = [f"Table{'s' if len(numbers) > 1 else ''} {words.listed(numbers)}"] if numbers else []
+    # Tables beyond the paper have one name.
+    return words.listed([*found, *(["beyond the paper"] if len(numbers) < len(tables) else [])])
 
 
 def records(table: Table, judged: Judged) -> list[str]:
@@ -40,27 +59,43 @@ def records(table: Table, judged: Judged) -> list[str]:
     return [record["id"] for row in table.compared(judged) for record in row.records.values()]
 
 
+def _same(table: Table, judged: Judged, place: int) -> object:
+    """What claims have in common that are about the same runs with the same question."""
+    if judged.verdict.counted:  # not about runs
+        return table.experiment.name, place
+    claim, runs = judged.claim, [table.profile.run(row, judged.slot, 0).key for row in (judged.better, judged.worse)]
+    return claim.kind, claim.metric.name, claim.margin, claim.multiple, claim.control, *runs
+
+
 def distinct(tables: Iterable[Table]) -> list[Shown]:
-    """All claims of the tables; those that compare the same runs, with the same end, once."""
-    found: dict[object, tuple[list[str], Judged]] = {}
+    """All claims of the tables; those that compare the same runs once, at the strictest level."""
+    found: dict[object, list[tuple[Table, Judged]]] = {}
     for table in tables:
         for place, judged in enumerate(table.claims):
-            same = judged.claim.kind, judged.claim.metric.name, judged.slot, judged.verdict, judged.claim.control
-            # What was counted or not run has no runs to be the same.
-            runs = tuple(records(table, judged)) if judged.verdict.seeds else (table.experiment.name, place)
-            found.setdefault((same, runs), ([], judged))[0].append(table.experiment.name)
-    return [Shown(tuple(names), judged) for names, judged in found.values()]
+            found.setdefault(_same(table, judged, place), []).append((table, judged))
+    return [_told(claims) for claims in found.values()]
+
+
+def _told(claims: Sequence[tuple[Table, Judged]]) -> Shown:
+    """The comparison that all of these claims are."""
+    strictness = [
+        (judged.verdict.interval.level if judged.verdict.interval else 0.0, len(table.claims))
+        for table, judged in claims
+    ]
+    table, judged = claims[strictness.index(max(strictness))]
+    others = [(one.experiment.name, other.verdict.direction) for one, other in claims]
+    differing = tuple(item for item in others if item[1] != judged.verdict.direction)
+    return Shown(tuple(one.experiment.name for one, _ in claims), judged, table, differing)
 
 
 def overview(tables: Sequence[Table]) -> str:
     """The paper's claims by what came out, in Markdown; controls of ours are left to their tables."""
     own = [shown for shown in distinct(tables) if not shown.judged.claim.control]
-    claims = [judged for table in tables for judged in table.claims]
-    lines = [f"**{words.count(claims)}**", ""]
+    lines = [f"**{words.count(shown.judged for shown in own)}**", ""]
     for direction, title in _DECIDED.items():
         those = [shown for shown in own if shown.judged.verdict.direction == direction]
         measured = [shown for shown in those if not shown.judged.verdict.counted]
-        told = [f"- *{shown.judged.claim.words}* {words.sentence(shown.judged)} ({shown.where})" for shown in measured]
+        told = [f"- *{shown.judged.claim.words}* {shown.sentence} ({shown.where})" for shown in measured]
         if not measured and direction == Direction.AGREES:
             told = ["- Of the claims that need training: none so far."]
         if counted := [shown for shown in those if shown.judged.verdict.counted]:
@@ -79,7 +114,7 @@ def _grouped(shown: Sequence[Shown]) -> str:
     parts = []
     for text, items in by_words.items():
         data = words.listed(list(dict.fromkeys(item.judged.dataset for item in items)))
-        places = Shown(tuple(dict.fromkeys(name for item in items for name in item.tables)), items[0].judged).where
+        places = _named(tuple(dict.fromkeys(name for item in items for name in item.tables)))
         parts.append(f"*{text}* ({places}, {data})")
     return f"{'; '.join(parts)}."
 

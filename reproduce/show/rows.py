@@ -223,7 +223,7 @@ def _table(
         Case(
             claim,
             profile,
-            profile.slots[slot].scope,
+            profile.scope(slot, plain[slot, claim.better].method, plain[slot, claim.worse].method),
             plain[slot, claim.better],
             plain[slot, claim.worse],
             plain[slot, claim.without] if claim.without else None,

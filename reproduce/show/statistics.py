@@ -78,9 +78,9 @@ to five a true null is decided in about 10 % of cases instead of 5 %.
 
 Scope
 -----
-Other data than the paper's, other widths, a training of less than half of the paper's images, few trainings: each is
-named beside the direction, and none makes a result undecided. The paper's difference in points is compared as it is,
-on whatever data. A claim won against a competitor that is known to be handicapped says so.
+Other data than the paper's, other widths, a training of less than half of the paper's images or in bfloat16, few
+trainings: each is named beside the direction, and none makes a result undecided. The paper's difference in points is
+compared as it is, on whatever data. A claim won against a competitor that is known to be handicapped says so.
 
 A table's row has the direction of the "better" claims in which its method is the better one (of its other claims where
 it has none): *disagrees* or *no effect* when one of them is, then *undecided*, else *agrees*; the baseline's row is the
@@ -137,17 +137,19 @@ class Scope:
         data: other data than the paper's, such as "digits for CIFAR-10".
         width: other widths of the networks.
         budget: training images as a fraction of the paper's.
+        precision: that trainings were in bfloat16, in which a predicted M is rounded beside 1.
         trainings: that an interval speaks of these trainings only.
     """
 
     data: str = ""
     width: str = ""
     budget: float = 1.0
+    precision: str = ""
     trainings: str = ""
 
     def __str__(self) -> str:
         budget = f"{100 * self.budget:.3g} % of the paper's training images" if self.budget < FULL_BUDGET else ""
-        return ", ".join(part for part in (self.data, self.width, budget, self.trainings) if part)
+        return ", ".join(part for part in (self.data, self.width, budget, self.precision, self.trainings) if part)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _without_training(untrained: int, total: int, how: str, built: int) -> str:
     if not untrained:
         return ""
     which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
-    chosen = f"; {built} by how our networks were chosen, the paper giving no widths" if built else ""
+    chosen = f"; {built} by how our networks were chosen, the paper giving no sizes" if built else ""
     return f" ({which}{how}, without training{chosen})"
 
 

@@ -23,6 +23,7 @@ from reproduce.tasks.task import Outcome, Task
 if TYPE_CHECKING:
     from nsl.data import Dataset
     from reproduce.declare.experiments import Method
+    from reproduce.declare.profiles import Slot
     from reproduce.declare.runs import Run
     from reproduce.show.rows import Table
 
@@ -140,13 +141,22 @@ class Classification(Task):
         parts = [
             f"{slot.title}: {slot.recipe['iterations']} iterations of {slot.recipe['batch_size']} images "
             f"({self.images(slot.recipe):,} images, {100 * slot.budget:.3g} % of the paper's), "
-            "the same for every method"
+            f"the same for every method{_precision(table, slot)}"
             for slot in slots
         ]
         shown = ", ".join(map(str, sorted({slot.width for slot in slots})))
         same = all(slot.same_width for slot in slots)
         width = "the paper's network" if same else f"a network of width {shown} (paper: 32)"
         return f"Profile {table.profile.name}, {width}. {'; '.join(parts)}."
+
+
+def _precision(table: Table, slot: Slot) -> str:
+    """In what the methods trained, where that is not float32."""
+    runs = [table.profile.run(method, slot.name, 0) for method in table.experiment.methods]
+    found = {run.recipe["precision"] for run in runs}
+    if len(found) > 1:
+        return " but for the precision, which their names say"
+    return "" if found == {"float32"} else f", in {found.pop()}"
 
 
 _MULTIPLY_ADDS = Column(lambda row: count(row.multiply_adds), "multiply_adds", "multiply-adds an image")

@@ -240,8 +240,8 @@ def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -
         assert verdict.direction == "disagrees"
         scopes[name] = str(verdict.scope)
     # All trainings are tested on the same episodes, over which an interval over seeds does not speak.
-    only = "these test episodes only"
-    assert scopes == {"paper": only, "cpu": f"CIFAR-FS for Mini-ImageNet, other widths than the paper's, {only}"}
+    data, only = "CIFAR-FS for Mini-ImageNet, other widths than the paper's", "these test episodes only"
+    assert scopes == {"paper": only, "cpu": f"{data}, in bfloat16 and float32, {only}"}
 
 
 def test_records_with_other_numbers_of_episodes_are_not_compared(tmp_path: Path) -> None:

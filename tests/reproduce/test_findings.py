@@ -12,6 +12,7 @@ import scipy.stats
 from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show import findings, words
+from reproduce.show.overview import distinct
 from reproduce.show.rows import shown_tables
 from reproduce.show.statistics import mean_interval
 from reproduce.show.tables import write_tables
@@ -31,7 +32,8 @@ def sections(page: str) -> dict[str, str]:
 def check(page: str, profile: plan.Profile, store: Store) -> None:
     """Whether a page has every claim once, under the heading of its direction, in the verdict's own sentence."""
     tables, found = shown_tables(profile, store), sections(page)
-    claims = [judged for table in tables for judged in table.claims]
+    told = distinct(tables)
+    claims = [shown.judged for shown in told]
     counts = re.findall(r"^- .*: \*\*(Of .*)\*\*$", page.partition("\n## ")[0], flags=re.MULTILINE)
     own = sum(not judged.claim.control for judged in claims)
     assert sum(int(text.split()[1]) for text in counts) == own
@@ -41,12 +43,11 @@ def check(page: str, profile: plan.Profile, store: Store) -> None:
     lines = [line for text in found.values() for line in text.splitlines() if line.startswith("- ")]
     ledger = sum(line.startswith("- **") for line in lines)
     assert len(lines) - ledger == len(claims)
-    for table in tables:
-        for judged in table.claims:
-            direction = judged.verdict.direction
-            (heading,) = [name for name, those in findings.HEADINGS.items() if direction in those]
-            heading = "Controls of ours" if judged.claim.control else heading
-            assert f"*{judged.claim.words}* {words.sentence(judged)}" in found[heading]
+    for shown in told:
+        judged, direction = shown.judged, shown.judged.verdict.direction
+        (heading,) = [name for name, those in findings.HEADINGS.items() if direction in those]
+        heading = "Controls of ours" if judged.claim.control else heading
+        assert f"*{judged.claim.words}* {words.sentence(judged).removesuffix('.')}" in found[heading]
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_the_pages_of_the_stored_results_say_what_the_verdicts_say() -> None:
 
 
 def line(page: str, words: str, data: str) -> str:
-    of_claim = [line for line in page.splitlines() if f"Table 4: *{words}*" in line]
+    of_claim = [line for line in page.splitlines() if f"*{words}*" in line and re.match(r"- Tables? [^:]*4\b", line)]
     (found,) = [line for line in of_claim if f"On {data}" in line or f"on {data}" in line]
     return found
 

@@ -133,7 +133,8 @@ def test_few_shot_sentences_are_of_these_trainings_and_their_episodes(tmp_path: 
     texts = [words.sentence(judged) for judged in table.claims]
     for text, row in zip(texts, csv_rows(store, 6)):
         check(text, row)
-    assert "3 episodes, other widths than the paper's, these trainings only, one a method: Static NSN" in texts[0]
+    scope = "3 episodes, other widths than the paper's, in bfloat16, these trainings only, one a method"
+    assert f"{scope}: Static NSN" in texts[0]
     assert "points above Finetuning baseline in accuracy" in texts[0]
     control = next(text for text, judged in zip(texts, table.claims) if judged.claim.control)
     assert control.endswith("a control of ours, no claim of the paper.")
@@ -150,7 +151,7 @@ def test_the_count_names_every_claim_of_the_paper_once(tmp_path: Path) -> None:
 def test_the_count_says_which_verdicts_needed_no_training(tmp_path: Path) -> None:
     table, _ = made(tmp_path)
     text = words.count(table.claims)
-    chosen = r"; \d+ by how our networks were chosen, the paper giving no widths"
+    chosen = r"; \d+ by how our networks were chosen, the paper giving no sizes"
     assert re.search(rf" \d+ agree \(all counted on networks, without training{chosen}\)", text)
     table, _ = made(tmp_path, cnn=CNN, static=CASES["agrees"])
     text = words.count(table.claims)
