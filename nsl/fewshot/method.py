@@ -226,8 +226,14 @@ class FewShotMethod(ABC):
             steps: gradient steps, other than the method's own number.
 
         Raises:
-            ValueError: steps were asked of a method that takes none, or it needs `fit` first.
+            ValueError: steps were asked of a method that takes none, a class has no image, or it needs `fit` first.
         """
+        found = set(labels.tolist())
+        if found != set(range(len(found))):
+            raise ValueError(
+                f"{self.name}: labels must be 0 to way - 1 with an image of each, got the classes {sorted(found)}; "
+                "number those that the support has."
+            )
         if steps is not None and self.steps is None:
             raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
         return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)

@@ -58,6 +58,10 @@ class StaticGlobalSimilarity(nn.Module):
     def extra_repr(self) -> str:
         return f"size={self.size}"
 
+    def multiply_adds(self, input: Tensor, _output: Tensor) -> int:
+        """Of one image: every number of M with every channel."""
+        return self.similarity.numel() * input.shape[-3]
+
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, H, W]."""
         if isinstance(input, Tensor) and tuple(input.shape[-2:]) != self.size:
@@ -105,6 +109,13 @@ class GlobalSimilarity(nn.Module):
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, residual={self.residual}"
+
+    def multiply_adds(self, input: Tensor, output: Tensor) -> int:
+        """Of one image, without the three maps' own: M of queries and keys, and M at work on the values."""
+        convolutions = [part for part in self.query.modules() if isinstance(part, nn.Conv2d)]
+        width = convolutions[-1].out_channels if convolutions else input.shape[-3]
+        positions = output.shape[-2] * output.shape[-1]
+        return positions * positions * (width + output.shape[-3])
 
     def predict_similarity(self, input: Tensor) -> Tensor:
         """A(X) [B, N, N] of [B, C, H, W], [N, N] without B; rows are output positions, each sums to one."""

@@ -89,3 +89,13 @@ def test_a_map_of_another_size_is_refused() -> None:
 def test_the_similarity_of_one_image_is_that_of_a_batch_of_it() -> None:
     layer, x = nsl.GlobalSimilarity(gamma=None), torch.randn(3, 4, 5)
     assert torch.equal(layer.predict_similarity(x), layer.predict_similarity(x[None])[0])
+
+
+def test_the_products_of_a_global_similarity_are_counted() -> None:
+    channels, positions = 8, 16
+    static = torch.nn.Sequential(nsl.StaticGlobalSimilarity(4))
+    assert nsl.count_multiply_adds(static, 4, channels) == positions**2 * channels
+    maps = nsl.sphere_maps(channels)
+    dynamic = torch.nn.Sequential(nsl.GlobalSimilarity(**maps))
+    parts = sum(nsl.count_multiply_adds(torch.nn.Sequential(part), 4, channels) for part in maps.values())
+    assert nsl.count_multiply_adds(dynamic, 4, channels) == parts + positions**2 * (1 + channels)

@@ -106,6 +106,14 @@ def test_steps_are_asked_of_methods_that_take_them_only() -> None:
         found.adapt(support, labels, steps=3)
 
 
+def test_a_class_without_an_image_is_refused() -> None:
+    found = method("proto", iterations=1)
+    found.fit(toy().base)
+    support, labels, _ = episode(found)
+    with pytest.raises(ValueError, match=r"labels must be 0 to way - 1 with an image of each, got the classes \[0, 2\]"):
+        found.adapt(support[labels != 1], labels[labels != 1])
+
+
 def test_meta_learning_the_similarity_leaves_the_pretrained_kernels_and_statistics_to_the_bit(
     tmp_path: Path,
 ) -> None:
