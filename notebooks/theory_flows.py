@@ -174,8 +174,9 @@ show(figure)
 # If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence on the row space of $W'$
 # $P=\tfrac\lambda2+(\tfrac{\lambda^2}4+W^TW)^{1/2}$, and likewise
 # $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. For $\lambda>0$ the row space is
-# that of $W$, because $W'W'^T=\lambda I+MM^T$ has full rank; such a start exists for $m\ge n$, and for $m>n$ the
-# formula for $P$ needs the projector on it. The flow and its trajectory are the same for every shape. With whitened
+# that of $W$ while $W$ has full rank: $W'W'^T=\lambda I+MM^T$ has it, and $M$ then too. Such a start exists for
+# $m\ge n$, and for $m>n$ the formula for $P$ needs the projector on it. (From a $W$ of lower rank different balanced
+# pairs go on differently.) The flow and its trajectory are the same for every shape. With whitened
 # inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation
 # $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
 #

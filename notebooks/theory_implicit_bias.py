@@ -41,8 +41,10 @@ settings = Settings(quick=profile == "demo")
 # $W_*+\Pi A$, and $(W_*+\Pi A)^T(W_*+\Pi A)=W_*^TW_*+A^T\Pi A\succeq W_*^TW_*$; by Weyl's inequality every
 # singular value is at least that of $W_*$. $\square$
 #
-# So in multi-output regression, minimum nuclear norm and minimum Frobenius norm are the same point, and a bias
-# towards one cannot be told from the other. We must go to sensing and completion.
+# So in multi-output regression, minimum nuclear norm and minimum Frobenius norm are the same point, and from this start
+# a bias towards one cannot be told from the other. (From a generic small start the factorised flow keeps more off the
+# range of $X$ than the standard one and ends with the *larger* nuclear norm: figures in claim 7.) We must go to sensing
+# and completion.
 #
 # ## Diagonal M: the potential is known
 #

@@ -83,6 +83,16 @@ class Weighted(theory.Factorised):
         kernel, M = self.blocks(state)
         return self.pack(self.D @ M @ descent, self.D @ kernel @ descent.swapaxes(-1, -2))
 
+    def weight_velocity(self, state, descent):
+        kernel, M = self.blocks(state)
+        squared = self.D @ self.D
+        left = M.swapaxes(-1, -2) @ squared @ M @ descent
+        return left + descent @ kernel.swapaxes(-1, -2) @ squared @ kernel
+
+    def invariants(self, state):
+        kernel, M = self.blocks(state)  # D ties different rows: of W'W'^T - MM^T only the diagonal is conserved
+        return {"rows of W' less those of M": (kernel**2).sum(-1) - (M**2).sum(-1)}
+
 
 rng = np.random.default_rng(1)
 path = theory.integrate(
@@ -92,3 +102,4 @@ path = theory.integrate(
 print("converged:", path.converged, " loss:", f"{path.losses[-1]:.1e}")
 lost = path.losses[0] - path.losses[-1]
 print("relative difference of loss and dissipation:", f"{abs(lost - path.dissipated[-1]) / lost:.0e}")
+print("what is conserved moves by at most:", {name: f"{drift:.0e}" for name, drift in path.invariants().items()})

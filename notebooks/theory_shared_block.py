@@ -66,7 +66,9 @@ show(figure)
 
 # %% [markdown]
 # From a start of size 0.01 the unfolding is close to its minimum nuclear norm, far below the fit of minimum Frobenius
-# norm to which a plain convolution from zero converges. The layers of this package start from $M=I$ and a random $W'$,
+# norm to which a plain convolution from zero converges. From smaller starts still it comes to the planted target of
+# rank 2, whose norm is in some problems a little above the minimum: what the flow prefers is low rank, which small
+# nuclear norm goes with (claim 10). The layers of this package start from $M=I$ and a random $W'$,
 # which is neither small nor balanced: claim 23 says what is left of the closed forms there, claim 19 what is seen.
 
 # %%

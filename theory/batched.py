@@ -73,8 +73,9 @@ def adaptive_flow(
         return parametrisation.velocity(state, part.descent(parametrisation.weight(state)))
 
     first = velocity(y)
-    # A first step that changes no member by more than 1 %.
-    steps = 0.01 * np.linalg.norm(y, axis=1) / np.maximum(np.linalg.norm(first, axis=1), 1e-300)
+    # A first step that changes no member by more than 1 %, one that starts at zero by 0.01.
+    sizes = np.linalg.norm(y, axis=1)
+    steps = 0.01 * np.where(sizes > 0, sizes, 1.0) / np.maximum(np.linalg.norm(first, axis=1), 1e-300)
     for _ in range(max_steps):
         h = np.minimum(steps[active], horizon - times[active])[:, None]
         stages = [first]

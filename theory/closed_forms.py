@@ -30,11 +30,17 @@ def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
 
     `M^T M = -lam/2 + (lam^2/4 + W W^T)^{1/2}` and `W'^T W' = P [lam/2 + (lam^2/4 + W^T W)^{1/2}] P`, where P projects
     on the row space of W if m > n (W' has no more than n rows), and is the identity otherwise.
+
+    Raises:
+        ValueError: lam > 0, m > n and W has a rank below n: the row space of W' is then larger than that of W, and
+            W'^T W' no function of W.
     """
     n, m = weight.shape[-2:]
     # From W's own SVD: the root of W W^T would lose half of the digits where W is singular.
     u, values, vt = np.linalg.svd(weight)
     v = vt.swapaxes(-1, -2)
+    if lam > 0 and m > n and np.any(values[..., -1] <= 1e-12 * np.maximum(values[..., 0], 1e-300)):
+        raise ValueError(f"for lambda > 0 and more outputs than inputs ({n}x{m}) W must have rank {n}, and has not.")
 
     def gram(basis: Array, size: int, shift: float) -> Array:
         padded = np.zeros((*values.shape[:-1], size))
@@ -88,6 +94,8 @@ def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Arr
 
 def saxe_mode(target: float, start: float, times: Array) -> Array:
     """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe et al.)."""
+    if target == 0:
+        return start / (1 + 2 * start * np.asarray(times))
     growth = np.exp(-2 * target * np.asarray(times))
     return target / (1 + (target / start - 1) * growth)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.optimize import linprog, minimize
+from scipy.optimize import linprog, nnls
 
 from theory.arrays import Array
 from theory.problems import MatrixSensing
@@ -139,8 +139,10 @@ def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby:
     Args:
         size: |c| [n], positive. nearby: a beta to start from (default: the fit nearest to `start` in l2).
     Raises:
-        ValueError: the samples are linearly dependent, or Newton's method does not converge.
+        ValueError: a size is not positive, the samples are linearly dependent, or Newton's method does not converge.
     """
+    if not np.all(size > 0):
+        raise ValueError(f"every size |c| must be positive (|w'_0j| != |mu_0j|), got {np.min(size):g}.")
     if np.linalg.matrix_rank(X) < X.shape[1]:
         raise ValueError(f"X {X.shape} has linearly dependent samples; drop the redundant ones.")
     scale = size / 2
@@ -186,6 +188,8 @@ def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:
     n, count = signed.shape
     if not is_separable(signed):
         raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
+    largest = float(np.max(np.linalg.norm(signed, axis=0)))
+    signed = signed / largest  # in whatever units the features come
     if norm == "l1":
         # maximise gamma subject to signed^T (p - q) >= gamma, sum(p + q) <= 1
         cost = np.append(np.zeros(2 * n), -1.0)
@@ -197,20 +201,13 @@ def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:
             b_ub=np.append(np.zeros(count), 1.0),
             bounds=[(0, None)] * (2 * n) + [(None, None)],
         )
-        return found.x[:n] - found.x[n : 2 * n], float(found.x[-1])
+        return found.x[:n] - found.x[n : 2 * n], largest * float(found.x[-1])
     if norm != "l2":
         raise ValueError(f'norm must be "l1" or "l2", got {norm!r}.')
-    # Dual: the point of least norm in the convex hull of the columns; its norm is the margin.
-    gram = signed.T @ signed
-    found = minimize(
-        lambda a: 0.5 * a @ gram @ a,
-        np.full(count, 1 / count),
-        jac=lambda a: gram @ a,
-        bounds=[(0, None)] * count,
-        constraints={"type": "eq", "fun": lambda a: a.sum() - 1, "jac": lambda a: np.ones(count)},
-        method="SLSQP",
-        options={"ftol": 1e-16, "maxiter": 1000},
-    )
-    point = signed @ found.x
-    direction = point / np.linalg.norm(point)
-    return direction, float(np.min(direction @ signed))
+    # The shortest w with signed^T w >= 1, by Lawson and Hanson's least distance programming (1974, chapter 23): exact
+    # up to rounding. Its margin at length 1 is 1 / ||w||.
+    rows = np.concatenate([signed, np.ones((1, count))])
+    weights, _ = nnls(rows, np.append(np.zeros(n), 1.0), maxiter=100 * (n + count))
+    residual = rows @ weights - np.append(np.zeros(n), 1.0)
+    direction = residual[:n] / np.linalg.norm(residual[:n])
+    return direction, largest * float(np.min(direction @ signed))

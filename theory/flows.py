@@ -324,7 +324,7 @@ def lambda_balanced(weight: ArrayLike, lam: float, rng: np.random.Generator) -> 
     orthogonal O, `a b = sigma` and `b^2 - a^2 = lam`.
 
     Args:
-        weight: [n, m]. `lam > 0` needs m = n, because W'W'^T = lam I + M M^T then has rank n.
+        weight: [n, m]. `lam > 0` needs m >= n, because W'W'^T = lam I + M M^T then has rank n.
     Raises:
         ValueError: the shape admits no such pair.
     """

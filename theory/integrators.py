@@ -39,6 +39,8 @@ SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau"
 METHODS = ("auto", *SOLVERS)
 #: A limit's gradient in W, relative to the largest on the path (and to that at W = 0).
 SMALL_GRADIENT = 1e-6
+#: Step of the differences that make a spectral radius, relative to the size of the state.
+DIFFERENCE = 1e-7
 #: Velocity that rounding of the state alone may cause, in units of the spectral radius times the state.
 ROUNDING = 64 * np.finfo(float).eps
 
@@ -58,7 +60,7 @@ def spectral_radius(
         length = float(np.linalg.norm(direction))
         if length == 0 or not np.isfinite(length):
             break
-        step = 1e-7 * size / length
+        step = DIFFERENCE * size / length
         direction = (velocity(state + step * direction) - rate) / (step * length)
         radius = float(np.linalg.norm(direction))
     return radius
@@ -74,9 +76,19 @@ def choose_method(radius: float, duration: float, unknowns: int) -> str:
 
 
 def curvature(problem: Problem, weight: Array) -> float:
-    """Largest curvature of the loss in W at `weight` [..., n, m]."""
-    length = float(np.linalg.norm(weight)) or 1.0
-    return spectral_radius(problem.descent, weight, problem.descent(weight), scale=length, iterations=8)
+    """Largest curvature of the loss in W at `weight` [..., n, m].
+
+    From differences of the gradient; where W is so small that they would be lost in its rounding, over larger steps.
+    """
+    slope = problem.descent(weight)
+    length, size, found = float(np.linalg.norm(weight)) or 1.0, float(np.linalg.norm(slope)), 0.0
+    for _ in range(10):
+        bent = spectral_radius(problem.descent, weight, slope, scale=length, iterations=8)
+        found = bent if np.isfinite(bent) else found
+        if not np.isfinite(bent) or DIFFERENCE * length * bent > 1000 * np.finfo(float).eps * size:
+            break
+        length *= 1e3
+    return found
 
 
 def weight_scale(problem: Problem, weight: Array) -> float:
@@ -123,6 +135,8 @@ class _Run:
     smallest: float = 1e-3
     radius: float = 0.0
     curvature: float = 0.0
+    #: By so much the solver's errors may raise an objective that is nearly 0.
+    noise: float = 0.0
     fastest: Array = field(default_factory=lambda: np.zeros(1))
     steepest: Array = field(default_factory=lambda: np.zeros(1))
 
@@ -301,6 +315,7 @@ def integrate(
     flat = start.reshape(-1)
     length = max(weight_scale(problem, parametrisation.weight(start)), float(np.max(np.abs(start)))) or 1.0
     run.smallest = 1e-3 * min(1.0, length)
+    run.noise = max(rtol, 1e-12) * run.objective(flat) if problem.attained else 0.0
     run.look(flat)
     run.steepest = np.maximum(run.steepest, run.slopes(np.zeros_like(flat)))
     if grid is not None:
@@ -332,13 +347,14 @@ def _advance(
         if len(times) >= steps:
             run.rtol, run.atol = 30 * run.rtol, 30 * run.atol
             break
-        solver.step()
+        with np.errstate(over="ignore", invalid="ignore"):  # a first step that is too long is tried again
+            solver.step()
         if solver.status == "failed" or not np.all(np.isfinite(solver.y)):
             raise FlowError(
                 f"the flow could not be continued beyond time {solver.t_old or span[0]:.3g} ({used}): it became "
                 "infinite or too stiff; start from a smaller initialisation or stop earlier."
             )
-        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > 10 * start_objective + 1e-12:
+        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > 10 * start_objective + run.noise:
             raise FlowError(
                 f"the loss grows along the path (time {solver.t:.3g}): the parametrisation's velocity does not descend."
             )

@@ -12,5 +12,8 @@ def is_separable(signed: Array) -> bool:
     # Here, so that problems can be made without scipy.
     from scipy.optimize import linprog
 
+    largest = float(np.max(np.linalg.norm(signed, axis=0), initial=0.0))
+    if largest > 0:  # in whatever units they come
+        signed = signed / largest
     found = linprog(np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None))
     return bool(found.status == 0)

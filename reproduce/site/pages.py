@@ -250,12 +250,12 @@ def _ledger(results: Path) -> str:
         "",
     ]
     for claim in claims:
-        killed = sum(end == "killed" for end in claim["mutants"].values())
+        killed, refused = (sum(end == kind for end in claim["mutants"].values()) for kind in ("killed", "refused"))
         shown = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in claim["measured"].items()}
         parts = {
             "verdict": f"**{claim['verdict']}**",
             "threshold": plain(claim["threshold"]),
-            "mutants killed": f"{killed} of {len(claim['mutants'])}",
+            "mutants killed": f"{killed} of {len(claim['mutants'])}" + (f", {refused} refused" if refused else ""),
             "source": plain(claim["source"]),
             "experiment": plain(claim["experiment"]),
             "note": plain(claim["note"]),

@@ -73,3 +73,41 @@ def test_margins_of_the_convex_programs_are_optimal():
         trial = rng.standard_normal((3000, 3))
         trial /= np.linalg.norm(trial, ord=order, axis=1, keepdims=True)
         assert np.max(np.min(trial @ signed, axis=1)) <= margin + 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1e-4, 255.0, 1e6])
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_a_margin_is_the_same_in_every_unit(unit, norm):
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((5, 30))
+    signed = X * np.sign(rng.standard_normal(5) @ X)
+    direction, margin = convex.maximum_margin(signed, norm)
+    scaled, in_unit = convex.maximum_margin(unit * signed, norm)
+    assert in_unit / unit == pytest.approx(margin, rel=1e-9)
+    np.testing.assert_allclose(scaled, direction, atol=1e-9)
+
+
+def test_the_largest_margin_is_that_of_the_shortest_weight_also_where_features_differ_in_size():
+    import cvxpy as cp
+
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((3, 20))
+    signed = np.diag([1.0, 100.0, 1e4]) @ (X * np.sign(rng.standard_normal(3) @ X))
+    weight = cp.Variable(3)
+    tight = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-12)
+    cp.Problem(cp.Minimize(cp.sum_squares(weight)), [signed.T @ weight >= 1]).solve(solver="CLARABEL", **tight)
+    assert convex.maximum_margin(signed, "l2")[1] == pytest.approx(1 / np.linalg.norm(weight.value), rel=1e-5)
+
+
+def test_a_hypentropy_without_size_is_refused():
+    with pytest.raises(ValueError, match="every size"):
+        convex.bregman_projection(np.ones((2, 1)), np.ones(1), np.array([0.0, 1.0]), np.zeros(2))
+
+
+def test_a_wide_balanced_pair_whose_weight_has_lost_rank_is_refused():
+    from theory import closed_forms
+
+    with pytest.raises(ValueError, match="must have rank 3"):
+        closed_forms.balanced_grams(np.zeros((3, 5)), 0.5)
+    closed_forms.balanced_grams(np.zeros((3, 5)), 0.0)
+    assert closed_forms.saxe_mode(0.0, 0.5, np.array([0.0, 1.0])) == pytest.approx([0.5, 0.25])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import theory
 from theory import (
     Factorised,
     FlowError,
@@ -139,3 +140,38 @@ def test_the_callers_objects_are_not_changed():
     values = completion.values.copy()
     completion.scaled(2.0)
     np.testing.assert_array_equal(completion.values, values)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        theory.Factorised([[1.0]], [[1.0]]),
+        theory.DiagonalSimilarity([[1.0]], [1.0]),
+        theory.Product([[[0.9]]] * 4),
+    ],
+)
+def test_a_saddle_of_the_wrong_sign_is_no_limit(start):
+    path = theory.integrate(theory.LinearRegression([[1.0]], [[-1.0]]), start)
+    assert not path.converged
+    with pytest.raises(ValueError):
+        path.limit()
+
+
+@pytest.mark.parametrize("rtol", [1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("unit", [1.0, 1e5, 1e9])
+def test_a_loose_tolerance_is_not_taken_for_a_flow_that_does_not_descend(rtol, unit):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        problem = theory.LinearRegression(rng.standard_normal((4, 3)), unit * rng.standard_normal((2, 3)))
+        start = theory.Factorised(np.zeros((4, 2)), np.eye(4))
+        assert theory.integrate(problem, start, rtol=rtol, atol=1e-8).losses[-1] < 1e-6 * unit**2
+
+
+def test_a_batch_that_starts_at_zero_moves_where_it_can():
+    from theory.batched import adaptive_flow
+
+    problem = theory.LinearRegression(np.eye(2)[None], np.ones((1, 1, 2)))
+    end = adaptive_flow(problem, theory.Standard(np.zeros((1, 2, 1))), stop_loss=1e-8, horizon=100.0)
+    assert end.converged.all()
+    still = theory.Factorised(np.zeros((1, 2, 1)), np.zeros((1, 2, 2)))
+    assert not adaptive_flow(problem, still, stop_loss=1e-8, horizon=100.0).converged.any()

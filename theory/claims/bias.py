@@ -305,7 +305,7 @@ def depth_gates(runs: list[DepthRun]) -> dict[tuple[str, int], bool]:
     11,
     "depth-lowers-rank",
     statement="A factorisation completes with lower effective rank and smaller test error than W itself, and three "
-    "factors do better than two.",
+    "factors do better than two, from Gaussian factors with a product of size 1e-3.",
     source="Arora, Cohen, Hu and Luo 2019; quoted in the paper, section 5.1",
     threshold="effective rank and test error fall from N = 1 to 2 and from N = 2 to 3, paired by seed: sign test "
     "p < 0.05 each",
@@ -334,7 +334,8 @@ def depth_lowers_rank(settings: Settings) -> Finding:
 @claim(
     12,
     "not-captured-by-norms",
-    statement="Three factors recover better than two although their nuclear norm is larger.",
+    statement="Three factors recover better than two although their nuclear norm is larger, from Gaussian factors with "
+    "a product of size 1e-3.",
     source="Arora, Cohen, Hu and Luo 2019; quoted in the paper, section 5.1",
     threshold="paired by seed: nuclear norm of N = 3 above that of N = 2 and test error below it, sign test p < 0.05 "
     "each",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from theory import convex, observables
@@ -53,46 +55,66 @@ def shared_flow(problem: MatrixSensing, scale: float, *, diagonal: bool = False)
         if diagonal
         else Factorised(kernel, scale * np.eye(TAPS)[None])
     )
-    return follow(batch, flow, stop_loss=1e-11, rtol=1e-4, atol=1e-7).weights[0]
+    # The start is small, and so are the errors that it can bear.
+    return follow(batch, flow, stop_loss=1e-11, rtol=1e-4, atol=1e-7 * min(1.0, 100 * scale)).weights[0]
 
 
-def _gaps(problem: MatrixSensing, scales: tuple[float, ...]) -> tuple[float, list[float]]:
-    """Relative excess of the nuclear norm over its minimum: of the least Frobenius solution, and of the flow."""
+@dataclass(frozen=True)
+class Gaps:
+    """Relative excess of the nuclear norm over its minimum: of the fit of least Frobenius norm, of the planted target,
+    and of the flow by the size of its start; and how far the flow's smallest start ends from the target."""
+
+    plain: float
+    target: float
+    flow: list[float]
+    to_target: float
+
+
+def _gaps(seed: int, scales: tuple[float, ...]) -> Gaps:
+    problem, target = shared_block_problem(seed)
     least = convex.minimum_nuclear_norm(problem.A, problem.y)[1]
-    plain = float(observables.nuclear_norm(minimum_frobenius(problem))) / least - 1
-    return plain, [float(observables.nuclear_norm(shared_flow(problem, s))) / least - 1 for s in scales]
+    ends = [shared_flow(problem, scale) for scale in scales]
+    plain, planted, *flow = (
+        float(observables.nuclear_norm(weight)) / least - 1 for weight in (minimum_frobenius(problem), target, *ends)
+    )
+    return Gaps(plain, planted, flow, float(np.linalg.norm(ends[-1] - target)))
 
 
 @claim(
     20,
     "shared-block",
     statement="Static NSL with a block M_s shared by all channels is matrix factorisation of the 9 x (C F) unfolding "
-    "of the kernel: from a small start the flow tends to the unfolding's minimum nuclear norm, which the "
-    "fit of minimum Frobenius norm is well above. So in the paper's convolutional setting, unlike in its "
-    "regression example, the bias can be seen.",
+    "of the kernel: from a start of size 0.01 the flow ends near the unfolding's minimum nuclear norm, far below the "
+    "fit of minimum Frobenius norm. So in the paper's convolutional setting, unlike in its regression example, a bias "
+    "towards low rank can be seen.",
     source="ours, from equations (2) and (6)",
     threshold="at s = 0.01 the gap to the minimum nuclear norm is below a quarter of the minimum Frobenius solution's, "
     "which is above 10 %; every seed",
     mutants=("frozen M",),
 )
 def shared_block(settings: Settings) -> Finding:
-    seeds, scales = settings.seeds(10, 2), (1.0, 0.1, 0.01)
-    found = [_gaps(shared_block_problem(2000 + seed)[0], scales) for seed in seeds]
-    plain = np.array([row[0] for row in found])
-    ours = np.array([row[1] for row in found])
-    share = ours[:, -1] / plain
+    seeds, scales = settings.seeds(10, 2), (1.0, 0.1, 0.01, 1e-5)
+    found = [_gaps(2000 + seed, scales) for seed in seeds]
+    plain = np.array([gaps.plain for gaps in found])
+    ours = np.array([gaps.flow for gaps in found])
+    share = ours[:, 2] / plain
     return Finding(
         verdict_of(bool(np.max(share) < 0.25), bool(np.min(plain) > 0.1)),
         {
             "minimum Frobenius solution: gap (min)": float(plain.min()),
             "minimum Frobenius solution: gap (max)": float(plain.max()),
             **{f"s = {s:g}: gap (median)": float(np.median(ours[:, k])) for k, s in enumerate(scales)},
-            "s = 0.01: gap (max)": float(ours[:, -1].max()),
+            "s = 0.01: gap (max)": float(ours[:, 2].max()),
             "s = 0.01: gap over that of minimum Frobenius (max)": float(share.max()),
+            "s = 1e-05: gap (max)": float(ours[:, 3].max()),
+            "target of rank 2: gap (max)": max(gaps.target for gaps in found),
+            "s = 1e-05: distance to the target (median)": float(np.median([gaps.to_target for gaps in found])),
+            "seeds whose gap is larger at s = 1e-05 than at 0.01": int(np.sum(ours[:, 3] > ours[:, 2])),
         },
         f"{len(seeds)} 3x3 convolutions of 4 to 4 channels, 20 Gaussian patches, target unfolding of rank 2 and unit "
         "norm; M_s = s I, W' = 0; minimum by cvxpy with Clarabel.",
-        "By claim 10 the limit s to 0 is not the minimum in every problem; this is about s = 0.01.",
+        "Whether the norm is small or the rank low is not told apart here: the planted target, of rank 2, passes the "
+        "gate too, and from ever smaller starts the flow does not tend to the minimum in every problem (claim 10).",
     )
 
 

@@ -232,7 +232,8 @@ def balanced_closure(problem: LinearRegression, pair: Factorised, lam: float, ti
     5,
     "balanced-closed-form",
     statement="For W'W'^T - M M^T = lambda I the flow closes in W alone (both Gram matrices are functions of W; for "
-    "m > n, W'^T W' with the projector on W's row space), and with whitened inputs the whole trajectory is the "
+    "m > n, W'^T W' with the projector on W's row space, and for lambda > 0 then while W has full rank), and "
+    "with whitened inputs the whole trajectory is the "
     "explicit solution of a matrix Riccati equation, for every shape that admits such a start.",
     source="Fukumizu 1998; Braun, Domine, Fitzgerald and Saxe 2022; Domine et al. 2024",
     threshold="Gram and trajectory errors < 1e-10",
@@ -263,7 +264,8 @@ def balanced_closed_form(settings: Settings) -> Finding:
         + ", ".join(f"({n},{m},{lam:g})" for n, m, lam in shapes)
         + "; 13 times up to 6.",
         "lambda > 0 needs m >= n to exist at all. For m > n the formula without the projector is off by exactly lambda "
-        "on the kernel of W; the trajectory is not touched by that.",
+        "on the kernel of W; the trajectory is not touched by that. Where W loses rank there, with lambda > 0, "
+        "different balanced pairs have the same W and go on differently.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from theory.claims import mutants
+from theory.trajectory import FlowError
 
 HOLDS, FAILS, MEASURED = "holds", "fails", "measured, not gated"
 #: Numbers from here on are given to claims that are entered without one.
@@ -71,7 +72,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with its finding and the fate of its mutants: "killed", or the verdict that survived.
+    """A claim with its finding and the fate of its mutants: "killed", "refused" or "survived".
 
     `seconds` is printed and kept out of the files, which two runs must agree on.
     """
@@ -167,10 +168,15 @@ def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
 
 
 def fate(known: Claim, mutant: str) -> str:
-    """ "killed" if the claim's check fails (or cannot be run) under the mutant, else "survived"."""
+    """ "killed" if the claim's check fails (or cannot be run) under the mutant, else "survived".
+
+    "refused" where the integrator itself ended it (`FlowError`), so that the claim's gate was not asked.
+    """
     with mutants.applied(mutant):
         try:
             finding = known.check(Settings(quick=True))
+        except FlowError:
+            return "refused"
         except (ValueError, np.linalg.LinAlgError, FloatingPointError):
             return "killed"
     return "killed" if finding.verdict == FAILS else "survived"
@@ -254,9 +260,10 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
 
 def _killed(row: dict[str, Any]) -> str:
     fates = row.get("mutants", {})
-    survivors = [name for name, fate in fates.items() if fate != "killed"]
-    text = f"{len(fates) - len(survivors)} of {len(fates)}" if fates else "-"
-    return text + (f" (survived: {', '.join(survivors)})" if survivors else "")
+    text = f"{sum(fate == 'killed' for fate in fates.values())} of {len(fates)}" if fates else "-"
+    others = {kind: [name for name, fate in fates.items() if fate == kind] for kind in ("refused", "survived")}
+    named = [f"{kind}: {', '.join(names)}" for kind, names in others.items() if names]
+    return text + (f" ({'; '.join(named)})" if named else "")
 
 
 def mutant_table(rows: list[dict[str, Any]]) -> str:
@@ -266,7 +273,8 @@ def mutant_table(rows: list[dict[str, Any]]) -> str:
         "## Mutants",
         "",
         "Each gate is run again with the code under test made wrong on purpose; a gate that still passes measures "
-        "nothing of what it speaks of.",
+        "nothing of what it speaks of. Where the integrator refuses the wrong dynamics itself, as a flow that does not "
+        "descend, the gate was not asked.",
         "",
         *(f"- **{name}**: {mutants.MUTANTS[name].text}" for name in used),
         "",
