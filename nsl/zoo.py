@@ -93,7 +93,17 @@ class Entry:
         return moments_of(self.weights, read_tensors(self.weights)[1])
 
     def load(self) -> nn.Module | FewShotMethod:
-        """The network, or a fitted few-shot method; see `nsl.load`."""
+        """The network, or a fitted few-shot method; see `nsl.load`.
+
+        Raises:
+            ExportError: the file is damaged, not one of ours, or holds the network of another run than the card's.
+        """
+        named = read_tensors(self.weights)[1].get("training", {}).get("id")
+        if named is not None and named != self.identity:
+            raise ExportError(
+                f"{self.weights} holds the network of another run ({named}) than its card's ({self.identity}); put the "
+                "right file there, or delete it and run again."
+            )
         return load_file(self.weights)
 
     def text(self) -> str:
@@ -151,6 +161,12 @@ def entries(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
             if weights.is_file():
                 found.append(Entry(weights, _card(path)))
     return sorted(found, key=_order)
+
+
+def without_card(folder: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Files of networks that have no card yet: `python -m reproduce tables` writes cards."""
+    found = (path for place in folders(folder) for path in sorted(place.glob("*.safetensors")))
+    return [path for path in found if not path.with_suffix(".json").is_file()]
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class _Parser(argparse.ArgumentParser):
     """Complains as :class:`nsl.arguments.Parser` does; that one imports torch, which ``status`` does without."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # `--seed 2` is not `--seeds 2`, which would mean two of them.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help.")

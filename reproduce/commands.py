@@ -15,7 +15,7 @@ from reproduce.declare.sizes import check_memory
 from reproduce.run import fingerprints, progress
 from reproduce.run.executors import LocalExecutor, Report
 from reproduce.run.files import path_argument
-from reproduce.run.store import Store, differences
+from reproduce.run.store import Store, differences, record_files
 from reproduce.session import EXECUTED, PROFILES, RESULTS, SHARED, SHOWN, Session, common, session
 from reproduce.show import notebooks, tables
 
@@ -80,10 +80,15 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
     marks = now.fingerprints(runs)
     jobs = [(run, marks[fingerprints.dataset_key(run.dataset)]) for run in runs]
     missing = [(run, mark) for run, mark in jobs if now.store.find(declared_id(run.declared(mark))) is None]
+    for line in fingerprints.replaced(now.store.folder, marks):
+        print(line, flush=True)
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
     if not missing:
         return
-    report = executor.execute(sorted(missing, key=_shares(missing)))
+    try:
+        report = executor.execute(sorted(missing, key=_shares(missing)))
+    finally:
+        fingerprints.keep(now.store.folder, marks)
     if again and any(fingerprints.DROPPED in failure for failure in report.failures):
         files = fingerprints.changed((run for run, _ in missing), now.data)
         why = f"{', '.join(files)} changed" if files else "no file is known to have changed"
@@ -113,7 +118,7 @@ def status(arguments: argparse.Namespace) -> int:
     for line in progress.lines(states, now.jobs):
         print(line)
     known = {state.identity for state in states}
-    others = [path for path in now.store.runs.glob("*.json") if path.stem not in known]
+    others = [path for path in record_files(now.store.runs) if path.stem not in known]
     if others:
         print(f"{len(others)} more stored records belong to other tables, seeds or an earlier declaration.")
     return 0
@@ -226,8 +231,8 @@ def select(arguments: argparse.Namespace) -> int:
 
     arguments.profile, arguments.tables = arguments.name, str(arguments.table)
     now = session(arguments)
-    table = now.tables[0]
-    runs = [run for choice in selection.choices(now.profile, table) for run in choice.runs]
+    chosen = {table: selection.choices(now.profile, table) for table in now.tables}
+    runs = [run for found in chosen.values() for choice in found for run in choice.runs]
     if not runs:
         raise ValueError(
             f"Profile {now.profile.name} declares no trials for table {arguments.table}; add a section "
@@ -235,14 +240,16 @@ def select(arguments: argparse.Namespace) -> int:
         )
     _execute(arguments, now, runs)
     tables.write_tables(now.tables, now.profile, now.store)
-    found = selection.rows(now.profile, now.store, table)
-    print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, found))
+    rows = [row for table in now.tables for row in selection.rows(now.profile, now.store, table)]
+    print(as_markdown({name: name.replace("_", " ") for name in selection.COLUMNS}, rows))
+    for table in (table for table, found in chosen.items() if not found):
+        print(f"Profile {now.profile.name} declares no trials for table {table}.")
     return 0
 
 
 def _declare_select(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="PROFILE", help="demo, cpu, paper or paper-bf16")
-    parser.add_argument("table", metavar="TABLE", help="number or name of the table")
+    parser.add_argument("table", metavar="TABLE", help="number or name of the table, or several as for TABLES")
     common(*EXECUTED)(parser)
 
 

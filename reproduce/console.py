@@ -67,7 +67,10 @@ def _zoo(chosen: argparse.Namespace) -> int:
         for entry in found:
             rows = ", ".join(f"{row['table']}:{row['method']}" for row in entry.rows) or "-"
             print(f"{entry.identity}  {entry.card['profile']}  {rows}  {entry.title}: {entry.result}")
-        if not found:
+        bare = zoo.without_card(chosen.folder)
+        if bare:
+            print(f"{_bare(bare)}; `python -m reproduce tables` of their profile writes them.")
+        if not found and not bare:
             print("No trained network is kept here; `nsl reproduce` keeps those it trains.")
         for line in _without_network(chosen.folder):
             print(line)
@@ -86,8 +89,17 @@ def _zoo(chosen: argparse.Namespace) -> int:
             raise ValueError(text)
         print(f"{entry.identity}  {text}", flush=True)
         ends.append(equal)
-    print(f"{len(ends)} networks: {ends.count(True)} equal, {ends.count(False)} not, {ends.count(None)} not checked.")
-    return int(False in ends)
+    bare = zoo.without_card(chosen.folder) if chosen.identity is None else []
+    if bare:
+        print(f"{_bare(bare)} and are not checked; `python -m reproduce tables` of their profile writes them.")
+    left = ends.count(None) + len(bare)
+    print(f"{len(ends) + len(bare)} networks: {ends.count(True)} equal, {ends.count(False)} not, {left} not checked.")
+    # Nothing checked is nothing found in order.
+    return int(False in ends or True not in ends)
+
+
+def _bare(files: list[Path]) -> str:
+    return f"{len(files)} networks in {', '.join(sorted({str(path.parent) for path in files}))} have no card"
 
 
 def _without_network(folder: Path | None) -> list[str]:

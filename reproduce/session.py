@@ -107,6 +107,26 @@ def _count(text: str | None, name: str) -> int | None:
     return int(text)
 
 
+#: Settings by which no run is another one.
+_NOT_OF_RUNS = ("jobs", "description", "handicap", "select", "same_data", "same_width", "whole_tables")
+
+
+def _check_settings(found: plan.Profile, tables: tuple[plan.Key, ...], path: Path | None) -> None:
+    """Refuse settings that reach no run of the chosen tables: their results would lie in a folder that says they do."""
+    base, *changes = found.name.split(overrides.SIGN)
+    keys = [change.partition("=")[0] for change in changes]
+    if not any(set(key.split(".")).isdisjoint(_NOT_OF_RUNS) for key in keys):
+        return
+    changed, declared = (
+        [run.key for run in plan.planned_runs(profile, tables)] for profile in (found, plan.profile(base, path))
+    )
+    if changed == declared:
+        raise ValueError(
+            f"--set {', '.join(f'{base}.{change}' for change in changes)} changes no run of tables "
+            f"{', '.join(map(str, tables))}: these are the declared values, or slots and rows have their own."
+        )
+
+
 def session(arguments: argparse.Namespace) -> Session:
     """The common arguments, checked."""
     profile = DEFAULT_PROFILE if arguments.profile is None else arguments.profile
@@ -115,6 +135,7 @@ def session(arguments: argparse.Namespace) -> Session:
     data = arguments.data or None
     fingerprints.check_folder(data)
     numbers = plan.parse_tables(arguments.tables)
+    _check_settings(found, numbers, arguments.profiles)
     return Session(
         profile=found,
         tables=numbers,

@@ -32,6 +32,7 @@ class Layout:
         names_file: the names of the classes.
         label_ranges: number of values of each label byte of a record; the last one is the class.
         digests: of the published train and test records (`nsl.data.known.record_digest`).
+        names_digest: of the published names (`nsl.data.cifar.names_digest`).
         pickled: what lies in a data folder where someone has the version of pickles.
     """
 
@@ -42,6 +43,7 @@ class Layout:
     names_file: str
     label_ranges: tuple[int, ...]
     digests: dict[str, str]
+    names_digest: str
     pickled: tuple[str, ...]
 
     @property
@@ -162,6 +164,7 @@ _ENTRIES = (
             names_file="batches.meta.txt",
             label_ranges=(10,),
             digests={"train": "e8b5fd0a4b0aa978364941d2a1808e29", "test": "13f89963e8baec350d551523bf4251da"},
+            names_digest="bb3914949cecedee",
             pickled=("cifar-10-batches-py", "cifar-10-python.tar.gz"),
         ),
     ),
@@ -177,6 +180,7 @@ _ENTRIES = (
             names_file="fine_label_names.txt",
             label_ranges=(20, 100),
             digests={"train": "b3dcebc8fa21c93fc5a32e85ad652ff3", "test": "5d2d678d13ac4dcb00b086996d47e143"},
+            names_digest="fbe8ad23bbaf2496",
             pickled=("cifar-100-python", "cifar-100-python.tar.gz"),
         ),
     ),

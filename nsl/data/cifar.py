@@ -6,6 +6,9 @@ A file is a sequence of records: one label byte (CIFAR-10) or a coarse and a fin
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +54,8 @@ def load_cifar(
     names = _read_names(folder / layout.names_file, layout.num_classes)
     train_images, train_labels = _read_split(folder, layout.train, layout.label_ranges)
     test_images, test_labels = _read_split(folder, layout.test, layout.label_ranges)
+    if names_digest(names) != layout.names_digest:
+        warnings.warn(f"The class names of {name} are not those of the published set.", stacklevel=2)
     for split, labels, images in (("train", train_labels, train_images), ("test", test_labels, test_images)):
         check_known(name, split, labels.numpy(), images.view(len(images), -1).numpy(), layout.digests[split])
     whole = make_dataset(name, train_images, train_labels, test_images, test_labels, names)
@@ -97,6 +102,11 @@ def _find(name: str, layout: Layout, root: Path, download: bool, address: str) -
     except DataError as error:
         raise DataError(f"{error}{told}") from None
     return target
+
+
+def names_digest(names: Sequence[str]) -> str:
+    """Of class names in the order of their labels."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _read_names(path: Path, count: int) -> list[str]:

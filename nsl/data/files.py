@@ -44,9 +44,10 @@ def annotated_files(path: Path) -> list[tuple[int, str, str]]:
     Blank lines are passed over.
 
     Raises:
-        DataError: a line is not a file name, a tab and a wnid, or names a file of another folder.
+        DataError: a line is not a file name, a tab and a wnid, names a file of another folder, or one named before.
     """
-    found = []
+    found: list[tuple[int, str, str]] = []
+    seen: dict[str, int] = {}
     for number, line in enumerate(text_of(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -55,6 +56,9 @@ def annotated_files(path: Path) -> list[tuple[int, str, str]]:
             raise DataError(f"{path}: line {number} is not a file name, a tab and a class of wnids.txt.")
         if fields[0] in ("", ".", "..") or "/" in fields[0] or "\\" in fields[0] or "\0" in fields[0]:
             raise DataError(f"{path}: line {number} names {fields[0][:40]!r}, which is no file of its folder images.")
+        if fields[0] in seen:
+            raise DataError(f"{path}: line {number} names {fields[0][:40]!r}, as line {seen[fields[0]]} does.")
+        seen[fields[0]] = number
         found.append((number, fields[0], fields[1]))
     return found
 

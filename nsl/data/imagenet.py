@@ -28,6 +28,7 @@ import hashlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,6 +175,17 @@ def _first(labelled: Labelled, count: int | None, wnids: Sequence[str], what: st
     return [labelled[place] for place in first_per_class(labels, count, wnids, what)]
 
 
+def _count(name: str, folder: Path, classes: int, train: int, test: int) -> None:
+    """Warn where the folder has not as many images as the published set: an unpacking may have been interrupted."""
+    entry = CATALOGUE[name]
+    if (classes, train, test) != (entry.classes, entry.train, entry.test):
+        warnings.warn(
+            f"{folder} has {classes} classes, {train} training and {test} validation images, {entry.title} "
+            f"{entry.classes}, {entry.train} and {entry.test}; numbers are of other data.",
+            stacklevel=2,
+        )
+
+
 def list_images(
     name: str, folder: Path, train_per_class: int | None = None, test_per_class: int | None = None
 ) -> tuple[dict[str, Split], list[str]]:
@@ -190,8 +202,12 @@ def list_images(
         if not wnids:
             raise DataError(f"{folder / 'train'} has no class folders such as n01440764; unpack the official archive.")
         train = _by_class(folder / "train", wnids)
-        sorted_val = any(path.is_dir() and _WNID.fullmatch(path.name) for path in (folder / "val").iterdir())
+        tested = {path.name for path in (folder / "val").iterdir() if _WNID.fullmatch(path.name)}
+        if extra := sorted(tested - set(wnids)):
+            raise DataError(f"{folder / 'val' / extra[0]} has no training images; put back the official set.")
+        sorted_val = any((folder / "val" / name).is_dir() for name in tested)
         test = _by_class(folder / "val", wnids) if sorted_val else _flat_val(folder / "val", wnids)
+    _count(name, folder, len(wnids), len(train), len(test))
     splits = {}
     for part, labelled, count in (("train", train, train_per_class), ("test", test, test_per_class)):
         kept = _first(labelled, count, wnids, f"{name} {part}")

@@ -117,7 +117,8 @@ class _Builder:
             try:
                 entry = json.loads(line)
                 first, last = self._rows(int(entry["chunk"]))
-                if _checksum(data[first:last]) == entry["sum"]:
+                # A chunk with images that could not be decoded is tried again: they may have been put back.
+                if not entry["bad"] and _checksum(data[first:last]) == entry["sum"]:
                     found[int(entry["chunk"])] = entry
             except (ValueError, KeyError, TypeError):
                 continue  # the line that was being written when the process was killed
@@ -261,9 +262,11 @@ def build_packed(
             killed.unlink(missing_ok=True)
         identity = {"format": FORMAT, "size": size, "source": source}
         if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
-            if "checksum" not in index:
-                _seal(folder, index)
-            return
+            if not _healed(index, size):
+                if "checksum" not in index:
+                    _seal(folder, index)
+                return
+            say("again: an image that had been left out can be decoded now")
         begun = folder / "building.json"
         try:
             same = json.loads(begun.read_text(encoding="utf-8")) == identity
@@ -294,6 +297,12 @@ def build_packed(
         for name, builder in builders.items():
             builder.shorten(made[name]["images"])
         begun.unlink(missing_ok=True)
+
+
+def _healed(index: dict[str, Any], size: int) -> bool:
+    """Whether an image that a finished cache leaves out can be decoded now."""
+    bad = [Path(path) for split in index["splits"].values() for path in split.get("bad", ())]
+    return any(reason is None for path in bad for reason in decode_chunk([path], size)[1])
 
 
 def _seal(folder: Path, index: dict[str, Any]) -> None:

@@ -234,6 +234,9 @@ def profile(name: str, path: Path | None = None) -> Profile:
         found = Profile(name=name, slots={slot: _slot(slot, slots, shared) for slot in slots}, **raw)
         _check(found)
         return found
+    except RecursionError:
+        source = path or EXPERIMENTS / "profiles.toml"
+        raise ValueError(f"{source}: profile {name!r} has slots that are like one another in a circle.") from None
     except (TypeError, KeyError, AttributeError) as error:
         source = path or EXPERIMENTS / "profiles.toml"
         raise ValueError(f"{source}: profile {name!r} is incomplete or misspelt ({error}).") from None

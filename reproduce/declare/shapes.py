@@ -53,6 +53,8 @@ class Shape:
 
 def shape(dataset: dict[str, Any]) -> Shape:
     """The sizes of the data set that a profile declares, options included."""
+    if dataset["name"] not in CATALOGUE:
+        raise ValueError(f"There is no data set {dataset['name']!r}; there are: {', '.join(CATALOGUE)}.")
     entry = CATALOGUE[dataset["name"]]
     size = int(dataset.get("image_size", dataset.get("length", entry.image_size)))
     classes = int(dataset.get("num_classes", entry.classes))

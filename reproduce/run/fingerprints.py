@@ -25,7 +25,7 @@ from reproduce import tasks
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE
 from reproduce.run.files import canonical_json, digest, locked, write_text
-from reproduce.run.store import read_record
+from reproduce.run.store import read_record, record_files
 
 #: What a failed run says when the fingerprint it was planned with is not that of the data.
 DROPPED = "its entry is dropped"
@@ -194,7 +194,7 @@ def _of_record(path: Path, written: int) -> tuple[str, str]:
 def _of_records(folder: Path) -> dict[str, set[str]]:
     """Fingerprints that the stored records themselves name, by :func:`dataset_key`."""
     found: dict[str, set[str]] = {}
-    for path in sorted((folder / "runs").glob("*.json")):
+    for path in record_files(folder / "runs"):
         key, fingerprint = _of_record(path, path.stat().st_mtime_ns)
         found.setdefault(key, set()).add(fingerprint)
     return found
@@ -226,7 +226,7 @@ def current(
     """Fingerprints of the runs' data as they are now; ``load`` is called only for those that may have changed.
 
     ``loader`` names what loads, so that two of them do not share what is remembered. The answer is also
-    written to ``data.json`` in ``folder``.
+    written to ``data.json`` in ``folder``, see :func:`keep`.
     """
     cache, found = _read_json(_cache_path()), dict[str, str]()
     hashes: dict[str, str] = {}
@@ -248,11 +248,40 @@ def current(
             write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
             known = _read_json(_files_path()) | hashes
             write_text(_files_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+    keep(folder, found)
+    return found
+
+
+def keep(folder: Path, found: dict[str, str]) -> None:
+    """Note in ``data.json`` of a profile which data its tables are of.
+
+    Other data than those of stored records are noted once a record of them is stored too: until then the tables show
+    what there is.
+    """
     # Other commands wait: between reading and writing nothing may be added that would be lost.
     with locked(folder / "locks" / "data.lock"):
         path = folder / "data.json"
         known = _kept(path)
-        if known | found != known or not path.exists():
-            known |= found
+        new = {key: mark for key, mark in found.items() if known.get(key) != mark}
+        if new and any(key in known for key in new):
+            stored = _of_records(folder)
+            new = {key: mark for key, mark in new.items() if not _waits(stored.get(key, set()), known.get(key), mark)}
+        if new or not path.exists():
+            known |= new
             write_text(path, json.dumps(known | {CHECKSUM: digest(known)}, indent=1, sort_keys=True) + "\n")
-    return found
+
+
+def _waits(stored: set[str], before: str | None, mark: str) -> bool:
+    """Whether records are of the data noted before, and none yet of the new ones."""
+    return before in stored and mark not in stored
+
+
+def replaced(folder: Path, found: dict[str, str]) -> list[str]:
+    """A line for every data set that is not the one of the stored records."""
+    known = recorded(folder)
+    return [
+        f"The data {key} (fingerprint {mark}) are not those of the stored records ({known[key]}): runs are made anew, "
+        "and the tables show the stored ones until the first of the new is there."
+        for key, mark in found.items()
+        if known.get(key, mark) != mark
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.declare.runs import run_id
-from reproduce.run.store import SCHEMA, RecordError, Store, checksum
+from reproduce.run.store import SCHEMA, RecordError, Store, checksum, record_files
 
 _KERNELS = {"compiled": "native", "eager": "plain"}
 #: Models of schema 1 whose predictor was the release's where they named none.
@@ -54,7 +54,7 @@ def migrate(folder: Path) -> list[str]:
     """
     store = Store(folder.parent, folder.name)
     done = []
-    for path in sorted(store.runs.glob("*.json")):
+    for path in record_files(store.runs):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):

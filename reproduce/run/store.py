@@ -41,6 +41,11 @@ def checksum(record: dict[str, Any]) -> str:
     return digest({key: value for key, value in record.items() if key != "checksum"})
 
 
+def record_files(runs: Path) -> list[Path]:
+    """The files of records in a folder; hidden ones are none (macOS puts a ``._x.json`` beside an ``x.json``)."""
+    return sorted(path for path in runs.glob("*.json") if not path.name.startswith("."))
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The record in ``path``; :class:`RecordError` when it is damaged or belongs to another file."""
     advice = "delete the file to run it again"
@@ -54,6 +59,8 @@ def read_record(path: Path) -> dict[str, Any]:
             f"Run record {path} is of the earlier schema {record['schema']}; carry the records of this folder along by "
             f"`python -m reproduce migrate {folder}`."
         )
+    if isinstance(record, dict) and isinstance(record.get("schema"), int) and record["schema"] > SCHEMA:
+        raise RecordError(f"Run record {path} is of the newer schema {record['schema']}; update this checkout.")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise RecordError(f"Run record {path} is not of schema {SCHEMA}; {advice}.")
     if record.get("checksum") != checksum(record):
@@ -108,7 +115,7 @@ class Store:
 
     def find(self, declared: str) -> dict[str, Any] | None:
         """The record of a declared run, however it was executed; of several the first by execution."""
-        for path in self.runs.glob("*.json"):
+        for path in record_files(self.runs):
             if path.stem not in self._known:
                 self._known[path.stem] = declared_id(self._record(path)["config"])
         found = [self.read(identity) for identity, known in self._known.items() if known == declared]
@@ -133,7 +140,7 @@ class Store:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in order of identity, to be read only: others get the same objects."""
-        for path in sorted(self.runs.glob("*.json")):
+        for path in record_files(self.runs):
             yield self._record(path)
 
     @contextmanager

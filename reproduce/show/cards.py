@@ -70,7 +70,9 @@ def write_cards(profile: plan.Profile, store: Store) -> int:
     written = 0
     for identity in sorted(kept):
         stored = store.read(identity)
-        if stored is not None:
+        if stored is None:  # its record was deleted, as advised of a damaged one: the network is of no row
+            (store.kept / f"{identity}.json").unlink(missing_ok=True)
+        else:
             content = card(stored, profile, rows[identity], scopes.get(identity, "a trial on data that no table shows"))
             write_text(store.kept / f"{identity}.json", json.dumps(content, indent=1, sort_keys=True) + "\n")
             written += 1

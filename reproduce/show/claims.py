@@ -270,13 +270,16 @@ class DoesNotConverge(Kind):
         diverged = [seed for seed in seeds if case.better.records[seed]["status"] == "diverged"]
         above = [seed for seed in seeds if seed in ours and ours[seed] > limit * theirs[seed]]
         failed = len(diverged) + len(above)
+        if not seeds:
+            why = joined(f"no common seed of which {case.worse.method.label} has an error", case.claim.note)
+            return Evidence(verdict=Verdict(Direction.UNDECIDED, case.scope, reason=why))
         direction, why = decide_failures(failed, len(seeds))
         reason = joined(why, case.claim.note)
         observed = (
             f"{failed} of {len(seeds)} runs fail: {len(diverged)} diverged, {len(above)} above {limit:g} times the "
             f"error of {case.worse.method.label}"
         )
-        interval = Interval(100 * failed / len(seeds), None, None, len(seeds)) if seeds else None
+        interval = Interval(100 * failed / len(seeds), None, None, len(seeds))
         verdict = Verdict(direction, case.scope, interval, "", len(seeds), observed=observed, reason=reason)
         return Evidence(verdict=verdict)
 

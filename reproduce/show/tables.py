@@ -13,7 +13,7 @@ from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.run import selection
 from reproduce.run.files import write_text
-from reproduce.run.store import Store
+from reproduce.run.store import Store, record_files
 from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
@@ -64,7 +64,7 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
         if trials := selection.rows(profile, store, table.experiment.table):
             write_text(folder / f"{table.experiment.stem}_selection.csv", as_csv(selection.COLUMNS, trials))
     cards.write_cards(profile, store)
-    if any(store.runs.glob("*.json")):
+    if record_files(store.runs):
         write_text(store.folder / "records.csv", flat.csv_of(store))
     write_text(store.folder / "summary.md", summary(profile, store))
     write_text(store.folder / "findings.md", findings.page(profile, store))

@@ -15,7 +15,7 @@ from nsl import zoo
 from reproduce.declare import plan
 from reproduce.declare.overrides import base_of
 from reproduce.run.files import write_bytes, write_text
-from reproduce.run.store import Store
+from reproduce.run.store import Store, record_files
 from reproduce.show import findings, words
 from reproduce.show.cells import plain
 from reproduce.show.notebooks import SOURCES
@@ -297,7 +297,7 @@ def write_source(results: Path, root: Path, source: Path) -> None:
         write_text(source / "findings" / f"{profile.name}.md", findings.page(profile, store))
         target = source / "extra" / "records" / profile.name
         target.mkdir(parents=True, exist_ok=True)
-        for path in store.runs.glob("*.json"):
+        for path in record_files(store.runs):
             shutil.copyfile(path, target / path.name)
     write_text(source / "networks.md", _networks(profiles))
     if (results / "theory" / "claims.json").exists():

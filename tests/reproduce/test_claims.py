@@ -201,6 +201,13 @@ def test_a_failure_to_converge_is_put_in_numbers() -> None:
     assert (found.direction, found.seeds) == (Direction.UNDECIDED, 2)
 
 
+def test_a_failure_beside_no_finished_baseline_is_not_counted_without_training() -> None:
+    found = verdict("does_not_converge", row("a", [None, None, None]), row("b", [None, None, None]), multiple=3.0)
+    assert found.direction == "undecided"
+    assert not found.counted
+    assert found.reason.startswith("no common seed of which")
+
+
 def test_table_1_says_that_the_trivial_predictor_does_not_converge(tmp_path: Path) -> None:
     profile, store = plan.profile("paper"), Store(tmp_path, "paper")
     fill(store, profile, 1, {"cnn": [8.0, 8.1, 8.2], "dynamic_cnn_trivial": [90.0, 88.0]})

@@ -293,3 +293,20 @@ def test_what_a_command_would_ignore_is_one_clear_line(tmp_path: Path, capsys: p
     assert "runs nothing on cifar100 for tables 1" in complaint(
         arguments("run", tmp_path, "--tables", "1", "--slots", "cifar100"), capsys
     )
+
+
+def test_settings_that_reach_no_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for settings in (["demo.width=16"], ["demo.width=16", "demo.seeds=1"]):
+        options = [part for setting in settings for part in ("--set", setting)]
+        assert main(["plan", "demo", "--tables", "5", "--runs", *options]) == 2
+        assert "changes no run of tables 5" in capsys.readouterr().err
+    assert main(["plan", "demo", "--tables", "1", "--runs", "--set", "demo.width=16"]) == 0
+    assert main(["plan", "demo", "--set", "demo.slot.cifar100.like=cifar100"]) == 2
+    assert "like one another in a circle" in capsys.readouterr().err
+    assert main(["plan", "demo", "--set", "demo.slot.cifar10.data.name=foo"]) == 2
+    assert "There is no data set 'foo'" in capsys.readouterr().err
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--seed", "2"]) == 2
+    assert "unrecognized arguments: --seed 2" in capsys.readouterr().err

@@ -90,3 +90,19 @@ def test_what_is_remembered_and_half_written_files_are_no_data(
     (folder / "images.bin").write_bytes(b"other")
     assert fingerprints.changed([run], str(folder)) == [str(folder / "images.bin")]
     assert fingerprints._states([folder / "gone"]) == []
+
+
+def test_other_data_are_of_the_tables_only_once_a_record_of_them_is_stored(store: Store) -> None:
+    profile = plan.profile("paper")
+    run = profile.run(plan.experiment(1).method("cnn"), "cifar10", 0)
+    new = "f" * 16
+    marks = fingerprints.current(store.folder, [run], None, lambda *_: new, "a test of other data")
+    assert marks == {fingerprints.dataset_key(run.dataset): new}
+    assert shown(store) == [8.0]
+    (line,) = fingerprints.replaced(store.folder, marks)
+    assert new in line
+    assert "are not those of the stored records" in line
+    put_record(store, run, 9.0, mark=new)
+    fingerprints.keep(store.folder, marks)
+    assert shown(store) == [9.0]
+    assert fingerprints.replaced(store.folder, marks) == []

@@ -11,7 +11,7 @@ import scipy.stats
 
 from reproduce.declare import plan
 from reproduce.run.store import Store
-from reproduce.show import findings, words
+from reproduce.show import findings, flat, words
 from reproduce.show.overview import distinct
 from reproduce.show.rows import shown_tables
 from reproduce.show.statistics import mean_interval
@@ -162,3 +162,10 @@ def test_few_shot_claims_ask_for_one_training_or_for_episodes(tmp_path: Path) ->
     assert re.search(r"it takes (at most )?[\d,]+ episodes\.$", text) or "more than 100,000 episodes" in text
     (text,) = [line for line in page.splitlines() if "Static NSN beats MAML." in line]
     assert "It takes one training of each, whose test episodes decide: 1 more run, " in text
+
+
+def test_the_committed_pages_are_those_of_the_committed_records() -> None:
+    """`python -m reproduce tables --profile cpu` writes them; readers come to them from the README."""
+    store = Store(RESULTS, "cpu")
+    assert findings.page(plan.profile("cpu"), store) == (store.folder / "findings.md").read_text("utf-8")
+    assert flat.csv_of(store) == (store.folder / "records.csv").read_text("utf-8")

@@ -224,3 +224,17 @@ def test_a_file_whose_shapes_are_others_is_refused_before_its_network_is_built(k
     write_tensors(tmp_path / "other.safetensors", tensors, about)
     with pytest.raises(ExportError, match="cannot be built"):
         nsl.load(tmp_path / "other.safetensors")
+
+
+def test_a_network_under_another_runs_name_is_refused_and_one_without_a_card_is_named(
+    kept: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (zoo.find(table=1, method=method, folder=kept.kept)[0] for method in ("cnn", "dynamic"))
+    (tmp_path / first.weights.name).write_bytes(second.weights.read_bytes())
+    (tmp_path / f"{first.identity}.json").write_bytes(first.weights.with_suffix(".json").read_bytes())
+    with pytest.raises(ExportError, match=f"holds the network of another run \\({second.identity}\\)"):
+        nsl.load(first.identity, folder=tmp_path)
+    (tmp_path / f"{first.identity}.json").unlink()
+    assert main(["zoo", "check", "--folder", str(tmp_path)]) == 1
+    assert "1 networks in" in (said := capsys.readouterr().out)
+    assert "0 equal, 0 not, 1 not checked" in said

@@ -78,7 +78,7 @@ def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(tmp_path: Path
     elif damage == "binary":
         path.write_bytes(b"\xff\x00")
     elif damage == "other schema":
-        path.write_text(json.dumps({"schema": 99}), encoding="utf-8")
+        path.write_text(json.dumps({"schema": 0}), encoding="utf-8")
     else:
         identity = "0" * 16
         path = path.rename(store.path(identity))
@@ -86,6 +86,16 @@ def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(tmp_path: Path
         store.read(identity)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_record_of_a_newer_version_is_not_to_be_deleted_and_a_hidden_file_is_none(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    identity = put_record(store, run, 12.5)["id"]
+    (store.runs / f"._{identity}.json").write_bytes(b"\x00")
+    assert [record["id"] for record in store.records()] == [identity]
+    store.path(identity).write_text(json.dumps({"schema": 99}), encoding="utf-8")
+    with pytest.raises(RecordError, match="is of the newer schema 99; update this checkout"):
+        store.read(identity)
 
 
 def test_a_claimed_run_cannot_be_claimed_again_until_it_is_released(tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def zero_kernel_gap(seed: int) -> tuple[float, float]:
     "practical-start",
     statement="From the layers' own start M_0 = I: the DNS limit is the Bregman projection of beta_0 = w'_0 on the "
     "fits, in the hypentropy of sizes |w'_0^2 - 1|, for w'_0 without entries of +-1; under UNS "
-    "Pi W(t) = (M_0 Pi)^T W'(t) (Pi projects off the range of X), so that what the data do not see moves only with W'; and W'_0 = 0 is "
+    "Pi W(t) = (M_0 Pi)^T W'(t) (Pi projects off the range of X), so that what the data do not see moves only with "
+    "W'; and W'_0 = 0 is "
     "exactly the balanced case lambda = -1 of claim 5.",
     source="ours; the first from Woodworth et al. 2020, theorem 1",
     threshold="DNS limit to projection < 1e-8; identity along the path < 1e-12; C + I < 1e-12 and trajectory < 1e-10",

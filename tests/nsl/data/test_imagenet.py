@@ -350,3 +350,32 @@ def test_an_index_from_before_the_checksum_gets_one_if_the_pixels_say_the_same(t
     path.with_name("train.u8").unlink()
     with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
         load("tiny_imagenet_25", tmp_path, image_size=8)
+
+
+def test_a_folder_that_is_not_whole_is_told_and_a_file_listed_twice_is_refused(tmp_path: Path) -> None:
+    folder = tiny(tmp_path)
+    with pytest.warns(UserWarning, match=r"has 3 classes, 12 training and 6 validation images, Tiny-ImageNet-25 25"):
+        list_images("tiny_imagenet_25", folder)
+    path = folder / "val" / "val_annotations.txt"
+    path.write_text(path.read_text() + f"val_0_0.JPEG\t{WNIDS[1]}\t0\t0\t1\t1\n")
+    with pytest.raises(DataError, match=r"line 7 names 'val_0_0\.JPEG', as line 1 does"):
+        list_images("tiny_imagenet_25", folder)
+    other = ilsvrc(tmp_path, sorted_val=True)
+    for file in (other / "train" / WNIDS[1]).iterdir():
+        file.unlink()
+    (other / "train" / WNIDS[1]).rmdir()
+    with pytest.raises(DataError, match=f"{WNIDS[1]} has no training images"):
+        list_images("imagenet", other)
+
+
+@pytest.mark.filterwarnings("ignore:.*numbers are of other data")
+def test_an_image_that_was_put_back_is_packed_after_all(tmp_path: Path) -> None:
+    folder = tiny(tmp_path)
+    file = folder / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_0.JPEG"
+    whole = file.read_bytes()
+    file.write_bytes(b"\0" * len(whole))
+    with pytest.raises(DataError, match="cannot be decoded"):
+        load_imagenet("tiny_imagenet_25", tmp_path, workers=1)
+    assert len(load_imagenet("tiny_imagenet_25", tmp_path, workers=1, bad_limit=0.5).train_images) == 11
+    file.write_bytes(whole)
+    assert len(load_imagenet("tiny_imagenet_25", tmp_path, workers=1).train_images) == 12
