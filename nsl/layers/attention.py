@@ -119,7 +119,7 @@ class GlobalSimilarity(nn.Module):
 
     def predict_similarity(self, input: Tensor) -> Tensor:
         """A(X) [B, N, N] of [B, C, H, W], [N, N] without B; rows are output positions, each sums to one."""
-        if input.dim() == 3:
+        if isinstance(input, Tensor) and input.dim() == 3:
             return self.predict_similarity(input.unsqueeze(0)).squeeze(0)
         query, key = self.query(input).flatten(2), self.key(input).flatten(2)
         scale = 1 / math.sqrt(query.shape[1]) if self.scale is None else self.scale

@@ -109,8 +109,9 @@ class LinearPredictor(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] to [..., D]."""
         check_features(input, self.first.in_features)
-        # The sum of squares overflows in float16, where M would silently be I.
-        values = input.float() if input.dtype == torch.float16 else input
+        # The sum of squares overflows in float16, where M would silently be I. torch.fx traces with something else.
+        narrow = isinstance(input, Tensor) and input.dtype == torch.float16
+        values = input.float() if narrow else input
         norm = (values.square().sum(-1, keepdim=True) + EPSILON).sqrt()
         return self.second(torch.relu(self.first((values / norm).to(input.dtype))))
 
