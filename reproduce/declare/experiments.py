@@ -77,6 +77,7 @@ class Claim:
         datasets: the paper's data sets on which it is made; empty: all of the table's.
         built: whether it holds by how our networks were chosen where the paper gives no widths; counts say so.
         note: what a reader of the verdict has to know.
+        in_words: whether the paper says it in words only, without numbers.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
     """
 
@@ -96,6 +97,7 @@ class Claim:
     datasets: tuple[str, ...] = ()
     built: bool = False
     note: str = ""
+    in_words: bool = False
     control: bool = False
 
 

@@ -172,5 +172,7 @@ def _in_the_paper(judged: Judged) -> str:
         return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"
     if not judged.better.paper and not judged.worse.paper:  # not illegible: there is none
         return judged.claim.note or "the paper gives no number"
+    if judged.claim.in_words:
+        return f"in the paper {_side(judged, 1.0)}, in words only"
     claimed = "similar" if judged.claim.kind == "similar" else _side(judged, 1.0)
     return f"in the paper {claimed}, by how much is illegible"
