@@ -21,6 +21,7 @@ from nsl.classifier import CLASSIFIER_NAMES, named_classifiers
 from nsl.layers.dynamic import DynamicLayer
 from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
 from nsl.layers.structures import Structure
+from nsl.layers.window import Window
 
 Where = Callable[[str, nn.Module], bool]
 """(qualified name, module) to whether it is converted."""
@@ -44,11 +45,11 @@ def _replace(model: nn.Module, build: Callable[[str, nn.Module], nn.Module | Non
         The model (another object when it is itself replaced) and the number of replaced modules.
     """
     made: dict[int, nn.Module] = {}
-    # What is inside of a layer with a similarity, its predictor, belongs to that layer.
+    # What is inside of a layer with a similarity or of a window, what predicts its numbers, belongs to that layer.
     inside = {
         id(part)
         for layer in model.modules()
-        if isinstance(layer, Similar)
+        if isinstance(layer, Similar | Window)
         for part in layer.modules()
         if part is not layer
     }
@@ -107,12 +108,6 @@ def _only_its_class(name: str, module: nn.Module) -> None:
             f"module {name or '(root)'!r} has hooks or parametrisations, which a conversion would lose: "
             "remove them first or exclude it by `where`"
         )
-
-
-def _inside_of_layers(model: nn.Module) -> set[int]:
-    """Parts of the package's own layers, such as what predicts a deformable convolution's offsets."""
-    layers = [part for part in model.modules() if type(part).__module__.startswith("nsl.layers.") and part is not model]
-    return {id(part) for layer in layers for part in layer.modules() if part is not layer}
 
 
 def _read_by_parents(model: nn.Module) -> set[int]:
@@ -174,7 +169,7 @@ def convert(
     if kind not in ("static", "dynamic"):
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     chosen = where or _spatial(model)
-    read_by_parents, inside = _read_by_parents(model), _inside_of_layers(model)
+    read_by_parents = _read_by_parents(model)
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         similar = replacement(type(module), dynamic=kind == "dynamic")
@@ -184,7 +179,7 @@ def convert(
                 f"module {name or '(root)'!r} has no weights yet: run the network once on an input before it is "
                 "converted, or exclude it by `where`"
             )
-        if similar is None or id(module) in inside or not chosen(name, module):
+        if similar is None or not chosen(name, module):
             return None
         _only_its_class(name, module)
         if id(module) in read_by_parents:

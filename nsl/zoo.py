@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nsl.training.export import ExportError, is_few_shot, moments_of, network_of, read_tensors
 
@@ -98,13 +98,14 @@ class Entry:
         Raises:
             ExportError: the file is damaged, not one of ours, or holds the network of another run than the card's.
         """
-        named = read_tensors(self.weights)[1].get("training", {}).get("id")
+        tensors, about = read_tensors(self.weights)
+        named = about.get("training", {}).get("id")
         if named is not None and named != self.identity:
             raise ExportError(
                 f"{self.weights} holds the network of another run ({named}) than its card's ({self.identity}); put the "
                 "right file there, or delete it and run again."
             )
-        return load_file(self.weights)
+        return _network(self.weights, tensors, about)
 
     def text(self) -> str:
         """The card in Markdown, and mean and std out of the file.
@@ -256,7 +257,10 @@ def load(
 
 def load_file(path: Path) -> nn.Module | FewShotMethod:
     """The network or few-shot method in a file, with `moments`; raises as `nsl.training.export.load_model`."""
-    tensors, about = read_tensors(path)
+    return _network(path, *read_tensors(path))
+
+
+def _network(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> nn.Module | FewShotMethod:
     if is_few_shot(about):
         from nsl.fewshot.export import method_of
 

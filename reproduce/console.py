@@ -105,11 +105,12 @@ def _bare(files: list[Path]) -> str:
 def _without_network(folder: Path | None) -> list[str]:
     """A line a profile with records whose networks are not here: older runs kept none, or only some were copied."""
     from nsl import zoo
+    from reproduce.run.store import record_files
 
     lines = []
     places = [*(place.parent / "runs" for place in zoo.folders(folder)), *Path("results").glob("*/runs")]
     for runs in sorted({place.resolve(): place for place in places}.values()):
-        stored = {path.stem for path in runs.glob("*.json")}
+        stored = {path.stem for path in record_files(runs)}
         left = len(stored - {path.stem for path in (runs.parent / "weights").glob("*.safetensors")})
         if left:
             lines.append(f"{left} of the {len(stored)} records in {runs} have no trained network here.")

@@ -29,8 +29,13 @@ Part = tuple[int, int]
 Choices = tuple[Tensor, ...]
 """What was drawn for a batch, each [B, ...]."""
 
-#: What to do with images that are no bytes.
-FLOATS = "images in 0 to 1 become bytes by (255 * images).round().to(torch.uint8)"
+
+def _check_bytes(what: str, images: Tensor) -> None:
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"{what} takes uint8 images (0 to 255), got {images.dtype}; images in 0 to 1 become bytes by "
+            "(255 * images).round().to(torch.uint8)"
+        )
 
 
 def _at_hand(choices: Choices, images: Tensor, part: Part | None) -> list[Tensor]:
@@ -179,8 +184,7 @@ def resized_crop(
     Raises:
         ValueError: `scale` is not in (0, 1], or `images` is not four-dimensional or not uint8.
     """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"resized_crop takes uint8 images (0 to 255), got {images.dtype}; {FLOATS}")
+    _check_bytes("resized_crop", images)
     if images.ndim != 4:
         raise ValueError(f"resized_crop needs images [B, C, H, W], got shape {list(images.shape)}.")
     if not 0 < scale <= 1:
@@ -247,8 +251,7 @@ class Normalise:
 
     def __call__(self, images: Tensor, channels_last: bool = False) -> Tensor:
         """uint8 [B, C, H, W] to floats of the same shape; `channels_last` is the memory format of the result."""
-        if images.dtype != torch.uint8:
-            raise ValueError(f"normalise takes uint8 images (0 to 255), got {images.dtype}; {FLOATS}")
+        _check_bytes("normalise", images)
         # Plane by plane first: over interleaved channels the same multiply and add take several times longer.
         values = images.contiguous().to(self.scale.dtype).mul_(self.scale).add_(self.shift)
         return values.to(self.dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)

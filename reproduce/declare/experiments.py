@@ -31,6 +31,8 @@ BEYOND = "beyond"
 class Method:
     """One row of a table: a model and the values that the paper prints (percent) by slot; illegible ones are absent.
 
+    ``recipe`` is what its training has in place of the profile's, in every profile.
+
     ``paper`` has those of the task's metric, ``paper_of`` those of a table's other metrics by their names. ``handicap``
     says what keeps the method from its published strength here; verdicts repeat it. ``seeds`` is the largest number of
     them that the row is run with, for rows beyond the paper.
@@ -43,6 +45,7 @@ class Method:
     label: str
     model: str
     options: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     paper: dict[str, float] = field(default_factory=dict)
     paper_of: dict[str, dict[str, float]] = field(default_factory=dict)
     backbone: str = ""

@@ -42,8 +42,8 @@ class Slot:
         same_data, same_width: whether data and networks are the paper's.
         method: for single rows of a table, by their keys, what differs: ``width``, ``recipe``, ``options``,
             ``handicap``.
-        of, times: of a slot that is the slot ``of`` with ``times`` as many iterations, all else equal but single rows:
-            rates, warm-up and milestones are fractions of the training, so that the schedule scales with it.
+        of, times: of a slot that is the slot ``of`` with ``times`` as many iterations, all else equal: rates, warm-up
+            and milestones are fractions of the training, so that the schedule scales with it.
     """
 
     name: str
@@ -136,9 +136,13 @@ class Profile:
         """What keeps the method from its published strength in this profile; empty where nothing is known to."""
         return str(self.slots[slot].method.get(method.key, {}).get("handicap", method.handicap))
 
+    def precisions(self, slot: str, *methods: Method) -> set[str]:
+        """What these methods train in on the data in ``slot``."""
+        return set().union(*(_precisions(self.run(method, slot, 0).recipe) for method in methods))
+
     def scope(self, slot: str, *methods: Method) -> Scope:
         """What results of these methods can speak about: the slot's scope, with the precision that they trained in."""
-        found = set().union(*(_precisions(self.run(method, slot, 0).recipe) for method in methods))
+        found = self.precisions(slot, *methods)
         rounded = "" if "bfloat16" not in found else "in bfloat16" if len(found) == 1 else "in bfloat16 and float32"
         return replace(self.slots[slot].scope, precision=rounded)
 
@@ -151,7 +155,7 @@ class Profile:
             label=f"{method.label}, {declared.multiple}" if declared.multiple else method.label,
             dataset=dict(declared.data),
             model=task.model(method, options),
-            recipe=task.recipe(method, merged(declared.recipe, own.get("recipe", {}))),
+            recipe=task.recipe(method, merged(merged(declared.recipe, method.recipe), own.get("recipe", {}))),
             seed=seed,
             threads=declared.threads,
             task=method.task,
@@ -162,7 +166,7 @@ class Profile:
 _ROW = ("width", "recipe", "options", "handicap")
 _SELECT = ("table", "slot", "methods", "validation", "seeds", "trial", "candidates", "grid")
 #: What a slot may say that is another one at another budget.
-_PART = ("of", "times", "method")
+_PART = ("of", "times")
 #: What slots take from their profile unless they say otherwise.
 _SHARED = ("seeds", "threads", "jobs", "width", "same_data", "same_width")
 
@@ -173,8 +177,7 @@ def _slot(name: str, slots: dict[str, dict[str, Any]], shared: dict[str, Any]) -
         _known(f"slot.{name}", slots[name], _PART)
         same, times = _slot(whole, slots, shared), float(slots[name]["times"])
         recipe = {**same.recipe, "iterations": round(times * same.recipe["iterations"])}
-        rows = merged(same.method, slots[name].get("method", {}))
-        return replace(same, name=name, of=whole, times=times, recipe=recipe, method=rows)
+        return replace(same, name=name, of=whole, times=times, recipe=recipe)
     own = {key: value for key, value in slots[name].items() if key != "like"}
     if (model := slots[name].get("like")) is not None:
         own["recipe"] = merged(_slot(model, slots, shared).recipe, own.get("recipe", {}))

@@ -152,8 +152,7 @@ class Classification(Task):
 
 def _precision(table: Table, slot: Slot) -> str:
     """In what the methods trained, where that is not float32."""
-    runs = [table.profile.run(method, slot.name, 0) for method in table.experiment.methods]
-    found = {run.recipe["precision"] for run in runs}
+    found = table.profile.precisions(slot.name, *table.experiment.methods)
     if len(found) > 1:
         return " but for the precision, which their names say"
     return "" if found == {"float32"} else f", in {found.pop()}"

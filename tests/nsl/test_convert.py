@@ -655,3 +655,10 @@ def test_folding_under_autocast_rounds_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         folded = layer.fold().weight
     assert torch.equal(folded, layer.fold().weight)
+
+
+def test_what_a_user_puts_into_a_block_of_the_package_is_converted() -> None:
+    block = nsl.ODEBlock(nn.Conv2d(4, 4, 3, padding=1))
+    model = nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), block))
+    assert sum(isinstance(module, nsl.NSConv2d) for module in model.modules()) == 2
+    assert not any(isinstance(module, nsl.NSConv2d) for module in nsl.fold(model).modules())
