@@ -83,6 +83,7 @@ def _execute(arguments: argparse.Namespace, now: Session, runs: list[Run], again
     for line in fingerprints.replaced(now.store.folder, marks):
         print(line, flush=True)
     print(f"{now.profile.name}: {len(jobs) - len(missing)} of {len(jobs)} runs are stored.", flush=True)
+    now.store.tidy()
     if not missing:
         return
     try:

@@ -138,6 +138,12 @@ class Store:
         for leftover in self.checkpoints.glob(f"{identity}.*"):
             leftover.unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Remove the checkpoints and attempts of stored runs: a process killed right after its record left them."""
+        for leftover in self.checkpoints.glob("*.*"):
+            if self.path(leftover.name.partition(".")[0]).exists():
+                leftover.unlink(missing_ok=True)
+
     def records(self) -> Iterator[dict[str, Any]]:
         """All records, in order of identity, to be read only: others get the same objects."""
         for path in record_files(self.runs):

@@ -65,6 +65,17 @@ def test_storing_a_record_leaves_no_checkpoint_and_no_temporary_file(tmp_path: P
     assert [path.suffix for path in store.runs.iterdir()] == [".json"]
 
 
+def test_what_a_process_left_that_died_right_after_its_record_is_removed(tmp_path: Path, run: Run) -> None:
+    store = Store(tmp_path, "tiny")
+    identity = put_record(store, run, 1.0)["id"]
+    (store.checkpoints / "shared-2").mkdir(parents=True)
+    unfinished = store.checkpoint("0123456789abcdef")
+    for path in (store.checkpoint(identity), store.attempts(identity), unfinished):
+        path.touch()
+    store.tidy()
+    assert sorted(path.name for path in store.checkpoints.iterdir()) == [unfinished.name, "shared-2"]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "edited", "renamed", "binary", "other schema"])
 def test_a_damaged_record_is_refused_with_its_name_and_what_to_do(tmp_path: Path, run: Run, damage: str) -> None:
     store = Store(tmp_path, "tiny")
