@@ -101,8 +101,9 @@ spread = float(
 figure = figures.new_figure(9, 4.2)
 axes = figure.subplots(2, 5)
 for number in range(2):
-    marked = places[0]
-    figures.picture(axes[number, 0], images[number], f"input {number + 1}", (marked[0] - 1, marked[1] - 1, 3))
+    figures.picture(
+        axes[number, 0], images[number], f"input {number + 1}", *((row - 1, column - 1, 3) for row, column in places)
+    )
     figures.matrix_picture(axes[number, 1], fixed, "static $M_s - I$", spread)
     for ax, (r, c) in zip(axes[number, 2:4], places):
         shown = figures.matrix_picture(
@@ -148,5 +149,5 @@ for ax, sharing in zip(figure.subplots(1, 2), ("disjoint", "shared")):
     names = [f"conv {number + 1}: {layer.in_channels} channels" for number, layer in enumerate(layers)]
     total = nsl.count_parameters(model) - nsl.count_parameters(nsl.create_model("cnn9", 10))
     title = f"{sharing}: {total:,} predictor parameters"
-    figures.ownership(ax, names, own, [0 if each else -1 for each in common], title)
+    figures.ownership(ax, names, own, [0 if each else -1 for each in common], title, total - sum(own))
 show(figure)

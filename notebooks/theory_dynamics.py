@@ -75,7 +75,7 @@ unit = dynamics.DynamicNeuralUnit()
 for drive in np.linspace(-1, 1, 81):
     for point, stable in unit.equilibria(drive):
         middle.plot(drive, point, ".", markersize=3, color="#0072B2" if stable else "#D55E00")
-middle.set(xlabel="input u", ylabel="equilibria", title="w = 2: blue stable, red not")
+middle.set(xlabel="input u", ylabel="equilibria", title="w = 2: blue stable, orange not")
 drives = list(np.concatenate([np.linspace(0, 1, 11), np.linspace(1, -1, 21), np.linspace(-1, 0, 11)]))
 right.plot(drives, unit.respond(0.1, drives, time=20.0), ".-", color="#009E73")
 right.set(xlabel="input u, swept up, down, and back", ylabel="state x", title="Hysteresis")

@@ -80,12 +80,15 @@ for (norm, direction), style in zip(best.items(), ("-", "--")):
     left.plot(*line, style, color="k", linewidth=1, label=f"maximum {norm} margin")
 left.set(xlabel="$x_1$", ylabel="$x_2$", xlim=(-3, 3), ylim=(-3, 3), title="Data and separating lines")
 left.legend(fontsize=7)
+goals = {norm: np.degrees(np.arctan2(direction[1], direction[0])) for norm, direction in best.items()}
+goals["l1"] -= 360 * np.round((goals["l1"] - goals["l2"]) / 360)
 for (name, start), style in zip((("unconstrained M", free), ("diagonal M", diagonal)), ("o-", "s--")):
     path = margins.margin_path(flat, start)
     angle = np.degrees(np.unwrap(np.arctan2(path.directions[:, 1], path.directions[:, 0])))
+    angle -= 360 * np.round((angle[-1] - goals["l2"]) / 360)  # the turn on which the directions are drawn
     right.plot(-path.levels, angle, style, markersize=4, label=name)
-for direction, style in zip(best.values(), ("-", "--")):
-    right.axhline(np.degrees(np.arctan2(direction[1], direction[0])), color="k", linestyle=style, linewidth=1)
+for angle, style in zip(goals.values(), ("-", "--")):
+    right.axhline(angle, color="k", linestyle=style, linewidth=1)
 right.set(
     xscale="log",
     xlabel=r"$\log(1/L)$",

@@ -278,21 +278,26 @@ def measure(entry: Entry, root: str | os.PathLike[str] | None = None, *, downloa
         root, download: see `nsl.data.load`.
 
     Raises:
-        DataError: its data are not there, or it was trained on none of `nsl.data.load` or `nsl.data.load_fewshot`.
-        ExportError: the data are not those it was trained on.
+        DataError: its data are not there, or it was trained on none of `nsl.data.load` or `nsl.data.load_fewshot`, or
+            on others. Images in another order than then are the same where they are the whole published set; for a
+            few-shot method they are not, since episodes are drawn by place.
     """
     import torch
 
+    from nsl.data import DataError, load_fewshot
     from nsl.data import load as load_data
-    from nsl.data import load_fewshot
+    from nsl.data.known import is_published
 
     config = entry.card["config"]
     options = {key: value for key, value in config["dataset"].items() if key not in ("name", "fingerprint")}
     few_shot = config.get("task") == "few-shot"
     load_set: Any = load_fewshot if few_shot else load_data
     found = load_set(config["dataset"]["name"], root, download=download, **options)
-    if found.fingerprint != config["dataset"]["fingerprint"]:
-        raise ExportError(f"The data of {entry.title} are not those it was trained on: their fingerprints differ.")
+    if found.fingerprint != config["dataset"]["fingerprint"] and (few_shot or not is_published(found)):
+        raise DataError(
+            f"The data of {entry.title} are not those it was trained on, or their files list them in another order: "
+            "their fingerprints differ."
+        )
     threads = torch.get_num_threads()
     torch.set_num_threads(config["threads"])
     try:

@@ -30,7 +30,10 @@ def _data(text: str) -> str:
 #: The arguments that commands share, as `add_argument` takes them.
 SHARED: dict[str, dict[str, Any]] = {
     "profile": {"default": None, "help": PROFILES},
-    "tables": {"default": None, "help": "tables such as 1, 1-4, 1,3 or beyond (default: the paper's)"},
+    "tables": {
+        "default": None,
+        "help": f"tables such as 1, 1-4, 1,3 or beyond, or of those {', '.join(plan.beyond())} (default: the paper's)",
+    },
     "slots": {"default": None, "help": "data sets to run, such as cifar10 (default: the tables' all)"},
     "methods": {"default": None, "help": "rows to run, by their keys, such as cnn (default: all)"},
     "seeds": {"default": None, "help": "number of seeds (default: the profile's)"},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from reproduce.show.figures import new_figure, picture
+from reproduce.show.figures import logarithmic, new_figure, picture
 from reproduce.show.looks import OKABE_ITO, looks
 from reproduce.show.statistics import MINIMUM_SEEDS, Interval, mean_interval
 
@@ -20,19 +20,17 @@ CLASS_COLOURS = (
 
 
 def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, Any]]) -> Figure:
-    """Where deformable taps go on average, and beside them which taps a learned shape keeps.
+    """Where deformable taps go on average, in pixels of the axes, and below them which taps a learned shape keeps.
 
     Args:
         layers: (name, mean offsets [K][2] in pixels, down and right).
         shapes: (name, D [K] of zeros and ones).
     """
-    count = max(len(layers), len(shapes), 1)
-    lines = 2 if shapes else 1
-    figure = new_figure(1.9 * count + 0.4, 2.1 * lines)
-    axes = np.asarray(figure.subplots(lines, count, squeeze=False), dtype=object)
-    for ax in axes.ravel():
-        ax.axis("off")
-    for ax, (name, offsets) in zip(axes[0], layers):
+    figure = new_figure(1.5 * max(len(layers), len(shapes), 1) + 0.4, 4.4 if shapes else 2.4)
+    heights = [3, 2] if shapes else [1]
+    parts = np.asarray(figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights))
+    above = np.asarray(parts[0, 0].subplots(1, max(1, len(layers)), squeeze=False), dtype=object)[0]
+    for ax, (name, offsets) in zip(above, layers):
         values = np.asarray(offsets, float)
         side = round(len(values) ** 0.5)
         rows, columns = np.divmod(np.arange(len(values)), side)
@@ -42,28 +40,36 @@ def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, An
         arrows: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.012}
         ax.quiver(columns, rows, short[:, 1], short[:, 0], color=OKABE_ITO[0], **arrows)
         ax.set_title(f"offsets, {name}", fontsize=7)
-        ax.set(xlim=(-2.5, side + 1.5), ylim=(side + 1.5, -2.5), aspect="equal")
-    for ax, (name, shape) in zip(axes[-1], shapes):
+        ax.set(xlim=(-2.5, side + 1.5), ylim=(side + 1.5, -2.5), aspect="equal", xticks=range(side), yticks=range(side))
+        ax.tick_params(labelsize=6)
+    below = np.asarray(parts[-1, 0].subplots(1, len(shapes), squeeze=False), dtype=object)[0] if shapes else ()
+    for ax, (name, shape) in zip(below, shapes):
         values = np.asarray(shape, float)
         side = round(len(values) ** 0.5)
+        # White is kept: a frame tells it from the paper.
         ax.imshow(values.reshape(side, side), cmap="gray", vmin=0, vmax=1)
-        ax.set_title(f"learned D, {name}", fontsize=7)
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"learned D, {name}\n({int(values.sum())} of {len(values)} taps kept)", fontsize=7)
     return figure
 
 
-def attack_curves(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+def attack_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Error against the attack's radius, FGSM left and PGD right; radius 0 is no attack.
 
-    ``rows`` maps labels to {"radii", "clean" [1], "fgsm", "pgd"}.
+    Lines are means over seeds, bars their 95 % intervals from three seeds on. ``rows`` maps labels to what each seed
+    found: {"radii", "clean" [1], "fgsm", "pgd"}.
     """
     figure = new_figure(9, 3.4)
     axes = np.asarray(figure.subplots(1, 2, sharey=True), dtype=object)
     own = looks(list(rows))
     for label, found in rows.items():
-        radii = [0, *found["radii"]]
-        style: dict[str, Any] = {"color": own[label].colour, "marker": own[label].marker, "markersize": 4}
+        radii = [0, *found[0]["radii"]]
+        style: dict[str, Any] = {"color": own[label].colour, "marker": own[label].marker, "markersize": 4, "capsize": 2}
+        seeds = f"{label} ({len(found)} seed{'s' if len(found) > 1 else ''})"
         for ax, kind in zip(axes, ("fgsm", "pgd")):
-            ax.plot(radii, [*found["clean"], *found[kind]], label=label, **style)
+            errors = [mean_interval(list(one)) for one in zip(*([*each["clean"], *each[kind]] for each in found))]
+            bars = [0.0 if one.high is None or one.count < MINIMUM_SEEDS else one.high - one.mean for one in errors]
+            ax.errorbar(radii, [one.mean for one in errors], bars, label=seeds, **style)
     for ax, kind in zip(axes, ("FGSM", "PGD, 10 steps")):
         ax.set(title=kind, xlabel="largest change of a pixel, 255ths", ylabel="error (%)")
         ax.grid(alpha=0.3)
@@ -120,14 +126,19 @@ def state_masks(sequence: Any, masks: Any, title: str) -> Figure:
 
 
 def spectrum(rows: Mapping[str, Sequence[float]]) -> Figure:
-    """Eigenvalues of learned metrics, largest first; the Euclidean one has only ones."""
+    """Eigenvalues of learned metrics, largest first; the Euclidean one has only ones.
+
+    Eigenvalues of less than a millionth, which rounding leaves of zeros, are not drawn.
+    """
     figure = new_figure(6, 3)
     ax = figure.subplots()
     own = looks(list(rows))
     for label, values in rows.items():
-        ax.plot(np.maximum(values, 1e-6), color=own[label].colour, label=label)
+        found = np.asarray(values, float)
+        found = np.where(found > 1e-6, found, np.nan)
+        ax.plot(np.arange(1, len(found) + 1), found, color=own[label].colour, label=label)
     ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    ax.set(xlabel="number", ylabel="eigenvalue of $M$", yscale="log")
+    ax.set(xlabel="place, the largest first", ylabel="eigenvalue of $M$, above $10^{-6}$", yscale="log")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return figure
@@ -141,6 +152,8 @@ def orders(rows: Mapping[str, tuple[int, Sequence[int], Sequence[float]]]) -> Fi
         colour = OKABE_ITO[number % len(OKABE_ITO)]
         ax.plot(steps, errors, color=colour, marker="o", markersize=4, label=f"{name}, order {order}")
     ax.set(xlabel="steps", ylabel="error at the end", xscale="log", yscale="log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:g}")
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
     return figure
@@ -160,7 +173,7 @@ def stage_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             own = [point for point in curve if point["stage"] == stage]
             ax.scatter([p["iteration"] for p in own], [p["test_error"] for p in own], color=colour, marker=marker, s=22)
     ax.set(xlabel="iterations (circles: CNN, squares: M alone, triangles: everything)", ylabel="test error (%)")
-    ax.set_yscale("log")
+    logarithmic(ax)
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
     return figure
@@ -203,12 +216,10 @@ def budget_curves(
         if paper:
             ax.axvspan(paper_images / 1.5, paper_images * 1.5, color="black", alpha=0.06, linewidth=0)
             ax.text(paper_images, 0.98, "paper", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8)
-    left.set(ylabel="test error (%)", yscale="log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
-    left.tick_params(axis="y", which="both", labelsize=8)
+    left.set(ylabel="test error (%)")
+    logarithmic(left)
     left.legend(fontsize=8)
-    right.set(ylabel=f"{difference} (points)")
+    right.set_ylabel(f"{difference}\n(points)")
     return figure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import fsum
 from typing import Any
 
 from reproduce.declare.shapes import CATALOGUE
@@ -16,6 +18,18 @@ def _first(report: Report, key: str, slot: str | None = None) -> dict[str, Any]:
     slot = report.table.experiment.datasets[0] if slot is None else slot
     records = report.table.row(slot, key).records
     return dict(records[min(records)]) if records else {}
+
+
+def _all(report: Report, key: str) -> list[dict[str, Any]]:
+    """The records of all stored seeds of a row."""
+    records = report.table.row(report.table.experiment.datasets[0], key).records
+    return [dict(records[seed]) for seed in sorted(records)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what there is."""
+    known = [value for value in values if value is not None]
+    return fsum(known) / len(known) if known else None
 
 
 def labels(report: Report) -> dict[str, str]:
@@ -39,9 +53,12 @@ def moved_taps(report: Report, shapes: Report, key: str = "deformable", shape_ke
 
 
 def attack_curves(report: Report) -> Any:
-    """Error against the attack's radius."""
-    found = {label: _first(report, key) for key, label in labels(report).items()}
-    rows = {label: r["result"]["attack"] for label, r in found.items() if "attack" in r.get("result", {})}
+    """Error against the attack's radius, over all seeds."""
+    rows = {
+        label: attacks
+        for key, label in labels(report).items()
+        if (attacks := [record["result"]["attack"] for record in _all(report, key) if "attack" in record["result"]])
+    }
     return show(beyond.attack_curves(rows)) if rows else text(NOTHING)
 
 
@@ -57,9 +74,13 @@ def segmentations(report: Report) -> Any:
 
 
 def class_bars(report: Report) -> Any:
-    """Intersection over union of every class."""
-    found = {label: _first(report, key) for key, label in labels(report).items()}
-    rows = {label: r["result"]["class_iou"] for label, r in found.items() if "class_iou" in r.get("result", {})}
+    """Intersection over union of every class, the mean of all seeds."""
+    rows = {}
+    for key, label in labels(report).items():
+        found = [record["result"]["class_iou"] for record in _all(report, key) if "class_iou" in record["result"]]
+        if found:
+            seeds = f"{label} ({len(found)} seed{'s' if len(found) > 1 else ''})"
+            rows[seeds] = [_mean(values) for values in zip(*found)]
     names = ["ground", *map(str, range(10))]
     return show(beyond.class_bars(rows, names)) if rows else text(NOTHING)
 

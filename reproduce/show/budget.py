@@ -118,8 +118,11 @@ def answer(table: Table) -> str:
 
 
 def _points(budget: Budget, seeds: Sequence[int]) -> str:
-    """The mean gain over the seeds that have all budgets, or over those that there are."""
-    gains = [budget.gains[seed] for seed in seeds] or list(budget.gains.values())
+    """The mean gain over the seeds that have all budgets, and over all that this one has."""
+    there = list(budget.gains.values())
+    gains = [budget.gains[seed] for seed in seeds] or there
     if not gains:
         return "none"
-    return number(mean_interval(gains).mean) + ("" if len(gains) > 1 else " (one seed)")
+    more = f"over its {len(there)} seeds {number(mean_interval(there).mean)}" if len(there) > len(gains) else ""
+    about = "; ".join(part for part in ("" if len(gains) > 1 else "one seed", more) if part)
+    return number(mean_interval(gains).mean) + (f" ({about})" if about else "")

@@ -66,7 +66,7 @@ def write_cards(profile: plan.Profile, store: Store) -> int:
                 if record["id"] in kept:
                     found = {"table": number, "method": row.method.key, "label": row.method.label, "slot": row.slot}
                     rows[record["id"]].append(found)
-                    scopes.setdefault(record["id"], str(profile.slots[row.slot].scope))
+                    scopes.setdefault(record["id"], str(profile.scope(row.slot, row.method)))
     written = 0
     for identity in sorted(kept):
         stored = store.read(identity)

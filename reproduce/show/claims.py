@@ -243,8 +243,18 @@ class FewerParameters(Kind):
         if claim.paper_counts:
             paper = 100 * (1 - claim.paper_counts[0] / claim.paper_counts[1])
         interval = Interval(100 * saving, None, None, 1)
-        verdict = Verdict(direction, scope, interval, observed=observed, reason=claim.note)
+        reason = joined(claim.note, _price(case) if claim.quantity == "folded_multiply_adds" else "")
+        verdict = Verdict(direction, scope, interval, observed=observed, reason=reason)
         return Evidence(paper=paper, verdict=verdict)
+
+
+def _price(case: Case) -> str:
+    """What a network that costs less once it is folded errs beside the other, where both are trained."""
+    found = [list(case.metric.values(side.records).values()) for side in (case.better, case.worse)]
+    if not all(found):
+        return ""
+    its, other = (mean_interval(values).mean for values in found)
+    return f"its {case.metric.title} is {its:.2f} beside {other:.2f}"
 
 
 class DoesNotConverge(Kind):

@@ -116,9 +116,8 @@ def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, float |
         known = [(value, place) for value, place in zip(values, places) if value is not None]
         if known:
             axes.plot([v for v, _ in known], [p for _, p in known], marker, color=colour, label=label, markersize=5)
-    axes.axvline(20, color="0.6", linewidth=0.8, linestyle=":")
     axes.set_yticks(places, [row[0] for row in rows], fontsize=8)
-    axes.set_xlabel("accuracy, % (dotted: chance)")
+    axes.set_xlabel("accuracy, % (chance: 20)")
     axes.grid(alpha=0.3, axis="x")
     axes.legend(fontsize=8)
     return figure

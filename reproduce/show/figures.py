@@ -7,6 +7,7 @@ records. Colours are those of Okabe and Ito (2008), which colour-blind readers c
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from reproduce.show.statistics import MINIMUM_SEEDS, mean_interval
 
 KERNEL_COLOUR, INPUT_COLOUR = "#009E73", "#F0E442"  # the paper's Figure 1: green kernel, yellow input
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#0072B2", "#D55E00"
+
+#: Points that an axis of errors shows at least.
+SHORTEST = 2.0
 
 Array = NDArray[np.float64]
 
@@ -63,7 +67,7 @@ def learning_curves(
     ``panels`` maps a panel's title to method labels, those to one curve a seed; a curve is a list of points
     with ``images`` and ``key``.
     """
-    figure = new_figure(5.6 * len(panels), 3.6)
+    figure = new_figure(7.2 * len(panels), 3.8)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, (title, methods) in zip(axes, panels.items()):
         seeds: set[int] = set()
@@ -77,34 +81,48 @@ def learning_curves(
             values = np.array(
                 [[np.nan if p[key] is None else p[key] for p in curve[:length]] for curve in curves], float
             )
-            colour = own[label].colour
-            ax.plot(images, values.mean(0), color=colour, marker=own[label].marker, markersize=4, label=label)
+            look = own[label]
+            colour, front = look.colour, 2 if look.behind else 3
+            style: dict[str, Any] = {"linestyle": look.linestyle, "marker": look.marker, "zorder": front}
+            ax.plot(images, values.mean(0), color=colour, markersize=4, label=label, **style)
             band = _band(values)
             if band is not None:
                 ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)
             seeds.add(len(values))
-        ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)", yscale="log")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
-        ax.tick_params(axis="y", which="both", labelsize=8)
+        ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)")
+        logarithmic(ax)
         ax.grid(alpha=0.3, which="both")
         title = "\n".join(band_name(count) for count in sorted(seeds))
-        ax.legend(fontsize=8, title=title, title_fontsize=8)
+        ax.legend(fontsize=8, title=title, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
-def error_chart(
-    panels: Mapping[str, Sequence[tuple[str, Sequence[float], float | None]]], name: str = "test error"
-) -> Figure:
-    """A metric (percent), written as ``name``, per method: every seed a dot, the mean with its 95 % interval, the
-    paper's value beside it.
+def logarithmic(ax: Axes) -> None:
+    """Make the upward axis of what is drawn logarithmic, in plain numbers; over more than a decade 2 and 5 between."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    wide = high > 10 * low
 
-    ``panels`` maps a panel's title to rows (label, value of each seed, the paper's value or None).
+    def minor(value: float, _: int) -> str:
+        return f"{value:g}" if not wide or f"{value:e}"[0] in "25" else ""
+
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(minor)
+    ax.tick_params(axis="y", which="both", labelsize=8)
+
+
+def error_chart(
+    panels: Mapping[tuple[str, str], Sequence[tuple[str, Sequence[float], float | None]]],
+) -> Figure:
+    """A metric (percent) per method: every seed a dot, the mean with its 95 % interval, the paper's value beside it.
+
+    ``panels`` maps a panel's title and metric to rows (label, value of each seed, the paper's value or None). An axis
+    is never shorter than two points, so that a difference of a few images does not fill it.
     """
     rows = max(len(items) for items in panels.values())
-    figure = new_figure(5.6 * len(panels), 1.3 + 0.42 * rows)
+    figure = new_figure(6.4 * len(panels), 1.3 + 0.42 * rows)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
-    for ax, (title, items) in zip(axes, panels.items()):
+    for ax, ((title, name), items) in zip(axes, panels.items()):
         for place, (_, errors, paper) in enumerate(items):
             if paper is not None:
                 ax.scatter([paper], [place], marker="D", s=40, facecolor="none", edgecolor="black", zorder=3)
@@ -116,14 +134,18 @@ def error_chart(
                 ax.plot([interval.low, interval.high], [place, place], color=OKABE_ITO[0], linewidth=2)
             ax.scatter([interval.mean], [place], color=OKABE_ITO[0], marker="|", s=160, zorder=4)
         ax.set(title=title, xlabel=f"{name} (%)")
-        ax.set_yticks(range(len(items)), [label for label, _, _ in items], fontsize=8)
+        ax.set_yticks(range(len(items)), [textwrap.fill(label, 36) for label, _, _ in items], fontsize=8)
+        low, high = ax.get_xlim()
+        short = max(0.0, SHORTEST - (high - low))
+        ax.set_xlim(low - short / 2, high + short / 2)
         ax.set_ylim(len(items) - 0.5, -0.5)
         ax.grid(alpha=0.3, axis="x")
     handles = [
         axes[0].scatter([], [], color=OKABE_ITO[4], s=14, label="one seed (ours)"),
         axes[0].scatter([], [], color=OKABE_ITO[0], marker="|", s=100, label="mean (ours), 95 % interval from 3 seeds"),
-        axes[0].scatter([], [], marker="D", facecolor="none", edgecolor="black", label="paper"),
     ]
+    if any(paper is not None for items in panels.values() for _, _, paper in items):
+        handles.append(axes[0].scatter([], [], marker="D", facecolor="none", edgecolor="black", label="paper"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
@@ -247,11 +269,10 @@ def matrix_picture(ax: Axes, matrix: Any, title: str, spread: float) -> Any:
     return image
 
 
-def picture(ax: Axes, image: Any, title: str, square: tuple[int, int, int] | None = None) -> None:
-    """An image [3][H][W]; ``square`` (row, column, side) marks the patch with that top left corner."""
+def picture(ax: Axes, image: Any, title: str, *squares: tuple[int, int, int]) -> None:
+    """An image [3][H][W]; ``squares`` (row, column, side) mark the patches with that top left corner."""
     ax.imshow(_as_picture(image))
-    if square is not None:
-        row, column, side = square
+    for row, column, side in squares:
         x = [column - 0.5, column + side - 0.5, column + side - 0.5, column - 0.5, column - 0.5]
         y = [row - 0.5, row - 0.5, row + side - 0.5, row + side - 0.5, row - 0.5]
         ax.plot(x, y, color=NEGATIVE_COLOUR, linewidth=2)
@@ -259,11 +280,13 @@ def picture(ax: Axes, image: Any, title: str, square: tuple[int, int, int] | Non
     ax.set(xticks=[], yticks=[])
 
 
-def ownership(ax: Axes, layers: Sequence[str], own: Sequence[int], shared: Sequence[int], title: str) -> None:
+def ownership(
+    ax: Axes, layers: Sequence[str], own: Sequence[int], shared: Sequence[int], title: str, common: int = 0
+) -> None:
     """Which predictor serves which layer: layers left, predictors right, parameter counts in the boxes.
 
     ``own[i]`` is the number of predictor parameters that only layer i uses, ``shared[i]`` an index of the
-    predictor kernels it uses together with the layers of the same index (-1: none).
+    predictor kernels it uses together with the layers of the same index (-1: none), ``common`` their number.
     """
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "black"}
     groups = sorted({group for group in shared if group >= 0})
@@ -280,7 +303,7 @@ def ownership(ax: Axes, layers: Sequence[str], own: Sequence[int], shared: Seque
         ax.text(
             2,
             middle,
-            "shared\npredictor",
+            f"shared\npredictor\n{common:,}",
             ha="center",
             va="center",
             fontsize=8,

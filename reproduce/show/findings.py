@@ -35,8 +35,16 @@ HEADINGS = {
 
 #: What to know of verdicts that rest on a spread which other methods tell too.
 SHARED = (
-    "How far methods scatter over seeds is told by all that are trained alike; the rule was brought in when most of "
-    "these records were known, so a verdict that a method pair's own gains alone would not give says so."
+    "How far methods scatter over seeds is told by all that Tables 1 to 5 train alike on one data set; the rule was "
+    "brought in when most of these records were known, so a verdict that a method pair's own gains alone would not "
+    "give says so."
+)
+
+#: The names of methods.
+NAMES = (
+    "NSN is a network whose layers have a similarity M: diagonal in DNS, unconstrained in UNS; in \"(J)\" M = D R, "
+    "where a Boolean shape D of the kernel is learned jointly with the similarity R. CNN++ is a plain CNN with more "
+    "filters."
 )
 
 #: From so many replicates on no number of them is named.
@@ -58,6 +66,8 @@ def page(profile: plan.Profile, store: Store) -> str:
         "",
         "What several tables claim of the same runs is told and counted once, with the verdict of the table that "
         f"compares the most pairs and so asks the most. {SHARED}",
+        "",
+        NAMES,
         "",
     ]
     if base_of(profile.name) == "demo":

@@ -23,6 +23,8 @@ NSN = {
 }  # fmt: skip
 OTHERS = {"cnn": BLUE, "finetune": BLUE, "mlp": BLUE, "euclidean": BLUE, "cnnpp": SKY}
 OWN = NSN | OTHERS
+#: What the others are compared with.
+BASELINES = ("cnn", "finetune")
 #: What is left to the methods that have no colour of their own; yellow, which pales on white, comes last.
 SPARE = (BLACK, SKY, VERMILION, PINK, ORANGE, GREEN, BLUE, YELLOW)
 
@@ -48,7 +50,8 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     """A look for each of the labels that meet in one figure.
 
     A method keeps its colour in all figures, unless another of the same colour stands before it in this one. Of more
-    lines than there are colours only NSN's are coloured; the others are grey and told apart by marker and line.
+    lines than there are colours only NSN's and the baseline's are coloured; the others are grey and told apart by
+    marker and line.
     """
     many = len(labels) > len(OKABE_ITO)
     found: dict[str, Look] = {}
@@ -57,7 +60,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     # Who has a colour of its own comes first, so that the spare ones are those that no such method needs here.
     for label in sorted(labels, key=lambda label: wanted[label] not in OWN):
         place, key = labels.index(label), wanted[label]
-        if many and key not in NSN:
+        if many and key not in NSN and key not in BASELINES:
             rank = sum(look.behind for look in found.values())
             style = LINES[rank // len(MARKERS) % len(LINES)]
             found[label] = Look(GREY, MARKERS[rank % len(MARKERS)], style, behind=True)

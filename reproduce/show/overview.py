@@ -62,7 +62,7 @@ def records(table: Table, judged: Judged) -> list[str]:
 def _same(table: Table, judged: Judged, place: int) -> object:
     """What claims have in common that are about the same runs with the same question."""
     if judged.verdict.counted:  # not about runs
-        return table.experiment.name, place
+        return table.experiment.table, place
     claim, runs = judged.claim, [table.profile.run(row, judged.slot, 0).key for row in (judged.better, judged.worse)]
     return claim.kind, claim.metric.name, claim.margin, claim.multiple, claim.control, *runs
 

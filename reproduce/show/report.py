@@ -99,19 +99,21 @@ class Report:
         return show(figures.learning_curves(panels, metric.name, metric.title))
 
     def error_chart(self) -> Any:
-        """The metric of every seed, the mean, and the paper's value where the data are the paper's."""
+        """Every metric of every seed, the mean, and the paper's value where the data are the paper's."""
+        metrics = (self.table.metric, *self.table.experiment.metrics)
         panels = {
-            title: [
+            (title, metric.title): [
                 (
                     row.method.label,
-                    list(row.values().values()),
-                    row.printed(row.metric) if self.profile.slots[slot].same_data else None,
+                    list(row.values(metric).values()),
+                    row.printed(metric) if self.profile.slots[slot].same_data else None,
                 )
                 for row in self._rows(slot)
             ]
             for slot, title in self._slots().items()
+            for metric in metrics
         }
-        return show(figures.error_chart(panels, self.table.metric.title)) if panels else text("No run is stored yet.")
+        return show(figures.error_chart(panels)) if panels else text("No run is stored yet.")
 
     def errors(self) -> Any:
         """Paper against ours."""

@@ -87,8 +87,9 @@ class Row:
         return values_text(list(self.values(metric).values()))
 
     def mean_of(self, key: str) -> float | None:
-        """Mean over seeds of a number of the result that is no metric; None where nothing is stored."""
-        values = [float(record["result"][key]) for record in self.finished.values()]
+        """Mean over seeds of a number of the result that is no metric; None where none is stored."""
+        found = (record["result"].get(key) for record in self.finished.values())
+        values = [float(value) for value in found if value is not None]
         return sum(values) / len(values) if values else None
 
     def printed(self, metric: Metric) -> float | None:
@@ -182,11 +183,25 @@ def make_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -
 
 
 def related(key: plan.Key, profile: plan.Profile) -> list[plan.Key]:
-    """The other tables of the paper that train networks on the same data alike: their methods tell one spread."""
-    if key not in plan.tables():
-        return []
-    slots = set(plan.experiment(key).datasets) & set(profile.slots)
-    return [other for other in plan.tables() if other != key and slots & set(plan.experiment(other).datasets)]
+    """The other tables that train networks on the same data alike: their methods tell one spread.
+
+    Tables of the paper are where they share a data set; one beyond it and one of the paper where they share a run.
+    """
+
+    def slots(table: plan.Key) -> set[str]:
+        return set(plan.experiment(table).within(profile.name).datasets) & set(profile.slots)
+
+    def runs(table: plan.Key, shared: set[str]) -> set[str]:
+        methods = plan.experiment(table).within(profile.name).methods
+        return {profile.run(method, slot, 0).key for method in methods for slot in shared}
+
+    def alike(other: plan.Key) -> bool:
+        papers, shared = {key, other} & set(plan.tables()), slots(key) & slots(other)
+        if len(papers) < 2 and shared:
+            return bool(papers) and not runs(key, shared).isdisjoint(runs(other, shared))
+        return bool(shared)
+
+    return [other for other in plan.every() if other != key and alike(other)]
 
 
 def _rows(
@@ -208,7 +223,8 @@ def _rows(
 def _peers(key: plan.Key, profile: plan.Profile, rows: Callable[[plan.Key], Rows]) -> tuple[Row, ...]:
     """Rows of related tables that tell the spread too; a run that stands in several tables counts once."""
     found: dict[str, Row] = {}
-    for other in (*related(key, profile), key):
+    # What is beyond the paper judges itself by the paper's tables, and not they by it.
+    for other in (*(other for other in related(key, profile) if other in plan.tables()), key):
         keys = compared(plan.experiment(other).within(profile.name).claims)
         found |= {names[0]: row for names, row in rows(other).items() if row.method.key in keys and row.records}
     return tuple(row for row in found.values() if row.table != key)

@@ -59,8 +59,11 @@ def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) 
     for table in made:
         for name, content in files(table).items():
             write_text(folder / name, content)
+        ranking = folder / f"{table.experiment.stem}_ranking.csv"
         if ranks := rankings.rows(table):
-            write_text(folder / f"{table.experiment.stem}_ranking.csv", as_csv(rankings.COLUMNS, ranks))
+            write_text(ranking, as_csv(rankings.COLUMNS, ranks))
+        else:
+            ranking.unlink(missing_ok=True)  # of earlier rows, that could be ranked
         if trials := selection.rows(profile, store, table.experiment.table):
             write_text(folder / f"{table.experiment.stem}_selection.csv", as_csv(selection.COLUMNS, trials))
     cards.write_cards(profile, store)
@@ -118,13 +121,17 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
 
 
 def _unqualified(trials: list[dict[str, str]]) -> list[str]:
-    """The data sets on which all candidates were tried and none was chosen: what is declared is a choice by hand."""
+    """Where what is declared is a choice by hand: all candidates were tried and none qualifies, or not all were."""
     groups: dict[tuple[str, str], list[dict[str, str]]] = {}
     for row in trials:
         groups.setdefault((row["dataset"], row["methods"]), []).append(row)
     tried = [where for where, rows in groups.items() if all(row["mean"] for row in rows)]
     left = [f"{methods} on {name}" for name, methods in tried if not any(r["chosen"] for r in groups[name, methods])]
-    return [f"No candidate qualifies for {'; '.join(left)}: what is declared was chosen by hand."] if left else []
+    said = [f"No candidate qualifies for {'; '.join(left)}: what is declared was chosen by hand."] if left else []
+    ahead = [f"{methods} on {name}" for name, methods in groups if (name, methods) not in tried]
+    if ahead:
+        said.append(f"Not all candidates have been tried for {'; '.join(ahead)}: what is declared is provisional.")
+    return said
 
 
 def _untried(profile: plan.Profile, key: plan.Key) -> list[str]:

@@ -65,7 +65,7 @@ class Outcome:
 
     Attributes:
         label: of `STRUCTURES`.
-        degrees_of_freedom: D of the second layer.
+        free_numbers: of the second layer, those of the shape included.
         matrices: M of the second layer before and after training; of an unshared one the block of the first channel.
         kernels: mean over filters and channels of |M^T W| [5, 5], before and after.
         test_error: percent.
@@ -74,12 +74,18 @@ class Outcome:
     """
 
     label: str
-    degrees_of_freedom: int
+    free_numbers: int
     matrices: tuple[NDArray[np.float64], NDArray[np.float64]]
     kernels: tuple[NDArray[np.float64], NDArray[np.float64]]
     test_error: float
     folded: str
     fold_gap: float
+
+    @property
+    def stayed_diagonal(self) -> bool:
+        """Whether M is a diagonal without a zero after training, as it was before."""
+        after = self.matrices[1]
+        return bool(np.array_equal(after, np.diag(np.diag(after))) and np.diag(after).all())
 
 
 @torch.no_grad()
@@ -101,12 +107,14 @@ def run(label: str, seed: int = 0) -> Outcome:
     images = dataset.test_images[:64].float() / 255
     with torch.no_grad():
         expected = model(images)
-        degrees, folded = model.second.similarity.numel(), nsl.fold(model)
+        neural = model.second.neural
+        free = neural.similarity.numel() + (0 if neural.shape is None else neural.shape.numel())
+        folded = nsl.fold(model)
         gap = float((folded(images) - expected).abs().max())
     description = repr(folded.second).replace("\n", " ")
     return Outcome(
         label,
-        degrees,
+        free,
         (before[0], after[0]),
         (before[1], after[1]),
         float("nan") if result.test_error is None else result.test_error,
@@ -143,13 +151,13 @@ def pictures(outcomes: list[Outcome]) -> Any:
 def markdown(outcomes: list[Outcome]) -> str:
     """The outcomes as a Markdown table."""
     lines = [
-        "| Structure | D of a 5x5 layer | Test error % | Non-zeros of M | Folds into | Largest change of a logit |",
+        "| Structure | Free numbers, 5x5 | Test error % | Non-zeros of M | Folds into | Largest change of a logit |",
         "|---|---|---|---|---|---|",
     ]
     for outcome in outcomes:
         after = outcome.matrices[1]
         lines.append(
-            f"| {outcome.label} | {outcome.degrees_of_freedom} | {outcome.test_error:.1f} "
+            f"| {outcome.label} | {outcome.free_numbers} | {outcome.test_error:.1f} "
             f"| {np.count_nonzero(after)} of {after.size} | `{outcome.folded.split('(')[0]}` | {outcome.fold_gap:.0e} |"
         )
     return "\n".join(lines)

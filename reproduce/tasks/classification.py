@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproduce.declare.runs import model_config, model_defaults
+from reproduce.show.cells import number
 from reproduce.show.columns import (
     Column,
     claim_columns,
@@ -130,6 +131,7 @@ class Classification(Task):
             *measured_columns(TEST_ERROR, f"paper, {name} %", "ours, top-1" if more else "ours, error %"),
             *(column for metric in more for column in _top5(metric)),
             *seed_columns(TEST_ERROR),
+            _TRAIN_ERROR,
             size_column(),
             *([_MULTIPLY_ADDS] if more else []),
             seconds_column(),
@@ -158,6 +160,8 @@ def _precision(table: Table, slot: Slot) -> str:
     return "" if found == {"float32"} else f", in {found.pop()}"
 
 
+#: Of the images of the last epoch or part of one, as the training saw them, augmented.
+_TRAIN_ERROR = Column(lambda row: number(row.mean_of("train_error")), "train_error", "training error %")
 _MULTIPLY_ADDS = Column(lambda row: count(row.multiply_adds), "multiply_adds", "multiply-adds an image")
 
 

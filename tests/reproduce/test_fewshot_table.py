@@ -144,7 +144,7 @@ def test_the_controls_are_put_in_words_from_the_stored_values(tmp_path: Path) ->
     assert "+0.00" in words
     assert "The interval contains zero" in words
     verdicts = {judged.claim.words: judged for judged in make_table(6, profile, store).claims}
-    assert sum(judged.claim.control for judged in verdicts.values()) == 2
+    assert sum(judged.claim.control for judged in verdicts.values()) == 3
 
 
 def test_a_profile_without_few_shot_data_has_no_such_runs_and_an_empty_table(tmp_path: Path) -> None:

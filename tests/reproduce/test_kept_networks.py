@@ -100,6 +100,20 @@ def test_a_committed_network_has_the_error_of_its_record(identity: str) -> None:
     assert equal, text
 
 
+def test_a_network_is_measured_on_its_images_in_another_order_and_on_no_others(
+    kept: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = zoo.find(table=1, method="cnn", folder=kept.kept)[0]
+    card = {**entry.card, "config": {**entry.card["config"], "dataset": {**entry.card["config"]["dataset"]}}}
+    card["config"]["dataset"]["fingerprint"] = "0" * 16
+    other = replace(entry, card=card)
+    equal, said = zoo.check(other)
+    assert equal is None
+    assert "another order" in said
+    monkeypatch.setattr("nsl.data.known.is_published", lambda data: data.name == "digits")
+    assert zoo.check(other) == (True, zoo.check(entry)[1])
+
+
 def test_all_networks_are_checked_by_one_command_and_what_cannot_be_says_why(
     kept: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def test_every_table_is_shown_from_incomplete_records_with_their_values(number: 
     lines = {str(line.get_label()): float(np.asarray(line.get_ydata())[0]) for line in curves.axes[0].lines}
     measured = {label: value for label, value in lines.items() if not np.isnan(value)}  # what diverged has no value
     assert measured == {label: pytest.approx(np.mean(values)) for label, values in seeds.items()}
-    assert [text.get_text() for text in chart.axes[0].get_yticklabels()] == [
+    assert [text.get_text().replace("\n", " ") for text in chart.axes[0].get_yticklabels()] == [
         row.method.label for row in report.table.rows if row.slot == report.table.rows[0].slot
     ]
     for shown in (report.scope(), report.errors(), report.claims()):

@@ -16,8 +16,8 @@ from reproduce.show.tables import write_tables
 from tests.reproduce.helpers import MARK, fill, put_record, write_profile
 
 COLUMNS = (
-    "table,dataset,method,metric,paper,ours_mean,ours_ci_low,ours_ci_high,level,seeds,seed_values,parameters,"
-    "train_seconds,direction,note,scope"
+    "table,dataset,method,metric,paper,ours_mean,ours_ci_low,ours_ci_high,level,seeds,seed_values,train_error,"
+    "parameters,train_seconds,direction,note,scope"
 )
 TOP5 = ",paper_top5,ours_top5_mean,ours_top5_ci_low,ours_top5_ci_high"
 

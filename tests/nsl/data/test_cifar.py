@@ -12,7 +12,8 @@ import torch
 
 from nsl.data import DataError, load
 from nsl.data.catalogue import CATALOGUE, Archive, Layout
-from nsl.data.known import check_known, record_digest
+from nsl.data.dataset import make_dataset
+from nsl.data.known import check_known, is_published, record_digest
 
 TRAIN, TEST = 20, 10  # records a file of the small copies made here
 
@@ -162,6 +163,21 @@ def test_images_are_compared_as_a_set_whatever_their_order_and_blank_ones_are_re
     images[:100] = 0
     with pytest.raises(DataError, match="cifar10: 100 train images have one value in all pixels"):
         check_known("cifar10", "train", labels, images, "0" * 32)
+
+
+def test_a_published_set_is_known_in_whatever_order_and_a_part_of_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (20, 3, 32, 32), generator=random, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (20,), generator=random)
+    names = [str(place) for place in range(10)]
+    digest = record_digest(labels.numpy(), images.view(20, -1).numpy())
+    layout = replace(layout_of("cifar10"), digests={"train": digest, "test": digest})
+    monkeypatch.setitem(CATALOGUE, "cifar10", replace(CATALOGUE["cifar10"], layout=layout))
+    order = torch.randperm(20, generator=random)
+    assert is_published(make_dataset("cifar10", images, labels, images[order], labels[order], names))
+    assert not is_published(make_dataset("cifar10", images, labels, images[:19], labels[:19], names))
+    assert not is_published(make_dataset("cifar10", images, labels, images, labels[order], names))
+    assert not is_published(make_dataset("mine", images, labels, images, labels, names))
 
 
 def test_an_archive_that_lies_in_the_data_folder_is_unpacked_without_a_connection(
