@@ -13,9 +13,8 @@ from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show.claims import Case
 from reproduce.show.closure import ROOT
-from reproduce.show.judge import judge
+from reproduce.show.judge import compared, judge
 from reproduce.show.metrics import Replicates
-from reproduce.show.judge import compared
 from reproduce.show.rows import make_tables, related
 from reproduce.show.spread import Pool, pool
 from reproduce.show.statistics import EPISODE, SEED, Direction, Scope, Verdict, combine, holm_levels
