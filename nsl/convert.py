@@ -110,6 +110,20 @@ def _only_its_class(name: str, module: nn.Module) -> None:
         )
 
 
+def _computes_its_own(module: nn.Module) -> str:
+    """What a layer of ours computes otherwise than our class: a patched method, or one of a subclass that says nothing
+    of folding (neither `fold` nor `plain`)."""
+    for method in _COMPUTES:
+        if method in vars(module):
+            return f"a {method} of its own in place of its class's"
+        for kind in type(module).__mro__:
+            if "fold" in vars(kind) or "plain" in vars(kind) or kind.__module__.startswith(("nsl.", "torch.")):
+                break
+            if method in vars(kind):
+                return f"the {method} of {kind.__name__}, a class without a `fold`"
+    return ""
+
+
 def _read_by_parents(model: nn.Module) -> set[int]:
     """Layers whose `weight` a parent multiplies by itself, past their forward: it would leave M out in silence.
 
@@ -131,8 +145,11 @@ def reset_to_identity(layer: DynamicLayer) -> None:
     The gradient still reaches that last step, and through it, after one update, the rest.
 
     Raises:
-        ValueError: the predictor is a module of the user's, which has to bring `reset_to_identity` itself.
+        ValueError: it is no such layer, or the predictor is a module of the user's, which has to bring
+            `reset_to_identity` itself.
     """
+    if not isinstance(layer, DynamicLayer):
+        raise ValueError(f"reset_to_identity takes one dynamic layer, got {type(layer).__name__}")
     layer.neural.reset_to_identity()
 
 
@@ -168,6 +185,10 @@ def convert(
     """
     if kind not in ("static", "dynamic"):
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a network, an instance of nn.Module, got {model!r}")
+    if where is not None and not callable(where):
+        raise ValueError(f"where must be a function of (name, module), got {where!r}")
     chosen = where or _spatial(model)
     read_by_parents = _read_by_parents(model)
 
@@ -189,8 +210,8 @@ def convert(
             )
         try:
             return similar.from_plain(module, similarity=similarity, **options)
-        except ValueError as error:
-            raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"module {name or '(root)'!r}: {error}; exclude it by `where`") from error
 
     with random_state_kept(model.parameters()) if kind == "static" else nullcontext():
         converted, count = _replace(model, build)
@@ -209,12 +230,14 @@ def fold(model: nn.Module) -> nn.Module:
         The model; a new object only if the model itself is one static layer.
 
     Raises:
-        ValueError: a layer has hooks, or a forward pre-hook computes one of its tensors.
+        ValueError: a layer has hooks or a forward of its own, or a forward pre-hook computes one of its tensors.
     """
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, Similar) or module.is_dynamic:
             return None
+        if own := _computes_its_own(module):
+            raise ValueError(f"module {name or '(root)'!r} has {own}, which folding would lose")
         folded: nn.Module = module.fold()  # type: ignore[operator]
         on_tensors = any(
             parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)

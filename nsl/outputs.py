@@ -75,13 +75,14 @@ def remove_left_overs(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path` to write to; renamed to `path` where the block ends well, else removed.
 
     Raises:
         OutputError: it cannot be written, the disk being full for example.
         ValueError: `path` is a folder, a device, ...
     """
+    path = Path(path).expanduser()
     check_regular(path, "the file")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:

@@ -16,6 +16,7 @@ at a small spread. In testing the means are taken instead of samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,12 @@ class Latent(nn.Module):
         self.log_weight_rate = nn.Parameter(torch.tensor(-3.0))
 
     def encode(
-        self, support: Tensor, way: int, draw: torch.Generator | None = None
+        self, support: Tensor, shots: Sequence[int], draw: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Support [T, N * K, D], class by class, to the mean and spread of the codes, [T, N, L] each.
+        """Support [T, S, D], class by class, to the mean and spread of the codes, [T, N, L] each.
 
-        With a generator, which a training has, features are dropped.
+        `shots` are the numbers of images by class, of sum S. With a generator, which a training has, features
+        are dropped.
         """
         if draw is not None and self.dropout > 0:
             # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
@@ -72,7 +74,11 @@ class Latent(nn.Module):
         left = codes.unsqueeze(2).expand(-1, -1, items, -1)
         right = codes.unsqueeze(1).expand(-1, items, -1, -1)
         related = self.relation(torch.cat([left, right], -1)).mean(2)
-        mean, spread = related.unflatten(1, (way, -1)).mean(2).chunk(2, -1)
+        if len(set(shots)) == 1:
+            means = related.unflatten(1, (len(shots), -1)).mean(2)
+        else:
+            means = torch.stack([part.mean(1) for part in related.split(list(shots), 1)], 1)
+        mean, spread = means.chunk(2, -1)
         return mean, spread.exp()
 
     def decode(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,13 +150,19 @@ class LEO(Pretrained):
         self._scale: Tensor | None = None
 
     def adapted_weights(
-        self, support: Tensor, targets: Tensor, draw: torch.Generator | None, steps: int | None = None
+        self,
+        support: Tensor,
+        targets: Tensor,
+        shots: Sequence[int],
+        draw: torch.Generator | None,
+        steps: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The inner loops.
 
         Args:
             support: scaled features [T, S, D], class by class.
             targets: one-hot [S, way].
+            shots: images of each class, of sum S.
             draw: for the samples; None takes means and keeps no graph.
             steps: latent steps, other than the method's.
 
@@ -161,7 +173,7 @@ class LEO(Pretrained):
         latent_steps = self.steps if steps is None else steps
         training = draw is not None
         with torch.enable_grad():
-            mean, spread = self.latent.encode(support, targets.shape[1], draw)
+            mean, spread = self.latent.encode(support, shots, draw)
             start = codes = sample(mean, spread, draw)
             weight = sample(*self.latent.decode(codes), draw)
             for _ in range(latent_steps):
@@ -180,7 +192,8 @@ class LEO(Pretrained):
         """The meta-loss of a meta-batch of features."""
         way = self.settings.meta.way
         targets = one_hot(tasks.support_labels, way, tasks.support.dtype)
-        weight, kl, moved = self.adapted_weights(tasks.support, targets, tasks.generator)
+        shots = [tasks.support.shape[1] // way] * way
+        weight, kl, moved = self.adapted_weights(tasks.support, targets, shots, tasks.generator)
         wanted = one_hot(tasks.query_labels, way, tasks.query.dtype)
         loss = cross_entropy(tasks.query @ weight.transpose(1, 2), wanted)
         regular = self.decay * self.latent.squares() + self.orthogonality * self.latent.orthogonality()
@@ -230,7 +243,8 @@ class LEO(Pretrained):
         order = labels.argsort(stable=True)
         targets = one_hot(labels[order], self.settings.way, support.dtype)
         scale = self._scale
-        found, _, _ = self.adapted_weights((support[order] * scale).unsqueeze(0), targets, None, steps)
+        shots = labels.bincount(minlength=self.settings.way).tolist()
+        found, _, _ = self.adapted_weights((support[order] * scale).unsqueeze(0), targets, shots, None, steps)
         weight = found[0].detach()
         return Adapted(lambda query: query * scale @ weight.T, {"weight": weight})
 

@@ -226,14 +226,21 @@ class FewShotMethod(ABC):
             steps: gradient steps, other than the method's own number.
 
         Raises:
-            ValueError: steps were asked of a method that takes none, a class has no image, or it needs `fit` first.
+            ValueError: steps are negative or were asked of a method that takes none, labels do not fit the support, a
+                class has no image, or it needs `fit` first.
         """
-        found = set(labels.tolist())
-        if found != set(range(len(found))):
+        whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
+        if not whole or list(labels.shape) != [len(support)]:
+            got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"{self.name}: labels must be a tensor int64 [{len(support)}], one an image, got {got}.")
+        way, found = self.settings.way, sorted(set(labels.tolist()))
+        if found != list(range(way)):
             raise ValueError(
-                f"{self.name}: labels must be 0 to way - 1 with an image of each, got the classes {sorted(found)}; "
-                "number those that the support has."
+                f"{self.name}: labels must be 0 to {way - 1}, since settings.way is {way}, with an image of each; got "
+                f"the classes {found}."
             )
+        if steps is not None and (not isinstance(steps, int) or steps < 0):
+            raise ValueError(f"{self.name}: steps must be a whole number from 0 on, got {steps!r}.")
         if steps is not None and self.steps is None:
             raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
         return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)

@@ -15,6 +15,11 @@ from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 META_SCHEDULES = ("constant", "linear")
 
 
+def _check_way(what: str, way: int) -> None:
+    if way < 2:
+        raise ValueError(f"{what}: way must be at least 2, since of one class nothing is to be told apart, got {way}")
+
+
 @dataclass(frozen=True)
 class MetaRecipe:
     """Training on episodes of the base classes, with Adam.
@@ -47,6 +52,7 @@ class MetaRecipe:
     def __post_init__(self) -> None:
         check_counts("meta recipe", self, ("iterations", "tasks", "way", "shot", "query"))
         check_numbers("meta recipe", self, ("learning_rate", "weight_decay"))
+        _check_way("meta recipe", self.way)
         choices_by_name = (
             ("schedule", META_SCHEDULES),
             ("augment", AUGMENTATIONS),
@@ -73,6 +79,9 @@ class Settings:
         meta: training on episodes; each method uses the trainings that belong to it.
         seed: of initialisation, batches and training episodes.
         device: "auto" or a torch device.
+
+    Raises:
+        ValueError: a value is impossible; the sentence names the field.
     """
 
     image_size: int
@@ -83,6 +92,12 @@ class Settings:
     meta: MetaRecipe = field(default_factory=lambda: MetaRecipe(iterations=1000))
     seed: int = 0
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_counts("settings", self, ("image_size", "way", *(("width",) if self.width is not None else ())))
+        _check_way("settings", self.way)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"settings: seed must be a whole number from 0 on, got {self.seed!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values of what determines a result: the device is none of it."""
@@ -112,6 +127,11 @@ class Place:
     minutes: float = 5.0
     progress: bool = False
     attempt: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint", "shared"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)).expanduser())
 
     def execution(self, description: str) -> Execution:
         """How the training on episodes keeps its state. The finished training is kept too: what follows it, hundreds

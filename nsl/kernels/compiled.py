@@ -164,6 +164,14 @@ def in_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
+def batched(*tensors: Tensor) -> bool:
+    """Whether one of these gradients is many at once, which no kernel takes: `torch.autograd.grad` gives such with
+    `is_grads_batched=True`, `torch.autograd.functional.jacobian` with `vectorize=True`."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(torch._C._functorch.is_legacy_batchedtensor(tensor) for tensor in tensors)
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Whether a kernel may read and write this tensor itself.
 
@@ -173,7 +181,8 @@ def has_memory(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
-    return plain and not torch._C._len_torch_dispatch_stack() and not torch._is_functional_tensor(tensor)
+    inside = torch._C._len_torch_dispatch_stack() or torch._is_functional_tensor(tensor) or batched(tensor)
+    return plain and not inside
 
 
 def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:

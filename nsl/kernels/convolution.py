@@ -22,6 +22,7 @@ Three implementations of the same definition:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,8 +39,11 @@ from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """One number, of whatever integer type, or one or two in a sequence, as a pair."""
+    if not isinstance(value, Sequence):
+        return (int(value), int(value))
+    return (int(value[0]), int(value[-1]))
 
 
 def neural_similarity_conv2d(
@@ -67,13 +71,22 @@ def neural_similarity_conv2d(
         `torch.nn.functional.conv2d(input, weight, bias, stride, padding, dilation, groups)`.
 
     Raises:
-        ValueError: a shape does not fit; the sentence names the argument and the expected shape.
+        ValueError: a shape does not fit, or a step is impossible; the sentence names the argument and what it can be.
     """
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
+    for name, value in geometry.items():
+        if isinstance(value, str):
+            raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
+        raise ValueError(
+            f"stride and dilation must be at least 1 and padding at least 0, got {stride}, {dilation} and {padding}"
+        )
     if not torch.compiler.is_exporting():  # where sizes are symbols, which a comparison would pin down
-        _check_shapes(input, weight, similarity, stride, padding, dilation, groups)
+        _check_shapes(input, weight, similarity, bias, stride, padding, dilation, groups)
     device = input.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and input.dtype != torch.float64:  # which autocast leaves alone
         dtype = torch.get_autocast_dtype(device)
         input, weight, similarity = input.to(dtype), weight.to(dtype), similarity.to(dtype)
         bias = None if bias is None else bias.to(dtype)
@@ -102,6 +115,7 @@ def _check_shapes(
     input: Tensor,
     weight: Tensor,
     similarity: Tensor,
+    bias: Tensor | None,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
@@ -114,6 +128,8 @@ def _check_shapes(
             f"weight must be [F, C / groups, kh, kw] with C = {input.shape[1]} and groups = {groups}, "
             f"got {list(weight.shape)}"
         )
+    if bias is not None and list(bias.shape) != [weight.shape[0]]:
+        raise ValueError(f"bias must be [{weight.shape[0]}], one number a filter, got {list(bias.shape)}")
     kernel = (weight.shape[2], weight.shape[3])
     taps = kernel[0] * kernel[1]
     out = output_size((input.shape[2], input.shape[3]), kernel, stride, padding, dilation)
@@ -252,7 +268,8 @@ class _SimilarityConv(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         input, weight, similarity = ctx.saved_tensors
         compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not compiling:  # create_graph=True: a second derivative is wanted
+        # create_graph=True: a second derivative is wanted, or many first ones at once.
+        if (torch.is_grad_enabled() and not compiling) or compiled.batched(*grad_outputs):
             return (*_differentiable_backward(ctx, grad_outputs[0]), None, None, None)
         filters, channels, kh, kw = weight.shape
         taps = kh * kw

@@ -62,12 +62,14 @@ def gradients_by_definition(
         gradients: of the outputs.
 
     Returns:
-        One gradient a tensor, None where none is needed.
+        One gradient a tensor, None where none is needed; differentiable where gradients are being recorded.
     """
+    further = torch.is_grad_enabled()
     # Views, nodes of their own in the graph: one of the tensors may have been computed from another (a similarity from
     # its input), and gradients by way of the tensors themselves would count that path twice.
-    own = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-    outputs = definition(*own)
+    with torch.enable_grad():
+        own = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        outputs = definition(*own)
     wanted = [tensor for tensor, need in zip(own, needed) if need and tensor is not None]
-    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True))
+    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=further))
     return tuple(next(found) if need and tensor is not None else None for tensor, need in zip(own, needed))

@@ -284,7 +284,7 @@ class ProductAndNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         needed, rest = ctx.needs_input_grad[:2], (None,) * 4
         stride, padding, dilation = ctx.geometry
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        if torch.is_grad_enabled() or compiled.batched(*gradients):  # a second derivative is wanted, or many first
 
             def definition(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
                 kernel = (weight.shape[2], weight.shape[3])

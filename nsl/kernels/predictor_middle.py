@@ -34,7 +34,7 @@ from nsl.kernels.patches import (
     wide_type,
 )
 from nsl.kernels.paths import path
-from nsl.layers.spherical import EPSILON, SphereConv2d
+from nsl.layers.spherical import EPSILON, SphereConv2d, observed
 
 torch.fx.wrap("scale_positions")
 
@@ -69,7 +69,8 @@ def middle(
         z = maps.scaled(z, scale)
     elif scale is not None:
         z = scale_positions(z, scale.to(z.dtype))
-    hidden = F.relu(norm(z), inplace=not isinstance(norm, nn.Identity) or scale is not None)
+    # In place, unless someone is shown what the norm puts out.
+    hidden = F.relu(norm(z), inplace=not observed(norm) and (not isinstance(norm, nn.Identity) or scale is not None))
     output = second(hidden if pads is None else F.pad(hidden, pads))
     return output.clamp(-1, 1) if isinstance(second, SphereConv2d) and second.bias is None else output
 
@@ -80,7 +81,7 @@ def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") and z.dtype != torch.get_autocast_dtype("cpu"):
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in (norm, second)):
+    if observed(norm) or observed(second):
         return False
     if type(second) is nn.Conv2d:
         if second.bias is not None or second.padding_mode != "zeros" or isinstance(second.padding, str):
@@ -97,9 +98,8 @@ def _is_plain_cosine(second: nn.Module) -> bool:
     """Whether this is a hyperspherical convolution and nothing beside."""
     if type(second) is not SphereConv2d or second.operator != "cosine" or second.groups != 1:
         return False
-    hooks = second._forward_hooks or second._forward_pre_hooks or second._backward_hooks
     plain = second.bias is None and second.padding_mode == "zeros" and not isinstance(second.padding, str)
-    return plain and not hooks
+    return plain and not observed(second)
 
 
 def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
@@ -250,7 +250,7 @@ class _Middle(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (z, scale, gamma, beta, weight, mean, variance, output, inverse) = gradients, ctx.saved_tensors
         rest = (None,) * 5
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        if torch.is_grad_enabled() or compiled.batched(*gradients):  # a second derivative is wanted, or many first
             return (*_differentiable_backward(ctx, gradient), *rest)
         slope, offset = _line(z, gamma, beta, mean, variance, ctx.epsilon)
         energies = None  # dL/d energy of h [B, 1, Ho, Wo]

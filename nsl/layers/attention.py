@@ -126,7 +126,11 @@ class GlobalSimilarity(nn.Module):
         return torch.softmax(query.transpose(1, 2) @ key * scale, -1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C, H, W], or both without B."""
+        """[B, C, H, W] to [B, C, H, W], or both without B.
+
+        Raises:
+            ValueError: the input is neither, or query or value give maps of other shapes.
+        """
         if isinstance(input, Tensor) and input.dim() not in (3, 4):
             raise ValueError(f"input must be [B, C, H, W] or [C, H, W], got {list(input.shape)}")
         if isinstance(input, Tensor) and input.dim() == 3:
@@ -137,7 +141,13 @@ class GlobalSimilarity(nn.Module):
             rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
             # Never forms the N x N matrices of all images where a fused kernel exists.
             attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
-        output = attended.transpose(1, 2).reshape(input.shape)
+        output = attended.transpose(1, 2)
+        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and output.numel() != input.numel():
+            raise ValueError(
+                f"query and value must give as many positions as the input {list(input.shape)} has, and value its "
+                f"channels; got {list(output.shape)}, channels before positions"
+            )
+        output = output.reshape(input.shape)
         if self.gamma is not None:
             output = self.gamma * output
         return output + input if self.residual else output

@@ -163,7 +163,9 @@ class DeformConv2d(Window):
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         height, width = self.map_size(input)
         if isinstance(input, Tensor) and input.numel() == 0:  # grid_sample takes no empty batch
-            return input.new_zeros(input.shape[0], self.out_channels, height, width) * self.weight.sum()
+            # Gradients are there, of nothing: processes that share a training wait for each other's.
+            nothing = sum((parameter.sum() for parameter in self.parameters()), input.sum())
+            return input.new_zeros(input.shape[0], self.out_channels, height, width) + 0 * nothing
         moved = self.sample(input, self.offsets(input))
         masks = self.masks(input)
         if masks is not None:

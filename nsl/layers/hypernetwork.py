@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.similarity import random_state_kept
+from nsl.layers.static import exactly
 from nsl.layers.window import Window
 
 
@@ -200,7 +201,7 @@ class HyperConv2d(Window):
         """
         if self.dynamic:
             raise ValueError("a dynamic hypernetwork has one kernel an image and does not fold")
-        with torch.no_grad(), random_state_kept(self.parameters()):
+        with torch.no_grad(), random_state_kept(self.parameters()), exactly(next(self.parameters())):
             kernel = self.kernel().unflatten(-1, self.kernel_size)
             plain = nn.Conv2d(
                 self.in_channels,
@@ -214,6 +215,9 @@ class HyperConv2d(Window):
             plain.weight.copy_(kernel)
             if self.bias is not None and plain.bias is not None:
                 plain.bias.copy_(self.bias)
+                plain.bias.requires_grad_(self.bias.requires_grad)
+        trained = (parameter for name, parameter in self.named_parameters() if name != "bias")
+        plain.weight.requires_grad_(any(parameter.requires_grad for parameter in trained))
         return plain.train(self.training)
 
     def extra_repr(self) -> str:

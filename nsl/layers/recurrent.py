@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.similarity import NAME_ENDS, Similar, refuse_stale
-from nsl.layers.static import StaticSimilarity, keep_frozen
+from nsl.layers.static import StaticSimilarity, exactly, keep_frozen
 from nsl.layers.structures import Block, Structure
 
 MAPS = ("ih", "hh")
@@ -101,7 +101,9 @@ class _NSCell(Cell, Similar):
         """
         refuse_stale(self, f"weight_{name}")
         refuse_stale(self._part(name), "similarity")
-        return self._part(name)(getattr(self, f"weight_{name}"))
+        weight = getattr(self, f"weight_{name}")
+        with exactly(weight):
+            return self._part(name)(weight)
 
     def fold(self) -> nn.RNNCellBase:
         """The plain cell with equal outputs.

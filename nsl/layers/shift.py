@@ -84,6 +84,11 @@ class ShiftConv2d(nn.Module):
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]
         height, width = padded.shape[2] - span[0], padded.shape[3] - span[1]
+        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and min(height, width) < 1:
+            raise ValueError(
+                f"input of {input.shape[2]}x{input.shape[3]} is smaller than the kernel {self.kernel_size} with "
+                f"dilation {self.dilation} and padding {self.padding}"
+            )
         shifted = []
         for i, j in self._places:
             top, left = i * self.dilation[0], j * self.dilation[1]

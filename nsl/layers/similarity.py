@@ -8,6 +8,7 @@ parameters.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -114,6 +115,10 @@ class Similarity(nn.Module):
                 raise ValueError(f"{name} belongs to a learned shape: give learn_shape=True too, or leave it out")
         self.structure, self.block = make_structure(similarity), block
         self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
+        if not self.shape_threshold < SHAPE_INIT:
+            raise ValueError(f"shape_threshold must be below {SHAPE_INIT:g}, where D_r starts, got {shape_threshold}")
+        if not 0 <= self.shape_rate < math.inf:
+            raise ValueError(f"shape_rate must be a finite number that is not negative, got {shape_rate}")
         # A user's structure may make its identity on the CPU only.
         self._anywhere = "device" in inspect.signature(self.structure.identity).parameters
         full = torch.full((block.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype) if learn_shape else None
@@ -170,8 +175,14 @@ class Similar(nn.Module):
         """A layer of this class with the arguments and the parameters themselves of a plain one, and M = I.
 
         Raises:
-            ValueError: it cannot have such a similarity.
+            ValueError: it cannot have such a similarity, or has a tensor that is no parameter.
         """
+        held = {**module._buffers, **vars(module)}
+        if name := next((name for name, value in held.items() if isinstance(value, Tensor)), ""):
+            raise ValueError(
+                f"its {name!r} is a buffer or a plain tensor, which would be lost: make it a parameter "
+                "(requires_grad=False keeps it as it is)"
+            )
         layer = cls(**plain_options(module, cls.arguments), **options)
         for part in layer.parts():
             part.reset_to_identity()

@@ -38,6 +38,13 @@ SIGMOID_K, LEARNABLE_K, LEARNABLE_FLOOR = 0.3, 0.7, 0.05
 CLEARANCE = 1e-4
 
 
+def observed(module: nn.Module) -> bool:
+    """Whether a module has to be called as it stands: it has hooks, or all modules have, or a forward of its own."""
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    every = torch.nn.modules.module._has_any_global_hook()
+    return bool(own or every or "forward" in module.__dict__)
+
+
 def _arcsine(cosine: Tensor) -> Tensor:
     """arcsin, with its slope bounded near +-1."""
     inner = cosine.clamp(-1 + CLEARANCE, 1 - CLEARANCE)
@@ -50,7 +57,7 @@ def angular(cosine: Tensor, operator: str = "linear", k: Tensor | float = SIGMOI
     """An operator of the angle, given its cosine (Liu et al., Deep Hyperspherical Learning, section 2).
 
     Args:
-        cosine: any shape, values in [-1, 1]; rounding beyond is clamped.
+        cosine: any shape, values in [-1, 1]; rounding beyond is clamped, but by "cosine", which changes nothing.
         operator: one of `OPERATORS`; the two sigmoids differ in where k comes from.
         k: of the sigmoid, broadcast against cosine.
 
@@ -154,8 +161,8 @@ def _window_sums(
 class SphereConv2d(Unfusible, nn.Conv2d):
     """Convolution by angle: the inner product divided by the norms of patch and kernel, and an operator of that.
 
-    Same signature as `torch.nn.Conv2d` (default without bias, as in the release). Every output lies in [-1, 1]
-    when there is no bias.
+    Same signature as `torch.nn.Conv2d` (default without bias, as in the release). Without bias every output lies in
+    [-1, 1], up to rounding.
 
     Args:
         operator: "cosine", "linear", "sigmoid" or "learnable_sigmoid" (see the module's docstring).
@@ -231,8 +238,7 @@ class SphereConv2d(Unfusible, nn.Conv2d):
         often take it into a pass of its own (`nsl.kernels.predictor_middle`).
         """
         plain = self.padding_mode == "zeros" and self.groups == 1 and self.operator == "cosine" and self.bias is None
-        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-        if not plain or hooks or isinstance(self.padding, str):
+        if not plain or observed(self) or isinstance(self.padding, str):
             return self(input), None
         geometry, way = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), path(input)
         if way != "plain" and input.numel():

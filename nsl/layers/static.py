@@ -91,6 +91,11 @@ def keep_frozen(plain: nn.Module, layer: nn.Module) -> nn.Module:
 def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
     """`plain` with the given kernel; bias, mode, memory format and what is frozen are the folded layer's."""
     refuse_stale(layer, "bias")
+    if plain.weight.shape != weight.shape:
+        raise ValueError(
+            f"the kernel is {list(weight.shape)}, but the layer's arguments say {list(plain.weight.shape)}: set "  # type: ignore[arg-type]
+            "its numbers of channels to what it has before folding"
+        )
     with torch.no_grad():
         plain.weight.copy_(weight)  # type: ignore[operator]
         if layer.bias is not None:

@@ -99,9 +99,20 @@ class Window(nn.Module):
         raise NotImplementedError
 
     def map_size(self, input: Tensor) -> tuple[int, int]:
-        """Height and width of the output map of [B, C, H, W]."""
+        """Height and width of the output map of [B, C, H, W].
+
+        Raises:
+            ValueError: the input is smaller than the kernel.
+        """
         size = (input.shape[2], input.shape[3])
-        return output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
+        out = output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
+        # While exporting and tracing sizes are symbols, which a comparison would pin down.
+        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and min(out) < 1:
+            raise ValueError(
+                f"input of {size[0]}x{size[1]} is smaller than the kernel {self.kernel_size} with dilation "
+                f"{self.dilation} and padding {self.padding}"
+            )
+        return out
 
     def taps_of(self, input: Tensor) -> list[Tensor]:
         """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""

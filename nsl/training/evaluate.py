@@ -15,6 +15,8 @@ from nsl.models.modes import evaluating
 from nsl.training.batches import split_on_device
 from nsl.training.distributed import add_up, own_range, share_buffers
 from nsl.training.graph import Captured
+from nsl.training.ranges import check_counts
+from nsl.training.schedule import PRECISIONS
 from nsl.training.side_by_side import wait_for
 
 EVALUATION_BATCH = 500
@@ -40,6 +42,9 @@ class Evaluator:
         precision: "float32", or "bfloat16" for autocast.
         batch_size: images at a time.
         graph: on CUDA capture the work on a batch, whose tensors then lie where they lie.
+
+    Raises:
+        ValueError: an unknown precision, or a batch of no image.
     """
 
     def __init__(
@@ -51,6 +56,9 @@ class Evaluator:
         graph: bool = False,
     ) -> None:
         self.model, self.dataset, self.precision, self.batch_size = model, dataset, precision, batch_size
+        check_counts("evaluation", self, ("batch_size",))
+        if precision not in PRECISIONS:
+            raise ValueError(f"evaluation: precision must be one of {list(PRECISIONS)}, got {precision!r}")
         self.device = next(model.parameters()).device
         self.normalise = Normalise(dataset.mean, dataset.std, self.device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)

@@ -59,8 +59,8 @@ class Execution:
     graph: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.checkpoint, str):
-            object.__setattr__(self, "checkpoint", Path(self.checkpoint))
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", Path(self.checkpoint).expanduser())
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
 
 
 def save_model(
-    path: Path,
+    path: str | os.PathLike[str],
     model: nn.Module,
     name: str,
     options: dict[str, Any],
@@ -91,7 +92,7 @@ def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return shared
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors and JSON-ready facts of them with a check sum, under a temporary name, then rename.
 
     What several names share is written once.
@@ -110,13 +111,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
         temporary.write_bytes(_library().torch.save(kept, metadata))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_tensors` was given.
 
     Raises:
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, or not one of ours.
     """
+    path = Path(path).expanduser()
     check_regular(path, "the exported network")
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a file that `python -m nsl.train --export` wrote.")
@@ -199,7 +201,7 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
             raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.")
 
 
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The network in `path`, in evaluation mode, and what `save_model` was told of it.
 
     Returns:
@@ -210,7 +212,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         FileNotFoundError: there is no such file.
         ExportError: it is damaged, or not one of ours, or does not fit the network that it names.
     """
-    return network_of(path, *read_tensors(path))
+    return network_of(Path(path), *read_tensors(path))
 
 
 def is_few_shot(about: Mapping[str, Any]) -> bool:

@@ -166,6 +166,10 @@ def _own_draws(seed: int) -> Iterator[Callable[[int], None]]:
         torch.set_rng_state(before)
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _name(penalty: Callable[[nn.Module], Tensor] | None) -> str:
     """What a penalty is called, the same in another process; a function's, or the class's of another callable."""
     return "" if penalty is None else getattr(penalty, "__qualname__", type(penalty).__qualname__)
@@ -207,14 +211,17 @@ def train(
 
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another run: of another recipe, seed or data, or of a
-            network or a penalty of another description (its `repr`, its name).
-        ValueError: a negative seed, parts that are more than the batch has images, or `sync_batch_norm` on a CPU.
+            network or a penalty of another description (its `repr`, its name), or of other frozen parameters.
+        ValueError: a negative seed, no parameter to train, logits of fewer classes than the data have, parts that are
+            more than the batch has images, or `sync_batch_norm` on a CPU.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be a whole number from 0 on, got {seed}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 on, got {seed!r}")
     execution = execution or Execution()
     device = local_device(execution.device)
-    network = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
+    network = _digest(repr(model))
+    # What is frozen says whose momentum is whose: the optimiser knows parameters by their places.
+    frozen = _digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
     if execution.sync_batch_norm and world().size > 1:
         if device.type != "cuda":
             raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
@@ -224,7 +231,7 @@ def train(
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
-        identity |= {"network": network, "penalty": _name(penalty)}
+        identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen}
         if execution.accumulate > 1:
             identity["accumulate"] = execution.accumulate
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)

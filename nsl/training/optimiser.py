@@ -78,11 +78,17 @@ class ScheduledSGD:
         recipe: the schedule.
         on_device: find the rate on the device, by the step's number there, and update all parameters of a group at
             once: a step that is captured as a CUDA graph then needs nothing of the host. Default: on CUDA.
+
+    Raises:
+        ValueError: there is no parameter to train.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, on_device: bool | None = None) -> None:
         self.recipe = recipe
-        self.sgd = torch.optim.SGD(parameter_groups(model, recipe), lr=recipe.learning_rate, momentum=recipe.momentum)
+        groups = parameter_groups(model, recipe)
+        if not groups:
+            raise ValueError(f"{type(unwrapped(model)).__name__} has no parameter to train: none requires a gradient")
+        self.sgd = torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
         device = next(model.parameters()).device
         self.on_device = device.type == "cuda" if on_device is None else on_device
         if self.on_device:

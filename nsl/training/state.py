@@ -218,7 +218,7 @@ class TrainingState(ABC):
 
 
 #: What identities in checkpoints of earlier versions do not say.
-_SAID_LATER = ("network", "penalty")
+_SAID_LATER = ("network", "penalty", "frozen")
 
 
 def _same(kept: Any, own: dict[str, Any]) -> bool:

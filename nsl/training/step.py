@@ -58,6 +58,7 @@ class ClassifierStep:
         self.model, self.recipe, self.optimiser = model, recipe, optimiser
         self.device = next(model.parameters()).device
         self.processes = world().size
+        self.num_classes = dataset.num_classes
         self.size = min(recipe.batch_size, len(dataset.train_images))
         self.parts, own = execution.accumulate, own_range(self.size)
         if not 1 <= self.parts <= len(own):
@@ -105,10 +106,17 @@ class ClassifierStep:
         self.optimiser.step(self.batches.clock)
         self.note(self.batches.clock, value, wrong)
 
+    def _check(self, logits: Tensor, count: int) -> None:
+        classes = self.num_classes
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != count or logits.shape[1] < classes:
+            raise ValueError(f"the network must give logits [{count}, {classes}] of so many images, got {shape}")
+
     def loss(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """Loss and logits of a part of the batch; the penalties belong to the last part."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             logits = self.forward(images)
+        self._check(logits, len(images))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         if len(labels) * self.processes != self.size:
             # The mean over the batch, of parts that need not be of one size; gradients are averaged.

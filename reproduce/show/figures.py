@@ -103,7 +103,7 @@ def logarithmic(ax: Axes) -> None:
     low, high = ax.get_ylim()
     wide = high > 10 * low
 
-    def minor(value: float, _: int) -> str:
+    def minor(value: float, _: float) -> str:
         return f"{value:g}" if not wide or f"{value:e}"[0] in "25" else ""
 
     ax.yaxis.set_major_formatter("{x:g}")

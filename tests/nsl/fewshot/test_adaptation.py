@@ -110,7 +110,7 @@ def test_a_class_without_an_image_is_refused() -> None:
     found = method("proto", iterations=1)
     found.fit(toy().base)
     support, labels, _ = episode(found)
-    with pytest.raises(ValueError, match=r"with an image of each, got the classes \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"with an image of each; got the classes \[0, 2\]"):
         found.adapt(support[labels != 1], labels[labels != 1])
 
 

@@ -169,7 +169,7 @@ def test_leo_encodes_by_pairs() -> None:
     torch.manual_seed(0)
     latent = Latent(5, 3).double().eval()
     support = randn(2, 4, 5)  # two tasks, two ways, two shots
-    mean, spread = latent.encode(support, 2)
+    mean, spread = latent.encode(support, (2, 2))
     for t in range(2):
         codes = [latent.encoder(x) for x in support[t]]
         for n in range(2):
@@ -189,7 +189,7 @@ def test_leo_adapts_the_code_and_then_the_weights() -> None:
     latent = found.latent.double().eval()
     size = found._features
     support, targets = randn(1, 4, size), one_hot(torch.tensor([0, 0, 1, 1]), 2, torch.float64)
-    weight, kl, moved = found.adapted_weights(support, targets, None)
+    weight, kl, moved = found.adapted_weights(support, targets, (2, 2), None)
 
     def decoded(code: Tensor) -> Tensor:
         return (code @ latent.decoder.weight.T)[:, :size]  # the means
@@ -201,7 +201,7 @@ def test_leo_adapts_the_code_and_then_the_weights() -> None:
             total = total - scores[n // 2] + torch.logsumexp(torch.stack(scores), 0)
         return total / 4
 
-    mean, spread = latent.encode(support, 2)
+    mean, spread = latent.encode(support, (2, 2))
     start = code = mean[0].detach()
     for _ in range(2):
         code = code.detach().requires_grad_()
@@ -226,9 +226,9 @@ def test_leo_adapts_every_task_as_if_it_were_alone() -> None:
     assert isinstance(found, LEO)
     found.latent.double().eval()
     support, targets = randn(3, 4, found._features), one_hot(torch.tensor([0, 0, 1, 1]), 2, torch.float64)
-    together = found.adapted_weights(support, targets, None)[0]
+    together = found.adapted_weights(support, targets, (2, 2), None)[0]
     for t in range(3):
-        alone = found.adapted_weights(support[t : t + 1], targets, None)[0]
+        alone = found.adapted_weights(support[t : t + 1], targets, (2, 2), None)[0]
         torch.testing.assert_close(together[t], alone[0], **EXACT)
 
 
