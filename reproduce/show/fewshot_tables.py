@@ -176,6 +176,9 @@ def columns(table: Table) -> tuple[Column, ...]:
         Column(lambda row: _with(elsewhere(row, 0), elsewhere(row, 1)), heading=heading),
         *_measured(),
         *seed_columns(ACCURACY),
+        Column(
+            lambda row: count(table.profile.run(row.method, row.slot, 0).images), "train_images", "training images"
+        ),
         Column(lambda row: count(row.mean_of("adapted_parameters")), "adapted_parameters", "adapted parameters"),
         Column(_milliseconds, "adapt_milliseconds", "to adapt, ms"),
         size_column(),

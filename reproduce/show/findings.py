@@ -62,7 +62,8 @@ def page(profile: plan.Profile, store: Store) -> str:
         "",
         f"Profile {profile.name}: {profile.description}. Made by `python -m reproduce tables --profile {profile.name}` "
         "from the verdicts on the stored records; the rule is in `reproduce/show/statistics.py`. A claim stands or "
-        "falls within its scope, which its sentence names: data, widths, precision, part of the paper's training.",
+        "falls within its scope, which its sentence names: data, widths, precision, part of the paper's training. What "
+        "recipes owe to trials, and what in `cpu` to test errors, is in `DISCREPANCIES.md`, section Training.",
         "",
         "What several tables claim of the same runs is told and counted once, with the verdict of the table that "
         f"compares the most pairs and so asks the most. {SHARED}",

@@ -115,7 +115,7 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
     words = (
         f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; those with "
-        "which a method diverged or did nothing of what it is about are passed over; no test data were looked at:"
+        "which a method diverged or did nothing of what it is about are passed over; the trials look at no test data:"
     )
     return [*elsewhere, words, as_markdown(head, trials), *_unqualified(trials), *_untried(profile, key)]
 
