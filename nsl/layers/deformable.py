@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.maps import Pair
 from nsl.kernels.patches import wide_type
+from nsl.layers.inputs import check_maps
 from nsl.layers.window import Window
 
 #: Learning rate of what moves the taps, relative to the network's; v2's.
@@ -135,14 +136,15 @@ class DeformConv2d(Window):
             nn.init.zeros_(self.bias)
 
     def offsets(self, input: Tensor) -> Tensor:
-        """d [B, K, 2, Ho, Wo]: how far every tap moves down and right, in pixels."""
+        """d [B, K, 2, Ho, Wo] of [B, C, H, W]: how far every tap moves down and right, in pixels."""
+        check_maps(input, self.in_channels, batched=True)
         if self.offset is None:
             assert self.places is not None
             return self.places.shift[None, :, :, None, None].expand(input.shape[0], -1, -1, *self.map_size(input))
         return self.offset(input).unflatten(1, (self.taps, 2))
 
     def masks(self, input: Tensor) -> Tensor | None:
-        """m [B, K, Ho, Wo] in (0, 2), or None without modulation."""
+        """m [B, K, Ho, Wo] in (0, 2) of [B, C, H, W], or None without modulation."""
         return None if self.modulation is None else 2 * torch.sigmoid(self.modulation(input))
 
     def sample(self, input: Tensor, offsets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.inputs import unbatched
+from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.unfusible import Unfusible
 from nsl.layers.window import Window
 
@@ -90,7 +90,8 @@ class SelectedConv2d(Unfusible, nn.Conv2d):
             nn.init.constant_(self.gater[-1].bias, GATE_BIAS)  # type: ignore[arg-type]
 
     def gates(self, input: Tensor) -> Tensor:
-        """Exactly zeros and ones [B, F]; their gradient is the sigmoid's."""
+        """Exactly zeros and ones [B, F] of [B, C, H, W]; their gradient is the sigmoid's."""
+        check_maps(input, self.in_channels, batched=True)
         soft = torch.sigmoid(self.gater(input.mean((2, 3))))
         hard = (soft > 0.5).to(soft.dtype)
         return hard + (soft - soft.detach())

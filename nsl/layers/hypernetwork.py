@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.layers.inputs import check_maps
 from nsl.layers.similarity import random_state_kept
 from nsl.layers.static import exactly
 from nsl.layers.window import Window
@@ -169,12 +170,13 @@ class HyperConv2d(Window):
         """The kernel [F, C, K]; of a dynamic layer the kernels of these images [B, F, C, K].
 
         Raises:
-            ValueError: a dynamic layer was given no input.
+            ValueError: a dynamic layer was given no input, or other ones.
         """
         embedding = self.embedding
         if self.scaling is not None:
             if input is None:
                 raise ValueError("a dynamic hypernetwork's kernel depends on the input: give it")
+            check_maps(input, self.in_channels, batched=True)
             read = self.scaling(input.mean((2, 3)))
             embedding = embedding * (1 + (read.tanh() if self.bounded else read))[:, None, None, :]
         scale = math.sqrt(2 / (self.in_channels * self.taps))

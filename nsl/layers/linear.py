@@ -23,7 +23,7 @@ def feature_block(features: int, block_size: int | None, name: str = "in_feature
         ValueError: block_size does not divide the number of features, which the layer's argument `name` gives.
     """
     size = features if block_size is None else block_size
-    if size < 1 or features % size:
+    if not isinstance(size, int) or size < 1 or features % size:
         raise ValueError(f"block_size must divide {name} = {features}, got {block_size}")
     return Block((size,), features // size)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nsl.layers.similarity import boolean_shape
-from nsl.layers.structures import Block, Shift, Structure, Unconstrained, _keep_largest, make_structure
+from nsl.layers.structures import Block, Shift, Structure, Unconstrained, _keep_largest, check_whole, make_structure
 
 #: alpha of a Boolean d, as of the layers' own learned shape.
 THRESHOLD = 0.9
@@ -92,8 +92,7 @@ class FewTaps(Shift):
     name = "few_taps"
 
     def __init__(self, count: int = 3) -> None:
-        if count < 1:
-            raise ValueError(f"few_taps: count must be at least 1, got {count}")
+        check_whole("few_taps: count", count)
         self.count = count
 
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:

@@ -24,6 +24,8 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +153,12 @@ class Full(Unconstrained):
         return super().identity(block, device)
 
 
+def check_whole(what: str, value: Any) -> None:
+    """Raise ValueError unless the argument named `what` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
+
+
 def _device(free: Tensor) -> torch.device:
     """Where constants for these numbers belong; what torch.fx traces with is nowhere."""
     return free.device if isinstance(free, Tensor) else torch.device("cpu")
@@ -206,8 +214,7 @@ class LowRank(Structure):
     name = "low_rank"
 
     def __init__(self, rank: int = 3, residual: bool = False) -> None:
-        if rank < 1:
-            raise ValueError(f"low_rank: rank must be at least 1, got {rank}")
+        check_whole("low_rank: rank", rank)
         self.rank, self.residual = rank, residual
 
     def degrees_of_freedom(self, block: Block) -> int:
@@ -263,8 +270,8 @@ class HardSparse(Unconstrained):
     name = "hard_sparse"
 
     def __init__(self, nonzeros: int | None = None) -> None:
-        if nonzeros is not None and nonzeros < 1:
-            raise ValueError(f"hard_sparse: nonzeros must be at least 1, got {nonzeros}")
+        if nonzeros is not None:
+            check_whole("hard_sparse: nonzeros", nonzeros)
         self.nonzeros = nonzeros
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
@@ -300,8 +307,7 @@ class Dilated(Diagonal):
     name = "dilated"
 
     def __init__(self, factor: int = 2) -> None:
-        if factor < 1:
-            raise ValueError(f"dilated: factor must be at least 1, got {factor}")
+        check_whole("dilated: factor", factor)
         self.factor = factor
 
     def grid(self, block: Block, device: torch.device | str = "cpu") -> Tensor:

@@ -168,6 +168,24 @@ def test_double_precision_stays_double_under_autocast() -> None:
         assert layer(IMAGES.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nsl.LowRank(2.5), "low_rank: rank must be a whole number"),  # type: ignore[arg-type]
+        (lambda: nsl.HardSparse(2.5), "hard_sparse: nonzeros must be a whole number"),  # type: ignore[arg-type]
+        (lambda: nsl.FewTaps(1.5), "few_taps: count must be a whole number"),  # type: ignore[arg-type]
+        (lambda: nsl.Dilated(1.5), "dilated: factor must be a whole number"),  # type: ignore[arg-type]
+        (lambda: nsl.NSLinear(4, 3, block_size=2.0), "block_size must divide"),  # type: ignore[arg-type]
+        (lambda: nsl.DeformConv2d(3, 4, 3).offsets(IMAGES[0]), r"input must be \[B, 3, H, W\]"),
+        (lambda: nsl.HyperConv2d(3, 4, 3, dynamic=True).kernel(IMAGES[0]), r"input must be \[B, 3, H, W\]"),
+        (lambda: nsl.SelectedConv2d(3, 4, 3).gates(IMAGES[0]), r"input must be \[B, 3, H, W\]"),
+    ],
+)
+def test_what_is_no_whole_number_or_no_batch_is_named(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
 # Gradients.
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(
