@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nsl.kernels import diagonal, tiles, unconstrained
+from nsl.kernels import diagonal, taps, tiles, unconstrained
 from nsl.kernels.precision import float32_products
 from nsl.kernels.taps import Maps, Window
 
@@ -25,6 +25,14 @@ def run(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: tiles.Tile, *
     options = {} if INTERPRETED else {"num_warps": tile.warps, "num_stages": tile.stages}
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         kernel[grid](*arguments, **constants, **options)
+
+
+def touch(device: torch.device) -> None:
+    """Build and launch a small kernel on the device, outside of all dispatch modes; raises what Triton raises."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes(), torch.no_grad(), torch.cuda.device(device):
+        taps.touch[(1,)](torch.zeros(1, device=device))
 
 
 def _products(dtype: torch.dtype) -> str:

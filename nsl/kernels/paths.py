@@ -1,7 +1,8 @@
 """Which way a tensor takes: the C++ kernels of the CPU, the Triton kernels of the GPU, or PyTorch's own operations.
 
     "native"   CPU; float32, float64, bfloat16; needs a C++ compiler (`nsl.kernels.compiled`)
-    "triton"   CUDA from compute capability 8.0; float32, bfloat16, float16; needs Triton, which PyTorch for CUDA brings
+    "triton"   CUDA from compute capability 8.0; float32, bfloat16, float16; needs Triton, which PyTorch for CUDA
+               brings, and what that needs: a C compiler and Python's headers
     "plain"    everything else: other types and devices, `torch.func`, `torch.export`, forward-mode derivatives, fake
                tensors, graphs that are traced. The definition.
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Literal
 
 import torch
@@ -26,8 +29,9 @@ from nsl.kernels.precision import float32_products
 Path = Literal["native", "triton", "plain"]
 
 TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
-#: The unconstrained kernels keep one tile a tap in registers; larger kernels than this take another path.
-UNCONSTRAINED_TAPS = 16
+#: The unconstrained kernels keep one tile a tap in registers and shared memory: with 16 taps they spill on every card,
+#: and do not fit those with 99 KiB. Larger kernels than this take another path.
+UNCONSTRAINED_TAPS = 9
 
 # Once an import: importlib is nothing that torch.compile could trace.
 _HAS_TRITON = importlib.util.find_spec("triton") is not None and os.environ.get("NSL_COMPILE", "1") != "0"
@@ -49,13 +53,36 @@ def only(path: Path) -> Iterator[None]:
         _only = before
 
 
-def _new_enough(index: int | None) -> bool:
-    """Whether the GPU has the tensor cores that the kernels are built for; fake tensors, where no GPU is, have."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(index) >= (8, 0)
+def _usable(index: int | None) -> bool:
+    """Whether the GPU has the tensor cores that the kernels are built for, and Triton can build and launch there; fake
+    tensors, where no GPU is, count as such."""
+    if not torch.cuda.is_available():
+        return True
+    if torch.version.hip is not None or torch.cuda.get_device_capability(index) < (8, 0):
+        return False
+    return _launches(torch.cuda.current_device() if index is None else index)
 
 
 # What `torch.compiler.assume_constant_result` sets; calling it would import the compiler, three seconds, with `nsl`.
-_new_enough._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _launches(index: int) -> bool:
+    """Whether a small kernel runs: Triton needs a C compiler and Python's headers, which PyTorch does not bring."""
+    from nsl.kernels import launch
+
+    try:
+        launch.touch(torch.device("cuda", index))
+    except Exception as error:
+        why = " ".join(str(error).split())[:200]
+        warnings.warn(
+            f"Triton cannot build or launch a kernel here ({why}): dynamic layers take PyTorch's own operations, which "
+            "are several times slower. It needs a C compiler and Python's headers (python3-dev).",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def path(tensor: Tensor) -> Path:
@@ -65,7 +92,7 @@ def path(tensor: Tensor) -> Path:
     if _only == "triton" and tensor.device.type == "cpu":
         return "triton" if tensor.dtype in TRITON_TYPES else "plain"
     if tensor.device.type == "cuda" and _only != "native":
-        fits = _HAS_TRITON and tensor.dtype in TRITON_TYPES and _new_enough(tensor.device.index)
+        fits = _HAS_TRITON and tensor.dtype in TRITON_TYPES and _usable(tensor.device.index)
         return "triton" if fits else "plain"
     if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
         known = tensor.dtype in compiled.TYPES and compiled.has_memory(tensor)

@@ -7,6 +7,8 @@ follow it. The CPU has no TF32, and bfloat16 and float16 do not ask.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -25,6 +27,16 @@ def set_float32_products(products: Products) -> None:
     # By the older of PyTorch's two ways. After the newer, a switch a library, all that reads the older raises,
     # `torch.get_float32_matmul_precision` among them; this one moves both, and cuDNN's recurrent layers too.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = products == "tf32"
+
+
+@contextmanager
+def kept_float32_products() -> Iterator[None]:
+    """After the block both settings are what they were before: matrix products' and convolutions' differ by default."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def float32_products() -> dict[str, Products]:

@@ -37,6 +37,12 @@ class Window(NamedTuple):
 
 
 @triton.jit
+def touch(x):
+    """Write one number: what tells whether kernels can be built and launched."""
+    tl.store(x, 1.0)
+
+
+@triton.jit
 def product(a, b, total, PRODUCTS: tl.constexpr):
     """total + a b, added up in float32.
 

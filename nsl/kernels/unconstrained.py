@@ -80,7 +80,7 @@ def slopes(
     v = ()
     for k in tl.static_range(K):
         part = tl.zeros((ROWS, CHANNELS), tl.float32)
-        for block in tl.static_range(BLOCKS):
+        for block in range(BLOCKS):  # unrolled, it would spill and compile for a minute at 512 filters
             f = block * FILTERS + tl.arange(0, FILTERS)
             kernel = tile(w, k * maps.channels + c, c < maps.channels, f, maps.filters)
             part = product(tile(dy, own, live, f, maps.filters), tl.trans(kernel), part, PRODUCTS)

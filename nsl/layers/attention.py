@@ -174,7 +174,8 @@ def orthogonality_penalty(model: nn.Module, coefficient: float = 2e-4) -> Tensor
     Returns:
         A scalar for the loss; zero where there is no such layer.
     """
-    total = torch.zeros((), device="cpu")
+    # On the parameters' device: a copy from the host could not be captured in a graph.
+    total = torch.zeros((), device=next(model.parameters(), torch.empty(0, device="cpu")).device)
     for module in model.modules():
         if isinstance(module, SphereConv2d):
             kernels = module.weight.flatten(1)

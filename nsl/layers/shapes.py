@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from nsl.layers.similarity import boolean_shape
-from nsl.layers.structures import Block, Shift, Structure, Unconstrained, _keep_largest, check_whole, make_structure
+from nsl.layers.structures import (
+    Block,
+    Shift,
+    Structure,
+    Unconstrained,
+    _keep_largest,
+    check_whole,
+    identity_of,
+    make_structure,
+)
 
 #: alpha of a Boolean d, as of the layers' own learned shape.
 THRESHOLD = 0.9
@@ -51,9 +60,8 @@ class Shaped(Structure):
         return block.taps + self.inner.degrees_of_freedom(block)
 
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        inner = self.inner.identity(block)
-        free = torch.cat([inner.new_ones(block.taps), inner])
-        return free if free.is_meta else free.to(device)
+        inner = identity_of(self.inner, block, device)
+        return torch.cat([inner.new_ones(block.taps), inner])
 
     def shape(self, free: Tensor, block: Block) -> Tensor:
         """d of free numbers [..., D], [..., K]."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nsl.kernels.compiled import has_memory
 from nsl.layers.structures import Block, Structure, make_structure
 
 #: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
@@ -119,8 +120,10 @@ class Similarity(nn.Module):
             raise ValueError(f"shape_threshold must be below {SHAPE_INIT:g}, where D_r starts, got {shape_threshold}")
         if not 0 <= self.shape_rate < math.inf:
             raise ValueError(f"shape_rate must be a finite number that is not negative, got {shape_rate}")
-        # A user's structure may make its identity on the CPU only.
+        # A user's structure may make its identity on the CPU only; on CUDA it is then kept, since a copy from the host
+        # could not be captured in a graph.
         self._anywhere = "device" in inspect.signature(self.structure.identity).parameters
+        self._kept: Tensor | None = None
         full = torch.full((block.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype) if learn_shape else None
         self.register_parameter("shape", None if full is None else nn.Parameter(full))
 
@@ -128,7 +131,11 @@ class Similarity(nn.Module):
         """The structure's free numbers [D] of M_s = I, on the device and of the type of `like`."""
         # torch.fx traces with something that has no device.
         place = (like.device,) if self._anywhere and isinstance(like, Tensor) else ()
-        return self.structure.identity(self.block, *place).to(like)
+        if self._anywhere or not isinstance(like, Tensor) or like.device.type != "cuda" or not has_memory(like):
+            return self.structure.identity(self.block, *place).to(like)
+        if self._kept is None or self._kept.device != like.device or self._kept.dtype != like.dtype:
+            self._kept = self.structure.identity(self.block).to(like)
+        return self._kept
 
     def reset_parameters(self) -> None:
         """The full shape."""

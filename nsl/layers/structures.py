@@ -21,6 +21,7 @@ The joint shape of paper 3.5, M_s = D R, is an argument of the layers (`learn_sh
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Structure:
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
         """Free numbers [D] whose matrix is the identity, or the nearest the structure has.
 
-        A structure of yours may leave out `device`; a dynamic layer then copies from the CPU at every call.
+        A structure of yours may leave out `device`; a dynamic layer then copies from the CPU, on CUDA once.
         """
         raise NotImplementedError
 
@@ -157,6 +158,14 @@ def check_whole(what: str, value: Any) -> None:
     """Raise ValueError unless the argument named `what` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
+
+
+def identity_of(structure: Structure, block: Block, device: torch.device | str = "cpu") -> Tensor:
+    """The structure's `identity` on the device; a user's may know no other than the CPU."""
+    if "device" in inspect.signature(structure.identity).parameters:
+        return structure.identity(block, device)
+    free = structure.identity(block)
+    return free if free.is_meta else free.to(device)
 
 
 def _device(free: Tensor) -> torch.device:
@@ -356,7 +365,7 @@ class L1(Structure):
         return self.inner.degrees_of_freedom(block)
 
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        return self.inner.identity(block)  # a user's structure may know no other device
+        return identity_of(self.inner, block, device)
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return self.inner.assemble(free, block)

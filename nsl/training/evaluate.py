@@ -65,11 +65,17 @@ class Evaluator:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._whole: Callable[[], None] | None = None
         if graph and self.device.type == "cuda":
-            size = dataset.image_size
-            images = torch.empty(batch_size, 3, size, size, dtype=torch.uint8, device=self.device)
+            side = dataset.crop_size
+            size = dataset.test_images.shape[2:] if side is None else (side, side)
+            images = torch.empty(batch_size, 3, *size, dtype=torch.uint8, device=self.device)
             labels = torch.empty(batch_size, dtype=torch.int64, device=self.device)
             self._inputs = images, labels
             self._whole = Captured(lambda: self._measure(images, labels), self.device)
+
+    def end(self) -> None:
+        """Let go of the captured work, which holds this object and the card's memory; batches are then measured as they
+        are."""
+        self._whole = None
 
     def _measure(self, images: Tensor, labels: Tensor) -> None:
         """Add loss, errors and top-5 errors of a batch, uint8 [B, 3, S, S] and [B], to the sums."""

@@ -92,9 +92,11 @@ def own_stream(device: torch.device) -> Iterator[None]:
     before = torch.cuda.current_stream(device)
     stream = torch.cuda.Stream(device)
     stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        yield
-    before.wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        before.wait_stream(stream)
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

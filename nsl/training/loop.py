@@ -248,10 +248,14 @@ def train(
         state.resume()
         begin_training(model)
         step.note = state.note
-        with _own_draws(seed) as seeded:
-            for iteration in state.steps():
-                if before_step is not None:
-                    before_step(iteration)
-                seeded(iteration)
-                step(iteration)
+        try:
+            with _own_draws(seed) as seeded:
+                for iteration in state.steps():
+                    if before_step is not None:
+                        before_step(iteration)
+                    seeded(iteration)
+                    step(iteration)
+        finally:
+            step.end()
+            evaluator.end()
     return state.finished()

@@ -81,6 +81,15 @@ class ClassifierStep:
         self.note: Note = lambda clock, loss, wrong: None
         self.launch: Callable[[], None] = Captured(self.work, self.device) if self.captured else self.work
 
+    def end(self) -> None:
+        """Let go of the step's graph and of what it works on: they hold each other, and with them the card's memory."""
+        self.launch = self.work_ended
+
+    @staticmethod
+    def work_ended() -> None:
+        """In place of the work of a step that has ended."""
+        raise RuntimeError("this training has ended")
+
     def __call__(self, iteration: int) -> None:
         """Take step `iteration` (from 0): first the host's part, then the device's."""
         self.optimiser.begin(iteration)

@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "input_pipeline": layers.input_pipeline,
     "maml_iteration": fewshot.maml_iteration,
     "gpu": gpu.gpu,
+    "gpu_steps": gpu.steps,
 }
 
 __all__ = ["BENCHMARKS", "Benchmark", "Row", "alternate", "run_benchmarks", "side_by_side"]

@@ -10,6 +10,8 @@ from typing import Any
 #: Dense peaks by the start of a card's name: TFLOP/s of bfloat16 and TF32 on tensor cores, of float32 beside them, and
 #: TB/s of memory (NVIDIA's data sheets, without sparsity).
 PEAKS = {
+    "NVIDIA H100 PCIe": {"bf16": 756.0, "tf32": 378.0, "fp32": 51.0, "memory": 2.0},
+    "NVIDIA H100 NVL": {"bf16": 835.0, "tf32": 417.0, "fp32": 60.0, "memory": 3.9},
     "NVIDIA H100": {"bf16": 989.0, "tf32": 495.0, "fp32": 67.0, "memory": 3.35},
     "NVIDIA H200": {"bf16": 989.0, "tf32": 495.0, "fp32": 67.0, "memory": 4.8},
     "NVIDIA A100": {"bf16": 312.0, "tf32": 156.0, "fp32": 19.5, "memory": 2.04},
@@ -89,7 +91,11 @@ def captured(call: Callable[[], Any], warmup: int = 3) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    return graph.replay
+
+    def replay(work: Callable[[], Any] = call) -> None:  # which the graph works on: it must live as long
+        graph.replay()
+
+    return replay
 
 
 def seconds(cases: Mapping[str, Callable[[], Any]], repeats: int = 30, warmup: int = 5) -> dict[str, list[float]]:

@@ -1,9 +1,9 @@
-"""The GPU path: is it right on this card, and how fast is it there. `python -m reproduce bench gpu`.
+"""The GPU path: is it right on this card, and how fast is it there. `python -m reproduce bench gpu gpu_steps`.
 
 1. Correctness: every kernel against the definition in float64 on the CPU, fresh inputs, outputs in memory that held
    NaN, a second run that must be equal bit for bit. A wrong case ends the benchmark; nothing is stored then.
 2. Forward and backward of the dynamic convolution against cuDNN's at the three layer sizes, as captured graphs.
-3. A training step as a ladder, see `reproduce.bench.gpu_steps`.
+3. `gpu_steps`: a training step as a ladder, see there.
 
 All with the settings of the tables' runs (`nsl.training.execution.deterministic`), cuDNN's convolution included.
 """
@@ -57,14 +57,11 @@ GEOMETRIES = (
 @contextmanager
 def arithmetic(products: Any) -> Iterator[None]:
     """float32 products of this kind inside."""
-    from nsl.kernels.precision import float32_products, set_float32_products
+    from nsl.kernels.precision import kept_float32_products, set_float32_products
 
-    before = float32_products()["matmul"]
-    set_float32_products(products)
-    try:
+    with kept_float32_products():
+        set_float32_products(products)
         yield
-    finally:
-        set_float32_products(before)
 
 
 @contextmanager
@@ -283,9 +280,19 @@ def convolutions() -> list[Row]:
 
 
 def gpu() -> list[Row]:
-    """Everything; see the module."""
+    """Whether the kernels are right and how fast a convolution is; see the module."""
+    _prepare()
+    return [*correctness(), *convolutions()]
+
+
+def steps() -> list[Row]:
+    """Training steps; see the module. Apart, so that what was measured before is stored whatever happens here."""
+    _prepare()
+    return gpu_steps.ladder()
+
+
+def _prepare() -> None:
     from nsl.training.execution import deterministic
 
     require_card()
     deterministic()  # as the tables' runs; before the first product
-    return [*correctness(), *convolutions(), *gpu_steps.ladder()]

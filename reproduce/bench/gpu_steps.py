@@ -27,14 +27,11 @@ RUNGS = ("plain", "plain, compiled", "kernels", "graph", "compiled, graph", "two
 @contextmanager
 def tf32() -> Iterator[None]:
     """float32 products by TF32 inside; autocast's bfloat16 does not ask."""
-    from nsl.kernels.precision import float32_products, set_float32_products
+    from nsl.kernels.precision import kept_float32_products, set_float32_products
 
-    before = float32_products()["matmul"]
-    set_float32_products("tf32")
-    try:
+    with kept_float32_products():
+        set_float32_products("tf32")
         yield
-    finally:
-        set_float32_products(before)
 
 
 def make_step(
@@ -113,10 +110,16 @@ def ladder() -> list[Row]:
             for rung in RUNGS:
                 base: list[float] = []
                 for name in NETWORKS:
-                    times, peak = _measure(rung, name, precision)
-                    base = base or times
+                    case = f"step {precision}, {rung}: {name}"
+                    try:
+                        times, peak = _measure(rung, name, precision)
+                    except Exception as error:  # one rung that fails must not cost what the others measured
+                        why = " ".join(str(error).split())[:200]
+                        rows.append(Row(case, 0.0, None, f"failed: {type(error).__name__}: {why}"))
+                        continue
+                    base = times if name == "cnn9" else base
                     target = f"target {1e3 * TARGETS[name]:.1f} ms; " if (precision, rung) == ("bf16", "graph") else ""
                     note = f"{target}peak {peak:.0f} MiB"
-                    fraction = None if name == "cnn9" else ratio(times, base)
-                    rows.append(Row(f"step {precision}, {rung}: {name}", median(times), fraction, note))
+                    fraction = ratio(times, base) if base and name != "cnn9" else None
+                    rows.append(Row(case, median(times), fraction, note))
     return rows

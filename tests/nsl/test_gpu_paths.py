@@ -190,3 +190,27 @@ def test_a_module_of_a_kind_that_is_not_fused_still_computes_on_the_gpus_path() 
         z = torch.empty(2, 4, 6, 6)
         output = nsl.kernels.predictor_middle.middle(z, torch.empty(2, 1, 6, 6), nn.Identity(), second)
     assert output.shape == (2, 5, 6, 6)
+
+
+def test_where_triton_cannot_build_the_plain_operations_are_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: torch.device) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(paths, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    launch = pytest.importorskip("nsl.kernels.launch")
+    monkeypatch.setattr(launch, "touch", fail)
+    paths._launches.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="Failed to find C compiler.*python3-dev"):
+            assert not paths._usable(None)
+        monkeypatch.setattr(torch.version, "hip", "6.0")
+        monkeypatch.setattr(launch, "touch", lambda _: None)
+        paths._launches.cache_clear()
+        assert not paths._usable(0)
+        monkeypatch.setattr(torch.version, "hip", None)
+        assert paths._usable(0)
+    finally:
+        paths._launches.cache_clear()

@@ -67,6 +67,20 @@ def test_the_ladder_compares_every_network_with_the_plain_one_on_the_same_rung(
     assert sum("target" in row.note for row in rows) == 3
 
 
+def test_a_rung_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(rung: str, name: str, precision: str) -> tuple[list[float], float]:
+        if name == "cnn9" and rung == "graph":
+            raise RuntimeError("out of memory")
+        return [0.001, 0.002], 100.0
+
+    monkeypatch.setattr(gpu_steps, "_measure", measure)
+    rows = {row.case: row for row in gpu_steps.ladder()}
+    assert len(rows) == 2 * len(gpu_steps.RUNGS) * 3
+    assert rows["step bf16, graph: cnn9"].note == "failed: RuntimeError: out of memory"
+    assert rows["step bf16, graph: nsn9_dynamic_diagonal"].ratio is None
+    assert rows["step bf16, kernels: nsn9_dynamic_diagonal"].ratio == 1.0
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_card_every_kernel_is_right_and_repeats() -> None:
