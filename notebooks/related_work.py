@@ -106,8 +106,9 @@ structures.answer()
 #
 # A similarity with one non-zero a row turns every kernel tap into a shift of one input tap (3.4). If each row may
 # choose, from $M = I$ on, nearly all input taps stay in use and the folded layer saves nothing. With a budget of $T$
-# taps it is $T$ shifts and one 1x1 convolution, whose multiply-adds are $T / K$ of the convolution's. Time follows only
-# in part, since the shifted maps have to be written. One 5x5 layer beside the plain convolution (1.00):
+# taps it is $T$ shifts and one 1x1 convolution, whose multiply-adds are $T / K$ of the convolution's. Time need not
+# follow, since the shifted maps have to be written, and the error is the row's above. One 5x5 layer beside the plain
+# convolution (1.00):
 
 # %%
 text(related.savings_markdown(related.shift_savings()))
