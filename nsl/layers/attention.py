@@ -139,7 +139,8 @@ class GlobalSimilarity(nn.Module):
             attended = self.predict_similarity(input) @ self.value(input).flatten(2).transpose(1, 2)
         else:
             rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
-            # Never forms the N x N matrices of all images where a fused kernel exists.
+            # On the CPU a fused kernel, which never forms the N x N matrices of all images; on CUDA, where without
+            # heads there is none, the plain products, whose gradients repeat.
             attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
         output = attended.transpose(1, 2)
         if isinstance(input, Tensor) and not torch.compiler.is_exporting() and output.numel() != input.numel():

@@ -250,10 +250,9 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         super().__init__(*place, device, dtype)  # type: ignore[call-arg]
         block = Block(_pair(self.kernel_size), self.weight.shape[1])
         self.neural = DynamicSimilarity(similarity, block, self.weight, residual, **shape)
-        degrees, explicit = self.neural.degrees_of_freedom, self._explicit_padding()
-        # Padding that the layer does itself (see _padded) must not be done twice.
-        geometry = (_pair(self.stride), explicit or (0, 0), _pair(self.dilation))
-        layer = (in_channels, degrees, block.kernel_size, *geometry)
+        layer = (in_channels, self.neural.degrees_of_freedom, block.kernel_size, *self._geometry())
+        # A predictor of the user's goes its own ways.
+        self._made_for = self._geometry() if isinstance(predictor, str) else None
         self.neural.predictor = make_predictor(predictor, self.structure, layer, self.weight, predictor_options)
 
     def _explicit_padding(self) -> tuple[int, int] | None:
@@ -265,8 +264,17 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
             return (top, left) if (left, top) == (right, bottom) else None
         return _pair(self.padding)
 
+    def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """The predictor's stride, padding and dilation: padding that the layer does itself must not be done twice."""
+        return _pair(self.stride), self._explicit_padding() or (0, 0), _pair(self.dilation)
+
     def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the zero padding that is left to do."""
+        if getattr(self, "_made_for", None) not in (None, self._geometry()):
+            raise ValueError(
+                f"stride, padding and dilation are {self._geometry()}, but the predictor was made for "
+                f"{self._made_for}: make a new layer in place of changing this one"
+            )
         padding = self._explicit_padding()
         if padding is not None:
             return input, padding
@@ -295,7 +303,11 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         return output.shape[-2] * output.shape[-1] * (self.weight.numel() + mixing)
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
+        """[B, C, H, W] to [B, F, Ho, Wo], or both without B.
+
+        Raises:
+            ValueError: an input of another shape, or the layer's stride, padding or dilation were changed.
+        """
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)

@@ -37,7 +37,13 @@ class Captured:
             graph = torch.cuda.CUDAGraph()
             stream = torch.cuda.current_stream(self.device)
             # Other threads may have work of their own: only this one's is captured.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                self.function()
+            try:
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self.function()
+            except RuntimeError as error:
+                raise RuntimeError(
+                    "this network's step cannot be captured as a CUDA graph (a number read back, a copy from the host, "
+                    "a decision on the host); train it with Execution(graph=False)"
+                ) from error
             self.graph = graph
         self.graph.replay()

@@ -162,6 +162,17 @@ def test_impossible_arguments_of_the_function_are_named(changed: dict[str, Any],
     torch.testing.assert_close(pairs, nn.functional.conv2d(IMAGES, weight, padding=1))
 
 
+def test_a_dynamic_layer_whose_geometry_is_changed_says_so() -> None:
+    layer = nsl.DynamicNSConv2d(3, 4, 3, padding=1)
+    layer.padding_mode = "circular"
+    with pytest.raises(ValueError, match="but the predictor was made for"):
+        layer(IMAGES)
+    layer = nsl.DynamicNSConv2d(3, 4, 3, padding=1)
+    layer.dilation, layer.padding = (2, 2), (2, 2)
+    with pytest.raises(ValueError, match="make a new layer"):
+        layer(IMAGES)
+
+
 def test_double_precision_stays_double_under_autocast() -> None:
     layer = nsl.DynamicNSConv2d(3, 4, 3, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
