@@ -6,7 +6,7 @@ import pytest
 
 from reproduce.declare import experiments
 from reproduce.show.fewshot_figures import curves
-from reproduce.show.looks import GREY, NSN, OKABE_ITO, OWN, looks
+from reproduce.show.looks import BASELINES, GREY, NSN, OKABE_ITO, OWN, looks
 
 TABLES = (*experiments.tables(), *experiments.beyond())
 
@@ -32,7 +32,7 @@ def test_the_same_method_keeps_its_colour_from_table_to_table(table: experiments
             assert look.colour == OWN[key]
 
 
-def test_of_many_lines_only_those_of_nsn_are_coloured_and_they_come_first_in_the_legend() -> None:
+def test_of_many_lines_only_nsns_and_the_baseline_are_coloured_and_they_come_first_in_the_legend() -> None:
     keys = labels(6)
     found = looks(list(keys))
     assert {keys[label] for label, look in found.items() if not look.behind} == {
