@@ -36,7 +36,7 @@ def test_of_many_lines_only_nsns_and_the_baseline_are_coloured_and_they_come_fir
     keys = labels(6)
     found = looks(list(keys))
     assert {keys[label] for label, look in found.items() if not look.behind} == {
-        key for key in keys.values() if key in NSN
+        key for key in keys.values() if key in NSN or key in BASELINES
     }
     axes = curves({label: {1.0: (50.0, 1.0), 5.0: (60.0, 1.0)} for label in keys}, "shots").axes[0]
     legend = axes.get_legend()
