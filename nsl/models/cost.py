@@ -88,7 +88,7 @@ def count_multiply_adds(model: nn.Module, image_size: int, channels: int = 3) ->
     for module in model.modules():
         if (rule := _rule(module)) is not None:
             hooks.append(module.register_forward_hook(count(rule), with_kwargs=True))
-    parameter = next(model.parameters(), torch.empty(0))
+    parameter = next(model.parameters(), torch.empty(0, device="cpu"))
     image = torch.zeros(1, channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     try:
         with evaluating(model):

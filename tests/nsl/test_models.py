@@ -73,7 +73,7 @@ def test_the_size_of_images_is_compared_wherever_a_network_is_traced_exported_co
     for run in (program, torch.fx.symbolic_trace(model), compiled, torch.func.vmap(lambda one: model(one[None])[0])):
         torch.testing.assert_close(run(more), model(more), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="images must be"):
-        torch.export.export(model, (torch.randn(2, 3, 24, 24),))
+        torch.export.export(nsl.create_model("cnn9", 7, width=2, image_size=16), (torch.randn(2, 3, 24, 24),))
 
 
 def test_plain_and_folded_networks_can_still_be_scripted() -> None:
