@@ -98,10 +98,10 @@ _COMPUTES = ("forward", "_conv_forward")
 
 def _only_its_class(name: str, module: nn.Module) -> None:
     """Refuse a layer that computes something else than its class does, or more: a conversion would lose that."""
-    if own := [method for method in _COMPUTES if method in vars(module)]:
+    if own := _computes_its_own(module):
         raise ValueError(
-            f"module {name or '(root)'!r} has a {own[0]} of its own in place of its class's, which a conversion would "
-            "lose: put it into a subclass or exclude it by `where`"
+            f"module {name or '(root)'!r} has {own}, which a conversion would lose: put it into a subclass or exclude "
+            "it by `where`"
         )
     if _has_hooks(module) or hasattr(module, "parametrizations"):
         raise ValueError(
@@ -111,8 +111,8 @@ def _only_its_class(name: str, module: nn.Module) -> None:
 
 
 def _computes_its_own(module: nn.Module) -> str:
-    """What a layer of ours computes otherwise than our class: a patched method, or one of a subclass that says nothing
-    of folding (neither `fold` nor `plain`)."""
+    """What a layer computes otherwise than PyTorch's class or ours: a patched method, or one of a subclass that says
+    nothing of folding (neither `fold` nor `plain`)."""
     for method in _COMPUTES:
         if method in vars(module):
             return f"a {method} of its own in place of its class's"

@@ -218,7 +218,8 @@ def resized_crop_by(images: Tensor, affine: Tensor, *, size: int | None = None) 
 
 
 def _grid(affine: Tensor, shape: list[int]) -> Tensor:
-    """`F.affine_grid` of maps that do not turn, number by number: on CUDA its product may be TF32, of 10 bits."""
+    """`F.affine_grid` of maps that do not turn, number by number: on CUDA its product may be TF32, of 10 bits. The CPU,
+    whose last bits differ between the two ways, keeps that of its stored runs."""
     high, wide = ((torch.arange(side, device=affine.device) * 2 + 1) / side - 1 for side in shape[2:])
     x = affine[:, 0, 0, None, None] * wide + affine[:, 0, 2, None, None]
     y = affine[:, 1, 1, None, None] * high[:, None] + affine[:, 1, 2, None, None]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +17,18 @@ class DataError(ValueError):
     """The data, or what was asked of them, is wrong; the message is one sentence that says what to do."""
 
 
-def check_labelled(what: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
-    """Raise `DataError` unless these are labelled images of these classes; `what` stands before "images"."""
+def check_types(what: str, images: Any, labels: Any, class_names: Sequence[Any]) -> None:
+    """Raise `DataError` unless these are tensors and texts at all, as `fingerprint` needs them."""
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
             raise DataError(f"{what}{name} must be a tensor, got {type(value).__name__}; use torch.as_tensor.")
     if not all(isinstance(name, str) for name in class_names):
         raise DataError(f"class names must be texts, got {list(class_names)!r:.60}.")
+
+
+def check_labelled(what: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise `DataError` unless these are labelled images of these classes; `what` stands before "images"."""
+    check_types(what, images, labels, class_names)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(f"{what}images must be uint8 [N, 3, H, W], got {images.dtype} {list(images.shape)}.")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -143,8 +149,8 @@ def make_dataset(
 ) -> Dataset:
     """The `Dataset` of these parts (shapes and errors as there) with its fingerprint computed."""
     parts = (train_images, train_labels, test_images, test_labels)
-    check_labelled(f"{name}: train ", train_images, train_labels, class_names)
-    check_labelled(f"{name}: test ", test_images, test_labels, class_names)
+    check_types(f"{name}: train ", train_images, train_labels, class_names)
+    check_types(f"{name}: test ", test_images, test_labels, class_names)
     return Dataset(name, *parts, tuple(class_names), fingerprint(name, class_names, parts))
 
 

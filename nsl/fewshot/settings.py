@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nsl.training.execution import Execution, choose_device
-from nsl.training.ranges import check_counts, check_numbers
+from nsl.training.ranges import check_counts, check_numbers, check_seed
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, Recipe
 
 META_SCHEDULES = ("constant", "linear")
@@ -96,8 +96,7 @@ class Settings:
     def __post_init__(self) -> None:
         check_counts("settings", self, ("image_size", "way", *(("width",) if self.width is not None else ())))
         _check_way("settings", self.way)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"settings: seed must be a whole number from 0 on, got {self.seed!r}")
+        check_seed("settings", self.seed)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values of what determines a result: the device is none of it."""

@@ -181,8 +181,8 @@ def has_memory(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     plain = type(tensor) is Tensor or type(tensor) is torch.nn.Parameter
-    inside = torch._C._len_torch_dispatch_stack() or torch._is_functional_tensor(tensor) or batched(tensor)
-    return plain and not inside
+    inside = torch._C._len_torch_dispatch_stack() or torch._is_functional_tensor(tensor)
+    return plain and not inside and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # see `batched`
 
 
 def call(name: str, shape: Geometry | Rows, *tensors: Tensor | None) -> None:

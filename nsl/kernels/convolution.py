@@ -31,7 +31,7 @@ from torch import Tensor
 
 from nsl.kernels import compiled, operators
 from nsl.kernels.definition import gradients_by_definition
-from nsl.kernels.patches import Patches, chunk_bounds, output_size, wide_type
+from nsl.kernels.patches import Patches, chunk_bounds, fitting_size, wide_type
 from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
@@ -39,8 +39,10 @@ from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """One number, of whatever integer type, or one or two in a sequence, as a pair."""
+def _pair(value: Any, name: str = "size") -> tuple[int, int]:
+    """One number, of whatever integer type, or one or two in a sequence, as a pair; `name` is the argument's."""
+    if isinstance(value, str):
+        raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
     if not isinstance(value, Sequence):
         return (int(value), int(value))
     return (int(value[0]), int(value[-1]))
@@ -73,11 +75,7 @@ def neural_similarity_conv2d(
     Raises:
         ValueError: a shape does not fit, or a step is impossible; the sentence names the argument and what it can be.
     """
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    for name, value in geometry.items():
-        if isinstance(value, str):
-            raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    stride, padding, dilation = _pair(stride, "stride"), _pair(padding, "padding"), _pair(dilation, "dilation")
     if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
         raise ValueError(
             f"stride and dilation must be at least 1 and padding at least 0, got {stride}, {dilation} and {padding}"
@@ -132,12 +130,7 @@ def _check_shapes(
         raise ValueError(f"bias must be [{weight.shape[0]}], one number a filter, got {list(bias.shape)}")
     kernel = (weight.shape[2], weight.shape[3])
     taps = kernel[0] * kernel[1]
-    out = output_size((input.shape[2], input.shape[3]), kernel, stride, padding, dilation)
-    if min(out) < 1:
-        raise ValueError(
-            f"input of {input.shape[2]}x{input.shape[3]} is smaller than the kernel {kernel} with "
-            f"dilation {dilation} and padding {padding}"
-        )
+    out = fitting_size(input, kernel, stride, padding, dilation)
     expected = [input.shape[0], taps, *out]
     if list(similarity.shape) not in (expected, [input.shape[0], taps, taps, *out]):
         raise ValueError(

@@ -55,6 +55,29 @@ def output_size(
     return height, width
 
 
+def fitting_size(
+    input: Tensor,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """`output_size` for maps [.., H, W].
+
+    Raises:
+        ValueError: they are smaller than the kernel. Not while exporting and tracing, where sizes are symbols, which a
+            comparison would pin down.
+    """
+    size = (input.shape[-2], input.shape[-1])
+    out = output_size(size, kernel_size, stride, padding, dilation)
+    if isinstance(input, Tensor) and not torch.compiler.is_exporting() and min(out) < 1:
+        raise ValueError(
+            f"input of {size[0]}x{size[1]} is smaller than the kernel {kernel_size} with dilation {dilation} and "
+            f"padding {padding}"
+        )
+    return out
+
+
 def wide_type(x: Tensor) -> torch.dtype:
     """Type of sums over x: at least float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

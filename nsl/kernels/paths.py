@@ -58,8 +58,6 @@ def _usable(index: int | None) -> bool:
     tensors, where no GPU is, count as such."""
     if not torch.cuda.is_available():
         return True
-    if torch.version.hip is not None or torch.cuda.get_device_capability(index) < (8, 0):
-        return False
     return _launches(torch.cuda.current_device() if index is None else index)
 
 
@@ -69,7 +67,10 @@ _usable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @cache
 def _launches(index: int) -> bool:
-    """Whether a small kernel runs: Triton needs a C compiler and Python's headers, which PyTorch does not bring."""
+    """Whether this card is one that the kernels are built for, and a small one runs: Triton needs a C compiler and
+    Python's headers, which PyTorch does not bring. Found once a process."""
+    if torch.version.hip is not None or torch.cuda.get_device_capability(index) < (8, 0):
+        return False
     from nsl.kernels import launch
 
     try:

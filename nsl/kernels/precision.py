@@ -30,9 +30,10 @@ def set_float32_products(products: Products) -> None:
 
 
 @contextmanager
-def kept_float32_products() -> Iterator[None]:
-    """After the block both settings are what they were before: matrix products' and convolutions' differ by default."""
+def using_float32_products(products: Products) -> Iterator[None]:
+    """`set_float32_products` for a block; after it both settings, which differ by default, are what they were."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    set_float32_products(products)
     try:
         yield
     finally:

@@ -108,7 +108,7 @@ def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
     The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
     the others out again.
     """
-    stride, padding, dilation = _pair(second.stride), _pair(second.padding), _pair(second.dilation)  # type: ignore[arg-type]
+    stride, padding, dilation = _pair(second.stride), _pair(second.padding), _pair(second.dilation)
     filters, device = second.out_channels, z.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
     hidden, energy = maps.scaled_with_energy(z, scale, "relu")

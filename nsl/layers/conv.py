@@ -134,7 +134,7 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
         numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             refuse_stale(self, "bias")
-            geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]  # type: ignore[arg-type]
+            geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]
             folded = ShiftConv2d(weight, self.bias, *geometry)
             keep_frozen(folded.pointwise, self)
             return folded.train(self.training)

@@ -155,7 +155,7 @@ class DecoupledConv2d(Unfusible, nn.Conv2d):
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
-        geometry = (stride, _pair(self.padding), dilation)  # type: ignore[arg-type]
+        geometry = (stride, _pair(self.padding), dilation)
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         product = F.conv2d(input, self.weight / length, None, *geometry)
         norm = patch_norm(input, _pair(self.kernel_size), *geometry)

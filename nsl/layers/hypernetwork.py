@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nsl.layers.inputs import check_maps
 from nsl.layers.similarity import random_state_kept
-from nsl.layers.static import exactly
+from nsl.layers.static import exactly, keep_frozen
 from nsl.layers.window import Window
 
 
@@ -217,7 +217,7 @@ class HyperConv2d(Window):
             plain.weight.copy_(kernel)
             if self.bias is not None and plain.bias is not None:
                 plain.bias.copy_(self.bias)
-                plain.bias.requires_grad_(self.bias.requires_grad)
+        keep_frozen(plain, self)
         trained = (parameter for name, parameter in self.named_parameters() if name != "bias")
         plain.weight.requires_grad_(any(parameter.requires_grad for parameter in trained))
         return plain.train(self.training)

@@ -23,7 +23,6 @@ from nsl.layers.structures import (
     Unconstrained,
     _keep_largest,
     check_whole,
-    identity_of,
     make_structure,
 )
 
@@ -52,7 +51,7 @@ class Shaped(Structure):
         self, inner: str | Structure = "diagonal", boolean: bool = False, threshold: float = THRESHOLD
     ) -> None:
         self.inner, self.boolean, self.threshold = make_structure(inner), boolean, float(threshold)
-        self.is_mask = self.inner.is_mask
+        self.is_mask, self.takes_device = self.inner.is_mask, self.inner.takes_device
         if not self.inner.is_shared:
             raise ValueError(f"shaped: {self.inner!r} mixes channels; choose a structure that they share")
 
@@ -60,7 +59,7 @@ class Shaped(Structure):
         return block.taps + self.inner.degrees_of_freedom(block)
 
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        inner = identity_of(self.inner, block, device)
+        inner = self.inner.identity_on(block, device)
         return torch.cat([inner.new_ones(block.taps), inner])
 
     def shape(self, free: Tensor, block: Block) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.kernels.patches import fitting_size
 from nsl.layers.inputs import unbatched
 from nsl.layers.similarity import random_state_kept
 
@@ -81,14 +82,10 @@ class ShiftConv2d(nn.Module):
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         if unbatched(input, self.pointwise.in_channels // len(self._places)):
             return self(input.unsqueeze(0)).squeeze(0)
+        fitting_size(input, self.kernel_size, self.stride, self.padding, self.dilation)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]
         height, width = padded.shape[2] - span[0], padded.shape[3] - span[1]
-        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and min(height, width) < 1:
-            raise ValueError(
-                f"input of {input.shape[2]}x{input.shape[3]} is smaller than the kernel {self.kernel_size} with "
-                f"dilation {self.dilation} and padding {self.padding}"
-            )
         shifted = []
         for i, j in self._places:
             top, left = i * self.dilation[0], j * self.dilation[1]

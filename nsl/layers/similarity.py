@@ -7,7 +7,6 @@ parameters.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -120,19 +119,17 @@ class Similarity(nn.Module):
             raise ValueError(f"shape_threshold must be below {SHAPE_INIT:g}, where D_r starts, got {shape_threshold}")
         if not 0 <= self.shape_rate < math.inf:
             raise ValueError(f"shape_rate must be a finite number that is not negative, got {shape_rate}")
-        # A user's structure may make its identity on the CPU only; on CUDA it is then kept, since a copy from the host
-        # could not be captured in a graph.
-        self._anywhere = "device" in inspect.signature(self.structure.identity).parameters
+        # An identity made on the CPU only is kept on CUDA: a copy from the host could not be captured in a graph.
         self._kept: Tensor | None = None
         full = torch.full((block.taps,), SHAPE_INIT, device=like.device, dtype=like.dtype) if learn_shape else None
         self.register_parameter("shape", None if full is None else nn.Parameter(full))
 
     def identity(self, like: Tensor) -> Tensor:
         """The structure's free numbers [D] of M_s = I, on the device and of the type of `like`."""
-        # torch.fx traces with something that has no device.
-        place = (like.device,) if self._anywhere and isinstance(like, Tensor) else ()
-        if self._anywhere or not isinstance(like, Tensor) or like.device.type != "cuda" or not has_memory(like):
-            return self.structure.identity(self.block, *place).to(like)
+        if not isinstance(like, Tensor):  # torch.fx traces with something that has no device
+            return self.structure.identity(self.block).to(like)
+        if self.structure.takes_device or like.device.type != "cuda" or not has_memory(like):
+            return self.structure.identity_on(self.block, like.device).to(like)
         if self._kept is None or self._kept.device != like.device or self._kept.dtype != like.dtype:
             self._kept = self.structure.identity(self.block).to(like)
         return self._kept

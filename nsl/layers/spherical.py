@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels import maps
-from nsl.kernels.convolution import _pair, output_size
+from nsl.kernels.convolution import _pair
 from nsl.kernels.operators import taps
-from nsl.kernels.patches import ProductAndNorm, channel_energy, scale_positions, wide_type
+from nsl.kernels.patches import ProductAndNorm, channel_energy, output_size, scale_positions, wide_type
 from nsl.kernels.paths import path
 from nsl.layers.inputs import unbatched
 from nsl.layers.unfusible import Unfusible
@@ -262,7 +262,7 @@ class SphereConv2d(Unfusible, nn.Conv2d):
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        padding = _pair(self.padding)  # type: ignore[arg-type]
+        padding = _pair(self.padding)
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)

@@ -63,11 +63,13 @@ class Structure:
         is_mask: M_s is diagonal for all free numbers; then `mask` gives the diagonal and layers use the cheaper
             diagonal code.
         is_shared: one K x K block for all channels; otherwise the matrix is (C K) x (C K).
+        takes_device: whether `identity` takes a device; found by itself.
     """
 
     name = "structure"
     is_mask = False
     is_shared = True
+    takes_device = True
 
     def size(self, block: Block) -> int:
         """Rows of the matrix: K, or C K when it is not shared."""
@@ -83,6 +85,17 @@ class Structure:
         A structure of yours may leave out `device`; a dynamic layer then copies from the CPU, on CUDA once.
         """
         raise NotImplementedError
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.takes_device = "device" in inspect.signature(cls.identity).parameters
+
+    def identity_on(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
+        """`identity` on the device, also of a structure that knows no other than the CPU."""
+        if self.takes_device:
+            return self.identity(block, device)
+        free = self.identity(block)
+        return free if free.is_meta else free.to(device)
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         """Free numbers [..., D] to matrices [..., size, size]."""
@@ -158,14 +171,6 @@ def check_whole(what: str, value: Any) -> None:
     """Raise ValueError unless the argument named `what` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
-
-
-def identity_of(structure: Structure, block: Block, device: torch.device | str = "cpu") -> Tensor:
-    """The structure's `identity` on the device; a user's may know no other than the CPU."""
-    if "device" in inspect.signature(structure.identity).parameters:
-        return structure.identity(block, device)
-    free = structure.identity(block)
-    return free if free.is_meta else free.to(device)
 
 
 def _device(free: Tensor) -> torch.device:
@@ -360,12 +365,13 @@ class L1(Structure):
             raise ValueError(f"l1: coefficient must not be negative, got {coefficient}")
         self.inner, self.coefficient = make_structure(inner), float(coefficient)
         self.is_mask, self.is_shared = self.inner.is_mask, self.inner.is_shared
+        self.takes_device = self.inner.takes_device
 
     def degrees_of_freedom(self, block: Block) -> int:
         return self.inner.degrees_of_freedom(block)
 
     def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        return identity_of(self.inner, block, device)
+        return self.inner.identity_on(block, device)
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         return self.inner.assemble(free, block)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import _pair
-from nsl.kernels.patches import output_size
+from nsl.kernels.patches import fitting_size, output_size
 from nsl.layers.inputs import unbatched
 
 torch.fx.wrap("image_by_image")  # a leaf of the graphs that torch.fx traces
@@ -57,11 +57,9 @@ class Window(nn.Module):
         super().__init__()
         if min(in_channels, out_channels) < 1:
             raise ValueError(f"in_channels and out_channels must be positive, got {in_channels} and {out_channels}")
-        if isinstance(padding, str):
-            raise ValueError(f"padding must be an integer or a pair of integers, got {padding!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = _pair(kernel_size), _pair(stride)
-        self.padding, self.dilation = _pair(padding), _pair(dilation)
+        self.kernel_size, self.stride = _pair(kernel_size, "kernel_size"), _pair(stride, "stride")
+        self.padding, self.dilation = _pair(padding, "padding"), _pair(dilation, "dilation")
 
     def add_bias(
         self, bias: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -104,15 +102,7 @@ class Window(nn.Module):
         Raises:
             ValueError: the input is smaller than the kernel.
         """
-        size = (input.shape[2], input.shape[3])
-        out = output_size(size, self.kernel_size, self.stride, self.padding, self.dilation)
-        # While exporting and tracing sizes are symbols, which a comparison would pin down.
-        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and min(out) < 1:
-            raise ValueError(
-                f"input of {size[0]}x{size[1]} is smaller than the kernel {self.kernel_size} with dilation "
-                f"{self.dilation} and padding {self.padding}"
-            )
-        return out
+        return fitting_size(input, self.kernel_size, *self.geometry)
 
     def taps_of(self, input: Tensor) -> list[Tensor]:
         """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""

@@ -34,7 +34,7 @@ def _recurrence(layer: nn.RNNBase, input: Tensor, _output: Tensor) -> int:
     return steps * sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
 
 
-def _attention(layer: nn.MultiheadAttention, query: Tensor, output: tuple[Tensor, Tensor | None]) -> int:
+def _attention(layer: nn.MultiheadAttention, query: Tensor, _output: Any) -> int:
     """Self-attention of one sequence: its four maps, and the two products of all pairs."""
     positions = query.shape[-2] if layer.batch_first or query.dim() == 2 else query.shape[0]
     return positions * layer.embed_dim * (4 * layer.embed_dim + 2 * positions)

@@ -65,9 +65,8 @@ class Evaluator:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._whole: Callable[[], None] | None = None
         if graph and self.device.type == "cuda":
-            side = dataset.crop_size
-            size = dataset.test_images.shape[2:] if side is None else (side, side)
-            images = torch.empty(batch_size, 3, *size, dtype=torch.uint8, device=self.device)
+            size = centre_crop(dataset.test_images[:1], dataset.crop_size).shape[1:]
+            images = torch.empty(batch_size, *size, dtype=torch.uint8, device=self.device)
             labels = torch.empty(batch_size, dtype=torch.int64, device=self.device)
             self._inputs = images, labels
             self._whole = Captured(lambda: self._measure(images, labels), self.device)

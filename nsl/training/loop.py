@@ -27,6 +27,7 @@ from nsl.training.distributed import local_device, world
 from nsl.training.evaluate import Evaluator
 from nsl.training.execution import Execution, own_stream
 from nsl.training.optimiser import ScheduledSGD
+from nsl.training.ranges import check_seed
 from nsl.training.schedule import Recipe
 from nsl.training.state import TrainingState
 from nsl.training.step import ClassifierStep
@@ -215,8 +216,7 @@ def train(
         ValueError: a negative seed, no parameter to train, logits of fewer classes than the data have, parts that are
             more than the batch has images, or `sync_batch_norm` on a CPU.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed must be a whole number from 0 on, got {seed!r}")
+    check_seed("training", seed)
     execution = execution or Execution()
     device = local_device(execution.device)
     network = _digest(repr(model))

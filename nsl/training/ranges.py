@@ -32,6 +32,12 @@ def check_numbers(what: str, values: Any, names: Iterable[str]) -> None:
             raise ValueError(f"{what}: {name} must be a finite number that is not negative, got {value!r}")
 
 
+def check_seed(what: str, seed: Any) -> None:
+    """Raise ValueError unless the seed is a whole number from 0 on."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{what}: seed must be a whole number from 0 on, got {seed!r}")
+
+
 def check_below(what: str, values: Any, limits: dict[str, float]) -> None:
     """Raise ValueError where an attribute of `values` is not below its limit."""
     for name, limit in limits.items():

@@ -24,10 +24,12 @@ from reproduce.bench.measure import Row
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nsl.kernels.precision import Products
+
     Function = Callable[..., list[Tensor]]
 
 #: Arithmetic by name: type of the tensors and float32 products.
-PRECISIONS = {
+PRECISIONS: dict[str, tuple[str, Products]] = {
     "bf16": ("bfloat16", "ieee"),
     "fp16": ("float16", "ieee"),
     "tf32": ("float32", "tf32"),
@@ -52,16 +54,6 @@ GEOMETRIES = (
     (4, 16, 16, 64, 64, (3, 3), (1, 1), (1, 1), (1, 1)),
     (4, 8, 8, 128, 128, (3, 3), (1, 1), (1, 1), (1, 1)),
 )
-
-
-@contextmanager
-def arithmetic(products: Any) -> Iterator[None]:
-    """float32 products of this kind inside."""
-    from nsl.kernels.precision import kept_float32_products, set_float32_products
-
-    with kept_float32_products():
-        set_float32_products(products)
-        yield
 
 
 @contextmanager
@@ -116,7 +108,7 @@ def check_convolution(
     import torch
 
     from nsl.kernels import operators
-    from nsl.kernels.convolution import output_size
+    from nsl.kernels.patches import output_size
 
     batch, height, width, channels, filters, *window = geometry
     (kh, kw), stride, padding, dilation = window
@@ -139,7 +131,7 @@ def check_predictor(geometry: tuple[Any, ...], dtype: Any, device: str, seed: in
     import torch
 
     from nsl.kernels import sphere
-    from nsl.kernels.convolution import output_size
+    from nsl.kernels.patches import output_size
 
     batch, height, width, channels, filters, *window = geometry
     (kh, kw), stride, padding, dilation = window
@@ -178,6 +170,7 @@ def correctness(
     import torch
 
     from nsl.kernels.paths import UNCONSTRAINED_TAPS
+    from nsl.kernels.precision import using_float32_products
 
     few = tuple(geometry for geometry in geometries if geometry[5][0] * geometry[5][1] <= UNCONSTRAINED_TAPS)
     groups = (
@@ -191,7 +184,7 @@ def correctness(
             kind, products = PRECISIONS[precision]
             worst, seed = 0.0, secrets.randbits(31)
             for geometry in chosen:
-                with arithmetic(products):
+                with using_float32_products(products):
                     error, same = check(geometry, getattr(torch, kind), device, seed)
                 if error > ALLOWED[precision] or not same:
                     wrong = error > ALLOWED[precision]
@@ -257,11 +250,13 @@ def convolutions() -> list[Row]:
     """Forward and backward against cuDNN's Conv2d of the same arithmetic."""
     import torch
 
+    from nsl.kernels.precision import using_float32_products
+
     rows = []
     for precision in TIMED:
         kind, products = PRECISIONS[precision]
         for channels, size in SIZES:
-            with arithmetic(products):
+            with using_float32_products(products):
                 measured = seconds({name: captured(call) for name, call in _cases(channels, size, kind).items()})
             torch.cuda.empty_cache()
             for name, times in measured.items():

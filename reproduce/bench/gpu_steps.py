@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from statistics import median
 
 from reproduce.bench.card import captured, ratio, seconds
@@ -22,16 +21,6 @@ BATCH = 128
 #: Seconds of a captured step aimed at on one H100, bfloat16.
 TARGETS = {"cnn9": 0.6e-3, "nsn9_dynamic_diagonal": 1.5e-3, "nsn9_dynamic_unconstrained": 3.5e-3}
 RUNGS = ("plain", "plain, compiled", "kernels", "graph", "compiled, graph", "two streams")
-
-
-@contextmanager
-def tf32() -> Iterator[None]:
-    """float32 products by TF32 inside; autocast's bfloat16 does not ask."""
-    from nsl.kernels.precision import kept_float32_products, set_float32_products
-
-    with kept_float32_products():
-        set_float32_products("tf32")
-        yield
 
 
 def make_step(
@@ -104,8 +93,10 @@ def _measure(rung: str, name: str, precision: str) -> tuple[list[float], float]:
 
 def ladder() -> list[Row]:
     """Every network's rungs in bfloat16 and TF32; the ratio is to CNN-9 on the same rung."""
+    from nsl.kernels.precision import using_float32_products
+
     rows = []
-    with tf32():
+    with using_float32_products("tf32"):  # autocast's bfloat16 does not ask
         for precision in ("bf16", "tf32"):
             for rung in RUNGS:
                 base: list[float] = []

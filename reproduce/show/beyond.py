@@ -53,6 +53,10 @@ def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, An
     return figure
 
 
+def _with_seeds(label: str, found: Sequence[Any]) -> str:
+    return f"{label} ({len(found)} seed{'s' if len(found) > 1 else ''})"
+
+
 def attack_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Error against the attack's radius, FGSM left and PGD right; radius 0 is no attack.
 
@@ -65,11 +69,10 @@ def attack_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     for label, found in rows.items():
         radii = [0, *found[0]["radii"]]
         style: dict[str, Any] = {"color": own[label].colour, "marker": own[label].marker, "markersize": 4, "capsize": 2}
-        seeds = f"{label} ({len(found)} seed{'s' if len(found) > 1 else ''})"
         for ax, kind in zip(axes, ("fgsm", "pgd")):
             errors = [mean_interval(list(one)) for one in zip(*([*each["clean"], *each[kind]] for each in found))]
-            bars = [0.0 if one.high is None or one.count < MINIMUM_SEEDS else one.high - one.mean for one in errors]
-            ax.errorbar(radii, [one.mean for one in errors], bars, label=seeds, **style)
+            bars = [0.0 if one.high is None else one.high - one.mean for one in errors]
+            ax.errorbar(radii, [one.mean for one in errors], bars, label=_with_seeds(label, found), **style)
     for ax, kind in zip(axes, ("FGSM", "PGD, 10 steps")):
         ax.set(title=kind, xlabel="largest change of a pixel, 255ths", ylabel="error (%)")
         ax.grid(alpha=0.3)
@@ -95,16 +98,18 @@ def segmentations(images: Any, truth: Any, predictions: Mapping[str, Any]) -> Fi
     return figure
 
 
-def class_bars(rows: Mapping[str, Sequence[float | None]], names: Sequence[str]) -> Figure:
-    """Intersection over union of every class, one bar a row."""
+def class_bars(rows: Mapping[str, Sequence[Sequence[float | None]]], names: Sequence[str]) -> Figure:
+    """Intersection over union of every class, one bar a row: the mean of what each seed found."""
     figure = new_figure(9, 3)
     ax = figure.subplots()
     width = 0.8 / max(1, len(rows))
     own = looks(list(rows))
-    for number, (label, values) in enumerate(rows.items()):
-        places = np.arange(len(values)) + number * width
-        heights = [0.0 if value is None else value for value in values]
-        ax.bar(places, heights, width, label=label, color=own[label].colour)
+    for number, (label, found) in enumerate(rows.items()):
+        values = np.array(found, float)  # [seeds, classes]; a class that no image has is NaN
+        places = np.arange(values.shape[1]) + number * width
+        present = ~np.isnan(values)
+        heights = np.where(present, values, 0).sum(0) / np.maximum(present.sum(0), 1)
+        ax.bar(places, heights, width, label=_with_seeds(label, found), color=own[label].colour)
     ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, fontsize=7)
     ax.set(ylabel="IoU (%)")
     ax.legend(fontsize=8)

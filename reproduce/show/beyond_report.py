@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import fsum
 from typing import Any
 
 from reproduce.declare.shapes import CATALOGUE
@@ -15,21 +13,23 @@ NOTHING = "Not recorded."
 
 def _first(report: Report, key: str, slot: str | None = None) -> dict[str, Any]:
     """The record of a row's first stored seed; empty where there is none."""
+    return next(iter(_all(report, key, slot)), {})
+
+
+def _all(report: Report, key: str, slot: str | None = None) -> list[dict[str, Any]]:
+    """The records of all stored seeds of a row."""
     slot = report.table.experiment.datasets[0] if slot is None else slot
     records = report.table.row(slot, key).records
-    return dict(records[min(records)]) if records else {}
-
-
-def _all(report: Report, key: str) -> list[dict[str, Any]]:
-    """The records of all stored seeds of a row."""
-    records = report.table.row(report.table.experiment.datasets[0], key).records
     return [dict(records[seed]) for seed in sorted(records)]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what there is."""
-    known = [value for value in values if value is not None]
-    return fsum(known) / len(known) if known else None
+def _results(report: Report, part: str) -> dict[str, list[Any]]:
+    """A part of the results of all stored seeds, by the rows' labels; of rows that have it."""
+    found = {
+        label: [record["result"][part] for record in _all(report, key) if part in record["result"]]
+        for key, label in labels(report).items()
+    }
+    return {label: results for label, results in found.items() if results}
 
 
 def labels(report: Report) -> dict[str, str]:
@@ -54,11 +54,7 @@ def moved_taps(report: Report, shapes: Report, key: str = "deformable", shape_ke
 
 def attack_curves(report: Report) -> Any:
     """Error against the attack's radius, over all seeds."""
-    rows = {
-        label: attacks
-        for key, label in labels(report).items()
-        if (attacks := [record["result"]["attack"] for record in _all(report, key) if "attack" in record["result"]])
-    }
+    rows = _results(report, "attack")
     return show(beyond.attack_curves(rows)) if rows else text(NOTHING)
 
 
@@ -75,12 +71,7 @@ def segmentations(report: Report) -> Any:
 
 def class_bars(report: Report) -> Any:
     """Intersection over union of every class, the mean of all seeds."""
-    rows = {}
-    for key, label in labels(report).items():
-        found = [record["result"]["class_iou"] for record in _all(report, key) if "class_iou" in record["result"]]
-        if found:
-            seeds = f"{label} ({len(found)} seed{'s' if len(found) > 1 else ''})"
-            rows[seeds] = [_mean(values) for values in zip(*found)]
+    rows = _results(report, "class_iou")
     names = ["ground", *map(str, range(10))]
     return show(beyond.class_bars(rows, names)) if rows else text(NOTHING)
 

@@ -83,10 +83,11 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "accuracies, higher is better, with fewer than three seeds over episodes); with fewer than three seeds their "
         "values are shown. A claim's difference is positive where it is as claimed, and its interval, at the level "
         "beside it, is the one that decided. A dash stands for a value that is illegible in our copy of the paper or "
-        "that has not been measured. Seconds of training are wall time on machines that may have done other things as "
-        "well: they do not compare methods. Tables that compare the same runs judge them each at a level of its own; "
-        "`findings.md` tells each comparison once, at the strictest. The verdict rule is in "
-        "`reproduce/show/statistics.py`.",
+        "that has not been measured. A training error is the mean over the augmented images between the last two "
+        "evaluations, while the network still changed: it may exceed the test error. Seconds of training are wall time "
+        "on machines that may have done other things as well: they do not compare methods. Tables that compare the "
+        "same runs judge them each at a level of its own; `findings.md` tells each comparison once, at the strictest. "
+        "The verdict rule is in `reproduce/show/statistics.py`.",
     ]
     for table in make_tables(plan.every(), profile, store):
         key = table.experiment.table

@@ -160,7 +160,7 @@ def _precision(table: Table, slot: Slot) -> str:
     return "" if found == {"float32"} else f", in {found.pop()}"
 
 
-#: Of the images of the last epoch or part of one, as the training saw them, augmented.
+#: Over the augmented batches of the last stretch between evaluations (`nsl.training.loop.TrainResult`).
 _TRAIN_ERROR = Column(lambda row: number(row.mean_of("train_error")), "train_error", "training error %")
 _MULTIPLY_ADDS = Column(lambda row: count(row.multiply_adds), "multiply_adds", "multiply-adds an image")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -71,6 +72,15 @@ def test_the_cpu_takes_its_own_kernels_and_other_cases_the_plain_operations(monk
     assert paths.path(torch.empty(2)) == "plain"
 
 
+@pytest.fixture
+def unknown_cards() -> Iterator[None]:
+    """What a card can do is found once a process: nothing is known before the test, and nothing after it."""
+    paths._launches.cache_clear()
+    yield
+    paths._launches.cache_clear()
+
+
+@pytest.mark.usefixtures("unknown_cards")
 def test_a_gpu_takes_triton_where_type_and_card_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_HAS_TRITON", True)
     with FakeTensorMode():
@@ -192,6 +202,7 @@ def test_a_module_of_a_kind_that_is_not_fused_still_computes_on_the_gpus_path() 
     assert output.shape == (2, 5, 6, 6)
 
 
+@pytest.mark.usefixtures("unknown_cards")
 def test_where_triton_cannot_build_the_plain_operations_are_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: torch.device) -> None:
         raise RuntimeError("Failed to find C compiler")
@@ -202,15 +213,12 @@ def test_where_triton_cannot_build_the_plain_operations_are_taken_and_told(monke
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     launch = pytest.importorskip("nsl.kernels.launch")
     monkeypatch.setattr(launch, "touch", fail)
+    with pytest.warns(UserWarning, match="Failed to find C compiler.*python3-dev"):
+        assert not paths._usable(None)
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    monkeypatch.setattr(launch, "touch", lambda _: None)
     paths._launches.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="Failed to find C compiler.*python3-dev"):
-            assert not paths._usable(None)
-        monkeypatch.setattr(torch.version, "hip", "6.0")
-        monkeypatch.setattr(launch, "touch", lambda _: None)
-        paths._launches.cache_clear()
-        assert not paths._usable(0)
-        monkeypatch.setattr(torch.version, "hip", None)
-        assert paths._usable(0)
-    finally:
-        paths._launches.cache_clear()
+    assert not paths._usable(0)
+    monkeypatch.setattr(torch.version, "hip", None)
+    paths._launches.cache_clear()
+    assert paths._usable(0)

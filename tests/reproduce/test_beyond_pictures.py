@@ -40,8 +40,8 @@ def test_segmentations_stand_beside_image_and_truth() -> None:
 
 
 def test_class_bars_leave_absent_classes_empty() -> None:
-    ax = beyond.class_bars({"CNN": [90.0, None], "NSN": [80.0, 10.0]}, ["ground", "0"]).axes[0]
-    assert [bar.get_height() for bar in ax.patches] == [90.0, 0.0, 80.0, 10.0]
+    ax = beyond.class_bars({"CNN": [[90.0, None], [80.0, None]], "NSN": [[80.0, 10.0]]}, ["ground", "0"]).axes[0]
+    assert [bar.get_height() for bar in ax.patches] == [85.0, 0.0, 80.0, 10.0]
 
 
 def test_state_masks_are_centred_on_the_plain_cell() -> None:
