@@ -113,7 +113,9 @@ def evaluate(
         logits = adapted.predict(queries)
         predicting.append(now(device) - between)
         adapting.append(between - started)
-        right.append((logits.argmax(1) == wanted).float().mean())
+        # Where an adaptation has diverged there is no answer, whatever `argmax` makes of it.
+        answered = logits.isfinite().all(1)
+        right.append(((logits.argmax(1) == wanted) & answered).float().mean())
         pass_turn()
     accuracies = [100.0 * value for value in wait_for(torch.stack(right))]
     return Evaluation(tuple(accuracies), median(adapting), median(predicting), method.adapted_parameters)

@@ -9,14 +9,15 @@ ICLR 2019. On frozen features x of a backbone trained on the base classes (there
     loss = L_query(w') + beta KL(N(mu^e, sigma^e) || N(0, I)) + gamma ||stop(z') - z||^2
            + lambda_1 (||g_e||^2 + ||g_r||^2 + ||g_d||^2) + lambda_2 ||C_d - I||^2
 
-C_d is the correlation matrix of the rows of g_d. sigma = offset * exp(s), so that a decoder that says nothing starts
-at a small spread. In testing the means are taken instead of samples.
+C_d is the correlation matrix of the rows of g_d, and ||.||^2 of it a mean over its entries. As in the authors' code
+sigma = exp(s) - 1 + offset and at least 1e-10, so that a network that says nothing starts at the spread `offset`: 0 of
+the encoder, sqrt(2 / (N + D)) of the decoder; alpha has a number for every latent dimension, eta one for every feature;
+and in training features are dropped wherever they are used. In testing the means are taken instead of samples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class Latent(nn.Module):
     Args:
         features: D.
         size: of the latent code, L.
-        dropout: on the features that are encoded, in training.
+        dropout: of features, wherever they are used in training.
 
     Letters: T tasks, N ways, K shots.
     """
@@ -54,48 +55,46 @@ class Latent(nn.Module):
             nn.Linear(2 * size, 2 * size, bias=False),
         )
         self.decoder = nn.Linear(size, 2 * features, bias=False)
-        self.log_latent_rate = nn.Parameter(torch.tensor(0.0))
-        self.log_weight_rate = nn.Parameter(torch.tensor(-3.0))
+        self.log_latent_rate = nn.Parameter(torch.zeros(size))
+        self.log_weight_rate = nn.Parameter(torch.full((features,), -3.0))
 
-    def encode(
-        self, support: Tensor, shots: Sequence[int], draw: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Support [T, S, D], class by class, to the mean and spread of the codes, [T, N, L] each.
+    def drop(self, features: Tensor, draw: torch.Generator | None) -> Tensor:
+        """Features [..., D] with some of their entries dropped; all of them without a generator, which testing has."""
+        if draw is None or self.dropout == 0:
+            return features
+        # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
+        kept = upload(torch.rand(features.shape, generator=draw, device="cpu"), features.device) >= self.dropout
+        return features * kept / (1 - self.dropout)
 
-        `shots` are the numbers of images by class, of sum S. With a generator, which a training has, features
-        are dropped.
-        """
-        if draw is not None and self.dropout > 0:
-            # Not F.dropout: its draws come from the global generator, which a resumed training has elsewhere.
-            kept = upload(torch.rand(support.shape, generator=draw, device="cpu"), support.device) >= self.dropout
-            support = support * kept / (1 - self.dropout)
+    def encode(self, support: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Support [T, S, D] with one-hot targets [S, N] to the mean and spread of the codes, [T, N, L] each."""
         codes = self.encoder(support)
         items = codes.shape[1]
         left = codes.unsqueeze(2).expand(-1, -1, items, -1)
         right = codes.unsqueeze(1).expand(-1, items, -1, -1)
         related = self.relation(torch.cat([left, right], -1)).mean(2)
-        if len(set(shots)) == 1:
-            means = related.unflatten(1, (len(shots), -1)).mean(2)
-        else:
-            means = torch.stack([part.mean(1) for part in related.split(list(shots), 1)], 1)
-        mean, spread = means.chunk(2, -1)
-        return mean, spread.exp()
+        mean, spread = (targets.T @ related / targets.sum(0).unsqueeze(1)).chunk(2, -1)
+        return mean, _spread(spread, 0.0)
 
     def decode(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Codes [T, N, L] to the mean and spread of the classifier's weights, [T, N, D] each."""
         mean, spread = self.decoder(codes).chunk(2, -1)
-        offset = math.sqrt(2.0 / (codes.shape[1] + mean.shape[-1]))
-        return mean, offset * spread.exp()
+        return mean, _spread(spread, math.sqrt(2.0 / (codes.shape[1] + mean.shape[-1])))
 
     def orthogonality(self) -> Tensor:
-        """||C_d - I||^2, C_d the correlations of the decoder's rows, one a latent dimension."""
+        """Mean entry of (C_d - I)^2, C_d the correlations of the decoder's rows, one a latent dimension."""
         rows = F.normalize(self.decoder.weight.T, dim=1)
-        return (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).square().sum()
+        return (rows @ rows.T - torch.eye(len(rows), dtype=rows.dtype, device=rows.device)).square().mean()
 
     def squares(self) -> Tensor:
-        """Sum of squares of all weights of g_e, g_r and g_d."""
+        """Half the sum of squares of all weights of g_e, g_r and g_d."""
         parts = [*self.encoder.parameters(), *self.relation.parameters(), *self.decoder.parameters()]
-        return torch.stack([p.square().sum() for p in parts]).sum()
+        return 0.5 * torch.stack([p.square().sum() for p in parts]).sum()
+
+
+def _spread(said: Tensor, offset: float) -> Tensor:
+    """A standard deviation from what a network says: `offset` where it says 0."""
+    return (said.exp() - (1 - offset)).clamp_min(1e-10)
 
 
 def sample(mean: Tensor, spread: Tensor, draw: torch.Generator | None) -> Tensor:
@@ -121,7 +120,7 @@ class LEO(Pretrained):
         weight_steps: gradient steps on the decoded weights after them.
         beta, gamma: coefficients of the divergence and of the encoder's penalty.
         decay, orthogonality: lambda_1 and lambda_2.
-        dropout: on the encoded features.
+        dropout: of features in training.
     """
 
     name = "leo"
@@ -153,17 +152,15 @@ class LEO(Pretrained):
         self,
         support: Tensor,
         targets: Tensor,
-        shots: Sequence[int],
         draw: torch.Generator | None,
         steps: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The inner loops.
 
         Args:
-            support: scaled features [T, S, D], class by class.
+            support: scaled features [T, S, D].
             targets: one-hot [S, way].
-            shots: images of each class, of sum S.
-            draw: for the samples; None takes means and keeps no graph.
+            draw: for samples and dropped features; None takes means of all and keeps no graph.
             steps: latent steps, other than the method's.
 
         Returns:
@@ -172,30 +169,30 @@ class LEO(Pretrained):
         assert self.steps is not None
         latent_steps = self.steps if steps is None else steps
         training = draw is not None
-        with torch.enable_grad():
-            mean, spread = self.latent.encode(support, shots, draw)
-            start = codes = sample(mean, spread, draw)
+
+        def gradient(of: Tensor) -> Tensor:
+            # A sum over tasks: each task's code has the gradient of its own loss.
+            logits = self.latent.drop(support, draw) @ weight.transpose(1, 2)
+            loss = cross_entropy(logits, targets) * len(support)
+            return torch.autograd.grad(loss, of, create_graph=training, retain_graph=True)[0]
+
+        mean, spread = self.latent.encode(self.latent.drop(support, draw), targets)
+        start = codes = sample(mean, spread, draw)
+        weight = sample(*self.latent.decode(codes), draw)
+        for _ in range(latent_steps):
+            codes = codes - self.latent.log_latent_rate.exp() * gradient(codes)
             weight = sample(*self.latent.decode(codes), draw)
-            for _ in range(latent_steps):
-                # A sum over tasks: each task's code has the gradient of its own loss.
-                loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
-                (gradient,) = torch.autograd.grad(loss, codes, create_graph=training, retain_graph=True)
-                codes = codes - self.latent.log_latent_rate.exp() * gradient
-                weight = sample(*self.latent.decode(codes), draw)
-            for _ in range(self.weight_steps):
-                loss = cross_entropy(support @ weight.transpose(1, 2), targets) * len(support)
-                (gradient,) = torch.autograd.grad(loss, weight, create_graph=training, retain_graph=True)
-                weight = weight - self.latent.log_weight_rate.exp() * gradient
+        for _ in range(self.weight_steps):
+            weight = weight - self.latent.log_weight_rate.exp() * gradient(weight)
         return weight, divergence(mean, spread), (codes.detach() - start).square().mean()
 
     def loss(self, tasks: Tasks) -> Tensor:
         """The meta-loss of a meta-batch of features."""
         way = self.settings.meta.way
         targets = one_hot(tasks.support_labels, way, tasks.support.dtype)
-        shots = [tasks.support.shape[1] // way] * way
-        weight, kl, moved = self.adapted_weights(tasks.support, targets, shots, tasks.generator)
+        weight, kl, moved = self.adapted_weights(tasks.support, targets, tasks.generator)
         wanted = one_hot(tasks.query_labels, way, tasks.query.dtype)
-        loss = cross_entropy(tasks.query @ weight.transpose(1, 2), wanted)
+        loss = cross_entropy(self.latent.drop(tasks.query, tasks.generator) @ weight.transpose(1, 2), wanted)
         regular = self.decay * self.latent.squares() + self.orthogonality * self.latent.orthogonality()
         return loss + self.beta * kl + self.gamma * moved + regular
 
@@ -239,12 +236,8 @@ class LEO(Pretrained):
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
         if self._scale is None:
             raise ValueError(f"{self.name}: call fit before adapt.")
-        # The relation network sees the classes one after the other.
-        order = labels.argsort(stable=True)
-        targets = one_hot(labels[order], self.settings.way, support.dtype)
-        scale = self._scale
-        shots = labels.bincount(minlength=self.settings.way).tolist()
-        found, _, _ = self.adapted_weights((support[order] * scale).unsqueeze(0), targets, shots, None, steps)
+        targets, scale = one_hot(labels, self.settings.way, support.dtype), self._scale
+        found, _, _ = self.adapted_weights((support * scale).unsqueeze(0), targets, None, steps)
         weight = found[0].detach()
         return Adapted(lambda query: query * scale @ weight.T, {"weight": weight})
 

@@ -227,7 +227,7 @@ class FewShotMethod(ABC):
 
         Raises:
             ValueError: steps are negative or were asked of a method that takes none, labels do not fit the support, a
-                class has no image, or it needs `fit` first.
+                class has no image, it needs `fit` first, or inference mode is on.
         """
         whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
         if not whole or list(labels.shape) != [len(support)]:
@@ -239,11 +239,14 @@ class FewShotMethod(ABC):
                 f"{self.name}: labels must be 0 to {way - 1}, since settings.way is {way}, with an image of each; got "
                 f"the classes {found}."
             )
-        if steps is not None and (not isinstance(steps, int) or steps < 0):
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
             raise ValueError(f"{self.name}: steps must be a whole number from 0 on, got {steps!r}.")
         if steps is not None and self.steps is None:
             raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
-        return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(f"{self.name}: adapt needs gradients; use torch.no_grad() in place of inference_mode().")
+        with torch.enable_grad():  # whoever adapts may keep no graph of their own
+            return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)
 
     @abstractmethod
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:

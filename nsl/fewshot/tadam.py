@@ -7,13 +7,17 @@ NeurIPS 2018.
     z(x) = f(x; gamma, beta): every convolution's map, after batch norm, is gamma * map + beta   conditioning
     gamma = gamma_0 g(c) + 1,  beta = beta_0 h(c),  c = mean of the unconditioned prototypes  task embedding network
 
-gamma_0 and beta_0 are penalised, so that conditioning is used where it helps; with them zero the network is the
-unconditioned one.
+gamma_0 and beta_0 are scalars, one of each a convolution, and penalised, so that conditioning is used where it helps;
+with them zero the network is the unconditioned one. Now and then a step also trains on all base classes; as in the
+authors' code that comes beside the episodes, and does not replace them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +26,7 @@ from torch import Tensor, nn
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.heads import class_means, cross_entropy, one_hot, prototypes, squared_distances
 from nsl.fewshot.meta import Fetch, Tasks, image_fetcher
-from nsl.fewshot.method import Adapted, FewShotMethod
+from nsl.fewshot.method import STEP_PASSES, Adapted, FewShotMethod
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.models.backbone import Film
 from nsl.models.backbones import ResNet12, create_backbone
@@ -57,8 +61,8 @@ class TaskEmbeddingNetwork(nn.Module):
         super().__init__()
         self.gammas = nn.ModuleList(_Embedding(features, size) for size in channels)
         self.betas = nn.ModuleList(_Embedding(features, size) for size in channels)
-        self.gamma_scale = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in channels)
-        self.beta_scale = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in channels)
+        self.gamma_scale = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in channels)
+        self.beta_scale = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in channels)
 
     def forward(self, task: Tensor) -> Film:
         return [
@@ -69,8 +73,8 @@ class TaskEmbeddingNetwork(nn.Module):
         ]
 
     def penalty(self) -> Tensor:
-        """Sum of squares of gamma_0 and beta_0."""
-        return torch.stack([p.square().sum() for p in [*self.gamma_scale, *self.beta_scale]]).sum()
+        """Half the sum of squares of gamma_0 and beta_0."""
+        return 0.5 * torch.stack([*self.gamma_scale, *self.beta_scale]).square().sum()
 
 
 class _TadamNetwork(nn.Module):
@@ -95,10 +99,9 @@ class TADAM(FewShotMethod):
     Args:
         settings: the circumstances; the backbone must be "resnet12".
         conditioning: use the task embedding network.
-        penalty: coefficient of the squares of gamma_0 and beta_0.
-        auxiliary: train on all base classes now and then, with probability 0.9^(floor(20 t / T)) at iteration t
-            of T.
-        auxiliary_batch: images of such a step.
+        penalty: coefficient of half the squares of gamma_0 and beta_0.
+        auxiliary: train on all base classes too, with probability 0.9^(1 + floor(20 t / T)) at iteration t of T.
+        auxiliary_batch: images of all base classes in such a step.
 
     Raises:
         ValueError: another backbone.
@@ -139,12 +142,12 @@ class TADAM(FewShotMethod):
         return -self.network.log_metric_scale.exp() * squared_distances(query, centres)
 
     def loss(self, tasks: Tasks) -> Tensor:
-        """Episodes, or now and then all base classes."""
+        """Episodes, and now and then all base classes."""
         meta = self.settings.meta
-        chance = 0.9 ** (20 * tasks.iteration // meta.iterations)
-        if self.auxiliary and float(torch.rand((), generator=tasks.generator, device="cpu")) < chance:
-            return self.auxiliary_loss(tasks.generator)
         total = self.penalty * self.network.task.penalty()
+        chance = _chance(tasks.iteration, meta.iterations)
+        if self.auxiliary and float(torch.rand((), generator=tasks.generator, device="cpu")) < chance:
+            total = total + self.auxiliary_loss(tasks.generator)
         for support, query in zip(tasks.support, tasks.query):
             film = self.condition(support, tasks.support_labels, meta.way)
             both = torch.cat([support, query]).contiguous(memory_format=torch.channels_last)
@@ -164,11 +167,6 @@ class TADAM(FewShotMethod):
         logits = self.network.auxiliary(self.network.embed(fetch(where, draw)))
         return F.cross_entropy(logits.float(), upload(labels[where], logits.device))
 
-    def trained_tensors(self) -> dict[str, Tensor]:
-        # The classifier of the base classes helps the training only.
-        found = super().trained_tensors()
-        return {name: value for name, value in found.items() if not name.startswith("network.auxiliary.")}
-
     def train(self, base: ImageSet, place: Place) -> History:
         assert self.moments is not None
         settings = self.settings
@@ -177,7 +175,10 @@ class TADAM(FewShotMethod):
         self.network.auxiliary = nn.Linear(features, base.num_classes).to(self.device)
         fetch = image_fetcher(base, self.moments, settings.meta.augment, self.device)
         self._base = fetch, base.labels
-        return self.train_on_episodes(self.loss, base, place, fetch)
+        history = self.train_on_episodes(self.loss, base, place, fetch)
+        # The classifier of the base classes helps the training only.
+        self.network.auxiliary, self._base = None, None
+        return history
 
     @torch.no_grad()
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
@@ -186,7 +187,23 @@ class TADAM(FewShotMethod):
         centres = class_means(self.network.embed(support, film), labels, way)
         return Adapted(lambda query: self.logits(self.network.embed(query, film), centres))
 
+    @classmethod
+    def task_passes(cls, support: int, query: int, options: Mapping[str, Any]) -> float:
+        twice = support if options["conditioning"] else 0  # without conditioning, for the task's representation
+        more = options["auxiliary_batch"] * fmean(_chance(t, 20) for t in range(20)) if options["auxiliary"] else 0.0
+        # More than one task a step would share the auxiliary images.
+        return STEP_PASSES * (support + query + twice + more)
+
+    @classmethod
+    def episode_passes(cls, support: int, query: int, steps: int) -> int:
+        return 2 * support + query
+
     @property
     def adapted_parameters(self) -> int:
         """None is learned for a task: gamma and beta are predicted."""
         return 0
+
+
+def _chance(iteration: int, iterations: int) -> float:
+    """Of training on all base classes too at an iteration."""
+    return float(0.9 ** (1 + 20 * iteration // iterations))

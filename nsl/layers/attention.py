@@ -155,7 +155,9 @@ class GlobalSimilarity(nn.Module):
 
 
 def sphere_maps(channels: int, reduction: int = 8) -> dict[str, Any]:
-    """The release's query (cosine SphereConv 1x1, ReLU), key and value maps: keyword arguments of `GlobalSimilarity`.
+    """The release's query (cosine SphereConv 1x1, ReLU), key and value maps, and its softmax, which has no scale.
+
+    Keyword arguments of `GlobalSimilarity`.
 
     Args:
         channels: C.
@@ -166,6 +168,7 @@ def sphere_maps(channels: int, reduction: int = 8) -> dict[str, Any]:
         "query": nn.Sequential(SphereConv2d(channels, narrow, 1), nn.ReLU()),
         "key": SphereConv2d(channels, narrow, 1),
         "value": SphereConv2d(channels, channels, 1),
+        "scale": 1.0,
     }
 
 

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.attention import GlobalSimilarity, SphereBlock, sphere_maps
-from nsl.layers.spherical import OPERATORS
+from nsl.layers.spherical import OPERATORS, SphereConv2d
 from nsl.models.cnn import check_image_size
 
 
 class SphereNet(nn.Module):
     """Three stages of SphereConv layers, each followed by a pooling, with attention after the first two poolings.
+
+    After them a SphereConv over the whole map, without batch norm or ReLU (the release's fc6), and a linear classifier.
 
     Args:
         num_classes: outputs.
@@ -19,7 +21,7 @@ class SphereNet(nn.Module):
         depth: convolutions a stage.
         image_size: height and width of the square input, a multiple of 8.
         attention: with the two blocks of global similarity.
-        operator: of all 3x3 SphereConv layers.
+        operator: of all SphereConv layers but those of attention.
 
     Shapes: [B, 3, image_size, image_size] to logits [B, num_classes].
 
@@ -54,7 +56,8 @@ class SphereNet(nn.Module):
             if attention and stage < 2:
                 layers.append(GlobalSimilarity(**sphere_maps(channels)))
         self.layers = nn.Sequential(*layers)
-        self.classifier = nn.Conv2d(channels, num_classes, image_size // 8, bias=False)
+        self.embedding = SphereConv2d(channels, channels, image_size // 8, operator=operator)
+        self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -71,7 +74,7 @@ class SphereNet(nn.Module):
         """
         if not torch.jit.is_scripting():
             check_image_size(images, self.image_size)
-        return self.classifier(self.features(images)).flatten(1)
+        return self.classifier(self.embedding(self.features(images))).flatten(1)
 
 
 def spherenet(

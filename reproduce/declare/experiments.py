@@ -78,7 +78,7 @@ class Claim:
         multiple: of "does_not_converge": of the second method's error.
         check: of "computed": a name of ``reproduce.studies.CHECKS``.
         datasets: the paper's data sets on which it is made; empty: all of the table's.
-        built: whether it holds by how our networks were chosen where the paper gives no widths; counts say so.
+        built: whether it holds or fails by how our networks were chosen where the paper gives no sizes; counts say so.
         note: what a reader of the verdict has to know.
         in_words: whether the paper says it in words only, without numbers.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.

@@ -12,6 +12,7 @@ import numpy as np
 
 from reproduce import tasks
 from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
+from reproduce.run import fingerprints
 from reproduce.run.files import canonical_json
 from reproduce.run.store import Store
 
@@ -33,9 +34,23 @@ class State:
     predicted_seconds: float | None
 
 
+#: What an image costs by in one part of a recipe of several (few-shot learning): parts differ in cost, so that the mean
+#: over all images depends on how many each has.
+_PART = ("precision", "iterations", "batch_size", "tasks", "way", "shot", "query")
+
+
 def _network(model: dict[str, Any], recipe: dict[str, Any]) -> str:
     """What an image costs by: the network and, where the recipe names one, the precision."""
-    return canonical_json([model, recipe.get("precision")])
+    parts = {name: part.get("precision") for name, part in recipe.items() if isinstance(part, dict)}
+    return canonical_json([model, recipe.get("precision"), parts])
+
+
+def _exactly(model: dict[str, Any], recipe: dict[str, Any]) -> str:
+    """The same, to the numbers of a recipe of parts."""
+    parts = {
+        name: {key: part.get(key) for key in _PART} for name, part in recipe.items() if isinstance(part, dict)
+    }
+    return canonical_json([_network(model, recipe), parts])
 
 
 def _slowness(seen: Sequence[tuple[tuple[str, str], str, float]]) -> dict[str, float]:
@@ -75,6 +90,7 @@ class Costs:
             if not seconds > 0:
                 continue
             task, model = tasks.named(config.get("task", CLASSIFICATION)), _network(config["model"], config["recipe"])
+            exact = _exactly(config["model"], config["recipe"])
             seconds /= max(1, task.images(config["recipe"]))
             last = record["attempts"][-1] if record.get("attempts") else {}
             started = str(last.get("started", ""))
@@ -82,7 +98,7 @@ class Costs:
             if started >= newest:
                 newest, here = started, sitting
             kind = (task.name + model, task.shape(data).image_size)
-            seen.append(((model, canonical_json(data)), kind, sitting, seconds))
+            seen.append(((exact, canonical_json(data)), kind, sitting, seconds))
         slowness = _slowness([(cost, sitting, seconds) for cost, _, sitting, seconds in seen])
         measured: dict[tuple[str, str], list[float]] = {}
         alike: dict[tuple[str, int], list[float]] = {}
@@ -98,11 +114,11 @@ class Costs:
 
         The scale is that of CNN-9 on both data sets; where it has no record, data of one image size cost alike.
         """
-        model, data = _network(run.model, run.recipe), canonical_json(run.dataset)
+        model, data = _exactly(run.model, run.recipe), canonical_json(run.dataset)
         if (model, data) in self._cost:
             return self._cost[model, data] * run.images
         width = {key: value for key, value in run.model.items() if key == "width"}
-        yardstick = _network({"name": _YARDSTICK, **width}, run.recipe)
+        yardstick = _exactly({"name": _YARDSTICK, **width}, run.recipe)
         here = self._cost.get((yardstick, data))
         ratios = [
             cost / self._cost[yardstick, other]
@@ -112,16 +128,16 @@ class Costs:
         if here is not None and ratios:
             return here * fmean(ratios) * run.images
         task = tasks.named(run.task)
-        each = self._alike.get((task.name + model, task.shape(run.dataset).image_size))
+        each = self._alike.get((task.name + _network(run.model, run.recipe), task.shape(run.dataset).image_size))
         return None if each is None else each * run.images
 
 
-def survey(runs: list[Run], marks: dict[str, str], key: Any, store: Store) -> list[State]:
-    """The state of every planned run; ``marks`` are data fingerprints by ``key(dataset)``."""
+def survey(runs: list[Run], marks: dict[str, str], store: Store) -> list[State]:
+    """The state of every planned run; ``marks`` are data fingerprints by ``fingerprints.dataset_key``."""
     costs = Costs(store.records())
     found = []
     for run in runs:
-        mark = marks.get(key(run.dataset))
+        mark = marks.get(fingerprints.dataset_key(run.dataset))
         identity = None if mark is None else declared_id(run.declared(mark))
         record = None if identity is None else store.find(identity)
         if record is not None:
@@ -157,7 +173,8 @@ def lines(states: list[State], jobs: int) -> list[str]:
     if remaining:
         known_seconds = [s.predicted_seconds for s in remaining if s.predicted_seconds is not None]
         unknown = len(remaining) - len(known_seconds)
-        total = duration(sum(known_seconds) / jobs)
+        # A few long runs cannot be shared out evenly: never less than the longest one.
+        total = duration(max([sum(known_seconds) / jobs, *known_seconds]))
         if not known_seconds:
             text.append("Remaining time unknown: no comparable run is stored yet.")
         else:

@@ -110,7 +110,7 @@ def answer(table: Table) -> str:
         low, high = asked.slope.low, asked.slope.high
         shown = values_text(asked.slopes) if low is None else number(asked.slope.mean)
         ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
-        parts.append(f"{shown} points a doubling of the images{ends}")
+        parts.append(f"with every doubling of the images it changes by {shown} points{ends}")
     if found:
         shown = ", ".join(f"{_points(budget, asked.seeds)} at {budget.images:,}" for budget in found)
         parts.append(f"it is, in points, {shown} images")

@@ -54,7 +54,8 @@ def card(record: dict[str, Any], profile: plan.Profile, rows: list[dict[str, Any
 
 def write_cards(profile: plan.Profile, store: Store) -> int:
     """Write the cards of all kept networks that have a record; returns how many there are."""
-    kept = {path.stem for path in store.kept.glob("*.safetensors")}
+    # Not the hidden ones: macOS puts a ``._NAME`` beside every file it copies.
+    kept = {path.stem for path in store.kept.glob("*.safetensors") if not path.name.startswith(".")}
     if not kept:
         return 0
     rows: dict[str, list[dict[str, Any]]] = {identity: [] for identity in kept}

@@ -235,6 +235,7 @@ class FewerParameters(Kind):
         saving = 1 - less / more
         direction = decide_share(saving, claim.saving)
         observed = f"{where}{100 * saving:.1f} % fewer {QUANTITIES[claim.quantity]}: {less:,} against {more:,}"
+        observed += f" ({more / less:.3g} times)" if less > 0 else ""
         if case.without is not None:
             observed += f", those of {case.without.method.label} not counted"
         if claim.saving != (0.0, 1.0):

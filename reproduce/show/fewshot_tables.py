@@ -41,11 +41,16 @@ def episode_accuracies(record: Mapping[str, Any]) -> list[float]:
 
 def backbone(record: Mapping[str, Any]) -> tuple[str, str] | None:
     """Which training on the base classes a record starts from, and a digest of that training's curve."""
+    from nsl.fewshot import METHODS
+
     config, curve = record["config"], record["result"].get("curves", {}).get("pretrain")
     if "pretrain" not in config["recipe"] or curve is None:
         return None
     model = {name: config["model"].get(name) for name in ("backbone", "width", "predictor", "predictor_options")}
-    what = [model, config["recipe"]["pretrain"], config["seed"], config["dataset"]]
+    # A method may train its backbone with another classifier of the base classes than others.
+    classifier = getattr(METHODS[config["model"]["name"]], "classifier", None)
+    what = [model, getattr(classifier, "__qualname__", ""), *(config[key] for key in ("seed", "dataset"))]
+    what.append(config["recipe"]["pretrain"])
     return digest(what), digest(curve)
 
 

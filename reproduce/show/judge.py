@@ -143,12 +143,12 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
             scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
             other, _ = kind.decide(case, own.gains.interval(own_levels[pair(case)]), item.paper)
-            by_itself = "" if other == direction else f"{other} by the spread of its own gains alone"
+            by_itself = "" if other == direction else f"by the spread of its own gains alone: {other}"
             verdict = Verdict(
                 direction, scope, interval, item.gains.unit, seeds, by_seed, "", reason, "", handicap, by_itself
             )
         assert verdict is not None  # it is decided without an interval, or by one
-        if kind.replicated:
+        if kind.replicated and verdict.direction != Direction.NOT_RUN:
             verdict = replace(verdict, idle=_idle(case))
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
         data = kind.on or better.dataset

@@ -9,12 +9,13 @@ the replicates are test episodes, and over seeds have the spread that the method
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from reproduce.show.cells import as_markdown, number
-from reproduce.show.metrics import Metric, gains
+from reproduce.show.metrics import Metric, gains, start_differs
 from reproduce.show.rows import Row, Table
 from reproduce.show.spread import pool
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
@@ -101,6 +102,20 @@ def rows(table: Table) -> list[dict[str, str]]:
     ]
 
 
+def _starts(ranked: Sequence[Ranked]) -> str:
+    """Which methods do not start from the training of a backbone that others start from; empty where all do."""
+    pairs = [
+        (first, second)
+        for first, second in combinations(ranked, 2)
+        if start_differs(first.metric, first.row.records, second.row.records)
+    ]
+    if not pairs:
+        return ""
+    times = Counter(item.row.method.label for pair in pairs for item in pair)
+    few = [label for label, count in times.items() if count == max(times.values())]
+    return f" Of one backbone there are several trainings, by the machine: {', '.join(few)} started from another."
+
+
 def markdown(table: Table) -> str:
     """The rankings of a table under a sentence that says what they hold for; empty where there is none."""
     parts = []
@@ -110,7 +125,7 @@ def markdown(table: Table) -> str:
         pairs = first.methods * (first.methods - 1) // 2
         parts.append(
             f"Ranks by {first.metric.title} on {first.row.dataset}, {over}: the range that all {pairs} pairs of "
-            f"{first.methods} methods leave to each, for all of them together at 95 % (Holm)."
+            f"{first.methods} methods leave to each, for all of them together at 95 % (Holm)." + _starts(ranked)
         )
         shown = [
             {

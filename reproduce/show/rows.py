@@ -65,9 +65,13 @@ class Row:
 
     @property
     def idle(self) -> str:
-        """In how many trainings nothing was done of what the row is about, and what says so; empty where in none."""
-        found, every = self._idle, len(self.finished)
-        return ", ".join(f"{why} in {count} of {every} training{'s' * (every > 1)}" for why, count in found.items())
+        """In how many trainings nothing was done of what the row is about, and what says so; empty where in none.
+
+        After it, how little was done, where records have observed that.
+        """
+        found, every, task = self._idle, len(self.finished), tasks.named(self.method.task)
+        counted = ", ".join(f"{why} in {count} of {every} training{'s' * (every > 1)}" for why, count in found.items())
+        return joined(counted, *dict.fromkeys(task.remark(record) for record in self.finished.values()))
 
     def values(self, metric: Metric | None = None) -> dict[int, float]:
         """A metric (the task's own where none is named) by seed, of the runs that did not diverge."""

@@ -16,11 +16,13 @@ better (``reproduce/show/metrics.py``). Their mean has one interval, which is pr
     methods in points, where that is legible and positive. The effect may be smaller than the paper's, or none;
   - *undecided* otherwise.
 
-  An interval above 0 that ends below the paper's difference *agrees*, and the words say that the effect is smaller.
+  An interval above 0 that ends below the paper's difference, or begins above it, *agrees*, and the words say that the
+  effect is smaller, or larger.
 * "similar", with a declared margin d (an equivalence test):
 
-  - *agrees*: the interval lies within (-d, d) and holds 0. An interval within the margin that excludes 0 shows a
-    difference, if a small one: *undecided*. So no pair of methods is at once better and similar;
+  - *agrees*: the interval lies within (-d, d). Where it excludes 0 the words say that there is a difference, if one
+    within the margin, so that the same pair can be better and similar at once. (Until 2026-11-30 such an interval was
+    *undecided*; no stored verdict changed with that.);
   - *disagrees*: it lies wholly outside of [-d, d];
   - *undecided* otherwise.
 
@@ -69,6 +71,9 @@ interval is of a lower level than 95 %.
 Errors are whole numbers of test images. With few of them the gains of three seeds can be equal by chance, and a t test
 would take that for certainty. So no spread is believed that is smaller than what rounding to whole images alone makes:
 a standard deviation of the size of one image over the root of 12, for each of the two errors.
+
+Intervals speak of the test set that there is (Table 6: of its novel classes), not of other images or classes: all seeds
+are measured on the same ones, so what these add to the scatter, which may be as much again, is not counted.
 
 Assumptions: gains are independent and normal over replicates, methods trained alike scatter over seeds about alike and
 have nothing but their seed's effect in common, and the number of seeds does not depend on what they show. Where one
@@ -165,7 +170,7 @@ class Verdict:
         values: the gain of every seed, in the seeds' order.
         observed: what was counted, in words, where that is no gain.
         reason: why it is undecided, or what to know about it.
-        idle: which method did nothing of what it is about, and in how many trainings.
+        idle: which method did nothing, or how little, of what it is about, and in how many trainings.
         handicap: which method came off worse with a known handicap, and with which; of either where it is undecided.
         alone: what it would be by the spread of its own gains alone, where that is something else.
     """
@@ -293,8 +298,9 @@ def decide_better(interval: Interval, paper: float | None) -> tuple[Direction, s
     assert low is not None
     assert high is not None
     if low > 0:
-        smaller = paper is not None and 0 < high < paper
-        return Direction.AGREES, "a smaller effect than the paper's" if smaller else ""
+        if paper is None or paper <= 0 or low <= paper <= high:
+            return Direction.AGREES, ""
+        return Direction.AGREES, f"a {'smaller' if high < paper else 'larger'} effect than the paper's"
     if high < 0:
         return Direction.DISAGREES, ""
     if paper is None:
@@ -310,9 +316,7 @@ def decide_similar(interval: Interval, margin: float) -> tuple[Direction, str]:
     assert low is not None
     assert high is not None
     if -margin < low and high < margin:
-        if low <= 0 <= high:
-            return Direction.AGREES, ""
-        return Direction.UNDECIDED, f"a difference, within the margin of {margin:g} points"
+        return Direction.AGREES, "" if low <= 0 <= high else f"a difference, within the margin of {margin:g} points"
     if high < -margin or low > margin:
         return Direction.DISAGREES, ""
     return Direction.UNDECIDED, f"the interval is not within the margin of {margin:g} points"

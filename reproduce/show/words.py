@@ -153,11 +153,13 @@ def _verdict(judged: Judged) -> str:
         said = f"{direction} ({reason})" if reason else str(direction)
         return said if paper is None else f"{said}, the paper's own is {number(paper)} %"
     if direction == Direction.AGREES and similar:
-        return f"agrees: similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
+        how = "if not equal" if reason else "similar"
+        return f"agrees: {how} within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
     if direction == Direction.DISAGREES and similar:
         return f"disagrees: not similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
     if direction == Direction.AGREES and reason and paper is not None:
-        return f"agrees in direction, smaller than the paper's {number(paper)}"
+        than = "smaller" if "smaller" in reason else "larger"
+        return f"agrees in direction, {than} than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
         return f"no effect of the paper's size, which is {number(paper)} {_side(judged, paper)}"
     said = f"{direction} ({reason})" if reason else str(direction)

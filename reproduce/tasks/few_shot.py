@@ -9,6 +9,7 @@ import base64
 import inspect
 import io
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ EPISODES = ("way", "shot", "shots", "query", "count", "shot_count", "seed", "ste
 
 #: Images of a class where there is noise in place of data.
 NOISE_IMAGES = 30
+
 
 class FewShot(Task):
     """A method, its backbone, and a recipe of parts; noise is counted over episodes while there are few seeds.
@@ -83,6 +85,10 @@ class FewShot(Task):
         # Of a method that chooses one of its states on validation classes.
         states = [state["accuracy"] for state in record["result"].get("selection", ())]
         return "the state before the training was the best and is tested" if states and states[0] == max(states) else ""
+
+    def remark(self, record: dict[str, Any]) -> str:
+        layers = record["observations"].get("adaptation", ())
+        return f"M moves by at most {_largest_change(layers):.2g} in the episode looked at" if layers else ""
 
     def held_out(self, run: Run, declared: dict[str, Any]) -> Run:
         return on_validation(run)
@@ -178,6 +184,13 @@ class FewShot(Task):
 
     def scope(self, table: Table) -> str:
         return fewshot_tables.scope(table)
+
+
+def _largest_change(layers: Iterable[dict[str, Any]]) -> float:
+    """By how much adapting changes any number of any layer's M, at most."""
+    import numpy as np
+
+    return max(float(np.abs(np.subtract(layer["after"], layer["before"])).max()) for layer in layers)
 
 
 def _is_dynamic(run: Run) -> bool:

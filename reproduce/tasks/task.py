@@ -107,6 +107,10 @@ class Task(ABC):
         """What says that a training did nothing of what its row is about, in words; empty where nothing does."""
         return ""
 
+    def remark(self, record: dict[str, Any]) -> str:
+        """What a record has observed of the part that its row is about, in words; empty where nothing."""
+        return ""
+
     # What is executed.
 
     def load(self, dataset: dict[str, Any], data: str | None, *, download: bool = True) -> Any:
@@ -137,12 +141,13 @@ class Task(ABC):
     def fitted(
         self, run: Run, dataset: Any, model: Any, loss: Any, measure: Any, count: int, **options: Any
     ) -> dict[str, Any]:
-        """What ``nsl.training.fit.fit`` makes of its arguments with the run's recipe and seed."""
+        """What ``nsl.training.fit.fit`` makes of its arguments with the run's name, recipe and seed."""
         from nsl.training import Recipe
         from nsl.training.fit import fit
 
         identity = [run.model, dataset.fingerprint]
-        return fit(model, loss, measure, count, Recipe(**run.recipe), seed=run.seed, identity=identity, **options)
+        more: dict[str, Any] = {"seed": run.seed, "identity": identity, "description": run.name, **options}
+        return fit(model, loss, measure, count, Recipe(**run.recipe), **more)
 
     def shares(self, run: Run) -> str:
         """Runs with equal answers wait for each other, because their first training is the same one."""

@@ -78,7 +78,18 @@ def test_the_model_has_attention_after_the_first_two_poolings(attention: bool) -
     kinds = [type(layer).__name__ for layer in model.layers]
     after = [kinds[i + 1] for i, kind in enumerate(kinds[:-1]) if kind == "MaxPool2d"]
     assert after == (["GlobalSimilarity"] * 2 if attention else ["SphereBlock"] * 2)
-    assert model(torch.randn(2, 3, 16, 16)).shape == (2, 7)
+    images = torch.randn(2, 3, 16, 16)
+    assert model(images).shape == (2, 7)
+    # The release's fc6: the cosine of its 256 kernels (here 16) with the whole last map, and a classifier of these.
+    flat = model.features(images).flatten(1)
+    cosines = torch.nn.functional.cosine_similarity(flat[:, None], model.embedding.weight.flatten(1), dim=2)
+    torch.testing.assert_close(model(images), cosines @ model.classifier.weight.flatten(1).t(), rtol=1e-2, atol=1e-3)
+
+
+def test_the_releases_softmax_has_no_scale() -> None:
+    layer, x = nsl.GlobalSimilarity(**nsl.sphere_maps(64)), torch.randn(1, 64, 2, 3)
+    query, key = layer.query(x).flatten(2), layer.key(x).flatten(2)
+    torch.testing.assert_close(layer.predict_similarity(x), torch.softmax(query.transpose(1, 2) @ key, -1))
 
 
 def test_a_map_of_another_size_is_refused() -> None:
@@ -97,5 +108,6 @@ def test_the_products_of_a_global_similarity_are_counted() -> None:
     assert nsl.count_multiply_adds(static, 4, channels) == positions**2 * channels
     maps = nsl.sphere_maps(channels)
     dynamic = torch.nn.Sequential(nsl.GlobalSimilarity(**maps))
-    parts = sum(nsl.count_multiply_adds(torch.nn.Sequential(part), 4, channels) for part in maps.values())
+    convolutions = [maps[name] for name in ("query", "key", "value")]
+    parts = sum(nsl.count_multiply_adds(torch.nn.Sequential(part), 4, channels) for part in convolutions)
     assert nsl.count_multiply_adds(dynamic, 4, channels) == parts + positions**2 * (1 + channels)

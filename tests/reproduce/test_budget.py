@@ -17,14 +17,18 @@ from tests.reproduce.helpers import fill, put_record
 CPU = plan.profile("cpu")
 DECLARED = plan.experiment("budget")
 #: Gains over the CNN by budget, one a seed, with what they come to.
+BY = "with every doubling of the images it changes by"
+GROWS = f" grows; {BY} 0.25 points"
 CASES = {
-    " grows; 0.25 points": [[0.0, 0.1, 0.2], [0.25, 0.35, 0.45], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]],
-    " shrinks; -0.5": [[4.0, 4.1, 4.2], [3.5, 3.6, 3.7], [3.0, 3.1, 3.2], [2.0, 2.1, 2.2]],
-    " not shown to differ from 0; -0.5": [[2.0, 2.1, 2.2], [1.5, 1.6, 1.7], [1.0, 1.1, 1.2], [-0.1, 0.0, 0.2]],
-    " reverses; -0.9": [[1.0, 1.1, 1.2], [0.2, 0.1, 0.3], [-0.5, -0.7, -0.6], [-2.4, -2.5, -2.6]],
-    "is undecided (the interval holds 0); 0.0": [[0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]],
-    "is undecided (2 common seeds, three decide); 0.25, 0.25": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
-    "is undecided (one common seed, three decide); 0.25 points a doubling": [[0.0], [0.25], [0.5], [1.0]],
+    GROWS: [[0.0, 0.1, 0.2], [0.25, 0.35, 0.45], [0.5, 0.6, 0.7], [1.0, 1.1, 1.2]],
+    f" shrinks; {BY} -0.5": [[4.0, 4.1, 4.2], [3.5, 3.6, 3.7], [3.0, 3.1, 3.2], [2.0, 2.1, 2.2]],
+    f" not shown to differ from 0; {BY} -0.5": [[2.0, 2.1, 2.2], [1.5, 1.6, 1.7], [1.0, 1.1, 1.2], [-0.1, 0.0, 0.2]],
+    f" reverses; {BY} -0.9": [[1.0, 1.1, 1.2], [0.2, 0.1, 0.3], [-0.5, -0.7, -0.6], [-2.4, -2.5, -2.6]],
+    f"is undecided (the interval holds 0); {BY} 0.0": [
+        [0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]
+    ],
+    f"is undecided (2 common seeds, three decide); {BY} 0.25, 0.25": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
+    f"is undecided (one common seed, three decide); {BY} 0.25": [[0.0], [0.25], [0.5], [1.0]],
     "is undecided (fewer than two budgets are stored)": [[], [], [0.5, 0.6, 0.7], []],
 }
 
@@ -69,7 +73,7 @@ def test_seeds_that_lack_a_budget_do_not_count(tmp_path: Path) -> None:
 
 
 def test_a_diverged_run_decides_nothing(tmp_path: Path) -> None:
-    report = stored(tmp_path, CASES[" grows; 0.25 points"])
+    report = stored(tmp_path, CASES[GROWS])
     run = CPU.run(DECLARED.method("dynamic"), "cifar10_long", 2)
     put_record(report.store, run, float("nan"), status="diverged")
     assert "is undecided (a run diverged)" in budget.answer(Report("budget", "cpu", tmp_path).table)
@@ -82,7 +86,7 @@ def test_nothing_stored_is_said(tmp_path: Path) -> None:
 
 
 def test_the_budgets_verdicts_are_controls_beside_the_papers_difference(tmp_path: Path) -> None:
-    table = stored(tmp_path, CASES[" grows; 0.25 points"]).table
+    table = stored(tmp_path, CASES[GROWS]).table
     assert [judged.claim.control for judged in table.claims] == [True] * 4
     assert [judged.paper for judged in table.claims] == [pytest.approx(0.93)] * 4
     assert {row.printed(row.metric) for row in table.rows} == {7.78, 7.29, 7.15, 6.85}

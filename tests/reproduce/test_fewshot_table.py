@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -42,14 +43,25 @@ def test_the_papers_values_are_declared_with_their_intervals() -> None:
         "fomaml",
         "meta_dynamic",
         "linear",
+        "held",
         "linear_large",
     }
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_every_run_is_known_to_nsl(name: str) -> None:
-    import inspect
+def test_the_control_that_holds_m_takes_as_many_steps_as_static_nsn(name: str) -> None:
+    from nsl.fewshot import METHODS
 
+    profile = plan.profile(name)
+    static, held = (profile.run(plan.experiment(6).method(key), SLOT, 0) for key in ("static", "held"))
+    usual = inspect.signature(METHODS["static_nsn"]).parameters
+    assert held.model["steps"] == static.model.get("steps", usual["steps"].default)
+    same = inspect.signature(METHODS["finetune_classifier"]).parameters
+    assert all(same[name].default == usual[name].default for name in ("rate", "decay"))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_run_is_known_to_nsl(name: str) -> None:
     from nsl.data import FEWSHOT_NAMES
     from nsl.fewshot import METHODS, MetaRecipe
     from nsl.models.backbones import BACKBONES
@@ -144,7 +156,7 @@ def test_the_controls_are_put_in_words_from_the_stored_values(tmp_path: Path) ->
     assert "+0.00" in words
     assert "The interval contains zero" in words
     verdicts = {judged.claim.words: judged for judged in make_table(6, profile, store).claims}
-    assert sum(judged.claim.control for judged in verdicts.values()) == 3
+    assert sum(judged.claim.control for judged in verdicts.values()) == 4
 
 
 def test_a_profile_without_few_shot_data_has_no_such_runs_and_an_empty_table(tmp_path: Path) -> None:
@@ -203,9 +215,10 @@ def test_from_three_seeds_on_seeds_decide_and_their_interval_is_printed(tmp_path
     # 3 of 75 answers more in every episode: the episodes vary, the difference does not.
     assert (claim["difference"], claim["difference_ci_low"], claim["difference_ci_high"]) == 3 * ("4.00",)
     assert (claim["paper_difference"], claim["direction"]) == ("15.95", "agrees")
-    assert (claim["note"], claim["unit"]) == ("a smaller effect than the paper's", "seed")
+    assert claim["note"].startswith("a smaller effect than the paper's; Static NSN: M moves by at most 0.9 in the epi")
+    assert claim["unit"] == "seed"
     shots = list(csv.DictReader((store.folder / "tables" / "table6_shots.csv").open(encoding="utf-8")))
-    assert len(shots) == 18 * 3
+    assert len(shots) == 19 * 3
     assert "## Table 6" in (store.folder / "summary.md").read_text(encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from reproduce.run.store import Store
 from reproduce.show import findings, flat, words
 from reproduce.show.overview import distinct
 from reproduce.show.rows import shown_tables
-from reproduce.show.statistics import mean_interval
+from reproduce.show.statistics import SEED, Direction, Interval, Verdict, mean_interval
 from reproduce.show.tables import write_tables
 from tests.reproduce.helpers import fill, put_record
 from tests.reproduce.test_fewshot_table import put
@@ -34,7 +34,7 @@ def check(page: str, profile: plan.Profile, store: Store) -> None:
     tables, found = shown_tables(profile, store), sections(page)
     told = distinct(tables)
     claims = [shown.judged for shown in told]
-    counts = re.findall(r"^- .*: \*\*(Of .*)\*\*$", page.partition("\n## ")[0], flags=re.MULTILINE)
+    counts = re.findall(r"^- .*: \*\*(Of .*?)\*\*", page.partition("\n## ")[0], flags=re.MULTILINE)
     own = sum(not judged.claim.control for judged in claims)
     assert sum(int(text.split()[1]) for text in counts) == own
     untrained = [judged for judged in claims if judged.claim.kind in ("fewer_parameters", "computed")]
@@ -90,7 +90,10 @@ def test_too_few_seeds_ask_for_the_missing_runs_and_their_time(store: Store) -> 
     assert unknown.endswith("It takes 3 seeds of each: 3 more runs, for which no stored run tells the time.")
 
 
-def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_papers_difference(store: Store) -> None:
+def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_papers_difference(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(findings.MOST, SEED, 1000)
     table = next(table for table in shown_tables(PAPER, store) if table.experiment.table == 4)
     judged = next(j for j in table.claims if j.claim.words == "CNN++ beats the baseline CNN." and j.slot == "cifar10")
     text = line(findings.page(PAPER, store), judged.claim.words, "CIFAR-10,")
@@ -139,6 +142,23 @@ def test_a_seed_more_of_a_pair_brings_two_thirds_of_a_degree_of_freedom_to_a_sha
     assert half(count) < 0.63 / 2 <= half(count - 1)
 
 
+def test_more_seeds_than_fifty_are_not_counted_out(store: Store) -> None:
+    fill(store, PAPER, 4, {"cnn": [8.0, 8.9, 8.3], "cnnpp": [7.0, 9.6, 8.1]})
+    text = line(findings.page(PAPER, store), "CNN++ beats the baseline CNN.", "CIFAR-10,")
+    assert text.endswith("At the spread seen it takes more than 50 seeds.")
+
+
+def test_what_decided_verdicts_rest_on_is_counted() -> None:
+    interval = Interval(1.0, 0.5, 1.5, 3)
+    decided = [Verdict(Direction.AGREES, interval=interval, unit="episode", seeds=1)]
+    decided += 2 * [Verdict(Direction.DISAGREES, interval=interval, unit="seed", seeds=3, alone="undecided")]
+    said = findings.basis([*decided, Verdict(Direction.UNDECIDED, unit="seed")])
+    assert said.startswith("Of the three decided ones one rests on the test episodes of one or two trainings a method")
+    assert "two on the spread over seeds that all methods show together, without which" in said
+    assert said.endswith("and none on the seeds of its own pair alone.")
+    assert findings.basis([]) == ""
+
+
 def test_a_diverged_run_asks_for_no_number_of_seeds(store: Store) -> None:
     put_record(store, PAPER.run(plan.experiment(4).method("static"), "cifar10", 2), float("nan"), status="diverged")
     text = line(findings.page(PAPER, store), "Static NSN with DNS beats the baseline CNN.", "CIFAR-10,")
@@ -159,7 +179,7 @@ def test_few_shot_claims_ask_for_one_training_or_for_episodes(tmp_path: Path) ->
     put(made, cpu, "relation", [66, 64, 63])
     page = findings.page(cpu, made)
     (text,) = [line for line in page.splitlines() if "Static NSN beats RelationNet." in line]
-    assert re.search(r"it takes (at most )?[\d,]+ episodes\.$", text) or "more than 100,000 episodes" in text
+    assert re.search(r"takes (at most )?[\d,]+ episodes of these trainings\.$", text) or "more than 10,000 epis" in text
     (text,) = [line for line in page.splitlines() if "Static NSN beats MAML." in line]
     assert "It takes one training of each, whose test episodes decide: 1 more run, " in text
 

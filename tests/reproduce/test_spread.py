@@ -163,7 +163,7 @@ def simulated(rng: np.random.Generator, spreads: np.ndarray, seeds: int, effect:
 def test_a_verdict_names_what_the_spread_of_its_own_gains_would_say() -> None:
     rng = np.random.default_rng(5)
     named_so = {judged.verdict.alone for judged in simulated(rng, np.full(6, 0.1), 3, effect=0.6).judged()}
-    assert "undecided by the spread of its own gains alone" in named_so
+    assert "by the spread of its own gains alone: undecided" in named_so
     assert "" in named_so
 
 
@@ -202,7 +202,7 @@ def test_a_tables_peers_tell_its_spread_and_have_no_verdict_there() -> None:
 
 
 def test_a_row_keeps_what_its_deciding_claim_says_of_its_own_spread() -> None:
-    said = "undecided by the spread of its own gains alone"
+    said = "by the spread of its own gains alone: undecided"
     decided = Verdict(Direction.NO_EFFECT, alone=said)
     assert combine([decided, Verdict(Direction.AGREES)]).alone == said
     assert said in combine([decided]).short()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsl.fewshot.baseline_pp import CosineClassifier, _batches
 from nsl.fewshot.heads import cosine, cross_entropy, fit_linear, one_hot, prototypes, squared_distances
 from nsl.fewshot.kshot import fit_prior, log_posterior, maximum
 from nsl.fewshot.leo import LEO, Latent, divergence, sample
@@ -17,7 +19,7 @@ from nsl.fewshot.proto import ProtoNet
 from nsl.fewshot.relation import RelationNet
 from nsl.fewshot.tadam import TADAM, TaskEmbeddingNetwork
 from nsl.models.backbones import ResNet12
-from tests.nsl.fewshot.toy import method, tasks
+from tests.nsl.fewshot.toy import method, tasks, toy
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -111,7 +113,7 @@ def test_tadam_scales_the_metric_and_conditions_every_convolution() -> None:
     with torch.no_grad():
         network.log_metric_scale.fill_(math.log(1.7))
         for i, p in enumerate([*network.task.gamma_scale, *network.task.beta_scale]):
-            p.copy_(0.3 * randn(*p.shape, seed=i))
+            p.copy_(0.3 * randn(1, seed=i)[0])
     support, query = randn(4, 3, 8, 8), randn(3, 3, 8, 8, seed=1)
     labels = torch.tensor([0, 0, 1, 1])
     adapted = found.adapt(support, labels)
@@ -161,15 +163,63 @@ def test_tadam_starts_unconditioned_and_penalises_the_multipliers() -> None:
     with torch.no_grad():
         network.gamma_scale[1].fill_(2.0)
         network.beta_scale[0].fill_(-1.0)
-    assert float(network.penalty()) == 3 * 4 + 2 * 1
+    assert float(network.penalty()) == 0.5 * (4 + 1)
+
+
+def test_tadams_auxiliary_task_comes_beside_the_episodes() -> None:
+    found = method("tadam", way=2, width=2, iterations=20)
+    assert isinstance(found, TADAM)
+    found.network.eval()
+    found.auxiliary_loss = lambda draw: torch.tensor(100.0)  # type: ignore[method-assign]
+    batch = tasks(1, 2, 1, 1, (3, 8, 8))
+    batch = replace(batch, support=batch.support.float(), query=batch.query.float(), iteration=0)
+    losses = [float(found.loss(replace(batch, generator=torch.Generator().manual_seed(s))).detach()) for s in range(40)]
+    alone = min(losses)
+    assert {round(loss - alone, 3) for loss in losses} == {0.0, 100.0}
+    assert 30 <= sum(loss > 50 for loss in losses) < 40  # nine of ten at the start
+    found = method("tadam", iterations=1)
+    found.fit(toy().base)
+    assert isinstance(found, TADAM)
+    assert found.network.auxiliary is None  # it helps the training only
+
+
+def test_tadam_counts_its_passes() -> None:
+    options = {"conditioning": True, "auxiliary": True, "auxiliary_batch": 64}
+    mean = sum(0.9 ** (1 + t) for t in range(20)) / 20
+    assert TADAM.task_passes(25, 75, options) == pytest.approx(3 * (25 + 75 + 25 + 64 * mean))
+    assert TADAM.task_passes(25, 75, {**options, "conditioning": False, "auxiliary": False}) == 300
+    assert TADAM.episode_passes(25, 75, 0) == 125
+
+
+# Baseline++: the authors' code.
+def test_baseline_pps_logits_are_scaled_cosines_with_learned_norms() -> None:
+    head = CosineClassifier(4, 3, 2.0).double()
+    torch.testing.assert_close(head.norm, head.direction.norm(dim=1))  # at the start
+    features = randn(5, 4)
+    with torch.no_grad():
+        head.norm.mul_(torch.tensor([0.5, 1.0, 2.0]))
+    classes = list(zip(head.direction.detach(), head.norm.detach()))
+    expected = [[2.0 * float(n * (x @ d) / x.norm() / d.norm()) for d, n in classes] for x in features]
+    torch.testing.assert_close(head(features), torch.tensor(expected, dtype=torch.float64), **EXACT)
+
+
+def test_baseline_pp_passes_over_the_support_set_in_batches_of_four() -> None:
+    torch.manual_seed(0)
+    found = _batches(10, 4, 7)
+    assert [len(part) for part in found] == [4, 4, 2, 4, 4, 2, 4]
+    assert sorted(torch.cat(found[:3]).tolist()) == sorted(torch.cat(found[3:6]).tolist()) == list(range(10))
+    assert _batches(10, 4, 0) == []
 
 
 # LEO, equations 1 to 6 and the regularisers of section 2.3.
+TWO_WAYS = one_hot(torch.tensor([0, 0, 1, 1]), 2, torch.float64)
+
+
 def test_leo_encodes_by_pairs() -> None:
     torch.manual_seed(0)
     latent = Latent(5, 3).double().eval()
     support = randn(2, 4, 5)  # two tasks, two ways, two shots
-    mean, spread = latent.encode(support, (2, 2))
+    mean, spread = latent.encode(support, TWO_WAYS)
     for t in range(2):
         codes = [latent.encoder(x) for x in support[t]]
         for n in range(2):
@@ -180,7 +230,7 @@ def test_leo_encodes_by_pairs() -> None:
                         total = total + latent.relation(torch.cat([codes[2 * n + k], codes[2 * m + j]]))
             total = total / (2 * 2**2)
             torch.testing.assert_close(mean[t, n], total[:3], **EXACT)
-            torch.testing.assert_close(spread[t, n], total[3:].exp(), **EXACT)
+            torch.testing.assert_close(spread[t, n], (total[3:].exp() - 1).clamp(min=1e-10), **EXACT)
 
 
 def test_leo_adapts_the_code_and_then_the_weights() -> None:
@@ -188,8 +238,11 @@ def test_leo_adapts_the_code_and_then_the_weights() -> None:
     assert isinstance(found, LEO)
     latent = found.latent.double().eval()
     size = found._features
-    support, targets = randn(1, 4, size), one_hot(torch.tensor([0, 0, 1, 1]), 2, torch.float64)
-    weight, kl, moved = found.adapted_weights(support, targets, (2, 2), None)
+    with torch.no_grad():
+        latent.log_latent_rate.copy_(randn(3, seed=5))
+        latent.log_weight_rate.copy_(randn(size, seed=6) - 3)
+    support = randn(1, 4, size)
+    weight, kl, moved = found.adapted_weights(support, TWO_WAYS, None)
 
     def decoded(code: Tensor) -> Tensor:
         return (code @ latent.decoder.weight.T)[:, :size]  # the means
@@ -201,17 +254,17 @@ def test_leo_adapts_the_code_and_then_the_weights() -> None:
             total = total - scores[n // 2] + torch.logsumexp(torch.stack(scores), 0)
         return total / 4
 
-    mean, spread = latent.encode(support, (2, 2))
+    mean, spread = latent.encode(support, TWO_WAYS)
     start = code = mean[0].detach()
     for _ in range(2):
         code = code.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(decoded(code)), code)
-        code = code - math.exp(float(latent.log_latent_rate)) * gradient
+        code = code - latent.log_latent_rate.exp().detach() * gradient
     expected = decoded(code.detach())
     for _ in range(2):
         expected = expected.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(expected), expected)
-        expected = expected - math.exp(float(latent.log_weight_rate)) * gradient
+        expected = expected - latent.log_weight_rate.exp().detach() * gradient
     torch.testing.assert_close(weight[0], expected, **EXACT)
     assert float(moved) == pytest.approx(float((code - start).square().mean()), rel=1e-9)
     entries = [
@@ -225,10 +278,10 @@ def test_leo_adapts_every_task_as_if_it_were_alone() -> None:
     found = method("leo", way=2, latent=3)
     assert isinstance(found, LEO)
     found.latent.double().eval()
-    support, targets = randn(3, 4, found._features), one_hot(torch.tensor([0, 0, 1, 1]), 2, torch.float64)
-    together = found.adapted_weights(support, targets, (2, 2), None)[0]
+    support = randn(3, 4, found._features)
+    together = found.adapted_weights(support, TWO_WAYS, None)[0]
     for t in range(3):
-        alone = found.adapted_weights(support[t : t + 1], targets, (2, 2), None)[0]
+        alone = found.adapted_weights(support[t : t + 1], TWO_WAYS, None)[0]
         torch.testing.assert_close(together[t], alone[0], **EXACT)
 
 
@@ -239,16 +292,16 @@ def test_leos_decoder_and_regularisers() -> None:
     mean, spread = latent.decode(codes)
     out = codes[0] @ latent.decoder.weight.T
     torch.testing.assert_close(mean[0], out[:, :5], **EXACT)
-    torch.testing.assert_close(spread[0], math.sqrt(2 / (2 + 5)) * out[:, 5:].exp(), **EXACT)
+    torch.testing.assert_close(spread[0], (out[:, 5:].exp() - 1 + math.sqrt(2 / (2 + 5))).clamp(min=1e-10), **EXACT)
     rows = latent.decoder.weight.T  # one a latent dimension
     total = 0.0
     for i in range(3):
         for j in range(3):
             c = float(rows[i] @ rows[j] / rows[i].norm() / rows[j].norm())
             total += (c - (i == j)) ** 2
-    assert float(latent.orthogonality()) == pytest.approx(total, rel=1e-9)
+    assert float(latent.orthogonality()) == pytest.approx(total / 9, rel=1e-9)
     parts = [*latent.encoder.parameters(), *latent.relation.parameters(), *latent.decoder.parameters()]
-    assert float(latent.squares()) == pytest.approx(sum(float(p.square().sum()) for p in parts), rel=1e-9)
+    assert float(latent.squares()) == pytest.approx(0.5 * sum(float(p.square().sum()) for p in parts), rel=1e-9)
     draws = sample(torch.zeros(20000), torch.full((20000,), 2.0), torch.Generator().manual_seed(0))
     assert float(draws.std()) == pytest.approx(2.0, rel=0.05)
     assert torch.equal(sample(mean, spread, None), mean)

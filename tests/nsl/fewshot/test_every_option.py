@@ -20,7 +20,7 @@ OTHER: dict[Any, Any] = {
     "predictor": "cnn", "predictor_options": {"hidden": 5}, "classifier_rate": 1.0, "similarity_rate": 0.003,
     "learn_rates": False, "prior": "diagonal", "conditioning": False, "penalty": 1.0, "auxiliary": False,
     "auxiliary_batch": 8, "latent": 8, "weight_steps": 2, "beta": 1.0, "gamma": 1.0, "orthogonality": 1.0,
-    "dropout": 0.0,
+    "dropout": 0.0, "dampening": 0.5, "batch_size": 3,
 }  # fmt: skip
 
 
