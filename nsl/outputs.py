@@ -89,6 +89,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_left_overs(path)
         yield temporary
+        with temporary.open("rb+") as written:  # else a machine that crashes can leave the new name without its content
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if error.strerror is None:

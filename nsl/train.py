@@ -50,7 +50,9 @@ def parser() -> Parser:
     what = made.add_argument_group("what")
     what.add_argument("--model", help=f"one of: {', '.join(list_models())}")
     what.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the model, e.g. width=16")
-    what.add_argument("--data", help=f"one of: {', '.join(NAMES)}")
+    what.add_argument(
+        "--data", help=f"name of the data set, one of: {', '.join(NAMES)} (its folder, --data elsewhere, is --root)"
+    )
     what.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. image_size=64")
     what.add_argument("--root", type=Path, default=None, help="folder of the data (default: NSL_DATA, ~/.cache/nsl)")
     what.add_argument("--evaluate", type=Path, default=None, metavar="FILE", help="an exported network or a checkpoint")
@@ -59,9 +61,9 @@ def parser() -> Parser:
         default: Any = _DEFAULT_ITERATIONS if field.default is MISSING else field.default
         option = "--" + field.name.replace("_", "-")
         if field.name == "milestones":
-            recipe.add_argument(
-                option, type=real(), nargs="*", default=default, help="of 'steps', in fractions of the budget"
-            )
+            usual = " ".join(f"{value:g}" for value in default)
+            words = f"of 'steps', in fractions of the budget (default: {usual})"
+            recipe.add_argument(option, type=real(), nargs="*", default=default, help=words)
         else:
             kind: Any = {int: whole(1, LARGEST), float: real()}.get(type(default), str)
             recipe.add_argument(

@@ -157,7 +157,7 @@ def entries(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
     """Every kept network that has a card: those of the fuller profile first, then by table and method."""
     found = []
     for place in folders(folder):
-        for path in sorted(place.glob("*.json")):
+        for path in _seen(place, "*.json"):
             weights = path.with_suffix(".safetensors")
             if weights.is_file():
                 found.append(Entry(weights, _card(path)))
@@ -166,8 +166,13 @@ def entries(folder: str | os.PathLike[str] | None = None) -> list[Entry]:
 
 def without_card(folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Files of networks that have no card yet: `python -m reproduce tables` writes cards."""
-    found = (path for place in folders(folder) for path in sorted(place.glob("*.safetensors")))
+    found = (path for place in folders(folder) for path in _seen(place, "*.safetensors"))
     return [path for path in found if not path.with_suffix(".json").is_file()]
+
+
+def _seen(place: Path, pattern: str) -> list[Path]:
+    """Files of that name which are not hidden: macOS puts a `._NAME` beside every file it copies."""
+    return sorted(path for path in place.glob(pattern) if not path.name.startswith("."))
 
 
 def _card(path: Path) -> dict[str, Any]:
@@ -312,7 +317,8 @@ def check(
     """Measure a kept network again and compare with its card.
 
     Returns:
-        Whether they are equal to within `TOLERANCE`, None where its data are not there; and a sentence.
+        Whether they are equal to within `TOLERANCE`, which a damaged file never is, None where its data are not there;
+        and a sentence.
     """
     from nsl.data import DataError
 
@@ -320,6 +326,8 @@ def check(
         value = measure(entry, root, download=download)
     except DataError as error:
         return None, f"{entry.title}: not checked. {error}"
+    except ExportError as error:
+        return False, f"{entry.title}: {error}"
     equal = abs(value - entry.card["result"][entry.metric]) <= TOLERANCE
     verdict = "equal" if equal else "NOT EQUAL"
     return equal, f"{entry.title}: its card says {entry.result}, measured now {value:.2f} %: {verdict}."

@@ -115,7 +115,7 @@ def _recorded(now: Session) -> dict[str, str]:
 def status(arguments: argparse.Namespace) -> int:
     """Say what is done, running and missing, and how long the rest will take."""
     now = session(arguments)
-    states = progress.survey(now.runs, _recorded(now), fingerprints.dataset_key, now.store)
+    states = progress.survey(now.runs, _recorded(now), now.store)
     for line in progress.lines(states, now.jobs):
         print(line)
     known = {state.identity for state in states}
@@ -186,16 +186,31 @@ def execute_notebooks(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _declare_notebooks(parser: argparse.ArgumentParser) -> None:
+    common(*SHOWN)(parser)
+    parser.add_argument("--jobs", default=None, help="notebooks executed side by side (default: the profile's)")
+
+
 def reproduce(arguments: argparse.Namespace) -> int:
-    """Runs, tables and notebooks: what ``make reproduce`` does. Failed runs leave their rows empty."""
-    problems = []
+    """Runs, tables and notebooks: what ``make reproduce`` does. Failed runs leave their rows empty.
+
+    Raises:
+        ValueError: of all steps that failed, the first one's reasons first.
+    """
+    problems: list[Exception] = []
     for step in (run_runs, make_tables, execute_notebooks):
         try:
             step(arguments)
         except RunFailures as error:
-            problems.append(str(error))
+            problems.append(error)
+        except (ValueError, OSError) as error:
+            # What the next step needs is not there; the reasons of failed runs are still to be told.
+            problems.append(error)
+            break
+    if len(problems) == 1:
+        raise problems[0]
     if problems:
-        raise ValueError(" ".join(problems))
+        raise ValueError(" ".join(map(str, problems))) from problems[-1]
     folder = arguments.results / arguments.profile
     print(f"\nTables, executed notebooks and summary.md are in {folder}.")
     return 0
@@ -279,8 +294,14 @@ def bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+#: Keys of ``reproduce.bench.BENCHMARKS``, which imports torch.
+BENCHES = (
+    "dynamic_convolution", "training_step", "folded_inference", "input_pipeline", "maml_iteration", "gpu", "gpu_steps",
+)  # fmt: skip
+
+
 def _declare_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
+    parser.add_argument("names", nargs="*", help=f"benchmarks to run, of {', '.join(BENCHES)} (default: all)")
     parser.add_argument("--results", type=path_argument, default=RESULTS, help="folder of results (default: results)")
 
 
@@ -317,7 +338,7 @@ COMMANDS = {
     "all": Command("missing runs, tables and notebooks: what `make reproduce` does", common(*SHARED), reproduce),
     "run": Command("execute the missing runs", common(*SHARED), run_runs),
     "tables": Command("write the tables from the stored records", common(*SHOWN), make_tables),
-    "notebooks": Command("execute the notebooks that are out of date", common(*SHOWN, "jobs"), execute_notebooks),
+    "notebooks": Command("execute the notebooks that are out of date", _declare_notebooks, execute_notebooks),
     "select": Command("try recipes on validation data and say which is best", _declare_select, select),
     "status": Command(
         "what is done, running, missing; predicted remaining time",

@@ -44,12 +44,20 @@ def parser() -> Parser:
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, original in _RENAMED.items():
         COMMANDS[original].declare(commands.add_parser(name, help=_HELP[name], description=_HELP[name]))
-    commands.add_parser("train", help=_HELP["train"], parents=[train_parser()], conflict_handler="resolve")
+    train = train_parser()
+    commands.add_parser(
+        "train",
+        help=_HELP["train"],
+        description=train.description,
+        formatter_class=train.formatter_class,
+        parents=[train],
+        conflict_handler="resolve",
+    )
     zoo = commands.add_parser("zoo", help=_HELP["zoo"], description=_HELP["zoo"])
     zoo.add_argument("action", nargs="?", default="list", choices=("list", "show", "check"), help="default: list")
     zoo.add_argument("identity", nargs="?", default=None, help="its first digits; check without: all")
     zoo.add_argument("--folder", type=Path, default=None, help="folder of weights (default: results/*/weights)")
-    zoo.add_argument("--data", type=Path, default=None, help="folder of the data, for check")
+    zoo.add_argument("--data", type=Path, default=None, help="folder of the data, for check (of nsl train: --root)")
     completion = commands.add_parser("completion", help=_HELP["completion"], description=_HELP["completion"])
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return made
@@ -108,7 +116,9 @@ def _without_network(folder: Path | None) -> list[str]:
     from reproduce.run.store import record_files
 
     lines = []
-    places = [*(place.parent / "runs" for place in zoo.folders(folder)), *Path("results").glob("*/runs")]
+    places = [place.parent / "runs" for place in zoo.folders(folder)]
+    if folder is None and not os.environ.get("NSL_WEIGHTS"):  # what is named is meant alone
+        places += Path("results").glob("*/runs")
     for runs in sorted({place.resolve(): place for place in places}.values()):
         stored = {path.stem for path in record_files(runs)}
         left = len(stored - {path.stem for path in (runs.parent / "weights").glob("*.safetensors")})
@@ -145,17 +155,26 @@ def _run(arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Bad input is one line and code 2."""
     try:
-        return _run(sys.argv[1:] if arguments is None else arguments)
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
     except ImportError as error:
         name = (error.name or "").split(".")[0]
         advice = "run `pip install 'neural-similarity-learning[reproduce]'`"
         print(f"error: this command needs {name}, which is not installed; {advice}.", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
+        from reproduce.__main__ import UNREAD, unread
+
+        if isinstance(error, BrokenPipeError) and unread():
+            return UNREAD
         if os.environ.get("REPRODUCE_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # of zoo and completion: what trains says itself how it goes on
+        print("Interrupted; nothing was stored.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

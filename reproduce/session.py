@@ -27,6 +27,7 @@ def _data(text: str) -> str:
     return str(path_argument(text)) if text.strip() else ""
 
 
+_DATA_HELP = "folder of the data, of nsl train --root (default: NSL_DATA, then ~/.cache/nsl)"
 #: The arguments that commands share, as `add_argument` takes them.
 SHARED: dict[str, dict[str, Any]] = {
     "profile": {"default": None, "help": PROFILES},
@@ -37,7 +38,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "slots": {"default": None, "help": "data sets to run, such as cifar10 (default: the tables' all)"},
     "methods": {"default": None, "help": "rows to run, by their keys, such as cnn (default: all)"},
     "seeds": {"default": None, "help": "number of seeds (default: the profile's)"},
-    "data": {"type": _data, "default": None, "help": "folder of the data (default: NSL_DATA, then ~/.cache/nsl)"},
+    "data": {"type": _data, "default": None, "help": _DATA_HELP},
     "jobs": {"default": None, "help": "runs executed side by side (default: the profile's)"},
     "results": {"type": path_argument, "default": RESULTS, "help": "folder of results (default: results)"},
     "executor": {"default": "local", "help": "local (processes), slurm, or submitit-local (default: local)"},
@@ -94,6 +95,7 @@ def common(*names: str) -> Callable[[argparse.ArgumentParser], None]:
                 parser.add_argument(f"--{name}", **how)
             else:
                 parser.set_defaults(**{name: [] if name == "set" else how.get("default")})
+        parser.set_defaults(reads_data="data" in names)
         parser.add_argument("--profiles", type=path_argument, default=None, help=argparse.SUPPRESS)
         parser.add_argument("--backend", default=DEFAULT_BACKEND, help=argparse.SUPPRESS)
 
@@ -136,7 +138,8 @@ def session(arguments: argparse.Namespace) -> Session:
     arguments.profile, arguments.set = overrides.named(profile, arguments.set), []
     found = plan.profile(arguments.profile, arguments.profiles)
     data = arguments.data or None
-    fingerprints.check_folder(data)
+    if arguments.reads_data:  # others do without the folder that NSL_DATA names
+        fingerprints.check_folder(data)
     numbers = plan.parse_tables(arguments.tables)
     _check_settings(found, numbers, arguments.profiles)
     return Session(

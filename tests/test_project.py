@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -87,3 +89,57 @@ def test_what_a_make_variable_holds_is_never_executed(variable: str, tmp_path: P
     done = subprocess.run(["make", "help", f"{variable}={text}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not hit.exists()
+
+
+def dry(*given: str) -> str:
+    """What make would execute."""
+    return subprocess.run(["make", "-n", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_a_training_is_given_may_be_repeated_for_status_and_a_rehearsal() -> None:
+    given = ["DATA=/d", "EXECUTOR=slurm", "CLUSTER=c.toml", "SEEDS=2", "JOBS=3", "TABLES=1", "SLOTS=cifar10"]
+
+    def named(text: str) -> set[str]:
+        return set(re.findall(r"--(\w+) ", text))
+
+    both = {"profile", "tables", "slots"}
+    training, rehearsal = dry("reproduce", *given).split("*)")
+    assert named(training) == both | {"seeds", "jobs", "data", "executor", "cluster"}
+    assert named(rehearsal) == both | {"data"}
+    assert named(dry("status", *given)) == both | {"seeds", "jobs"}
+
+
+def make_env(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHON"}
+    return subprocess.run(["make", "env", *given], cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_make_env_installs_again_when_the_lock_changes_and_says_whose_python_is_there(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    # In place of pip one line a call; all else is this Python.
+    (programs / "python").write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then echo "$@" >> "{tmp_path}/calls"; else exec "{sys.executable}" "$@"; fi\n'
+    )
+    (programs / "pip").touch()
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    calls = tmp_path / "calls"
+    for change, count in (("", 1), ("", 1), ("# more\n", 2)):
+        with (tmp_path / "requirements.lock").open("a") as stream:
+            stream.write(change)
+        done = make_env(tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert len(calls.read_text().splitlines()) == count
+        os.utime(tmp_path / ".venv" / ".installed", (1, 1))  # older than the lock, whatever the clock's ticks
+    assert make_env(tmp_path, f"PYTHON={sys.executable}").returncode == 0
+    other = tmp_path / "python3.99"
+    other.write_text("#!/bin/sh\necho Python 3.99.0 of elsewhere\n")
+    other.chmod(0o755)
+    done = make_env(tmp_path, f"PYTHON={other}")
+    assert done.returncode == 2
+    assert "not Python 3.99.0 of elsewhere; remove .venv and give the same command again." in done.stderr
+    missing = make_env(tmp_path, "PYTHON=python9.9")
+    assert "python9.9 is missing or older than Python 3.11" in missing.stderr

@@ -335,7 +335,7 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{chosen.name}: {found['decoded']:.0f} images/s from JPEGs, {found['packed']:.0f} from the cache, "
                 f"{found['ratio']:.1f} times as many (one thread)."
             )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser().exit(2, f"error: {error}\n")
 
 

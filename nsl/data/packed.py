@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -37,7 +38,7 @@ from torch import Tensor
 from nsl import processes
 from nsl.data.dataset import DataError, Dataset, moments_of
 from nsl.data.files import Decoded, decode_chunk
-from nsl.data.packed_index import read_index, write_index, write_json
+from nsl.data.packed_index import is_whole, read_index, write_index, write_json
 from nsl.locks import locked
 from nsl.outputs import replacing
 
@@ -135,7 +136,10 @@ class _Builder:
             before = os.fstat(stream.fileno()).st_size
             stream.truncate(min(before, size))
             try:
-                os.posix_fallocate(stream.fileno(), 0, size)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, size)
+                else:
+                    stream.truncate(size)  # macOS has no such call
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     stream.truncate(min(before, size))
@@ -172,7 +176,8 @@ class _Builder:
     def _decoded(self, chunks: list[int], workers: int) -> Generator[tuple[int, Decoded]]:
         """Decoded chunks in order, by `workers` processes, a few chunks ahead of the writing."""
         parts = {chunk: self.split.paths[slice(*self._rows(chunk))] for chunk in chunks}
-        if workers < 2 or len(chunks) < 2:
+        # A daemonic process, such as one that executes or rehearses runs, may have no processes of its own.
+        if workers < 2 or len(chunks) < 2 or multiprocessing.current_process().daemon:
             for chunk in chunks:
                 yield chunk, decode_chunk(parts[chunk], self.size)
             return
@@ -249,18 +254,20 @@ def build_packed(
         class_names: one a label.
         size: height and width S of the stored images.
         source: what identifies the files; a cache of another source is built anew.
-        workers: decoding processes (None: one a core).
+        workers: decoding processes (None: one a core); a daemonic process decodes by itself.
         bad_limit: largest share of images of a split that may be undecodable.
         say: told about progress.
 
     Raises:
         DataError: more undecodable images than `bad_limit`, or the disk is too small.
     """
+    identity = {"format": FORMAT, "size": size, "source": source}
+    if is_whole(folder, identity):  # before the lock: a finished cache may lie where nothing can be written
+        return
     # Only one process builds; others wait and then find the work done.
     with _room_needed(folder), locked(folder / "lock"):
         for killed in folder.glob("*.partial"):  # nobody else writes here while the lock is held
             killed.unlink(missing_ok=True)
-        identity = {"format": FORMAT, "size": size, "source": source}
         if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
             if not _healed(index, size):
                 if "checksum" not in index:

@@ -44,3 +44,11 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     if not right:
         raise DataError(f"{path} is damaged; delete the folder to have it packed again.")
     return dict(found)
+
+
+def is_whole(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the folder holds a finished cache of this identity, with a checksum, that leaves no image out."""
+    index = read_index(folder)
+    if index is None or "checksum" not in index or {key: index.get(key) for key in identity} != identity:
+        return False
+    return not any(split.get("bad") for split in index["splits"].values())

@@ -101,6 +101,8 @@ def fit(
     checkpoint: Path | None = None,
     minutes: float = 5.0,
     clip: float | None = None,
+    progress: bool = False,
+    description: str = "",
 ) -> dict[str, Any]:
     """Train `model` in place by SGD.
 
@@ -115,6 +117,7 @@ def fit(
         checkpoint: to resume from, and to write every `minutes`; the caller deletes it.
         minutes: at most so much work is lost.
         clip: largest norm of the gradient; longer ones are shortened to it.
+        progress, description: see `Execution`.
 
     Returns:
         What `measure` found last, curve (one dict a point: iteration, images, learning_rate, train_loss and what was
@@ -127,7 +130,7 @@ def fit(
     state = FitState(
         {"recipe": recipe.as_dict(), "seed": seed, "count": count, "identity": identity},
         {"model": model, "optimiser": optimiser},
-        Execution(checkpoint=checkpoint, checkpoint_minutes=minutes, progress=False),
+        Execution(checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=description),
         model=model,
         measure=measure,
         recipe=recipe,

@@ -103,6 +103,8 @@ def wait_for(values: Tensor) -> list[Any]:
 def side_by_side(calls: Sequence[Callable[[], Result]], device: torch.device) -> list[Result]:
     """The results of the calls, in their order, made in turns on one device.
 
+    For tests and for a few calls known at once: `reproduce.run.executors` gives every run to `Turns.run` as it comes.
+
     Raises:
         Exception: what the first of the calls that failed raised, when all have ended.
     """

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nsl.arguments import Parser
+from nsl.arguments import Parser, whole
 from nsl.data import Dataset, load, normalise
 from nsl.models import PlainCNN, create_model
 from nsl.training.batches import batches
 from nsl.training.optimiser import parameter_groups
+from nsl.training.ranges import LARGEST
 from nsl.training.schedule import Recipe
 
 
@@ -100,7 +101,7 @@ def parser() -> Parser:
     """The command line."""
     made = Parser(prog="python -m nsl.training.stability", description=__doc__.splitlines()[0])
     made.add_argument("--data", default=None, help="folder of CIFAR-10 (default: NSL_DATA, then ~/.cache/nsl)")
-    made.add_argument("--steps", type=int, default=20)
+    made.add_argument("--steps", type=whole(1, LARGEST), default=20, help="of the training (default: 20)")
     return made
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.declare.runs import Run
-from reproduce.run.executors import THREAD_VARIABLES, Answer, Report, attempt, environment
+from reproduce.run.executors import THREAD_VARIABLES, Answer, Report, attempt, ending_with_sigterm, environment
 from reproduce.run.store import Store
 from reproduce.run.worker import load_backend
 
@@ -148,7 +148,14 @@ class ClusterExecutor:
     def execute(
         self, jobs: list[tuple[Run, str]], say: Callable[[str], None] = lambda line: print(line, flush=True)
     ) -> Report:
-        """Execute every (run, data fingerprint); returns when all are stored or have failed."""
+        """Execute every (run, data fingerprint); returns when all are stored or have failed.
+
+        SIGTERM and Ctrl-C end it; what was submitted is taken back.
+        """
+        with ending_with_sigterm():
+            return self._execute(jobs, say)
+
+    def _execute(self, jobs: list[tuple[Run, str]], say: Callable[[str], None]) -> Report:
         report = Report()
         waiting, total, done = deque(jobs), len(jobs), 0
         submitted: list[tuple[Run, Any]] = []

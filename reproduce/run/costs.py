@@ -164,10 +164,11 @@ class Calibration:
 
 
 def calibrate(runs: Iterable[Run], jobs: int, threads: int, seconds: float = CALIBRATION_SECONDS) -> Calibration:
-    """Measure in ``jobs`` processes at once, as the runs will execute; with a CUDA card on that, in one."""
+    """Measure in as many processes at once as runs will execute, at most ``jobs``; with a CUDA card on that, in one."""
+    runs = list(runs)
     distinct = list({network_key(run): run for run in runs}.values())
     share, found_cards = seconds / max(1, len(distinct)), cards()
-    context, processes = multiprocessing.get_context("spawn"), 1 if found_cards else jobs
+    context, processes = multiprocessing.get_context("spawn"), 1 if found_cards else min(jobs, len(runs))
     begun = time.time()
     with unheard():
         started = context.Pool(processes)

@@ -78,7 +78,10 @@ def cards() -> int:
 
 
 def end_with_parent() -> None:
-    """Wait for the parent process to end, then end this one: for a thread of a worker process."""
+    """Wait for the parent process to end, then end this one: for a thread of a worker process.
+
+    `nsl.processes` does so too; importing it imports torch, which would come between a worker and this watch.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -129,8 +132,8 @@ def _end(working: list[_Job]) -> None:
 
 
 @contextmanager
-def _ending_with_sigterm() -> Iterator[None]:
-    """SIGTERM leaves what is inside by SystemExit, so that the workers are told too."""
+def ending_with_sigterm() -> Iterator[None]:
+    """SIGTERM leaves what is inside by SystemExit, so that workers, or jobs of a cluster, are told too."""
 
     def leave(*_: Any) -> None:
         with suppress(OSError):  # nobody may be listening any more
@@ -233,15 +236,17 @@ class LocalExecutor:
         self.data = data
         found = cards()
         self.processes = min(jobs, found) if found else jobs
-        self.slots = -(-jobs // self.processes)
         self._numbers = itertools.count()
+
+    def slots(self, card: int) -> int:
+        """Runs side by side in the process of a card: ``jobs`` in all."""
+        return self.jobs // self.processes + (card < self.jobs % self.processes)
 
     def _start(self, progress: bool, card: int) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_serve, args=(theirs, self.store, self.backend, self.data, progress, self.slots), daemon=True
-        )
+        given = (theirs, self.store, self.backend, self.data, progress, self.slots(card))
+        process = context.Process(target=_serve, args=given, daemon=True)
         # Libraries read these once, when they are first imported in the worker.
         changes = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) | _only_card(card)
         with environment(changes), unheard():
@@ -256,7 +261,7 @@ class LocalExecutor:
 
         SIGTERM and Ctrl-C end it; the workers save their trainings first.
         """
-        with _ending_with_sigterm():
+        with ending_with_sigterm():
             return self._execute(jobs, say)
 
     def _execute(self, jobs: list[tuple[Run, str]], say: Callable[[str], None]) -> Report:
@@ -311,7 +316,7 @@ class LocalExecutor:
 
     def _fill(self, worker: _Worker, waiting: deque[tuple[float, _Job]]) -> bool:
         """Give a worker what it has room for; False: it died while idle, lost no run, and another takes its place."""
-        while len(worker.jobs) < self.slots:
+        while len(worker.jobs) < self.slots(worker.card):
             ready = next((item for item in waiting if item[0] <= time.monotonic()), None)
             if ready is None:
                 break

@@ -60,10 +60,12 @@ def default_root() -> Path:
 
 def check_folder(data: str | None) -> None:
     """Complain when a data folder is named, by DATA or NSL_DATA, that does not exist."""
-    named = data or os.environ.get("NSL_DATA")
+    named, name, advice = data, "DATA", "leave DATA out"
+    if not data:
+        named, name, advice = os.environ.get("NSL_DATA"), "NSL_DATA", "unset NSL_DATA"
     if named and not Path(os.path.expanduser(named)).is_dir():
         raise FileNotFoundError(
-            f"DATA={named} is not a folder; name the folder that holds the data, or leave DATA out to download them."
+            f"{name}={named} is not a folder; name the folder that holds the data, or {advice} to download them."
         )
 
 

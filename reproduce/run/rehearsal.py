@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -37,12 +38,13 @@ class RehearsalBackend(NslBackend):
     def __init__(self, run: Run, data: str | None) -> None:
         super().__init__()
         self.run = run
-        self.real = True
+        #: Why there is noise, empty where the set itself is there.
+        self.absent = ""
         task = tasks.named(run.task)
         try:
             self.found = task.load(_few(run.dataset), data, download=False)
-        except ValueError:  # nsl.data.DataError: absent
-            self.found, self.real = task.noise(run, STEPS), False
+        except ValueError as error:  # nsl.data.DataError: absent, or damaged
+            self.found, self.absent = task.noise(run, STEPS), " ".join(str(error).split())
 
     def _load(self, run: Run, data: str | None) -> Any:
         return self.found
@@ -59,7 +61,7 @@ class Rehearsed:
     """How a rehearsal went: seconds from start to end, of a step, and the process's peak memory in bytes.
 
     ``input_rate`` is images a second of the input side alone (gathering and augmenting, without a network), 0 where
-    training is on episodes.
+    training is on episodes. ``absent`` says why there was noise in place of the set, empty where there was none.
     """
 
     name: str
@@ -68,8 +70,8 @@ class Rehearsed:
     step_seconds: float = 0.0
     peak: int = 0
     parameters: int = 0
-    real: bool = False
     input_rate: float = 0.0
+    absent: str = ""
 
 
 def _numbers(result: dict[str, Any]) -> str:
@@ -94,10 +96,11 @@ def rehearse_run(run: Run, data: str | None, folder: Path) -> Rehearsed:
     seconds = float(first.result.get("train_seconds") or once)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Kibibytes, on macOS bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     total = time.perf_counter() - started
     rate = _input_rate(run, backend.found)
-    return Rehearsed(run.name, "", total, seconds / STEPS, peak, first.parameters, backend.real, rate)
+    return Rehearsed(run.name, "", total, seconds / STEPS, peak, first.parameters, rate, backend.absent)
 
 
 def _input_rate(run: Run, dataset: Any) -> float:
@@ -151,6 +154,7 @@ def rehearse(
     for run in runs:
         distinct.setdefault(canonical_json([run.task, run.dataset, run.model, run.recipe]), run)
     problems, peaks, started = [], [], time.perf_counter()
+    said: set[str] = set()
     for number, run in enumerate(distinct.values(), start=1):
         found = rehearse_alone(run, data)
         start = f"[{number}/{len(distinct)}] {found.name}: "
@@ -159,10 +163,14 @@ def rehearse(
             say(start + f"failed, {found.problem}")
             continue
         peaks.append(found.peak)
+        data_used = "noise" if found.absent else "its own data"
+        if found.absent and found.absent not in said:  # the same set is missing in many configurations
+            said.add(found.absent)
+            data_used += f" ({found.absent})"
         alone = f"input alone {found.input_rate:,.0f} images/s, " if found.input_rate else ""
         say(
             f"{start}{found.parameters:,} parameters, {found.step_seconds:.2f} s a step, {found.seconds:.0f} s in all, "
-            f"{alone}peak {found.peak / 2**30:.1f} GiB, {'its own data' if found.real else 'noise'}"
+            f"{alone}peak {found.peak / 2**30:.1f} GiB, {data_used}"
         )
     minutes = (time.perf_counter() - started) / 60
     if peaks:

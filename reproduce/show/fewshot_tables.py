@@ -207,5 +207,6 @@ def scope(table: Table) -> str:
     return (
         f"Profile {profile.name}, {', '.join(slot.title for slot in slots)}: {episodes['way']}-way "
         f"{episodes['shot']}-shot, {episodes['query']} queries a class, {episodes['count']} test episodes of the "
-        f"novel classes, the same for every method. {words}"
+        f"novel classes, the same for every method. {words} Times to adapt leave out features that a frozen backbone "
+        "computes once, and are of machines that did other work beside."
     )

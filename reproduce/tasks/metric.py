@@ -56,7 +56,7 @@ class MetricLearning(Task):
         def loss(model: Any, chosen: Any, _step: int) -> Any:
             return neighbourhood_loss(model, train[chosen], dataset.train_labels[chosen])
 
-        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes}
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "progress": progress}
         result = self.fitted(run, dataset, metric, loss, measure, len(train), **keeping)
         eigenvalues = torch.linalg.eigvalsh(metric.matrix().detach().double()).flip(0)
         observations = {"eigenvalues": [round(float(value), 4) for value in eigenvalues]}

@@ -64,7 +64,7 @@ class Segmentation(Task):
             wrong = 100 * float((found != truth).float().mean())
             return {"mean_iou": sum(present) / len(present), "pixel_error": wrong, "class_iou": ious}
 
-        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes}
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "progress": progress}
         result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_images), **keeping)
         observations: dict[str, Any] = {}
         if not result["diverged"]:

@@ -69,7 +69,7 @@ class Sequences(Task):
             squared = (outputs[:, 0] - dataset.test_targets).square().mean()
             return {"test_error": 100 * float(squared) / variance}
 
-        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "clip": CLIP}
+        keeping: Any = {"checkpoint": checkpoint, "minutes": minutes, "progress": progress, "clip": CLIP}
         result = self.fitted(run, dataset, network, loss, measure, len(dataset.train_inputs), **keeping)
         shown = self.network(run, sizes)
         observations = {} if result["diverged"] else _observed(network, dataset)

@@ -73,7 +73,7 @@ class Stages(Task):
             if number == 1:
                 # Drawn as if no stage were between, and on the CPU: on a GPU other trainings draw and seed meanwhile.
                 torch.set_rng_state(random)
-                model = _with_similarity(model.cpu(), run, dataset.image_size)
+                model = _with_similarity(model.cpu(), run)
                 recipe["learning_rate"] *= run.recipe["later_rate"]
             for parameter in model.parameters():
                 parameter.requires_grad_(True)
@@ -120,7 +120,7 @@ class Stages(Task):
         return Outcome(result, parameters, observe(model, dataset), cost, keep)
 
     def network(self, run: Run, sizes: Shape) -> Any:
-        return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run, sizes.image_size)
+        return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run)
 
 
 def _backbone(run: Run, classes: int, image_size: int) -> Any:
@@ -129,7 +129,7 @@ def _backbone(run: Run, classes: int, image_size: int) -> Any:
     return nsl.create_model("cnn9", classes, width=run.model["width"], image_size=image_size)
 
 
-def _with_similarity(model: Any, run: Run, image_size: int) -> Any:
+def _with_similarity(model: Any, run: Run) -> Any:
     """The network with M = I in its nine convolutions; as it is where the row's model is the plain one."""
     import torch
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import signal
 import subprocess
 import time
@@ -108,6 +107,8 @@ def _pages(folder: Path) -> int:
 
 def full_disk(undisturbed: Undisturbed, folder: Path, chance: random.Random) -> bool:
     """A disk too small for what is stored, or files that may not grow; then room again."""
+    import resource  # not on Windows, where the other commands import this file too
+
     share, ends = chance.uniform(0.05, 0.9), undisturbed.folder
     with _own_disk(folder) as mounted:
         undisturbed.prepare(folder)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 import nsl
 from nsl.data import load
-from nsl.training.stability import classifier_curvature, first_steps
+from nsl.training.stability import classifier_curvature, first_steps, main
 
 
 def test_the_power_iteration_finds_the_hessians_largest_eigenvalue() -> None:
@@ -33,3 +34,10 @@ def test_a_rate_far_above_the_classifiers_limit_kills_the_features_and_a_small_c
     assert max(saved[1:]) < max(losses)
     assert dead_saved <= dead
     assert saved[-1] < losses[0]
+
+
+def test_a_number_of_steps_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--steps", "0"])
+    assert ended.value.code == 2
+    assert "argument --steps: must be a whole number of 1 to" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from reproduce.declare.plan import planned_runs, profile
 from reproduce.run.cluster import ClusterExecutor, RunJob, read_parameters
 from reproduce.run.store import Store, differences
 from tests.reproduce.fake_backend import FakeBackend
-from tests.reproduce.helpers import FAKE, TABLE_1_TWICE, arguments, call, write_profile
+from tests.reproduce.helpers import FAKE, TABLE_1_TWICE, arguments, call, start, write_profile
 from tests.reproduce.test_execution import wait_for
 
 pytest.importorskip("submitit")
@@ -110,3 +110,16 @@ def test_a_run_may_time_out_more_than_three_times_and_cluster_says_how_often(tmp
     path.write_text("slurm_max_num_timeout = 1.5\n", encoding="utf-8")
     with pytest.raises(ValueError, match="slurm_max_num_timeout must be a whole number"):
         ClusterExecutor(Store(tmp_path, "tiny"), "submitit-local", 1, 1, FAKE, None, path)
+
+
+def test_jobs_are_taken_back_where_the_command_that_submitted_them_is_told_to_end(tmp_path: Path) -> None:
+    write_profile(tmp_path, jobs=2, iterations=400)
+    store = Store(tmp_path / "results", "tiny")
+    command = arguments("run", tmp_path, "--tables", "1", "--executor", "submitit-local")
+    process = start(command, tmp_path, FAKE_STEP_SECONDS="0.2")
+    wait_for(lambda: any(store.checkpoints.glob("*.pt")))
+    process.terminate()
+    _, err = process.communicate(timeout=3600)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("Told to end; the same command goes on from here.\n")  # then submitit's, of its own jobs
+    wait_for(lambda: not any(store.running(path.stem) for path in store.locks.glob("*.lock")))

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,26 @@ def test_status_scales_a_models_cost_from_another_data_set(tmp_path: Path) -> No
     assert Costs(store.records()).predict(profile.run(static, "cifar100", 0)) is None
 
 
+def test_few_shot_runs_of_other_numbers_do_not_tell_how_slow_a_day_was(tmp_path: Path) -> None:
+    """Trials of 200 steps in bfloat16 and of 1000 in float32 differ in cost by themselves."""
+    from reproduce.run.progress import Costs
+    from tests.reproduce.helpers import put_record
+
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    few, cnn = plan.experiment(6).method("meta_static"), plan.experiment(4).method("cnn")
+    run = profile.run(few, "mini_imagenet", 0)
+    meta = run.recipe["meta"]
+    short = replace(run, recipe={**run.recipe, "meta": {**meta, "iterations": 200, "precision": "bfloat16"}})
+    for one, day, seconds in ((short, 1, 200), (profile.run(cnn, "cifar10", 0), 1, 1000), (run, 2, 4000)):
+        record = put_record(store, one, 5.0)
+        record["result"].update(train_seconds=seconds, evaluate_seconds=0)
+        record["attempts"][-1]["started"] = f"2026-01-0{day}T00:00:00+00:00"
+        store.write(record)
+    costs = Costs(store.records())
+    assert costs.predict(profile.run(cnn, "cifar10", 1)) == pytest.approx(1000)
+    assert costs.predict(profile.run(few, "mini_imagenet", 1)) == pytest.approx(4000)
+
+
 def test_status_foretells_at_the_pace_of_the_newest_sitting(tmp_path: Path) -> None:
     from reproduce.run.progress import Costs
     from tests.reproduce.helpers import put_record
@@ -310,3 +331,69 @@ def test_settings_that_reach_no_run_are_refused(tmp_path: Path, capsys: pytest.C
 def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--seed", "2"]) == 2
     assert "unrecognized arguments: --seed 2" in capsys.readouterr().err
+
+
+def test_a_long_run_takes_its_time_however_many_go_side_by_side() -> None:
+    from reproduce.run.progress import State, lines
+
+    run = run_on({"name": "cifar10"})
+    states = [State(run, None, "missing", seconds) for seconds in (6000.0, 600.0, 600.0)]
+    assert lines(states, 16)[-1] == "Remaining: about 1 h 40 min with 16 side by side."
+    assert lines(states, 1)[-1] == "Remaining: about 2 h 00 min with 1 side by side."
+
+
+def test_only_what_reads_data_misses_the_folder_that_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    missing = tmp_path / "nowhere"
+    monkeypatch.setenv("NSL_DATA", str(missing))
+    for command in ("status", "plan", "tables"):
+        more = ("--runs",) if command == "plan" else ()
+        assert main(arguments(command, tmp_path, "--tables", "1", *more)) == 0
+    capsys.readouterr()
+    line = complaint(arguments("run", tmp_path, "--tables", "1"), capsys)
+    assert line.startswith(f"error: NSL_DATA={missing} is not a folder")
+    assert "unset NSL_DATA" in line
+
+
+@pytest.mark.parametrize("command", ["status", "torture", "bench"])
+def test_an_unknown_option_names_the_help_of_its_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert complaint([command, "--nope"], capsys).endswith(
+        f"unrecognized arguments: --nope; see python -m reproduce {command} --help."
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [("run", "Interrupted; the same command goes on from here."), ("status", "Interrupted."), ("plan", "Interrupted.")],
+)
+def test_ctrl_c_promises_to_go_on_only_where_it_does(
+    command: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reproduce.commands.session", press)
+    assert main([command]) == 130
+    assert capsys.readouterr().err.strip() == sentence
+
+
+@pytest.mark.parametrize("command", ["reproduce plan demo --runs", "reproduce.console zoo"])
+def test_what_is_read_no_further_ends_in_silence(command: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command.split()], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as `head` has, before it writes
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 128 + 13
+
+
+def test_the_help_of_bench_names_every_benchmark() -> None:
+    from reproduce.bench import BENCHMARKS
+    from reproduce.commands import BENCHES
+
+    assert tuple(BENCHMARKS) == BENCHES

@@ -40,7 +40,9 @@ def test_every_command_has_help_and_refuses_an_unknown_option(
     assert ended.value.code == 0
     capsys.readouterr()
     assert main([command, "--no-such-option"]) == 2
-    assert capsys.readouterr().err == "error: unrecognized arguments: --no-such-option; see nsl --help.\n"
+    assert capsys.readouterr().err == (
+        f"error: unrecognized arguments: --no-such-option; see nsl {command} --help.\n"
+    )
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -50,6 +52,23 @@ def test_completion_knows_the_commands(shell: str, capsys: pytest.CaptureFixture
         assert command in script
     if shell == "bash":
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_the_help_of_train_says_what_it_does_with_examples_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    said = capsys.readouterr().out
+    assert "Train any network of the package on any of its data sets, without the tables.\n\n    python -m" in said
+    assert "(default: 0.53125 0.84375)" in " ".join(said.split())
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def press(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nsl.zoo.entries", press)
+    assert main(["zoo", "check"]) == 130
+    assert capsys.readouterr().err == "Interrupted; nothing was stored.\n"
 
 
 def test_an_empty_zoo_and_a_wrong_identity_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,18 @@ def test_with_a_card_the_plan_calibrates_there_in_one_process_what_runs_there(mo
     assert costs.lines(found, demo, 2)[4].startswith("Here: on A Card, captured steps, as if one run followed")
 
 
+def test_no_more_processes_calibrate_than_there_are_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Inline()
+    monkeypatch.setattr(costs, "cards", lambda: 0)
+    monkeypatch.setattr(costs.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(costs, "pass_seconds", lambda *_: 1e-6)
+    runs = [run_of(1, "cnn"), replace(run_of(1, "cnn"), seed=1), run_of(1, "dynamic")]
+    costs.calibrate(runs, 500, 1)
+    assert context.processes == 3
+    costs.calibrate(runs, 2, 1)
+    assert context.processes == 2
+
+
 def test_on_a_card_blocks_of_steps_are_timed_after_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU stands in for the card; half a second passes with every step."""
     steps, looks = [0], []

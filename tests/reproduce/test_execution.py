@@ -115,6 +115,25 @@ def test_tables_and_notebooks_follow_though_a_worker_died(
     assert len(asked) == 1
 
 
+def test_why_runs_failed_is_told_though_the_tables_fail_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_profile(tmp_path, seeds=1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FAKE_FAILS", "cnn9")
+
+    def refuse(*_: Any) -> None:
+        raise OSError("there is no room for tables.")
+
+    asked: list[Any] = []
+    monkeypatch.setattr("reproduce.show.tables.write_tables", refuse)
+    monkeypatch.setattr("reproduce.show.notebooks.execute_all", lambda *given: asked.append(given) or [])
+    assert main(arguments("all", tmp_path, "--tables", "1")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Baseline CNN on digits, seed 0 failed: the fake was told to fail. there is no room for tables." in line
+    assert asked == []
+
+
 def test_a_diverged_run_is_stored_and_not_executed_again(tmp_path: Path) -> None:
     write_profile(tmp_path, seeds=1)
     command = arguments("run", tmp_path, "--tables", "1")
@@ -187,7 +206,7 @@ def test_runs_of_one_card_share_a_process_and_none_is_lost(tmp_path: Path, monke
     jobs = [(run, FakeBackend().fingerprint(run, None)) for run in runs]
     monkeypatch.setattr(executors, "cards", lambda: 1)
     executor = LocalExecutor(Store(tmp_path / "results", "tiny"), 3, 1, backend, None)
-    assert (executor.processes, executor.slots) == (1, 3)
+    assert (executor.processes, executor.slots(0)) == (1, 3)
     seen: set[int | None] = set()
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0.01")
     report = executor.execute(jobs, lambda line: seen.update(p.pid for p in multiprocessing.active_children()))
@@ -200,15 +219,17 @@ def test_jobs_are_shared_out_over_the_cards_each_seen_by_one_process(monkeypatch
     monkeypatch.setattr(executors, "cards", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     many = LocalExecutor(Store(Path("nowhere"), "tiny"), 10, 1, "", None)
-    assert (many.processes, many.slots) == (4, 3)
+    assert [many.slots(card) for card in range(many.processes)] == [3, 3, 2, 2]
+    five = LocalExecutor(Store(Path("nowhere"), "tiny"), 5, 1, "", None)
+    assert [five.slots(card) for card in range(five.processes)] == [2, 1, 1, 1]
     few = LocalExecutor(Store(Path("nowhere"), "tiny"), 2, 1, "", None)
-    assert (few.processes, few.slots) == (2, 1)
+    assert [few.slots(card) for card in range(few.processes)] == [1, 1]
     assert executors._only_card(1) == {"CUDA_VISIBLE_DEVICES": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert executors._only_card(1) == {"CUDA_VISIBLE_DEVICES": "7"}
     monkeypatch.setattr(executors, "cards", lambda: 0)
     cpu = LocalExecutor(Store(Path("nowhere"), "tiny"), 3, 1, "", None)
-    assert (cpu.processes, cpu.slots, executors._only_card(0)) == (3, 1, {})
+    assert (cpu.processes, {cpu.slots(number) for number in range(3)}, executors._only_card(0)) == (3, {1}, {})
 
 
 @pytest.mark.parametrize("wrong", ["cache", "file"])

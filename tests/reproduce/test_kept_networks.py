@@ -138,6 +138,35 @@ def test_all_networks_are_checked_by_one_command_and_what_cannot_be_says_why(
     assert main(["zoo", "check", places[1].stem, "--folder", str(tmp_path), "--data", str(tmp_path / "data")]) == 2
 
 
+def test_a_damaged_file_is_named_and_the_others_are_checked(
+    kept: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [zoo.find(table=1, method=key, folder=kept.kept)[0].weights for key in ("cnn", "dynamic")]
+    for path in [*places, *(path.with_suffix(".json") for path in places)]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    torn = tmp_path / places[0].name
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert main(["zoo", "check", "--folder", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert str(torn) in said
+    assert "2 networks: 1 equal, 1 not, 0 not checked." in said
+
+
+def test_the_files_that_macos_puts_beside_others_are_none(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    known = zoo.entries(kept.kept)
+    beside = [path.with_name(f"._{path.name}") for entry in known for path in kept.kept.glob(f"{entry.identity}.*")]
+    try:
+        for path in beside:
+            path.write_bytes(b"\x00\x05\x16\x07")
+        assert zoo.entries(kept.kept) == known
+        assert zoo.without_card(kept.kept) == []
+        assert write_cards(small(plan.profile("demo")), kept) == len(ROWS)
+    finally:
+        for path in beside:
+            path.unlink()
+    assert len(beside) == 2 * len(known)
+
+
 def test_the_zoo_says_how_many_records_have_no_network(kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     one = zoo.find(table=1, method="cnn", folder=kept.kept)[0].weights
     away = one.rename(one.with_suffix(".away"))
@@ -147,6 +176,7 @@ def test_the_zoo_says_how_many_records_have_no_network(kept: Store, capsys: pyte
         away.rename(one)
     said = capsys.readouterr().out
     assert f"1 of the {len(ROWS)} records in {kept.folder / 'runs'} have no trained network here." in said
+    assert said.count("have no trained network here") == 1  # nothing of results/, which nobody named
     assert len([line for line in said.splitlines() if "  demo  " in line]) == len(ROWS) - 1
 
 

@@ -11,7 +11,7 @@ from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.declare.runs import CLASSIFICATION
 from reproduce.declare.shapes import shape
-from reproduce.run.rehearsal import STEPS, RehearsalBackend, rehearse_alone, rehearse_run
+from reproduce.run.rehearsal import STEPS, RehearsalBackend, Rehearsed, rehearse, rehearse_alone, rehearse_run
 from tests.reproduce.helpers import call, write_profile
 from tests.reproduce.test_costs import run_of
 
@@ -42,7 +42,7 @@ def test_noise_has_the_shape_of_the_real_set(table: int) -> None:
 def test_a_training_is_resumed_and_measured(tmp_path: Path, key: str) -> None:
     found = rehearse_run(run_of(5, key), None, tmp_path)
     assert found.problem == ""
-    assert found.real
+    assert found.absent == ""
     assert found.step_seconds > 0
     assert found.peak > 2**20
     assert found.input_rate > 0
@@ -56,7 +56,7 @@ def test_every_few_shot_method_is_rehearsed(tmp_path: Path, key: str) -> None:
 def test_absent_data_are_replaced_by_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSL_DATA", str(tmp_path))
     backend = RehearsalBackend(run_of(1, "cnn", "cpu"), None)
-    assert not backend.real
+    assert "cifar10" in backend.absent
     assert backend.found.name == "cifar10 (noise)"
 
 
@@ -79,4 +79,19 @@ def test_every_table_is_in_the_rehearsal_of_the_paper_profile() -> None:
     paper = plan.profile("paper")
     runs = plan.planned_runs(paper, plan.tables(), 1)
     assert {run.task for run in runs} == {CLASSIFICATION, "few-shot"}
-    assert len(runs) == 41
+    assert len(runs) == 42
+
+
+def test_why_there_is_noise_is_said_once_of_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that are damaged are not taken for absent ones in silence."""
+    (tmp_path / "cifar-10-batches-bin").mkdir()
+    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(b"half")
+    backend = RehearsalBackend(run_of(1, "cnn", "cpu"), str(tmp_path))
+    assert "has only a part of cifar10" in backend.absent
+    monkeypatch.setattr(
+        "reproduce.run.rehearsal.rehearse_alone", lambda run, data: Rehearsed(run.name, absent=backend.absent)
+    )
+    said: list[str] = []
+    assert rehearse([run_of(1, "cnn", "cpu"), run_of(1, "dynamic", "cpu")], None, said.append) == []
+    assert [f"noise ({backend.absent})" in line for line in said] == [True, False, False]
+    assert said[1].endswith(", noise")

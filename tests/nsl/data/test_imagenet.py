@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from PIL import Image
 from nsl.data import DataError, load, packed
 from nsl.data.files import decode
 from nsl.data.imagenet import GROUND_TRUTH, find, list_images, load_imagenet
+from nsl.data.imagenet import main as imagenet_command
 from nsl.data.packed import Split, build_packed, open_packed
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
@@ -379,3 +381,51 @@ def test_an_image_that_was_put_back_is_packed_after_all(tmp_path: Path) -> None:
     assert len(load_imagenet("tiny_imagenet_25", tmp_path, workers=1, bad_limit=0.5).train_images) == 11
     file.write_bytes(whole)
     assert len(load_imagenet("tiny_imagenet_25", tmp_path, workers=1).train_images) == 12
+
+
+def test_a_daemonic_process_which_may_start_none_decodes_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        picture(tmp_path / "in" / f"{i}.JPEG", i)
+    monkeypatch.setattr(packed, "CHUNK", 1)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    paths = sorted((tmp_path / "in").glob("*.JPEG"))
+    splits = {name: Split(paths, [0] * 3) for name in ("train", "test")}
+    build_packed(tmp_path / "out", splits, ["a"], 8, "source", workers=2)
+    assert len(open_packed("x", tmp_path / "out").train_images) == 3
+
+
+def test_packing_does_without_a_call_that_macos_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny(tmp_path)
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert len(load("tiny_imagenet_25", tmp_path, image_size=8).train_images) == 12
+
+
+def test_a_finished_cache_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(tmp_path)
+    first = load("tiny_imagenet_25", tmp_path, image_size=8)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(packed, "locked", refuse)
+    assert load("tiny_imagenet_25", tmp_path, image_size=8).fingerprint == first.fingerprint
+    with pytest.raises(OSError, match="Read-only"):
+        load("tiny_imagenet_25", tmp_path, image_size=16)
+
+
+def test_a_file_that_cannot_be_read_is_one_line_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "lock"))
+
+    tiny(tmp_path)
+    monkeypatch.setattr("nsl.data.imagenet.load_imagenet", refuse)
+    with pytest.raises(SystemExit) as ended:
+        imagenet_command(["pack", "tiny_imagenet_25", "--root", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: [Errno 13] Permission denied: '{tmp_path / 'lock'}'\n"

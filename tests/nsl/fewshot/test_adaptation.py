@@ -210,3 +210,16 @@ def test_an_answer_that_is_no_number_is_wrong(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(found, "adapted", diverged)
     assert evaluate(found, toy().novel, 1, 2, 3, seed=0).mean == 0
+
+
+def test_static_nsn_with_m_held_is_its_control() -> None:
+    """Table 6's row "held": the same start, scale, steps, rate, momentum and decay, and no M."""
+    static = method("static_nsn", iterations=3, steps=7, backbone_rate=0.0)
+    held = method("finetune_classifier", iterations=3, steps=7)
+    for found in (static, held):
+        found.fit(toy().base)
+    logits = []
+    for found in (static, held):
+        support, labels, query = episode(found)
+        logits.append(found.adapt(support, labels).predict(query))
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
