@@ -82,12 +82,10 @@ right.set(xlabel="input u, swept up, down, and back", ylabel="state x", title="H
 show(figure)
 
 # %% [markdown]
-# A dynamic NSN has no state: the same image gives the same answer to the bit, whatever came before. Its
-# "dynamics" is in the weights, which depend on the present input only.
+# A dynamic NSN has no state, by definition: its "dynamics" is in the weights, which depend on the present input only.
 
 # %%
-kept = systems.memory()
-print(f"gap between two histories: dynamic neural unit {kept['DNU']:.3f}, dynamic NSN {kept['NSN']:.1g}")
+print(f"dynamic neural unit, input 0 after input +1 and after -1: states {systems.memory():.3f} apart")
 
 # %% [markdown]
 # ## Order in the input

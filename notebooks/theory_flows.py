@@ -24,6 +24,7 @@ from scipy.integrate import solve_ivp
 from theory import Factorised, LinearRegression, Standard, closed_forms, integrate
 from theory.figures import panels, show, show_ledger
 from theory.flows import lambda_balanced
+from theory.trajectory import ended
 
 # %% [markdown]
 # ## Derivation
@@ -134,8 +135,8 @@ show(figure)
 # %%
 problem = LinearRegression(X, Y)
 pair = Factorised(kernel0, similarity0)
-ours = integrate(problem, pair, stop_loss=1e-16)
-theirs = integrate(problem, Standard(similarity0.T @ kernel0), stop_loss=1e-16)
+ours = ended(integrate(problem, pair, stop_loss=1e-16))
+theirs = ended(integrate(problem, Standard(similarity0.T @ kernel0), stop_loss=1e-16))
 figure, (left, middle, right_axes) = panels(3, 3.6)
 for path, style, name in ((ours, "-", "(W', M)"), (theirs, "--", "W")):
     left.plot(path.weights[:, 0, 0], path.weights[:, 1, 0], style, label=name)
@@ -206,9 +207,9 @@ show(figure)
 #
 # People run finite steps. One gradient step with rate $\eta$ changes $C$ by exactly
 # $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule conserves
-# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Weight decay on both factors
-# is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim 24); a learning rate of its own for $M$ is
-# another start and another clock (claim 25).
+# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Large steps
+# are claim 29. Weight decay on both factors is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim
+# 24); a learning rate of its own for $M$ is another start and another clock (claim 25).
 
 # %%
 show_ledger([1, 2, 3, 4, 5, 6, 16, 24, 25, 28, 29], profile, out, results)

@@ -25,6 +25,7 @@ from theory.claims import bias, limits
 from theory.claims.ledger import Settings
 from theory.figures import panels, show, show_ledger
 from theory.problems import random_completion
+from theory.trajectory import ended
 
 settings = Settings(quick=profile == "demo")
 
@@ -32,7 +33,7 @@ settings = Settings(quick=profile == "demo")
 # ## In the paper's own setting the bias cannot be seen
 #
 # **Claim.** From $M_0=sI$, $W'_0=0$ the factorised flow in linear regression ends at $W_*=(X^T)^+Y^T$ for every
-# $s$. *Proof.* $\dot M=W'\sum r_iX_i^T$ and $\dot W'=MX\sum(\cdot)$ keep the columns of $W'$, and the rows and
+# $s\neq0$. *Proof.* $\dot M=W'\sum r_iX_i^T$ and $\dot W'=MX\sum(\cdot)$ keep the columns of $W'$, and the rows and
 # columns of $M-sI$, in the range of $X$ (they start there). So $\Pi W=\Pi M^TW'=s\,\Pi W'=0$ throughout, and
 # $C=-s^2I$ gives $M^TM\succeq s^2I$, so the loss decreases exponentially. The limit is a least-squares solution
 # in the range of $X$; there is only one. $\square$
@@ -43,17 +44,18 @@ settings = Settings(quick=profile == "demo")
 #
 # So in multi-output regression, minimum nuclear norm and minimum Frobenius norm are the same point, and from this start
 # a bias towards one cannot be told from the other. (From a generic small start the factorised flow keeps more off the
-# range of $X$ than the standard one and ends with the *larger* nuclear norm: figures in claim 7.) We must go to sensing
-# and completion.
+# range of $X$ than the standard one and usually ends with the *larger* nuclear norm: figures in claim 7.) We must go to
+# sensing and completion.
 #
 # ## Diagonal M: the potential is known
 #
-# With one output and diagonal $M$, $\beta_j=\mu_jw'_j$ and $c_j=w_j'^2-\mu_j^2$ is constant, so
+# With one output and diagonal $M$, $\beta_j=\mu_jw'_j$ and $c_j=w_j'^2-\mu_j^2\neq0$ is constant, so
 # $\dot\beta_j=(\mu_j^2+w_j'^2)s_j=\sqrt{c_j^2+4\beta_j^2}\,s_j$, that is
 #
 # $$ \frac{d}{dt}\operatorname{arcsinh}\frac{2\beta_j}{|c_j|}=2s_j,\qquad s=Xr\in\operatorname{range}X. $$
 #
-# These are the optimality conditions of the hypentropy $q_\alpha$ with $\alpha=s/2$ when $w'_0=0$, $\mu_0=s$:
+# These are the optimality conditions of the hypentropy $q_\alpha$ (Ghai, Hazan and Singer 2020) among the fits, with
+# $\alpha=s/2$ when $w'_0=0$, $\mu_0=s$:
 # $\ell_2$-like for large $s$, $\ell_1$-like for small $s$.
 
 # %%
@@ -63,7 +65,7 @@ figure, (left, right) = panels(2)
 for scale in (3.0, 0.3, 0.03):
     path = integrate(problem, DiagonalSimilarity(np.zeros((10, 1)), np.full(10, scale)), rtol=1e-9, atol=1e-12)
     exact = convex.minimum_hypentropy(problem.X, problem.Y[0], scale / 2)
-    line = left.plot(np.arange(1, 11), path.weights[-1, :, 0], "o", label=f"flow, s = {scale:g}")[0]
+    line = left.plot(np.arange(1, 11), path.limit()[:, 0], "o", label=f"flow, s = {scale:g}")[0]
     left.plot(np.arange(1, 11), exact, "_", markersize=14, color=line.get_color())
 left.plot(np.arange(1, 11), least, "k.", markersize=3, label="minimum l1")
 left.set(xlabel="coordinate j", ylabel=r"$\beta_j$ at the limit", title="Limits; bars: dual Newton solution")
@@ -93,8 +95,8 @@ show(figure)
 # ## Sensing: the commuting case
 #
 # Commuting measurements reduce to the case above on the spectrum (claim 9): the nuclear norm tends to its minimum, but
-# not monotonically, as one problem shows. For generic measurements it is a conjecture that the limit $s\to0$ has
-# minimum nuclear norm. It is false: see the notebook on the conjecture.
+# not monotonically, as one problem shows. That the limit $s\to0$ has minimum nuclear norm for every set of measurements
+# is a conjecture about tied factors. It is false: see the notebook on the conjecture.
 
 # %%
 grid = np.geomspace(10, 1e-6, 40)
@@ -122,6 +124,8 @@ show(figure)
 
 # %%
 runs = bias.depth_runs([1100 + k for k in range(3 if settings.quick else 6)])
+for run in runs:
+    ended(run.end)
 figure, (left, middle, right) = panels(3, 3.6)
 depths = [run.depth for run in runs]
 for axis, key, label in (
@@ -140,8 +144,8 @@ show(figure)
 
 # %% [markdown]
 # Rank and error fall from $N=1$ to 2 to 3, paired by problem; from 3 to 4 nothing can be claimed (claim 11). The
-# nuclear norm of three factors lies *above* that of two although they recover better (claim 12): a norm does not
-# capture what depth does. Singular values over time, depth 2 and 3, from the same small start:
+# nuclear norm of three factors lies *above* that of two although they recover better (claim 12): the nuclear norm, the
+# only norm tried, does not capture what depth does. Singular values over time, depth 2 and 3, from one small start:
 
 # %%
 single, target = random_completion(12, 2, 90, [3])
@@ -151,6 +155,7 @@ for axis, depth in zip(axes, (2, 3)):
     times, spectra, clock = [], [], 0.0
     for until in np.linspace(0.02, 1.5 if depth == 2 else 6.0, 40):
         end = adaptive_flow(single, flow, stop_loss=0.0, horizon=until - clock, rtol=1e-4, atol=1e-8)
+        assert np.allclose(end.times, until - clock)  # at the time asked for, not out of steps
         flow, clock = flow.started(end.states), until
         times.append(until)
         spectra.append(observables.singular_values(end.weights)[0])

@@ -34,9 +34,11 @@ from theory.figures import panels, show, show_ledger
 #
 # Its path is the same, but $\lVert\theta\rVert^2$ grows exponentially in $\tau$ where it grew like $\log t$:
 # margins that would need time $e^{1000}$ are reached. $L$ itself underflows, so everything is computed from $\log
-# L$. Limit directions satisfy the optimality conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$.
+# L$. Limit directions satisfy the optimality (KKT) conditions of $\min\lVert\theta\rVert^2$ subject to margins $\ge1$.
 # For unconstrained $M$, $\min\lVert w'\rVert^2+\lVert M\rVert_F^2=2\lVert w\rVert_2$: maximum $\ell_2$ margin.
-# For diagonal $M$, $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin.
+# For diagonal $M$, $\min\sum w_j'^2+\mu_j^2=2\lVert w\rVert_1$: maximum $\ell_1$ margin. The problem in $\theta$ is not
+# convex, and its KKT points need not be its minimisers. That the limits here are those of the convex problems in $w$ is
+# a theorem of its own (Gunasekar, Lee, Soudry and Srebro 2018, on fully connected and on diagonal linear networks).
 #
 # ## Experiment
 

@@ -17,7 +17,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 # Claims that share their runs are checked in one process; the longest go first.
-TOGETHER = ((11, 12), (3, 4))
+TOGETHER = ((11, 12), (3, 4), (15, 22))
 #: Processes, at most.
 JOBS = 1024
 LONGEST = (19, 8, 10, 20, 11, 9, 24, 23, 7)
@@ -60,8 +60,8 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
             for number, finding, fates, seconds in future.result():
                 verdict = ledger.Verdict(known[number], finding, quick, seconds, fates)
                 verdicts.append(verdict)
-                survivors = "".join(f"; SURVIVED: {name}" for name, fate in fates.items() if fate != "killed")
-                print(f"{number:3d} {verdict.claim.id}: {finding.verdict} ({seconds:.1f} s){survivors}", flush=True)
+                others = "".join(f"; {fate.upper()}: {name}" for name, fate in fates.items() if fate != "killed")
+                print(f"{number:3d} {verdict.claim.id}: {finding.verdict} ({seconds:.1f} s){others}", flush=True)
             try:
                 ledger.write(verdicts, out)
                 failure = None

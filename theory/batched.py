@@ -15,6 +15,7 @@ import numpy as np
 from theory.arrays import Array
 from theory.flows import Parametrisation
 from theory.problems import Problem
+from theory.steps import check_shapes
 from theory.trajectory import FlowError
 
 _A = (
@@ -30,7 +31,10 @@ _ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1
 
 @dataclass
 class BatchEnd:
-    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each member met the criterion [B]."""
+    """States [B, D], weights [B, n, m], losses [B], times [B] and whether each loss came below `stop_loss` [B].
+
+    What reads the ends asks `theory.trajectory.ended` first.
+    """
 
     states: Array
     weights: Array
@@ -38,6 +42,17 @@ class BatchEnd:
     times: Array
     converged: np.ndarray
     evaluations: int
+
+
+def _check_numbers(stop_loss: float, horizon: float, rtol: float, atol: float, max_steps: int) -> None:
+    if np.isnan(stop_loss):
+        raise ValueError("stop_loss must be a number, got NaN.")
+    if not horizon > 0:
+        raise ValueError(f"horizon must be a positive time, got {horizon}.")
+    if not (0 <= rtol < np.inf and 0 <= atol < np.inf and rtol + atol > 0):
+        raise ValueError(f"rtol and atol must be finite, at least 0 and not both 0, got {rtol} and {atol}.")
+    if not (max_steps >= 1 and max_steps == int(max_steps)):
+        raise ValueError(f"max_steps must be a whole number of at least 1, got {max_steps}.")
 
 
 def adaptive_flow(
@@ -57,13 +72,16 @@ def adaptive_flow(
         parametrisation: its initial state is [B, D].
         rtol, atol: error per step allowed to each member, as root mean square over its state.
     Raises:
+        ValueError: shapes disagree, no batch axis, or a number out of range.
         FlowError: a member became infinite.
     """
+    check_shapes(problem, parametrisation)
+    _check_numbers(stop_loss, horizon, rtol, atol, max_steps)
     states = np.array(parametrisation.initial)
     if states.ndim != 2:
         raise ValueError(f"adaptive_flow needs a batch of initial states [B, D], got shape {states.shape}.")
     count = len(states)
-    times, steps = np.zeros(count), np.full(count, 1e-6)
+    times = np.zeros(count)
     active = np.arange(count)
     converged = np.zeros(count, dtype=bool)
     evaluations = 0

@@ -24,6 +24,7 @@ from theory.arrays import Array
 from theory.batched import BatchEnd
 from theory.flows import Parametrisation
 from theory.problems import MatrixCompletion, Problem
+from theory.steps import check_shapes
 from theory.trajectory import FlowError
 
 MAX_STAGES = 200
@@ -215,8 +216,9 @@ def follow(
     Args:
         parametrisation: its initial state is [B, D].
     Raises:
-        ValueError: the initial state has no batch axis. FlowError: a member became infinite.
+        ValueError: shapes disagree, or the initial state has no batch axis. FlowError: a member became infinite.
     """
+    check_shapes(problem, parametrisation)
     states = np.array(parametrisation.initial)
     if states.ndim != 2:
         raise ValueError(

@@ -32,10 +32,12 @@ def balanced_grams(weight: Array, lam: float) -> tuple[Array, Array]:
     on the row space of W if m > n (W' has no more than n rows), and is the identity otherwise.
 
     Raises:
-        ValueError: lam > 0, m > n and W has a rank below n: the row space of W' is then larger than that of W, and
-            W'^T W' no function of W.
+        ValueError: lam > 0 and m < n, where no such pair exists; or lam > 0, m > n and W has a rank below n: the row
+            space of W' is then larger than that of W, and W'^T W' no function of W.
     """
     n, m = weight.shape[-2:]
+    if lam > 0 and m < n:
+        raise ValueError(f"lambda > 0 needs at least as many outputs as inputs (W'W'^T has full rank), got {n}x{m}.")
     # From W's own SVD: the root of W W^T would lose half of the digits where W is singular.
     u, values, vt = np.linalg.svd(weight)
     v = vt.swapaxes(-1, -2)

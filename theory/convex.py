@@ -10,16 +10,20 @@ import warnings
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 from scipy.optimize import linprog, nnls
 
-from theory.arrays import Array
+from theory.arrays import Array, as_float
 from theory.problems import MatrixSensing
 from theory.separability import is_separable
 
 
 def _solve(program: Any, tolerance: float) -> None:
-    """Solve with Clarabel to `tolerance`, or to the finest of 10 and 100 times that which it reaches."""
+    """Solve with Clarabel to `tolerance`, or to the finest of 10 and 100 times that which it reaches.
+
+    Warns where it reaches none of them.
+    """
     for looser in (1, 10, 100):
         names = ("tol_gap_abs", "tol_gap_rel", "tol_feas")
         with warnings.catch_warnings():
@@ -27,6 +31,11 @@ def _solve(program: Any, tolerance: float) -> None:
             program.solve(solver="CLARABEL", **dict.fromkeys(names, looser * tolerance))
         if program.status != "optimal_inaccurate":
             return
+    warnings.warn(
+        f"Clarabel solved the convex program to no tolerance up to {100 * tolerance:g}; its solution is inaccurate.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def minimum_nuclear_norm(A: Array, y: Array, *, positive: bool = False, tolerance: float = 1e-8) -> tuple[Array, float]:
@@ -104,6 +113,21 @@ def completion_as_sensing(shape: tuple[int, int], positions: Array, values: Arra
     return MatrixSensing(A.reshape(-1, *shape), values)
 
 
+def excess(norm: ArrayLike, least: ArrayLike) -> Array:
+    """How far a fit's `norm` lies above the `least` one that any fit has, relative to that; arrays broadcast.
+
+    Raises:
+        ValueError: it lies below by more than a solver's tolerance, so that something is no fit or no minimum.
+    """
+    found = np.asarray(norm, dtype=float) / np.asarray(least, dtype=float) - 1
+    if not np.all(found > -1e-4):
+        raise ValueError(
+            f"a norm lies {-float(np.min(found)):.1e} below the least one of all fits: the flow has not fitted the "
+            "data, or the convex program is not solved; lower stop_loss or the program's tolerance."
+        )
+    return found
+
+
 def minimum_l1(X: Array, y: Array) -> tuple[Array, float]:
     """beta [n] of least l1 norm with `X^T beta = y` (X [n, N], y [N]), and that norm, by linear programming."""
     n = X.shape[0]
@@ -123,8 +147,11 @@ def minimum_hypentropy(X: Array, y: Array, alpha: float) -> Array:
     """beta [n] that minimises `q_alpha` subject to `X^T beta = y`.
 
     Raises:
-        ValueError: the samples are linearly dependent, or Newton's method does not converge.
+        ValueError: alpha is not a positive number, the samples are linearly dependent, or Newton's method does not
+            converge.
     """
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha must be a positive, finite number, got {alpha}.")
     # For tiny alpha, start from the minimiser for 10 alpha.
     nearby = None if alpha >= 0.1 else minimum_hypentropy(X, y, 10 * alpha)
     return bregman_projection(X, y, np.full(X.shape[0], 4 * alpha**2), np.zeros(X.shape[0]), nearby=nearby)
@@ -150,7 +177,8 @@ def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby:
     if nearby is None:
         nearby = start + np.linalg.pinv(X.T) @ (y - X.T @ start)
     nu = np.linalg.lstsq(X, np.arcsinh(nearby / scale) - origin, rcond=None)[0]
-    tail = max(1.0, float(np.linalg.norm(y)))
+    # The size of what the equations add up, in whatever units; 0 where beta = 0 fits.
+    tail = float(np.linalg.norm(y) + np.linalg.norm(X.T @ start))
 
     def value(candidate: Array) -> float:
         with np.errstate(over="ignore"):
@@ -159,17 +187,19 @@ def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby:
     for _ in range(500):
         z = origin + X @ nu
         residual = X.T @ (scale * np.sinh(z)) - y
-        if np.linalg.norm(residual) < 1e-14 * tail:
+        if np.linalg.norm(residual) <= 1e-14 * tail:
             break
         # The Hessian is A^T A; of its condition number, A has the root only. Large rows first keep QR stable.
         root = np.sqrt(scale * np.cosh(z))[:, None] * X
         factor = np.linalg.qr(root[np.argsort(-np.linalg.norm(root, axis=1))], mode="r")
         move = -solve_triangular(factor, solve_triangular(factor, residual, trans="T"))
         length, here, slope = 1.0, value(nu), float(residual @ move)
-        while length > 1e-12 and not value(nu + length * move) <= here + 1e-4 * length * slope + 1e-15 * abs(here):
+        # By so much rounding alone may raise the value, a difference of two sums.
+        noise = 1e-15 * float(scale @ np.cosh(z) + np.abs(y) @ np.abs(nu))
+        while length > 1e-12 and not value(nu + length * move) <= here + 1e-4 * length * slope + noise:
             length /= 2
         nu = nu + length * move
-        if np.linalg.norm(length * move) < 1e-15 * (1 + np.linalg.norm(nu)):
+        if np.linalg.norm(length * move) <= 1e-15 * np.linalg.norm(nu):
             break
     beta = scale * np.sinh(origin + X @ nu)
     if np.linalg.norm(X.T @ beta - y) > 1e-9 * tail:
@@ -177,14 +207,20 @@ def bregman_projection(X: Array, y: Array, size: Array, start: Array, *, nearby:
     return beta
 
 
-def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:
+def maximum_margin(signed: ArrayLike, norm: str) -> tuple[Array, float]:
     """The direction w [n] of unit `norm` ("l2" or "l1") with the largest smallest margin, and that margin.
 
     Args:
         signed: `y_i x_i` as columns, [n, N].
     Raises:
-        ValueError: the norm is unknown, or no hyperplane through the origin separates the data.
+        ValueError: the norm is unknown, `signed` is no finite matrix, or no hyperplane through the origin separates
+            the data.
     """
+    if norm not in ("l1", "l2"):
+        raise ValueError(f'norm must be "l1" or "l2", got {norm!r}.')
+    signed = as_float("signed", signed, 2)
+    if signed.ndim != 2:
+        raise ValueError(f"signed must be one matrix [n, N], one sample a column, got shape {signed.shape}.")
     n, count = signed.shape
     if not is_separable(signed):
         raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
@@ -202,8 +238,6 @@ def maximum_margin(signed: Array, norm: str) -> tuple[Array, float]:
             bounds=[(0, None)] * (2 * n) + [(None, None)],
         )
         return found.x[:n] - found.x[n : 2 * n], largest * float(found.x[-1])
-    if norm != "l2":
-        raise ValueError(f'norm must be "l1" or "l2", got {norm!r}.')
     # The shortest w with signed^T w >= 1, by Lawson and Hanson's least distance programming (1974, chapter 23): exact
     # up to rounding. Its margin at length 1 is 1 / ||w||.
     rows = np.concatenate([signed, np.ones((1, count))])

@@ -275,12 +275,16 @@ class Decayed(Parametrisation):
     """Another parametrisation with l2 weight decay: the objective is `L + 1/2 sum_j rates_j ||block_j||^2`.
 
     Args:
-        inner: the parametrisation. rates: decay of each of its blocks, at least 0.
+        inner: the parametrisation, which may be decayed itself. rates: decay of each of its blocks, at least 0.
+    Raises:
+        ValueError: not one finite rate of at least 0 for every block.
     """
 
     def __init__(self, inner: Parametrisation, rates: Sequence[float]) -> None:
-        if len(rates) != len(inner.block_shapes) or min(rates) < 0:
-            raise ValueError(f"rates must be {len(inner.block_shapes)} numbers of at least 0, got {list(rates)}.")
+        if len(rates) != len(inner.block_shapes) or not all(0 <= rate < np.inf for rate in rates):
+            raise ValueError(
+                f"rates must be {len(inner.block_shapes)} finite numbers of at least 0, got {list(rates)}."
+            )
         self.inner, self.rates = inner, tuple(float(rate) for rate in rates)
         self.block_names, self.degree = inner.block_names, inner.degree
         self.block_shapes, self.shape, self.initial = inner.block_shapes, inner.shape, inner.initial
@@ -299,7 +303,12 @@ class Decayed(Parametrisation):
         return self.inner.weight_velocity(state, descent) - sum(self.rates) * times * self.weight(state)
 
     def penalty(self, state: Array) -> Array:
-        return 0.5 * np.sum(self._decay * state**2, axis=-1)
+        return self.inner.penalty(state) + 0.5 * np.sum(self._decay * state**2, axis=-1)
+
+    def invariants(self, state: Array) -> dict[str, Array]:
+        """Those of the inner parametrisation where no rate is above 0. Decay conserves nothing: equal rates r let every
+        difference of Gram matrices die away like `e^{-2 r t}`."""
+        return {} if any(self.rates) else self.inner.invariants(state)
 
 
 def balanced_factors(weight: ArrayLike, depth: int) -> list[Array]:
@@ -324,19 +333,25 @@ def lambda_balanced(weight: ArrayLike, lam: float, rng: np.random.Generator) -> 
     orthogonal O, `a b = sigma` and `b^2 - a^2 = lam`.
 
     Args:
-        weight: [n, m]. `lam > 0` needs m >= n, because W'W'^T = lam I + M M^T then has rank n.
+        weight: one matrix [n, m]. `lam > 0` needs m >= n, because W'W'^T = lam I + M M^T then has rank n.
     Raises:
-        ValueError: the shape admits no such pair.
+        ValueError: weight has batch axes, lam is not finite, or the shape admits no such pair.
     """
     matrix = as_float("weight", weight, 2)
-    n, m = matrix.shape[-2:]
+    if matrix.ndim != 2:
+        raise ValueError(f"weight must be one matrix [n, m], got shape {matrix.shape}; make the pairs one by one.")
+    if not np.isfinite(lam):
+        raise ValueError(f"lam must be a finite number, got {lam}.")
+    n, m = matrix.shape
     if lam > 0 and m < n:
         raise ValueError(f"lambda > 0 needs at least as many outputs as inputs (W'W'^T has full rank), got {n}x{m}.")
     u, s, vt = np.linalg.svd(matrix)
     sigma = np.zeros(n)
     sigma[: len(s)] = s
-    half = np.sqrt(lam**2 / 4 + sigma**2)
-    b, a = np.sqrt(np.maximum(lam / 2 + half, 0)), np.sqrt(np.maximum(-lam / 2 + half, 0))
+    # The larger root first and the other from their product: as a difference it would lose the digits of small sigma.
+    larger = np.sqrt(abs(lam) / 2 + np.hypot(lam / 2, sigma))
+    smaller = np.divide(sigma, larger, out=np.zeros(n), where=larger > 0)
+    b, a = (larger, smaller) if lam >= 0 else (smaller, larger)
     turn = np.linalg.qr(rng.standard_normal((n, n)))[0]
     count = min(n, m)
     kernel = (turn[:, :count] * b[:count]) @ vt[:count]

@@ -15,19 +15,18 @@ give the same path in other units.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import DOP853, LSODA, RK45, OdeSolver, Radau
-from scipy.optimize import minimize
 
 from theory.arrays import Array, as_float
 from theory.flows import Parametrisation
 from theory.problems import Problem
+from theory.scales import curvature, leads_down, spectral_radius, weight_scale
 from theory.steps import check_shapes, velocity_of
-from theory.trajectory import FlowError, Trajectory
+from theory.trajectory import SMALL_GRADIENT, FlowError, Trajectory
 
 EXPLICIT_BUDGET = 40_000
 IMPLICIT_STEPS = 1000
@@ -37,33 +36,10 @@ RADAU_LIMIT = 120
 LSODA_LIMIT = 400
 SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau": Radau, "RK45": RK45}
 METHODS = ("auto", *SOLVERS)
-#: A limit's gradient in W, relative to the largest on the path (and to that at W = 0).
-SMALL_GRADIENT = 1e-6
-#: Step of the differences that make a spectral radius, relative to the size of the state.
-DIFFERENCE = 1e-7
+#: To here the relative tolerance is relaxed, no further.
+LOOSEST = 1e-9
 #: Velocity that rounding of the state alone may cause, in units of the spectral radius times the state.
 ROUNDING = 64 * np.finfo(float).eps
-
-
-def spectral_radius(
-    velocity: Callable[[Array], Array], state: Array, rate: Array, *, scale: float = 1e-3, iterations: int = 12
-) -> float:
-    """Largest |eigenvalue| of the flow's (symmetric) Jacobian at `state` [D], by power iteration on differences.
-
-    Args:
-        rate: the velocity at `state`. scale: size of a state that counts as large, for states near zero.
-    """
-    direction = np.random.default_rng(0).standard_normal(state.shape)
-    radius = 0.0
-    size = max(float(np.linalg.norm(state)), scale)
-    for _ in range(iterations):
-        length = float(np.linalg.norm(direction))
-        if length == 0 or not np.isfinite(length):
-            break
-        step = DIFFERENCE * size / length
-        direction = (velocity(state + step * direction) - rate) / (step * length)
-        radius = float(np.linalg.norm(direction))
-    return radius
 
 
 def choose_method(radius: float, duration: float, unknowns: int) -> str:
@@ -73,51 +49,6 @@ def choose_method(radius: float, duration: float, unknowns: int) -> str:
     if unknowns <= RADAU_LIMIT:
         return "Radau"
     return "LSODA" if unknowns <= LSODA_LIMIT else "DOP853"
-
-
-def curvature(problem: Problem, weight: Array) -> float:
-    """Largest curvature of the loss in W at `weight` [..., n, m].
-
-    From differences of the gradient; where W is so small that they would be lost in its rounding, over larger steps.
-    """
-    slope = problem.descent(weight)
-    length, size, found = float(np.linalg.norm(weight)) or 1.0, float(np.linalg.norm(slope)), 0.0
-    for _ in range(10):
-        bent = spectral_radius(problem.descent, weight, slope, scale=length, iterations=8)
-        found = bent if np.isfinite(bent) else found
-        if not np.isfinite(bent) or DIFFERENCE * length * bent > 1000 * np.finfo(float).eps * size:
-            break
-        length *= 1e3
-    return found
-
-
-def weight_scale(problem: Problem, weight: Array) -> float:
-    """How far W [..., n, m] is from where the gradient would vanish, in norm: ||S|| over the curvature in W."""
-    size = float(np.linalg.norm(problem.descent(weight)))
-    if size == 0:
-        return 0.0
-    bent = curvature(problem, weight)
-    return size / bent if bent > 0 else float(np.linalg.norm(weight)) or 1.0
-
-
-def leads_down(problem: Problem, parametrisation: Parametrisation, state: Array) -> bool:
-    """Whether the objective can be lowered from the neighbourhood of `state` [D]: a plateau, not a minimum.
-
-    Minimises (L-BFGS) from a point displaced by 10 % of the problem's own scale. First and second derivatives at
-    `state` would not do: at the origin of a deep product both vanish.
-    """
-    scale = weight_scale(problem, parametrisation.weight(state)) ** (1 / parametrisation.degree)
-    size = 0.1 * max(scale, float(np.max(np.abs(state))))
-    velocity = velocity_of(problem, parametrisation)
-
-    def objective(trial: Array) -> tuple[float, Array]:
-        loss = float(problem.loss(parametrisation.weight(trial))) + float(parametrisation.penalty(trial))
-        return loss, -velocity(trial)
-
-    here = objective(state)[0]
-    start = state + size * np.random.default_rng(0).standard_normal(state.shape) / np.sqrt(len(state))
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 3000, "ftol": 0, "gtol": 0})
-    return float(found.fun) < here - 1e-6 * abs(here)
 
 
 @dataclass
@@ -225,7 +156,7 @@ class _Run:
     def ended(self, flat: Array) -> tuple[bool, bool]:
         """(whether the path ends here, whether in a limit), asked where no event has occurred."""
         if self.fitted(flat):
-            return True, True
+            return True, bool(self.problem.attained and self.at_rest(flat, self.floors(flat)))
         floors = self.floors(flat)
         speeds = self.speeds(flat)
         if not self.problem.attained or np.any(speeds > floors):
@@ -270,6 +201,8 @@ def _check_numbers(method: str, horizon: float | None, **positive: float) -> Non
         lowest = name in ("stop_gradient", "stop_loss", "atol")
         if not (value >= 0 if lowest else value > 0):
             raise ValueError(f"{name} must be {'at least 0' if lowest else 'above 0'}, got {value}.")
+        if name == "samples" and value != int(min(value, 2**31)):
+            raise ValueError(f"samples must be a whole number of states to keep, got {value}.")
 
 
 def integrate(
@@ -291,21 +224,29 @@ def integrate(
     `horizon`. At rest means: every parameter's velocity below `stop_gradient` times the largest on the path (or what
     rounding causes), and the gradient in W below 1e-6 of its largest, or no direction that leads down. On a plateau
     (near the origin of a product, say) the flow goes on; where it cannot move at all, it ends without convergence.
+    Rest is relative to the largest velocity, so modes slower than `stop_gradient` of the fastest are not seen: in
+    regression the end's error may reach `stop_gradient` times the condition of X X^T, over its non-zero eigenvalues.
+    `Trajectory.limit` refuses an end that is off the fits by more than 1e-6 of W there; `converged` does not tell.
 
     Args:
-        times: the exact times [T] to report, increasing, from 0; no convergence test then.
+        times: the exact times [T] to report, increasing, from 0; no convergence test then, and neither `horizon` nor
+            `stop_loss` may be given.
         horizon: default 1e12, in units of 1/rho where the flow is slower than that.
         method: one of METHODS; "auto" follows the rule at the top of this module.
+        rtol: relative error per step; on long plateaus "auto" relaxes it, to 1e-9 at most (`Trajectory.rtol` tells).
         atol: error of the state per step, in units of min(1, scale of W).
         samples: at most so many of the solver's steps are kept of each time segment, whose length doubles.
     Raises:
-        ValueError: shapes disagree, unknown method, times not finite and increasing, horizon not positive.
+        ValueError: shapes disagree, unknown method, times not finite and increasing, horizon not positive, `times`
+            beside `horizon` or `stop_loss`.
         FlowError: the solver failed or the flow became infinite.
     """
     check_shapes(problem, parametrisation)
     _check_numbers(
         method, horizon, rtol=rtol, atol=atol, stop_gradient=stop_gradient, stop_loss=stop_loss, samples=samples
     )
+    if times is not None and (horizon is not None or stop_loss > 0):
+        raise ValueError("times says where the flow ends: give neither horizon nor stop_loss beside it.")
     grid = None if times is None else _checked_times(times)
     start = parametrisation.initial
     batch = np.broadcast_shapes(start.shape[:-1], problem.loss(parametrisation.weight(start)).shape)
@@ -326,12 +267,12 @@ def integrate(
 
 def _advance(
     run: _Run, span: tuple[float, float], extended: Array, method: str, rest: bool
-) -> tuple[list[float], list[Array], str, bool]:
-    """Times and states of the solver's steps within `span`, which solver it was, and whether a limit was reached.
+) -> tuple[list[float], list[Array], str, bool, bool]:
+    """Times and states of the solver's steps within `span`, which solver it was, whether the path ends, and in a limit.
 
     With "auto", a solver that turns out to need far more work than foreseen ends before the end of the span: an
     explicit one, since the flow became stiffer on the way; an implicit one, since the error it is asked for lies in
-    the rounding of its linear systems (long plateaus), whereupon the run's tolerances are relaxed, down to 1e-9.
+    the rounding of its linear systems (long plateaus), whereupon the run's tolerances are relaxed, to LOOSEST at most.
     Only ends of the solver's own steps count: its interpolants are less exact.
     """
     used = choose_method(run.radius, span[1] - span[0], len(extended) - 1) if method == "auto" else method
@@ -339,13 +280,14 @@ def _advance(
     jacobian = {"jac": run.jacobian} if used in ("LSODA", "Radau") else {}
     solver = SOLVERS[used](run.right_side, span[0], extended, span[1], rtol=run.rtol, atol=run.atol, **jacobian)
     evaluations = run.evaluations + (4 * EXPLICIT_BUDGET if method == "auto" and used == "DOP853" else np.inf)
-    steps = IMPLICIT_STEPS if method == "auto" and used != "DOP853" and run.rtol < 1e-9 else np.inf
+    steps = IMPLICIT_STEPS if method == "auto" and used != "DOP853" and run.rtol < LOOSEST else np.inf
     times: list[float] = []
     states: list[Array] = []
     start_objective = run.objective(extended[:-1]) if run.problem.attained else np.inf
     while solver.status == "running" and run.evaluations < evaluations:
         if len(times) >= steps:
-            run.rtol, run.atol = 30 * run.rtol, 30 * run.atol
+            looser = min(30 * run.rtol, LOOSEST)
+            run.rtol, run.atol = looser, run.atol * looser / run.rtol
             break
         with np.errstate(over="ignore", invalid="ignore"):  # a first step that is too long is tried again
             solver.step()
@@ -361,9 +303,11 @@ def _advance(
         times.append(float(solver.t))
         states.append(solver.y.copy())
         flat = states[-1][:-1]
-        if rest and (run.fitted(flat) or (run.problem.attained and run.at_rest(flat, floors))):
-            return times, states, used, True
-    return times, states, used, False
+        if rest:
+            resting = run.problem.attained and run.at_rest(flat, floors)
+            if resting or run.fitted(flat):
+                return times, states, used, True, resting
+    return times, states, used, False, False
 
 
 def _reported(run: _Run, flat: Array, grid: Array, method: str) -> Trajectory:
@@ -372,10 +316,11 @@ def _reported(run: _Run, flat: Array, grid: Array, method: str) -> Trajectory:
     kept = [extended]
     for until in grid[1:]:
         while now < until:
-            times, states, used, _ = _advance(run, (now, float(until)), extended, method, False)
+            times, states, used, _, _ = _advance(run, (now, float(until)), extended, method, False)
             now, extended = times[-1], states[-1]
             methods.append(used)
-            run.radius = spectral_radius(run.velocity, extended[:-1], run.velocity(extended[:-1]))
+            flat = extended[:-1]
+            run.radius = spectral_radius(run.velocity, flat, run.velocity(flat), scale=run.smallest)
         kept.append(extended)
     return _trajectory(run, grid, np.stack(kept), False, methods)
 
@@ -389,13 +334,12 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
     resting = 0
     while now < end and not stopped and resting < PATIENCE:
         span = (now, min(end, now + duration))
-        times, states, used, stopped = _advance(run, span, extended, method, True)
+        times, states, used, stopped, converged = _advance(run, span, extended, method, True)
         methods.append(used)
         for k in np.unique(np.linspace(0, len(times) - 1, min(samples, len(times))).round().astype(int)):
             kept_times.append(times[k])
             kept.append(states[k])
         now, extended = times[-1], states[-1]
-        converged = stopped
         if not stopped:
             run.look(extended[:-1])
             duration = max(duration * 2, 4 / max(run.radius, 4 / end))
@@ -406,4 +350,15 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
 
 def _trajectory(run: _Run, times: Array, path: Array, converged: bool, methods: list[str]) -> Trajectory:
     states = path[:, :-1].reshape(-1, *run.shape)
-    return Trajectory(run.problem, run.parametrisation, times, states, path[:, -1], converged, methods, run.evaluations)
+    return Trajectory(
+        run.problem,
+        run.parametrisation,
+        times,
+        states,
+        path[:, -1],
+        converged,
+        methods,
+        run.evaluations,
+        run.fitted(path[-1, :-1]),
+        run.rtol,
+    )

@@ -88,6 +88,18 @@ class LinearRegression(Problem):
         """`(X^T)^+ Y^T` [n, m], the least-squares solution that minimises every unitarily invariant norm."""
         return np.linalg.pinv(self.X.swapaxes(-1, -2)) @ self.Y.swapaxes(-1, -2)
 
+    def distance_to_fits(self, weight: Array) -> Array:
+        """Frobenius distance of `weight` [..., n, m] from the nearest least-squares solution, [...].
+
+        That is the Newton step `(X X^T)^+ S`: what is left to go for a flow, in modes of any speed. Singular values of
+        X within rounding of zero count as zero.
+        """
+        u, s, _ = np.linalg.svd(self.X, full_matrices=False)
+        keep = s > s.max(axis=-1, keepdims=True) * max(self.X.shape[-2:]) * np.finfo(float).eps
+        inverse = np.divide(1.0, s, out=np.zeros_like(s), where=keep)[..., None] ** 2
+        step = inverse * (u.swapaxes(-1, -2) @ self.descent(weight))
+        return np.sqrt(np.sum(step**2, axis=(-1, -2)))
+
     @property
     def is_whitened(self) -> bool:
         """Whether `X X^T = I` to rounding."""
@@ -235,6 +247,8 @@ class SeparableClassification(Problem):
 
     def __init__(self, X: ArrayLike, labels: ArrayLike, loss: str = "exponential") -> None:
         self.X = as_float("X", X, 2)
+        if self.X.ndim != 2:
+            raise ValueError(f"X must be one matrix [n, N], one sample a column, got shape {self.X.shape}.")
         self.labels = as_float("labels", labels, 1)
         if self.labels.shape != (self.X.shape[-1],):
             raise ValueError(f"X has {self.X.shape[-1]} samples but labels has shape {self.labels.shape}.")

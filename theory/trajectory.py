@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from theory import observables
 from theory.arrays import Array
 from theory.flows import Parametrisation
-from theory.problems import Problem
+from theory.problems import LinearRegression, Problem
+
+#: Distance from the nearest fit, relative to the weights, beyond which an end in regression is not given out as limit.
+FIT_DISTANCE = 1e-6
+#: A limit's gradient in W, relative to the largest on the path and to that at W = 0.
+SMALL_GRADIENT = 1e-6
 
 
 class FlowError(ValueError):
     """A flow or an iteration left the range of floating point, or did not reach its limit."""
+
+
+class Ended(Protocol):
+    """What `ended` asks: whether each member of a flow met what it was run for."""
+
+    converged: Any
+
+
+E = TypeVar("E", bound=Ended)
+
+
+def ended(end: E) -> E:
+    """`end` itself, where every member came to what it was run for: its `stop_loss`, or rest in a limit.
+
+    A flow that never moved, or ran out of steps, has no end to compare with anything.
+
+    Raises:
+        FlowError: some member did not.
+    """
+    met = np.atleast_1d(np.asarray(end.converged) | np.asarray(getattr(end, "fitted", False)))
+    if not np.all(met):
+        raise FlowError(
+            f"{int(np.sum(~met))} of {met.size} flows stopped before they reached the loss asked for, or a limit; "
+            "allow more time or evaluations, or start further from the saddle at the origin."
+        )
+    return end
 
 
 @dataclass
@@ -26,10 +58,14 @@ class Trajectory:
         states: [T, ..., D] parameters.
         dissipated: [T] the integral of `||d(state)/dt||^2` up to each time, summed over the batch; equal to
             the loss lost so far for an exact gradient flow. NaN for discrete iterations.
-        converged: whether the end is a limit: the velocity has come to rest where the gradient in W is small or no
-            direction leads further down (never for a loss without a minimiser).
+        converged: whether the flow has come to rest, as `integrate` defines it, where the gradient in W is small or no
+            direction leads further down (never for a loss without a minimiser). Rest is told relative to the largest
+            velocity on the path: modes slower than `stop_gradient` of the fastest are not seen, so that the end may be
+            off the limit by `stop_gradient` times the condition of X X^T. `limit` looks for this in regression.
         methods: the solver used in each time segment.
         evaluations: number of evaluations of the flow.
+        fitted: whether the path was ended by `stop_loss`: a fit, but not yet a limit.
+        rtol: the solver's relative tolerance at the end, which long plateaus may have relaxed; NaN for iterations.
     """
 
     problem: Problem
@@ -40,6 +76,8 @@ class Trajectory:
     converged: bool
     methods: list[str] = field(default_factory=list)
     evaluations: int = 0
+    fitted: bool = False
+    rtol: float = np.nan
 
     @cached_property
     def weights(self) -> Array:
@@ -71,15 +109,6 @@ class Trajectory:
         """[T, ...]."""
         return observables.frobenius_norm(self.weights)
 
-    def schatten(self, p: float) -> Array:
-        """`sum_r sigma_r^p` (no root), what a balanced product of depth 2/p pays for W, [T, ...]."""
-        return np.sum(self.singular_values**p, axis=-1)
-
-    @property
-    def effective_ranks(self) -> Array:
-        """[T, ...]."""
-        return observables.effective_rank(self.weights)
-
     def invariants(self) -> dict[str, float]:
         """Largest absolute drift along the path of each conserved quantity, by name."""
         found = self.parametrisation.invariants(self.states)
@@ -89,16 +118,36 @@ class Trajectory:
         """The effective weight at the end, [..., n, m].
 
         Raises:
-            FlowError: `strict`, and the path has not converged or its loss has no minimiser.
+            FlowError: `strict`, and the path has not converged, its loss has no minimiser, or (linear regression
+                without decay) modes too slow to be seen still keep it off the fits.
         """
-        if strict and not self.problem.attained:
+        if strict:
+            self._check_limit()
+        return self.weights[-1]
+
+    def _check_limit(self) -> None:
+        if not self.problem.attained:
             raise FlowError(
                 "this loss has no minimiser: W grows without bound and only its direction has a limit; ask for "
                 "limit(strict=False) to see where the path was stopped."
             )
-        if strict and not self.converged:
+        if not self.converged:
+            why = "has not converged: it was stopped by stop_loss" if self.fitted else "has not converged"
             raise FlowError(
-                f"the path has not converged at time {self.times[-1]:.3g} (gradient norm "
+                f"the path {why} at time {self.times[-1]:.3g} (gradient norm "
                 f"{np.max(self.gradient_norms[-1]):.2e}); integrate longer, or ask for limit(strict=False)."
             )
-        return self.weights[-1]
+        if not isinstance(self.problem, LinearRegression) or np.any(self.parametrisation.penalty(self.states[-1]) > 0):
+            return
+        # A gradient that is not small is that of a limit the parametrisation allows, of low rank for example.
+        at_zero = observables.frobenius_norm(self.problem.descent(np.zeros_like(self.weights[-1])))
+        steepest = np.maximum(np.max(self.gradient_norms, axis=0), at_zero)
+        small = self.gradient_norms[-1] <= SMALL_GRADIENT * steepest
+        size = np.maximum(np.max(self.frobenius_norms, axis=0), 1e-300)
+        off = float(np.max(np.where(small, self.problem.distance_to_fits(self.weights[-1]) / size, 0.0)))
+        if off > FIT_DISTANCE:
+            raise FlowError(
+                f"the path is at rest, but {off:.1e} of its largest weight off the nearest least-squares fit: the "
+                f"inputs' modes are too unequal in size; use a smaller stop_gradient, rescale or whiten X, or ask for "
+                "limit(strict=False)."
+            )

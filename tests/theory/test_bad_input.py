@@ -18,6 +18,7 @@ from theory import (
     Product,
     SeparableClassification,
     Standard,
+    adaptive_flow,
     closed_forms,
     convex,
     gradient_descent,
@@ -27,7 +28,8 @@ from theory import (
 from theory.__main__ import main
 from theory.chebyshev import follow
 from theory.claims import ledger
-from theory.flows import Decayed
+from theory.flows import Decayed, lambda_balanced
+from theory.trajectory import ended
 
 rng = np.random.default_rng(0)
 X, Y = rng.standard_normal((3, 4)), rng.standard_normal((2, 4))
@@ -80,8 +82,26 @@ W = rng.standard_normal((3, 2))
         (lambda: integrate(LinearRegression(X, Y), Standard(W), rtol=float("nan")), "rtol must be above 0"),
         (lambda: follow(LinearRegression(X, Y), Standard(W), stop_loss=1e-3), "give the start a batch axis"),
         (lambda: convex.maximum_margin(np.array([[1.0, -1.0]]), "l2"), "not linearly separable"),
-        (lambda: Decayed(Standard(W), (0.1, 0.1)), "rates must be 1 numbers"),
+        (lambda: Decayed(Standard(W), (0.1, 0.1)), "rates must be 1 finite numbers"),
         (lambda: Standard(W).started(np.ones(5)), "must have 6 entries"),
+        (lambda: Decayed(Standard(W), (np.nan,)), "rates must be 1 finite numbers"),
+        (lambda: lambda_balanced(np.ones((2, 3, 3)), 0.5, rng), "weight must be one matrix"),
+        (lambda: lambda_balanced(np.ones((3, 3)), np.nan, rng), "lam must be a finite number"),
+        (lambda: closed_forms.balanced_grams(np.ones((4, 2)), 0.5), "at least as many outputs as inputs"),
+        (lambda: convex.minimum_hypentropy(X, Y[0], 0.0), "alpha must be a positive, finite number"),
+        (lambda: convex.minimum_hypentropy(X, Y[0], np.nan), "alpha must be a positive, finite number"),
+        (lambda: convex.maximum_margin(X * np.nan, "l2"), "signed holds NaN"),
+        (lambda: convex.maximum_margin(X, "l3"), 'norm must be "l1" or "l2"'),
+        (lambda: SeparableClassification(np.ones((2, 3, 4)), np.ones(4)), "X must be one matrix"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), samples=2.5), "samples must be a whole number"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), times=[0, 1], horizon=1.0), "neither horizon nor"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), times=[0, 1], stop_loss=1.0), "neither horizon nor"),
+        (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W[None]), stop_loss=np.nan), "stop_loss must be"),
+        (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W[None]), stop_loss=0.1, horizon=0), "horizon must"),
+        (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W[None]), stop_loss=0.1, rtol=0, atol=0), "not both 0"),
+        (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W[None]), stop_loss=0.1, max_steps=0), "max_steps"),
+        (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W.T[None]), stop_loss=0.1), "of shape (3, 2)"),
+        (lambda: follow(LinearRegression(X, Y), Standard(W.T[None]), stop_loss=0.1), "of shape (3, 2)"),
     ],
 )
 def test_bad_input_gives_one_clear_sentence(call, words):
@@ -97,6 +117,20 @@ def test_limit_of_a_path_that_has_not_converged_is_refused():
     with pytest.raises(FlowError, match="has not converged"):
         path.limit()
     assert path.limit(strict=False).shape == (3, 2)
+
+
+def test_a_path_stopped_by_its_loss_has_fitted_and_not_converged():
+    square = LinearRegression(X[:, :2], Y[:, :2])
+    path = integrate(square, Standard(W), stop_loss=1e-3)
+    assert path.fitted
+    assert not path.converged
+    assert ended(path) is path
+    with pytest.raises(FlowError, match="stopped by stop_loss"):
+        path.limit()
+    path = integrate(square, Standard(W))
+    assert (path.fitted, path.converged) == (False, True)
+    with pytest.raises(FlowError, match="1 of 1 flows stopped"):
+        ended(integrate(square, Standard(W), horizon=1e-3, stop_loss=1e-3))
 
 
 def test_command_line_says_what_is_wrong_in_one_line(capsys):

@@ -143,3 +143,13 @@ def test_closed_form_holds_where_the_determinant_keeps_one_mode_from_being_learn
         start[0] *= -1
     found = equations.balanced_closure(problem, lambda_balanced(start, 0.0, rng), 0.0, np.linspace(0, 4, 6))
     assert max(found.values()) < 1e-10
+
+
+@pytest.mark.parametrize("lam", [2.0, 0.0, -2.0])
+def test_a_balanced_pair_keeps_the_digits_of_a_small_weight(lam):
+    rng = np.random.default_rng(21)
+    weight = 1e-9 * rng.standard_normal((3, 4))
+    pair = lambda_balanced(weight, lam, rng)
+    np.testing.assert_allclose(pair.weight(pair.initial), weight, atol=1e-13 * np.abs(weight).max())
+    kernel, similarity = pair.blocks(pair.initial)
+    np.testing.assert_allclose(kernel @ kernel.T - similarity @ similarity.T, lam * np.eye(3), atol=1e-14)

@@ -111,3 +111,33 @@ def test_a_wide_balanced_pair_whose_weight_has_lost_rank_is_refused():
         closed_forms.balanced_grams(np.zeros((3, 5)), 0.5)
     closed_forms.balanced_grams(np.zeros((3, 5)), 0.0)
     assert closed_forms.saxe_mode(0.0, 0.5, np.array([0.0, 1.0])) == pytest.approx([0.5, 0.25])
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("size", [1e-6, 1e4])
+def test_a_projection_is_the_same_in_every_unit(unit, size):
+    rng = np.random.default_rng(5)
+    X, y, start = rng.standard_normal((6, 3)), rng.standard_normal(3), rng.standard_normal(6)
+    sizes = rng.uniform(0.5, 1.5, 6)
+    exact = convex.bregman_projection(X, y, sizes, start)
+    found = convex.bregman_projection(size * X, unit * size * y, unit * sizes, unit * start)
+    np.testing.assert_allclose(found / unit, exact, atol=1e-9)
+    assert np.all(convex.bregman_projection(X, np.zeros(3), sizes, np.zeros(6)) == 0)
+
+
+def test_newton_is_not_stopped_by_rounding_of_its_objective():
+    rng = np.random.default_rng(85)
+    X, y = rng.standard_normal((6, 3)), rng.standard_normal(3)
+    found = convex.bregman_projection(X, y, np.full(6, 0.5), np.zeros(6))
+    np.testing.assert_allclose(X.T @ found, y, atol=1e-12)
+
+
+def test_a_program_solved_to_no_tolerance_is_told():
+    class Program:
+        status = "optimal_inaccurate"
+
+        def solve(self, **_):
+            pass
+
+    with pytest.warns(RuntimeWarning, match="its solution is inaccurate"):
+        convex._solve(Program(), 1e-8)

@@ -5,8 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from theory import convex, observables
-from theory.claims import bias, blocks, equations, filters, limits, margins, predictor, start, training
+from theory import FlowError, convex, observables
+from theory.claims import (
+    bias,
+    blocks,
+    equations,
+    families,
+    filters,
+    limits,
+    margins,
+    practice,
+    predictor,
+    start,
+    training,
+)
 
 
 @pytest.mark.parametrize("seed", [11, 12])
@@ -17,6 +29,60 @@ def test_the_shared_block_tends_to_the_minimum_nuclear_norm_of_the_unfolding(see
     plain = observables.nuclear_norm(blocks.minimum_frobenius(problem)) / least - 1
     ours = observables.nuclear_norm(blocks.shared_flow(problem, 0.01)) / least - 1
     assert 0 <= ours < 0.25 * plain
+
+
+@pytest.mark.parametrize("module", [blocks, families, limits, practice])
+def test_a_flow_that_stops_on_the_way_is_no_end_to_compare(module, monkeypatch):
+    """Its nuclear norm would lie below every minimum, and pass any gate on a gap."""
+    from theory.claims.ledger import Settings
+
+    follow = module.follow
+    monkeypatch.setattr(module, "follow", lambda *given, **options: follow(*given, **options, max_evaluations=20))
+    run = {
+        blocks: lambda: blocks.shared_flow(blocks.shared_block_problem(1)[0], 0.01),
+        families: lambda: families.counterexample_path((1e-3,)),
+        limits: lambda: limits._rank_ratios([0]),
+        practice: lambda: practice.completions_from_identity(Settings(quick=True)),
+    }[module]
+    with pytest.raises(FlowError, match="flows stopped before they reached the loss"):
+        run()
+
+
+def test_a_norm_below_the_minimum_is_named():
+    assert convex.excess([1.1, 1.0 - 1e-6], 1.0) == pytest.approx([0.1, -1e-6])
+    with pytest.raises(ValueError, match="below the least one of all fits"):
+        convex.excess([1.1, 0.9], 1.0)
+
+
+def test_margins_are_read_at_levels_that_are_reached(monkeypatch):
+    rng = np.random.default_rng(61)
+    problem = margins.separable_data(rng)
+    flow = margins.adaptive_flow
+    monkeypatch.setattr(margins, "adaptive_flow", lambda *given, **options: flow(*given, **{**options, "max_steps": 5}))
+    with pytest.raises(FlowError, match="1 of 1 flows stopped"):
+        margins.margin_path(problem, margins.small_starts(problem, rng)[0], (-30.0,))
+
+
+def test_the_kernels_of_a_network_are_unfolded_where_the_block_acts():
+    import torch
+
+    import nsl
+
+    layer = nsl.NSConv2d(4, 5, 3, bias=False, similarity="unconstrained")
+    with torch.no_grad():
+        layer.similarity.copy_(torch.outer(torch.arange(9.0), torch.ones(9)).reshape(layer.similarity.shape))
+    (kernel,) = practice.effective_kernels(torch.nn.Sequential(layer))
+    assert kernel.shape == (9, 20)
+    assert np.linalg.matrix_rank(kernel, tol=1e-4) == 1  # that of M_s
+
+
+def test_a_large_step_ends_better_balanced_or_diverges():
+    problem, pair = training._noisy_problem(1)
+    small, edge = (training.large_step(problem, pair, factor) for factor in (0.1, 1.5))
+    assert small.minimal
+    assert edge.minimal
+    assert edge.imbalance < 0.5 < small.imbalance
+    assert training.large_step(*training._noisy_problem(0), 1.9) is None
 
 
 def test_the_shared_block_problem_is_a_convolution_with_that_kernel():
@@ -160,17 +226,17 @@ def test_norms_diverge_from_one_determinant_and_not_from_the_other():
 
 
 def test_the_counterexample_goes_to_rank_one_against_its_norm():
-    path = bias.counterexample_path((1e-2, 1e-4))
+    path = families.counterexample_path((1e-2, 1e-4))
     assert path.gap[1] > path.gap[0] > 0.05
     assert path.distance[1] < path.distance[0]
 
 
 def test_the_gap_grows_in_most_completions_and_in_few_sensing_problems():
     scales = (1e-2, 1e-5)
-    gaps = bias.nuclear_gaps(list(range(1000, 1010)), scales)
-    assert bias.gap_counts(gaps["sensing"], scales) == bias.GapCounts(10, growing=1, vanished=7, lower=1)
-    assert bias.gap_counts(gaps["completion"], scales) == bias.GapCounts(10, growing=7, vanished=1, lower=6)
-    told = bias.told_of_gaps(gaps, scales)
+    gaps = families.nuclear_gaps(list(range(1000, 1010)), scales)
+    assert families.gap_counts(gaps["sensing"], scales) == families.GapCounts(10, growing=1, vanished=7, lower=1)
+    assert families.gap_counts(gaps["completion"], scales) == families.GapCounts(10, growing=7, vanished=1, lower=6)
+    told = families.told_of_gaps(gaps, scales)
     assert "in 7 of 10 sensing problems and in 1 of 10 completions" in told
     assert "it grows in 1 and in 7 of them" in told
     assert told.endswith("in 7 of 8.")

@@ -174,3 +174,72 @@ def test_a_batch_that_starts_at_zero_moves_where_it_can():
     assert end.converged.all()
     still = theory.Factorised(np.zeros((1, 2, 1)), np.zeros((1, 2, 2)))
     assert not adaptive_flow(problem, still, stop_loss=1e-8, horizon=100.0).converged.any()
+
+
+@pytest.mark.parametrize(
+    ("start", "sizes"),
+    [
+        (Standard(np.zeros((2, 1))), ((1e-2, True), (1e-4, False), (1e-6, False), (1e-17, True))),
+        (Factorised(np.zeros((2, 1)), np.eye(2)), ((1e-2, True), (1e-4, False))),
+    ],
+)
+def test_a_mode_too_slow_to_be_seen_is_not_given_out_as_a_limit(start, sizes):
+    for size, told in sizes:
+        X = np.diag([1.0, size])
+        path = integrate(LinearRegression(X, np.ones((1, 2)) @ X), start)
+        assert path.converged
+        if told:  # the last is zero to rounding: W does not move there, and the limit is that of the rest
+            np.testing.assert_allclose(path.limit()[0], 1, atol=1e-6)
+        else:
+            with pytest.raises(FlowError, match="off the nearest least-squares fit"):
+                path.limit()
+
+
+def test_the_distance_to_the_fits_is_that_of_the_nearest():
+    problem = regression(5, 5, 3, 2)
+    weight = np.random.default_rng(5).standard_normal((5, 2))
+    nearest = problem.null_projector @ weight + problem.minimum_norm_solution
+    assert problem.distance_to_fits(weight) == pytest.approx(np.linalg.norm(weight - nearest))
+
+
+def test_decay_of_decay_adds_up_and_conserves_nothing():
+    flow = Factorised(np.ones((2, 1)), np.eye(2))
+    twice, once = Decayed(Decayed(flow, (0.1, 0.2)), (0.3, 0.1)), Decayed(flow, (0.4, 0.3))
+    state = np.arange(1.0, 7.0)
+    assert twice.penalty(state) == pytest.approx(once.penalty(state))
+    np.testing.assert_allclose(twice.velocity(state, np.ones((2, 1))), once.velocity(state, np.ones((2, 1))))
+    assert twice.invariants(state) == {}
+    assert list(Decayed(flow, (0.0, 0.0)).invariants(state)) == list(flow.invariants(state))
+
+
+def test_tolerances_are_relaxed_to_the_stated_one_and_told(monkeypatch):
+    from theory import integrators
+
+    problem = regression(6, 3, 4, 2)
+    flow = Factorised(np.zeros((3, 2)), np.eye(3))
+    assert integrate(problem, flow).rtol == 1e-13
+    monkeypatch.setattr(integrators, "EXPLICIT_BUDGET", 0)
+    monkeypatch.setattr(integrators, "IMPLICIT_STEPS", 1)
+    path = integrate(problem, flow)
+    assert path.rtol == integrators.LOOSEST
+    assert set(path.methods) == {"Radau"}
+
+
+def test_the_bench_repeats_what_is_near_the_fastest():
+    from theory import bench
+
+    def row(step, seconds, endpoint=0.001):
+        return {"step": step, "cpu_seconds": seconds, "reached": True, "endpoint": endpoint}
+
+    asked = []
+
+    def once(step):
+        asked.append(step)
+        return row(step, 0.9)
+
+    tried = [row(64.0, 0.1, 0.5), row(32.0, 1.0), row(16.0, 1.2), row(8.0, 2.0)]
+    assert bench.best_of_grid(once, tried)["cpu_seconds"] == 0.9
+    assert asked == [32.0, 32.0, 16.0, 16.0]
+    assert bench.best_of_grid(once, tried[:1]) is None
+    assert bench.STEPS[0] / bench.STEPS[1] == pytest.approx(2**0.5, rel=1e-3)
+    assert (bench.STEPS[0], bench.STEPS[-1]) == (64, 2)

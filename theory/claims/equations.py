@@ -6,12 +6,12 @@ import numpy as np
 
 from theory import closed_forms
 from theory.arrays import Array
-from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.claims.ledger import Finding, Settings, claim, shared, verdict_of
 from theory.flows import Factorised, Parametrisation, Product, Standard, balanced_factors, lambda_balanced
 from theory.integrators import integrate
 from theory.problems import LinearRegression, Problem
 from theory.steps import runge_kutta, velocity_of
-from theory.trajectory import Trajectory
+from theory.trajectory import Trajectory, ended
 
 
 def random_regression(rng: np.random.Generator, n: int, samples: int, m: int) -> LinearRegression:
@@ -89,8 +89,8 @@ def path_gap(problem: LinearRegression, pair: Factorised, points: int = 120) -> 
     """
     kernel, similarity = pair.blocks(pair.initial)
     start = pair.weight(pair.initial)
-    nsl = integrate(problem, pair, stop_loss=1e-15)
-    plain = integrate(problem, Standard(start), stop_loss=1e-15)
+    nsl = ended(integrate(problem, pair, stop_loss=1e-15))
+    plain = ended(integrate(problem, Standard(start), stop_loss=1e-15))
     end = max(nsl.times[-1], plain.times[-1])
     times = np.concatenate([[0.0], np.geomspace(end * 1e-5, end, points)])
     ours = integrate(problem, pair, times=times).weights
@@ -146,7 +146,7 @@ def different_dynamics(settings: Settings) -> Finding:
 
 def conservation(problem: LinearRegression, pair: Factorised) -> tuple[dict[str, float], Trajectory]:
     """Drifts along the flow of the conserved quantities and of a wrong candidate, and the dissipation's error."""
-    path = integrate(problem, pair, stop_loss=1e-20)
+    path = ended(integrate(problem, pair, stop_loss=1e-20))
     kernel, similarity = pair.blocks(path.states)
     descent = problem.descent(path.weights)
     stated = np.sum((similarity @ descent) ** 2, axis=(-1, -2)) + np.sum(
@@ -165,6 +165,7 @@ def conservation(problem: LinearRegression, pair: Factorised) -> tuple[dict[str,
     }, path
 
 
+@shared
 def _conservation_rows(settings: Settings) -> tuple[list[dict[str, float]], str]:
     seeds = settings.seeds(8, 4)
     rows = []
@@ -173,7 +174,7 @@ def _conservation_rows(settings: Settings) -> tuple[list[dict[str, float]], str]
         problem, pair = random_regression(rng, 6, 4, 3), random_factorised(rng, 6, 3, 0.5)
         rows.append(conservation(problem, pair)[0])
     text = f"{len(seeds)} Gaussian regressions (6 inputs, 4 samples, 3 outputs), W' and M Gaussian of size 0.5, "
-    return rows, text + "flow run to convergence."
+    return rows, text + "flow run to a loss of 1e-20."
 
 
 @claim(

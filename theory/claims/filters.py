@@ -76,8 +76,8 @@ def shape_gap(seed: int, size: int = 6) -> float:
 @claim(
     27,
     "special-similarities",
-    statement="A dynamic filter w(X) is the similarity M = q w^T / |q|^2 of a layer with kernel q; dilation is a fixed "
-    "mask; and M = D R with a fixed Boolean D is similarity R on a kernel with the taps of D only.",
+    statement="A dynamic filter w(X) is the similarity M = q w^T / |q|^2 of a layer with one kernel q; dilation is a "
+    "fixed mask; and M = D R with a fixed Boolean D is similarity R on a kernel with the taps of D only.",
     source="paper, sections 3.5 and 6",
     threshold="relative difference of the layers' outputs < 1e-12",
     mutants=("transposed tensors",),
@@ -92,5 +92,7 @@ def special_similarities(settings: Settings) -> Finding:
     return Finding(
         verdict_of(max(figures.values()) < 1e-12),
         {name: float(np.asarray(value)) for name, value in figures.items()},
-        f"{len(seeds)} random nsl layers each, float64.",
+        f"{len(seeds)} random nsl layers each, float64; the dynamic filter with one channel and one kernel.",
+        "With more kernels than M has rows no shared M turns them into arbitrary dynamic filters: these are then "
+        "linear combinations of the rows of M.",
     )

@@ -7,19 +7,20 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from theory.claims import mutants
-from theory.trajectory import FlowError
 
 HOLDS, FAILS, MEASURED = "holds", "fails", "measured, not gated"
 #: Numbers from here on are given to claims that are entered without one.
 OWN_NUMBERS = 100
 #: Of claims.json; 2 has a check sum.
 SCHEMA = 2
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with its finding and the fate of its mutants: "killed", "refused" or "survived".
+    """A claim with its finding and the fate of its mutants: "killed", "refused" (see `fate`) or "survived".
 
     `seconds` is printed and kept out of the files, which two runs must agree on.
     """
@@ -129,6 +130,20 @@ def claim(
     return enter
 
 
+def shared(make: Callable[[Settings], T]) -> Callable[[Settings], T]:
+    """Decorator of runs that several claims read: made once a process, for each profile and mutant."""
+    kept: dict[tuple[bool, str], T] = {}
+
+    @wraps(make)
+    def made(settings: Settings) -> T:
+        key = (settings.quick, mutants.active())
+        if key not in kept:
+            kept[key] = make(settings)
+        return kept[key]
+
+    return made
+
+
 def mutants_known() -> list[str]:
     """Names of all mutants."""
     return list(mutants.MUTANTS)
@@ -168,17 +183,16 @@ def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
 
 
 def fate(known: Claim, mutant: str) -> str:
-    """ "killed" if the claim's check fails (or cannot be run) under the mutant, else "survived".
+    """ "killed" if the claim's gate fails under the mutant, "refused" if the run itself raised, else "survived".
 
-    "refused" where the integrator itself ended it (`FlowError`), so that the claim's gate was not asked.
+    A run raises where the loss grows along a flow, a flow does not come to its end, or a closed form does not take what
+    comes; the claim's gate was then not asked.
     """
     with mutants.applied(mutant):
         try:
             finding = known.check(Settings(quick=True))
-        except FlowError:
-            return "refused"
         except (ValueError, np.linalg.LinAlgError, FloatingPointError):
-            return "killed"
+            return "refused"
     return "killed" if finding.verdict == FAILS else "survived"
 
 
@@ -273,8 +287,8 @@ def mutant_table(rows: list[dict[str, Any]]) -> str:
         "## Mutants",
         "",
         "Each gate is run again with the code under test made wrong on purpose; a gate that still passes measures "
-        "nothing of what it speaks of. Where the integrator refuses the wrong dynamics itself, as a flow that does not "
-        "descend, the gate was not asked.",
+        'nothing of what it speaks of. "Refused": the run itself raised (the loss grew along the flow, or the flow did '
+        "not come to its end), so that the gate was not asked.",
         "",
         *(f"- **{name}**: {mutants.MUTANTS[name].text}" for name in used),
         "",

@@ -9,9 +9,10 @@ import numpy as np
 from theory import convex
 from theory.arrays import Array
 from theory.batched import adaptive_flow
-from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.claims.ledger import Finding, Settings, claim, shared, verdict_of
 from theory.flows import DiagonalSimilarity, Factorised, Parametrisation
 from theory.problems import RescaledByLoss, SeparableClassification
+from theory.trajectory import ended
 
 LEVELS = (0.0, -1.0, -3.0, -10.0, -30.0, -100.0, -300.0, -1000.0)
 
@@ -64,7 +65,11 @@ class MarginPath:
 def margin_path(
     problem: SeparableClassification, parametrisation: Parametrisation, levels: tuple[float, ...] = LEVELS
 ) -> MarginPath:
-    """Follow the flow with time rescaled by 1/L down to each level of log L; L itself may underflow."""
+    """Follow the flow with time rescaled by 1/L down to each level of log L; L itself may underflow.
+
+    Raises:
+        FlowError: a level is not reached.
+    """
     best = {norm: convex.maximum_margin(problem.signed, norm)[1] for norm in ("l2", "l1")}
     rescaled = RescaledByLoss(problem)
     state = np.atleast_2d(parametrisation.initial)
@@ -72,7 +77,7 @@ def margin_path(
     start = float(rescaled.loss(parametrisation.weight(state))[0])
     for level in (level for level in levels if level < start):
         begun = parametrisation.started(state)
-        end = adaptive_flow(rescaled, begun, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000)
+        end = ended(adaptive_flow(rescaled, begun, stop_loss=level, rtol=1e-6, atol=1e-9, max_steps=200_000))
         state = end.states
         found.append(end.weights[0, :, 0])
         reached.append(float(end.losses[0]))
@@ -109,9 +114,10 @@ def small_starts(problem: SeparableClassification, rng: np.random.Generator) -> 
     return Factorised(kernel, 0.2 * np.eye(n)), DiagonalSimilarity(kernel, np.full(n, 0.2))
 
 
-def _free_paths(seeds: list[int]) -> list[tuple[Factorised, MarginPath]]:
+@shared
+def _free_paths(settings: Settings) -> list[tuple[Factorised, MarginPath]]:
     paths = []
-    for seed in seeds:
+    for seed in distinct_seeds(len(settings.seeds(6, 2))):
         rng = np.random.default_rng(seed)
         problem = separable_data(rng)
         free, _ = small_starts(problem, rng)
@@ -132,7 +138,7 @@ def _free_paths(seeds: list[int]) -> list[tuple[Factorised, MarginPath]]:
 def margins(settings: Settings) -> Finding:
     seeds = distinct_seeds(len(settings.seeds(6, 2)))
     l1, early, logistic, rising = [], [], [], []
-    free_paths = _free_paths(seeds)
+    free_paths = _free_paths(settings)
     for seed in seeds:
         rng = np.random.default_rng(seed)
         problem = separable_data(rng)
@@ -174,9 +180,9 @@ def margins(settings: Settings) -> Finding:
     mutants=("frozen M", "preconditioned"),
 )
 def factors_align(settings: Settings) -> Finding:
-    seeds = distinct_seeds(len(settings.seeds(6, 2)))
+    paths = _free_paths(settings)
     ratios, misses, slopes = [], [], []
-    for free, path in _free_paths(seeds):
+    for free, path in paths:
         spread, off = alignment(free, path.states)
         late = path.levels <= -30
         ratios.append(float(spread[-1]))
@@ -190,5 +196,5 @@ def factors_align(settings: Settings) -> Finding:
             "1 - |<u_1, w'>| / |w'| (max)": max(misses),
             "slope of sigma_2/sigma_1 (worst)": worst,
         },
-        f"{len(seeds)} problems and starts of claim 15.",
+        f"{len(paths)} problems and starts of claim 15.",
     )

@@ -116,12 +116,13 @@ def largest_output(seed: int, channels: int = 3, hidden: int = 6) -> tuple[float
 @claim(
     21,
     "bounded-predictor",
-    statement="With a SphereNet predictor |M - I| <= 1 for any weights and inputs. Without normalisation, L stacked "
-    "dynamic layers then grow like the first power of their input at every depth, and with a CNN predictor whose last "
-    "layer is linear like the power 2^L. Batch norm after every convolution, which the networks of the tables have, "
-    "removes this growth with either predictor (degree 0), so it does not show why a network diverges there.",
+    statement="With a SphereNet predictor |M - I| <= 1 in every entry, for any weights and inputs. Without "
+    "normalisation, L stacked dynamic layers then grow like the first power of their input at every depth, and with a "
+    "CNN predictor whose last layer is linear like the power 2^L. Batch norm after every convolution, which the "
+    "networks of the tables have, removes this growth with either predictor (degree 0), so it does not show why a "
+    "network diverges there.",
     source="paper, section 3.3 (bounded, stable); the degrees are ours",
-    threshold="|M - I| <= 1 + 1e-12, and 1 reached to 1e-12 where a kernel equals a patch; without normalisation "
+    threshold="every |M - I| <= 1 + 1e-12, and 1 reached to 1e-12 where a kernel equals a patch; without normalisation "
     "degree 1, and 2, 4, 8, 16 at depth 1 to 4, to 1e-3; with batch norm degree 0, and an output that changes by less "
     "than 1e-3 of itself where a large input is doubled, SphereNet's by less than 1e-9 at size 1 too; every seed",
     mutants=("linear head",),
