@@ -106,6 +106,14 @@ report.accuracy_chart()
 report.controls()
 
 # %% [markdown]
+# ## What moving M brings to static NSN
+#
+# Its control takes the same gradient steps on the same features, at the same rate, with $M$ held at $I$.
+
+# %%
+report.moving()
+
+# %% [markdown]
 # ## Verdict
 #
 # A difference is between the same episodes or, from three trainings on, the same seeds, and positive where it is as the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduce.show import fewshot_controls, fewshot_figures
+from reproduce.show import fewshot_controls, fewshot_figures, words
 from reproduce.show.fewshot_tables import published
 from reproduce.show.report import Report, show, text
 from reproduce.show.rows import Row
@@ -57,6 +57,11 @@ class FewShotReport(Report):
         """What of dynamic NSN's lead is the predicted similarity's."""
         slots = [slot for slot in self.table.experiment.datasets if slot in self.profile.slots]
         found = [fewshot_controls.paragraph(self.table, slot) for slot in slots]
+        return text("\n\n".join(found) or "This profile has no few-shot data.")
+
+    def moving(self) -> Any:
+        """Static NSN beside its own descent without M."""
+        found = [words.sentence(judged) for judged in self.table.claims if judged.claim.worse == "held"]
         return text("\n\n".join(found) or "This profile has no few-shot data.")
 
     accuracies = Report.errors
