@@ -194,14 +194,14 @@ class PlainCNN(StagedCNN):
 
 
 def _release_similarity(layer: NSConv2d) -> None:
-    """The release initialises the static DNS mask with eye(3) flattened: corners and centre 1, the rest 0."""
+    """The release initialises the static DNS mask with eye(3) flattened: the main diagonal 1, the rest 0."""
     if layer.structure.name == "diagonal":
         with torch.no_grad():
             layer.similarity.copy_(torch.eye(*layer.kernel_size, device=layer.similarity.device).flatten())
 
 
 def cnn9(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
-    """The baseline: 511,200 parameters at width 32 for 10 classes (release)."""
+    """The baseline: 511,200 parameters at width 32 for 10 classes, as the release's static DNS network without masks."""
     return PlainCNN(num_classes, width, 3, image_size, nn.Conv2d, variant)
 
 

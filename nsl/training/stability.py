@@ -65,9 +65,19 @@ def classifier_curvature(model: PlainCNN, images: Tensor, momentum: float = 0.9,
 
 
 def first_steps(
-    dataset: Dataset, *, learning_rate: float, classifier_rate: float, steps: int, width: int = 32, seed: int = 0
+    dataset: Dataset,
+    *,
+    learning_rate: float,
+    classifier_rate: float,
+    steps: int,
+    width: int = 32,
+    seed: int = 0,
+    floor: float = 0.0,
 ) -> tuple[list[float], float, Curvature]:
     """Loss of the first steps of CNN-9 without a warm-up.
+
+    ``floor`` is added to every probability before the logarithm, which bounds loss and gradient: the authors' SphereNet
+    code has 1e-4 there.
 
     Returns:
         The losses, the fraction of images whose features are all zero after the last step (dead ReLUs), and the
@@ -87,7 +97,8 @@ def first_steps(
         if curvature is None:
             curvature = classifier_curvature(model, inputs, recipe.momentum)
         features = model.features(inputs)
-        loss = F.cross_entropy(model.classifier(features).flatten(1), labels)
+        logits = model.classifier(features).flatten(1)
+        loss = F.nll_loss((logits.softmax(1) + floor).log(), labels) if floor else F.cross_entropy(logits, labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -112,17 +123,18 @@ def main(given: list[str] | None = None) -> None:
         dataset = load("cifar10", arguments.data)
     except ValueError as error:
         parser().exit(2, f"error: {error}\n")
-    for rate in (1.0, 0.05):
+    for rate, floor in ((1.0, 0.0), (0.05, 0.0), (1.0, 1e-4)):
         losses, dead, curvature = first_steps(
-            dataset, learning_rate=0.1, classifier_rate=rate, steps=arguments.steps
+            dataset, learning_rate=0.1, classifier_rate=rate, steps=arguments.steps, floor=floor
         )
-        if rate == 1.0:
+        if (rate, floor) == (1.0, 0.0):
             print(
                 f"CNN-9 at the start: ||h||^2 {curvature.feature_norm:.0f}, lambda {curvature.eigenvalue:.0f}, stable "
                 f"below {curvature.limit:.4f} ({curvature.momentum_limit:.4f} with momentum 0.9)"
             )
         shown = " ".join(f"{loss:.2f}" for loss in losses)
-        print(f"learning rate 0.1, classifier {0.1 * rate:g}: loss {shown}; dead {100 * dead:.0f} %")
+        added = f", {floor:g} added to probabilities" if floor else ""
+        print(f"learning rate 0.1, classifier {0.1 * rate:g}{added}: loss {shown}; dead {100 * dead:.0f} %")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,9 @@ def _mebibytes(size: int) -> str:
 
 
 def _expanded(input: Any, weight: Any, similarity: Any) -> Any:
-    """The release's formulation: a fixed convolution writes the K taps of every channel as channels of their own, the
-    masks multiply them, a 1x1 convolution with the flattened kernel ends it."""
+    """As with the release's operators: a fixed convolution writes the K taps of every channel as channels of their own,
+    the masks multiply them, a 1x1 convolution with the flattened kernel ends it. (The release expands the filters, to K
+    times as many of one tap each; where there are as many filters as channels the numbers are as many.)"""
     import torch
     import torch.nn.functional as F
 
@@ -93,7 +94,7 @@ def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Cal
 
 
 def dynamic_convolution() -> list[Row]:
-    """Forward and backward given M: ours, unfold-multiply-matmul, and the release's expanded filters."""
+    """Forward and backward given M: ours, unfold-multiply-matmul, and expanded channels."""
     rows: list[Row] = []
     for precision in precisions():
         for channels, size in SIZES:

@@ -13,7 +13,7 @@ from torch import nn
 import nsl
 from nsl.models.cnn import PlainCNN
 
-# Counted by running the authors' release (10 classes, width 32).
+# Counted by running the authors' release (10 classes, width 32); of its static DNS network without masks the first.
 RELEASE_PARAMETERS = {
     "cnn9": 511_200,
     "nsn9_static_diagonal": 511_281,
