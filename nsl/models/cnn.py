@@ -201,7 +201,7 @@ def _release_similarity(layer: NSConv2d) -> None:
 
 
 def cnn9(num_classes: int, *, width: int = 32, image_size: int = 32, variant: str = "paper") -> PlainCNN:
-    """The baseline: 511,200 parameters at width 32 for 10 classes, as the release's static DNS network without masks."""
+    """The baseline: 511,200 parameters at width 32 for 10 classes, the release's static DNS network without masks."""
     return PlainCNN(num_classes, width, 3, image_size, nn.Conv2d, variant)
 
 

@@ -85,5 +85,5 @@ def spherenet(
     attention: bool = True,
     operator: str = "cosine",
 ) -> SphereNet:
-    """SphereNet of the release's appendix model; its training there: DISCREPANCIES.md, "Global similarity on and off"."""
+    """SphereNet of the release's appendix model; how it is trained there: DISCREPANCIES.md, "Global similarity"."""
     return SphereNet(num_classes, width, 3, image_size, attention, operator)

@@ -19,6 +19,7 @@ from reproduce.show.cells import number
 from reproduce.show.metrics import gains
 from reproduce.show.rows import Table
 from reproduce.show.statistics import MINIMUM_SEEDS, Direction, Interval, Verdict, mean_interval, too_few, values_text
+from reproduce.show.words import number_word
 
 #: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
 TABLE, BETTER, WORSE = "budget", "dynamic", "cnn"
@@ -112,17 +113,17 @@ def answer(table: Table) -> str:
         ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
         parts.append(f"with every doubling of the images it changes by {shown} points{ends}")
     if found:
+        count = len(asked.seeds)
+        who = f"in the {number_word(count)} seed{'s' * (count > 1)} of all budgets it" if count else "it"
         shown = ", ".join(f"{_points(budget, asked.seeds)} at {budget.images:,}" for budget in found)
-        parts.append(f"it is, in points, {shown} images")
+        parts.append(f"{who} is, in points, {shown} images")
+        more = {budget.images: budget.gains for budget in found if count and len(budget.gains) > count}
+        means = [f"{number(mean_interval(list(gains.values())).mean)} at {at:,}" for at, gains in more.items()]
+        parts += [f"over all seeds that there are {', '.join(means)}"] if means else []
     return "; ".join(parts) + "."
 
 
 def _points(budget: Budget, seeds: Sequence[int]) -> str:
-    """The mean gain over the seeds that have all budgets, and over all that this one has."""
-    there = list(budget.gains.values())
-    gains = [budget.gains[seed] for seed in seeds] or there
-    if not gains:
-        return "none"
-    more = f"over its {len(there)} seeds {number(mean_interval(there).mean)}" if len(there) > len(gains) else ""
-    about = "; ".join(part for part in ("" if len(gains) > 1 else "one seed", more) if part)
-    return number(mean_interval(gains).mean) + (f" ({about})" if about else "")
+    """The mean gain over the seeds that have all budgets; where none has, over all that this one has."""
+    gains = [budget.gains[seed] for seed in seeds] or list(budget.gains.values())
+    return number(mean_interval(gains).mean) if gains else "none"

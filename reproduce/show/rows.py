@@ -271,6 +271,10 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     # A row stands for what the paper puts it above; only where that is nothing, for the other claims about it.
     chosen = [judged for judged in own if KINDS[judged.claim.kind].ranks] or own
     verdict = combine([judged.verdict for judged in chosen] if row.records else [])
+    # The row has its worst verdict: where that says something and another one is better, whom it is about.
+    against = [judged.worse.label for judged in chosen if judged.verdict.direction == verdict.direction]
+    if verdict.direction in (Direction.DISAGREES, Direction.NO_EFFECT) and len(against) < len(chosen):
+        verdict = replace(verdict, reason=joined(f"against {', '.join(against)}", verdict.reason))
     if reference and row.records:
         verdict = row.verdict
     elif row.records and not own:

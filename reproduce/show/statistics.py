@@ -105,7 +105,7 @@ MINIMUM_SEEDS = 3
 #: The chance that a table without any difference shows one.
 FAMILY_ALPHA = 0.05
 
-#: A smaller part of the paper's training images than this is named in the scope.
+#: A smaller part of the paper's training than this is named in the scope.
 FULL_BUDGET = 0.5
 
 SEED, EPISODE = "seed", "episode"
@@ -153,7 +153,7 @@ class Scope:
     trainings: str = ""
 
     def __str__(self) -> str:
-        budget = f"{100 * self.budget:.3g} % of the paper's training images" if self.budget < FULL_BUDGET else ""
+        budget = f"{100 * self.budget:.3g} % of the paper's training" if self.budget < FULL_BUDGET else ""
         return ", ".join(part for part in (self.data, self.width, budget, self.precision, self.trainings) if part)
 
 

@@ -1,6 +1,6 @@
 """The answer in words: one sentence a judged claim, and a count of a table's verdicts, from the verdicts themselves.
 
-    On CIFAR-10, three seeds, 5.5 % of the paper's training images: Dynamic NSN 0.57 points below Baseline CNN in test
+    On CIFAR-10, three seeds, 5.5 % of the paper's training: Dynamic NSN 0.57 points below Baseline CNN in test
     error [0.21, 0.93]; agrees in direction, smaller than the paper's 0.95.
 
 Numbers are those of ``tableN_claims.csv``, digit by digit. There a difference is positive where it is as claimed; here
@@ -47,7 +47,8 @@ def count(claims: Iterable[Judged]) -> str:
     Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks,
     and what is computed; and how many hold by how our networks were chosen.
     """
-    own = [judged for judged in claims if not judged.claim.control]
+    every = list(claims)
+    own = [judged for judged in every if not judged.claim.control]
     found = Counter(judged.verdict.direction for judged in own)
     untrained = Counter(judged.verdict.direction for judged in own if judged.verdict.counted)
     ways = {_computed(judged): None for judged in own if judged.verdict.counted}
@@ -58,10 +59,11 @@ def count(claims: Iterable[Judged]) -> str:
         for key in _COUNTED
         if found[key]
     ]
-    total = sum(found.values())
+    total, controls = sum(found.values()), sum(judged.claim.control for judged in every)
     if not named:
         return "No claim of the paper is about this."
-    return f"Of {total} claim{'s' if total > 1 else ''} {listed(named)}."
+    others = f"; {number_word(controls)} control{'s' * (controls > 1)} of ours not counted" if controls else ""
+    return f"Of {total} claim{'s' if total > 1 else ''} {listed(named)}{others}."
 
 
 def listed(parts: list[str]) -> str:

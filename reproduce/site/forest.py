@@ -94,7 +94,7 @@ def _label(shown: Shown) -> tuple[str, str]:
     # Points are mostly of test error: another metric is named.
     metric = judged.claim.metric.title.replace("test error", "")
     where = ", ".join(part for part in (judged.dataset, metric, str(scope)) if part)
-    short = where.replace("the paper's training images", "the images").replace(" than the paper's", "")
+    short = where.replace(" than the paper's", "")
     return f"{judged.better.label} – {judged.worse.label}", f"{shown.where}: {short}"
 
 

@@ -108,5 +108,5 @@ def test_the_papers_points_stand_apart_from_the_lines() -> None:
 
 def test_the_gains_that_are_named_are_those_of_the_seeds_that_the_slopes_are_of(tmp_path: Path) -> None:
     text = budget.answer(stored(tmp_path, [[0.1], [0.2], [0.3, 0.9, 0.9], []]).table)
-    assert "0.10 (one seed) at" in text
-    assert "0.30 (one seed; over its 3 seeds 0.70) at 450,432" in text
+    assert "in the one seed of all budgets it is, in points, 0.10 at 112,640, 0.20 at 225,280, 0.30 at 450,432" in text
+    assert "over all seeds that there are 0.70 at 450,432." in text

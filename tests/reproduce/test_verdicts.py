@@ -147,7 +147,7 @@ def test_a_scope_names_what_differs_from_the_paper_and_nothing_else() -> None:
     assert str(Scope()) == ""
     assert str(Scope(budget=0.6)) == ""
     assert str(Scope("digits for CIFAR-10", "width 8 (paper: 32)", 0.05)) == (
-        "digits for CIFAR-10, width 8 (paper: 32), 5 % of the paper's training images"
+        "digits for CIFAR-10, width 8 (paper: 32), 5 % of the paper's training"
     )
 
 
@@ -156,7 +156,7 @@ def test_a_sentence_has_direction_evidence_and_scope() -> None:
     verdict = Verdict(AGREES, Scope(budget=0.05), interval, "seed", 3, (0.9, 0.8, 1.0), handicap="B is weak")
     assert verdict.sentence("A beats B.") == (
         "A beats B: agrees (B is weak); 0.90 points, 97.5 % interval 0.50 to 1.30 over 3 seeds; "
-        "scope: 5 % of the paper's training images."
+        "scope: 5 % of the paper's training."
     )
     why = "2 common seeds, three decide"
     few = Verdict(UNDECIDED, Scope(), Interval(0.5, None, None, 2), "", 2, (0.4, 0.6), reason=why)
