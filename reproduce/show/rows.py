@@ -71,7 +71,7 @@ class Row:
         """
         found, every, task = self._idle, len(self.finished), tasks.named(self.method.task)
         counted = ", ".join(f"{why} in {count} of {every} training{'s' * (every > 1)}" for why, count in found.items())
-        return joined(counted, *dict.fromkeys(task.remark(record) for record in self.finished.values()))
+        return joined(counted, task.remark(list(self.finished.values())))
 
     def values(self, metric: Metric | None = None) -> dict[int, float]:
         """A metric (the task's own where none is named) by seed, of the runs that did not diverge."""

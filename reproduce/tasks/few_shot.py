@@ -9,7 +9,7 @@ import base64
 import inspect
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,8 +86,8 @@ class FewShot(Task):
         states = [state["accuracy"] for state in record["result"].get("selection", ())]
         return "the state before the training was the best and is tested" if states and states[0] == max(states) else ""
 
-    def remark(self, record: dict[str, Any]) -> str:
-        layers = record["observations"].get("adaptation", ())
+    def remark(self, records: Sequence[dict[str, Any]]) -> str:
+        layers = [layer for record in records for layer in record["observations"].get("adaptation", ())]
         return f"M moves by at most {_largest_change(layers):.2g} in the episode looked at" if layers else ""
 
     def held_out(self, run: Run, declared: dict[str, Any]) -> Run:

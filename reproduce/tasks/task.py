@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -107,8 +107,8 @@ class Task(ABC):
         """What says that a training did nothing of what its row is about, in words; empty where nothing does."""
         return ""
 
-    def remark(self, record: dict[str, Any]) -> str:
-        """What a record has observed of the part that its row is about, in words; empty where nothing."""
+    def remark(self, records: Sequence[dict[str, Any]]) -> str:
+        """What a row's records have observed of the part that it is about, in words; empty where nothing."""
         return ""
 
     # What is executed.
