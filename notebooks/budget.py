@@ -39,7 +39,9 @@ report.scope()
 # ## Errors, and the difference
 #
 # Left: errors, from three seeds on with 95 % intervals. Right: the CNN's error minus dynamic NSN's, with the intervals
-# that decide the claims below. Dots are seeds. Where the data are the paper's, its values are hollow at its own budget.
+# that decide the claims below; where budgets have different seeds, its line goes through those that all have, as the
+# sentence at the end, and squares are the means of all. Dots are seeds. Where the data are the paper's, its values are
+# hollow at its own budget.
 
 # %%
 beyond_report.budget_curves(report)

@@ -42,7 +42,8 @@ results = "results"
 # ## Experiment
 #
 # A small network with two 5x5 layers, on the handwritten digits, once with each structure: the same seed, budget and
-# recipe. One seed, so the errors below are an illustration and not a ranking.
+# recipe. All start from $M = I$ but low rank and dilated, which cannot be $I$; they start at the nearest that they
+# allow. One seed, so the errors below are an illustration and not a ranking.
 
 # %%
 from reproduce.show.report import show, text

@@ -50,6 +50,7 @@ for axis, values, label in (
         style, colour = ("o-", "#D55E00") if told else ("-", "#56B4E9")
         axis.semilogx(scales, values[:, column], style, color=colour, markersize=4)
     axis.set(xlabel="size s of the initialisation", ylabel=label)
+left.set_yscale("log")
 left.set_title(f"6x6 completion, {len(seeds)} seeds")
 right.semilogx((*scales, 1e-7), known.gap, "o-", label="gap to the minimum trace")
 right.semilogx((*scales, 1e-7), known.distance, "s--", label="distance to the fit of rank 1")
@@ -83,6 +84,13 @@ for seed in bias.REFUTING_SEEDS:
 # Observe $W_{13}=1$, $W_{14}=W_{23}=R$ of a symmetric 4x4 matrix. $vv^T$ with $v=(1,R,1,R)$ fits with rank one and
 # trace $2+2R^2$; a matrix of rank two fits with trace $4R$. For $R>1$ the second is smaller, and a vanishing start goes
 # to the first: rank, not norm, is what it prefers. The approach is slow, so that even $s=10^{-7}$ is not at the end.
+
+# %% [markdown]
+# ## Verdict
+#
+# The conjecture is refuted by the example of Li, Luo and Lyu, and its analogue for $W=M^TW'$ by two random completions.
+# What a vanishing start prefers there is low rank and not a small norm. For commuting measurements the nuclear norm
+# does tend to its minimum; for Gaussian sensing these runs do not decide.
 
 # %%
 show_ledger([9, 10, 13], profile, out, results)

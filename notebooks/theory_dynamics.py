@@ -99,17 +99,26 @@ for name, layer in systems.layers_by_order(0).items():
     second, third, _ = systems.order_in_input(layer, 0)
     print(f"{name:20s} relative second difference {second:8.1e}, third {third:8.1e}")
 
+# %% [markdown]
+# One output along such a line, less the chord between its ends: zero where the layer is linear, a parabola where it is
+# quadratic.
+
 # %%
-figure, (axis,) = panels(1, 4.6, 3.2)
+figure, (left, right) = panels(2, 4.4)
 generator = torch.Generator().manual_seed(0)
 base, line = torch.randn(2, 1, 2, 6, 6, generator=generator, dtype=torch.float64)
 steps = np.linspace(-2, 2, 41)
-for name, layer in systems.layers_by_order(0).items():
+for (name, layer), style in zip(systems.layers_by_order(0).items(), ("-", "--", "-.")):
     with torch.no_grad():
         values = np.array([float(layer(base + t * line)[0, 0, 2, 2]) for t in steps])
-    axis.plot(steps, values / np.abs(values).max(), label=name)
-axis.set(xlabel="t", ylabel="one output along X + tD (scaled)", title="Linear, quadratic, neither")
-axis.legend(fontsize=8)
+    chord = np.interp(steps, steps[[0, -1]], values[[0, -1]])
+    deviation = (values - chord) / np.abs(values).max()
+    left.plot(steps, deviation, style, label=name)
+    right.plot(steps, deviation, style)
+left.set(xlabel="t", ylabel="deviation from the chord\nover the largest output", title="Linear, quadratic, neither")
+left.legend(fontsize=8)
+closer = 1.3 * np.abs(deviation).max()  # of the last, SphereNet's
+right.set(xlabel="t", ylim=(-closer, closer), title="The same, closer")
 show(figure)
 
 # %% [markdown]

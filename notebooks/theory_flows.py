@@ -170,15 +170,15 @@ show(figure)
 # off the range of $X$, $\dot M\Pi=W'\sum_ir_iX_i^T\Pi=0$, so $M\Pi$ is constant. The loss lost is $\int\lVert
 # MS\rVert^2+\lVert W'S^T\rVert^2$, by the chain rule.
 #
-# ## The closed form for balanced starts
+# ## The closed form for $\lambda$-balanced starts
 #
 # If $C=\lambda I$, then with $P=W'^TW'$: $W^TW=W'^TMM^TW'=P^2-\lambda P$, hence on the row space of $W'$
 # $P=\tfrac\lambda2+(\tfrac{\lambda^2}4+W^TW)^{1/2}$, and likewise
-# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. For $\lambda>0$ the row space is
-# that of $W$ while $W$ has full rank: $W'W'^T=\lambda I+MM^T$ has it, and $M$ then too. Such a start exists for
-# $m\ge n$, and for $m>n$ the formula for $P$ needs the projector on it. (From a $W$ of lower rank different balanced
-# pairs go on differently.) The flow and its trajectory are the same for every shape. With whitened
-# inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation
+# $M^TM=-\tfrac\lambda2+(\tfrac{\lambda^2}4+WW^T)^{1/2}$: the flow closes in $W$. For $\lambda>0$,
+# $W'W'^T=\lambda I+MM^T$ always has full rank. So the row space of $W'$ is that of $W$ as long as $W$, and with it $M$,
+# has full rank. Such a start exists for $m\ge n$, and for $m>n$ the formula for $P$ needs the projector on the row
+# space. (From a $W$ of lower rank different $\lambda$-balanced pairs go on differently.) The formulas hold for every
+# shape. With whitened inputs, $XX^T=I$, $\Phi=XY^T$ and $Z=[M,W']$, the Gram matrix $G=Z^TZ$ obeys the Riccati equation
 # $\dot G=FG+GF-G^2$, $F=\begin{pmatrix}-\lambda/2&\Phi\\\Phi^T&\lambda/2\end{pmatrix}$, with the solution
 #
 # $$ G(t)=e^{Ft}Z_0^T\Bigl[I+Z_0\int_0^te^{2F\tau}d\tau\,Z_0^T\Bigr]^{-1}Z_0e^{Ft}. $$
@@ -210,6 +210,13 @@ show(figure)
 # every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Large steps
 # are claim 29. Weight decay on both factors is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim
 # 24); a learning rate of its own for $M$ is another start and another clock (claim 25).
+
+# %% [markdown]
+# ## Verdict
+#
+# The two flows are as derived, with $M^TM$ and not $MM^T$ in equation (6), and they differ in their paths, not only in
+# speed. From $\lambda$-balanced starts the flow closes in $W$ and, with whitened inputs, has a closed form. What noise
+# and large steps do to the conserved balance is measured and not gated.
 
 # %%
 show_ledger([1, 2, 3, 4, 5, 6, 16, 24, 25, 28, 29], profile, out, results)

@@ -33,7 +33,7 @@ settings = Settings(quick=profile == "demo")
 # ## In the paper's own setting the bias cannot be seen
 #
 # **Claim.** From $M_0=sI$, $W'_0=0$ the factorised flow in linear regression ends at $W_*=(X^T)^+Y^T$ for every
-# $s\neq0$. *Proof.* $\dot M=W'\sum r_iX_i^T$ and $\dot W'=MX\sum(\cdot)$ keep the columns of $W'$, and the rows and
+# $s\neq0$. *Proof.* $\dot M=W'S^T$ and $\dot W'=MS$ with $S=\sum_iX_ir_i^T$ keep the columns of $W'$, and the rows and
 # columns of $M-sI$, in the range of $X$ (they start there). So $\Pi W=\Pi M^TW'=s\,\Pi W'=0$ throughout, and
 # $C=-s^2I$ gives $M^TM\succeq s^2I$, so the loss decreases exponentially. The limit is a least-squares solution
 # in the range of $X$; there is only one. $\square$
@@ -50,13 +50,17 @@ settings = Settings(quick=profile == "demo")
 # ## Diagonal M: the potential is known
 #
 # With one output and diagonal $M$, $\beta_j=\mu_jw'_j$ and $c_j=w_j'^2-\mu_j^2\neq0$ is constant, so
-# $\dot\beta_j=(\mu_j^2+w_j'^2)s_j=\sqrt{c_j^2+4\beta_j^2}\,s_j$, that is
+# $\dot\beta_j=(\mu_j^2+w_j'^2)S_j=\sqrt{c_j^2+4\beta_j^2}\,S_j$, that is
 #
-# $$ \frac{d}{dt}\operatorname{arcsinh}\frac{2\beta_j}{|c_j|}=2s_j,\qquad s=Xr\in\operatorname{range}X. $$
+# $$ \frac{d}{dt}\operatorname{arcsinh}\frac{2\beta_j}{|c_j|}=2S_j,\qquad S=Xr\in\operatorname{range}X. $$
 #
-# These are the optimality conditions of the hypentropy $q_\alpha$ (Ghai, Hazan and Singer 2020) among the fits, with
-# $\alpha=s/2$ when $w'_0=0$, $\mu_0=s$:
-# $\ell_2$-like for large $s$, $\ell_1$-like for small $s$.
+# These are the optimality conditions, among the fits, of the hypentropy (Ghai, Hazan and Singer 2020)
+#
+# $$ q_\alpha(\beta)=\sum_j\Bigl(\beta_j\operatorname{arcsinh}\frac{\beta_j}{2\alpha^2}
+# -\sqrt{\beta_j^2+4\alpha^4}+2\alpha^2\Bigr), $$
+#
+# with $\alpha=s/2$ when $w'_0=0$ and $\mu_0=s$, the size of the start: then $|c_j|=4\alpha^2$. It is $\ell_2$-like for
+# large $s$, $\ell_1$-like for small $s$.
 
 # %%
 problem = limits.sparse_regression(np.random.default_rng(5))
@@ -90,7 +94,7 @@ show(figure)
 # %% [markdown]
 # The general bound on the excess is $O(1/\log(1/\alpha))$ (dashed, constant arbitrary): very slow. Each line is
 # one problem. The excess falls faster, as a power of $\alpha$: $2(1-\rho)$, with $\rho$ the largest inactive
-# $|x_j^T\nu|$ of the dual solution $\nu$, where that is unique (claim 8).
+# $|x_j^T\nu|$ of the dual solution $\nu$ ($x_j$: row $j$ of $X$), where that is unique (claim 8).
 #
 # ## Sensing: the commuting case
 #
@@ -162,6 +166,13 @@ for axis, depth in zip(axes, (2, 3)):
     axis.semilogy(times, np.maximum(spectra, 1e-6))
     axis.set(xlabel="time t", ylabel="singular values of W", title=f"depth {depth}", ylim=(1e-6, None))
 show(figure)
+
+# %% [markdown]
+# ## Verdict
+#
+# In the paper's own regression the bias cannot be told from minimum norm. It can be seen where $M$ is diagonal, as
+# hypentropy, and in sensing and completion, as low rank, the more so the deeper the factorisation up to three factors.
+# That the nuclear norm is what becomes least is refuted; it does not capture what depth does either.
 
 # %%
 show_ledger([7, 8, 9, 10, 11, 12], profile, out, results)

@@ -87,5 +87,12 @@ for depth in (1, 2, 3, 4):
 # The small constants that implementations add under the roots of the norms change this only for inputs of their size.
 # With stored statistics, as in evaluation, batch norm is an affine map, and the degrees are those without it.
 
+# %% [markdown]
+# ## Verdict
+#
+# SphereNet's outputs are bounded for any weights and inputs; a linear head's are not. Without normalisation a linear
+# head makes a stack grow the faster, the deeper it is, but batch norm removes this growth with either predictor. So the
+# growth does not show why a predictor diverges in the paper's networks.
+
 # %%
 show_ledger([21, 18], profile, out, results)

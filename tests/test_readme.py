@@ -153,8 +153,9 @@ def test_the_measured_numbers_are_those_of_the_stored_records() -> None:
 def test_its_sentence_on_the_theory_is_the_ledgers() -> None:
     ledger = json.loads((ROOT / "results" / "theory" / "claims.json").read_text("utf-8"))["claims"]
     verdicts = Counter(claim["verdict"] for claim in ledger)
-    rest = f"{verdicts['holds']} hold, {verdicts['measured, not gated']} are only measured, and {verdicts['refuted']} is"
-    assert f"of {len(ledger)} claims of section 5 and around it, checked numerically, {rest} refuted" in FLAT
+    counts = [verdicts[key] for key in ("holds", "measured, not gated", "refuted")]
+    rest = "{} hold, {} are only measured, and {} is refuted".format(*counts)
+    assert f"of {len(ledger)} claims of section 5 and around it, checked numerically, {rest}" in FLAT
     assert verdicts["refuted"] == 1
 
 

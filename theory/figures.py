@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,12 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colours, black last.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+#: What the ledger's last column counts.
+MUTANTS = (
+    "Mutant: the check run again with the dynamics made wrong; killed: the check failed, as it must; refused: the run "
+    "itself raised."
+)
 
 
 def panels(count: int, width: float = 4.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
@@ -50,9 +58,17 @@ def ledger_rows(numbers: list[int], *, out: Path, quick: bool) -> list[dict[str,
     except FileNotFoundError:
         recorded = {}
     return [
-        recorded[number] if number in recorded else ledger.run(ledger.find(str(number)), quick=quick).as_dict()
+        recorded[number] if number in recorded else _checked(number, quick)
         for number in numbers
     ]
+
+
+@cache
+def _checked(number: int, quick: bool) -> dict[str, Any]:
+    """The row of a claim that is checked now, once a process."""
+    from theory.claims import ledger
+
+    return ledger.run(ledger.find(str(number)), quick=quick).as_dict()
 
 
 def show_ledger(numbers: list[int], profile: str, out: str | None, results: str) -> Any:
@@ -61,7 +77,24 @@ def show_ledger(numbers: list[int], profile: str, out: str | None, results: str)
 
     from theory.claims import ledger
 
-    folder = Path(out) if out else Path(results) / "theory"
-    rows = ledger_rows(numbers, out=folder, quick=profile == "demo")
+    rows = ledger_rows(numbers, out=_folder(out, results), quick=profile == "demo")
     notes = [f"{row['number']} ({row['profile']} profile): {row['experiment']} {row['note']}" for row in rows]
-    return Markdown(ledger.markdown(rows, details=False) + "\n" + "\n\n".join(notes))
+    table = ledger.markdown(rows, details=False)
+    return Markdown("\n\n".join([told_of_verdicts(rows), table, *notes, MUTANTS]))
+
+
+def measured(number: int, profile: str, out: str | None, results: str) -> dict[str, float]:
+    """What the ledger's row with this number has measured, by name."""
+    (row,) = ledger_rows([number], out=_folder(out, results), quick=profile == "demo")
+    return dict(row["measured"])
+
+
+def told_of_verdicts(rows: list[dict[str, Any]]) -> str:
+    """How often each verdict is given, in words."""
+    found = Counter(row["verdict"] for row in rows)
+    counts = "; ".join(f"{verdict}: {count}" for verdict, count in found.most_common())
+    return f"**Verdicts of the {len(rows)} claims below: {counts}.**"
+
+
+def _folder(out: str | None, results: str) -> Path:
+    return Path(out) if out else Path(results) / "theory"

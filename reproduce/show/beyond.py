@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reproduce.show.figures import logarithmic, new_figure, picture
 from reproduce.show.looks import OKABE_ITO, looks
@@ -17,6 +19,7 @@ CLASS_COLOURS = (
     "#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999", "#8C510A",
     "#FFFFFF",
 )  # fmt: skip
+CLASS_NAMES = ("ground", *map(str, range(10)))
 
 
 def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, Any]]) -> Figure:
@@ -49,6 +52,9 @@ def moved_taps(layers: Sequence[tuple[str, Any]], shapes: Sequence[tuple[str, An
         # White is kept: a frame tells it from the paper.
         ax.imshow(values.reshape(side, side), cmap="gray", vmin=0, vmax=1)
         ax.set(xticks=[], yticks=[])
+        for edge in np.arange(side - 1) + 0.5:
+            ax.axhline(edge, color="0.5", linewidth=0.8)
+            ax.axvline(edge, color="0.5", linewidth=0.8)
         ax.set_title(f"learned D, {name}\n({int(values.sum())} of {len(values)} taps kept)", fontsize=7)
     return figure
 
@@ -83,10 +89,11 @@ def attack_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def segmentations(images: Any, truth: Any, predictions: Mapping[str, Any]) -> Figure:
     """Test images [N][3][H][W], their classes [N][H][W], and those that each row predicts."""
     from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
 
     colours = ListedColormap(CLASS_COLOURS)
     columns = 2 + len(predictions)
-    figure = new_figure(1.9 * columns, 1.95 * len(images))
+    figure = new_figure(1.9 * columns, 1.95 * len(images) + 0.4)
     axes = np.asarray(figure.subplots(len(images), columns, squeeze=False), dtype=object)
     for row, image in enumerate(images):
         picture(axes[row, 0], image, "image" if row == 0 else "")
@@ -95,6 +102,11 @@ def segmentations(images: Any, truth: Any, predictions: Mapping[str, Any]) -> Fi
             ax.imshow(np.asarray(masks[row]), cmap=colours, vmin=-0.5, vmax=10.5, interpolation="nearest")
             ax.set_title(name if row == 0 else "", fontsize=8)
             ax.set(xticks=[], yticks=[])
+    handles = [
+        Patch(facecolor=colour, edgecolor="0.5", label=name) for name, colour in zip(CLASS_NAMES, CLASS_COLOURS)
+    ]
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": len(handles), "columnspacing": 1.2}
+    figure.legend(handles=handles, title="class of a pixel", fontsize=8, title_fontsize=8, handlelength=1.2, **place)
     return figure
 
 
@@ -111,21 +123,30 @@ def class_bars(rows: Mapping[str, Sequence[Sequence[float | None]]], names: Sequ
         heights = np.where(present, values, 0).sum(0) / np.maximum(present.sum(0), 1)
         ax.bar(places, heights, width, label=_with_seeds(label, found), color=own[label].colour)
     ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, fontsize=7)
-    ax.set(ylabel="IoU (%)")
+    ax.set(xlabel="class", ylabel="intersection over union (%)")
     ax.legend(fontsize=8)
     return figure
 
 
-def state_masks(sequence: Any, masks: Any, title: str) -> Figure:
-    """A sequence [T][C] and the mask over the state [T][hidden] that a cell predicts at every step."""
+def state_masks(sequence: Any, masks: Any, title: str, channels: Sequence[str] = ()) -> Figure:
+    """A sequence [T][C] and the mask over the state [T][hidden] that a cell predicts at every step.
+
+    ``channels``: what the sequence's channels are, where they have names.
+    """
     figure = new_figure(8, 3.4)
     axes = np.asarray(figure.subplots(1, 2, width_ratios=[1, 2]), dtype=object)
     axes[0].imshow(np.asarray(sequence, float), cmap="gray", aspect="auto")
-    axes[0].set(title="input", xlabel="channel", ylabel="step")
+    axes[0].set(title="input", xlabel="" if channels else "channel", ylabel="step")
+    if channels:
+        axes[0].set_xticks(range(len(channels)), list(channels))
+    else:
+        axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     values = np.asarray(masks, float)
     spread = max(float(np.abs(values - 1).max()), 1e-6)
     shown = axes[1].imshow(values, cmap="PuOr", vmin=1 - spread, vmax=1 + spread, aspect="auto")
     axes[1].set(title=title, xlabel="unit of the state", ylabel="step")
+    for axis in (axes[0].yaxis, axes[1].yaxis, axes[1].xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     figure.colorbar(shown, ax=axes[1], label="$M(x, h)$ (1: plain cell)")
     return figure
 
@@ -190,15 +211,18 @@ def budget_curves(
     paper: Mapping[str, float],
     paper_images: int,
     difference: str,
+    common: Mapping[int, float] = MappingProxyType({}),
 ) -> Figure:
     """Errors of methods, and the difference of two of them, against the training images of a run.
 
-    Bars are intervals over seeds, from three on; dots are seeds. The paper's values are hollow, at its own budget, and
-    no line leads to them.
+    Bars are intervals over seeds, from three on; dots are seeds. The difference's line goes through the seeds that all
+    budgets have in common, and where a budget has more, the mean of all is a square. The paper's values are hollow, at
+    its own budget, and no line leads to them.
 
     Args:
         errors: by label and number of images, one error a seed.
         differences: by number of images, the interval that decided with every seed's value, in points.
+        common: by number of images, the difference over the seeds that all budgets have.
         paper: the paper's errors by label, and under "" its difference; empty where data are not the paper's.
         paper_images: the paper's budget.
         difference: what minus what.
@@ -211,7 +235,12 @@ def budget_curves(
         _bars(left, {images: (mean_interval(list(v)), v) for images, v in values.items() if v}, colour, label)
         if label in paper:
             left.scatter([paper_images], [paper[label]], marker="D", s=36, facecolor="none", edgecolor=colour)
-    _bars(right, differences, OKABE_ITO[3], "")
+    _bars(right, differences, OKABE_ITO[3], "mean of all seeds, 95 % interval from 3", common)
+    if common:
+        places = sorted(common)
+        name = "seeds of all budgets"
+        right.plot(places, [common[at] for at in places], color=OKABE_ITO[5], marker="o", markersize=5, label=name)
+        right.legend(fontsize=8)
     right.axhline(0, color="black", linewidth=0.8)
     if "" in paper:
         right.scatter([paper_images], [paper[""]], marker="D", s=36, facecolor="none", edgecolor="black")
@@ -220,7 +249,7 @@ def budget_curves(
         ax.grid(alpha=0.3, which="both")
         if paper:
             ax.axvspan(paper_images / 1.5, paper_images * 1.5, color="black", alpha=0.06, linewidth=0)
-            ax.text(paper_images, 0.98, "paper", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+            ax.text(paper_images, 1.01, "paper", transform=ax.get_xaxis_transform(), ha="center", fontsize=8)
     left.set(ylabel="test error (%)")
     logarithmic(left)
     left.legend(fontsize=8)
@@ -228,10 +257,20 @@ def budget_curves(
     return figure
 
 
-def _bars(ax: Any, found: Mapping[int, tuple[Interval, Sequence[float]]], colour: str, label: str) -> None:
-    """A line through the means by number of images, with intervals where there are some, and the seeds as dots."""
+def _bars(
+    ax: Any,
+    found: Mapping[int, tuple[Interval, Sequence[float]]],
+    colour: str,
+    label: str,
+    common: Mapping[int, float] = MappingProxyType({}),
+) -> None:
+    """A line through the means by number of images, with intervals where there are some, and the seeds as dots.
+
+    No line, and squares, where there is a ``common`` one to be drawn.
+    """
     places = sorted(found)
-    ax.plot(places, [found[place][0].mean for place in places], color=colour, marker="o", markersize=5, label=label)
+    style: dict[str, Any] = {"linestyle": "none", "marker": "s"} if common else {"marker": "o"}
+    ax.plot(places, [found[place][0].mean for place in places], color=colour, markersize=5, label=label, **style)
     for place in places:
         interval, values = found[place]
         ax.scatter([place] * len(values), values, color=colour, s=10, alpha=0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from reproduce.declare.shapes import CATALOGUE
@@ -72,8 +73,7 @@ def segmentations(report: Report) -> Any:
 def class_bars(report: Report) -> Any:
     """Intersection over union of every class, the mean of all seeds."""
     rows = _results(report, "class_iou")
-    names = ["ground", *map(str, range(10))]
-    return show(beyond.class_bars(rows, names)) if rows else text(NOTHING)
+    return show(beyond.class_bars(rows, beyond.CLASS_NAMES)) if rows else text(NOTHING)
 
 
 def state_masks(report: Report, key: str, slot: str) -> Any:
@@ -81,7 +81,8 @@ def state_masks(report: Report, key: str, slot: str) -> Any:
     seen = _first(report, key, slot).get("observations", {})
     if "masks" not in seen:
         return text(NOTHING)
-    return show(beyond.state_masks(seen["sequence"], seen["masks"], labels(report)[key]))
+    channels = ("number", "mark") if slot == "adding" else ()
+    return show(beyond.state_masks(seen["sequence"], seen["masks"], labels(report)[key], channels))
 
 
 def spectrum(report: Report) -> Any:
@@ -131,11 +132,16 @@ def budget_curves(report: Report) -> Any:
     }
     if not any(errors.values()):
         return text("No run is stored yet.")
+    found = budget.budgets(table)
     differences = {
-        found.images: (found.verdict.interval, list(found.gains.values()))
-        for found in budget.budgets(table)
-        if found.verdict.interval is not None
+        each.images: (each.verdict.interval, list(each.gains.values()))
+        for each in found
+        if each.verdict.interval is not None
     }
+    seeds = budget.trend(found).seeds
+    common = {each.images: fmean(each.gains[seed] for seed in seeds) for each in found} if seeds else {}
+    # Where every budget has the same seeds, there is one mean.
+    common = common if any(len(each.gains) > len(seeds) for each in found) else {}
     paper: dict[str, float] = {}
     if all(slot.same_data for slot in table.slots):
         place = table.slots[0].place
@@ -146,7 +152,7 @@ def budget_curves(report: Report) -> Any:
             paper[""] = table.metric.gain(known[budget.BETTER], known[budget.WORSE])
     what = " minus ".join(table.experiment.method(key).label for key in (budget.WORSE, budget.BETTER))
     full = CATALOGUE[table.slots[0].place].paper_images
-    return show(beyond.budget_curves(errors, differences, paper, full, what))
+    return show(beyond.budget_curves(errors, differences, paper, full, what, common))
 
 
 def budget_answer(report: Report) -> Any:

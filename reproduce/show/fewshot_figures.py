@@ -51,19 +51,26 @@ def adaptation(layers: Sequence[tuple[str, Any, Any]]) -> Figure:
         change = grid[2, column].imshow(after - before, cmap="PuOr", vmin=-moved, vmax=moved)
         grid[0, column].set_title(name, fontsize=9)
     for row, title in enumerate(("M before", "M after", "difference")):
-        grid[row, 0].set_ylabel(title)
+        grid[row, 0].set_ylabel(f"{title}\nkernel tap", fontsize=9)
+    for axes in grid[2]:
+        axes.set_xlabel("input tap", fontsize=9)
     for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        taps = range(0, axes.get_images()[0].get_array().shape[0], 4)
+        axes.set_xticks(taps)
+        axes.set_yticks(taps)
+        axes.tick_params(labelsize=7)
     if image is not None and change is not None:
-        figure.colorbar(image, ax=list(grid[:2].flat), shrink=0.8)
-        figure.colorbar(change, ax=list(grid[2]), shrink=0.9)
+        figure.colorbar(image, ax=list(grid[:2].flat), shrink=0.8, label="entry of $M_s$")
+        figure.colorbar(change, ax=list(grid[2]), shrink=0.9, label="after minus before")
     return figure
 
 
 def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) -> Figure:
-    """Accuracy against a number, one line a method, bars for the 95 % intervals over episodes."""
-    figure = new_figure(7.5, 4.6)
+    """Accuracy against a number, one line a method, bars for the 95 % intervals over episodes.
+
+    The grey lines, which colour does not tell apart, have their names at the right end.
+    """
+    figure = new_figure(8.5, 5.6)
     axes = figure.add_subplot()
     own = looks(list(lines))
     # The coloured ones last, over the grey, and first in the legend.
@@ -82,7 +89,7 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
             markersize=4,
             capsize=2,
             linewidth=0.9 if look.behind else 1.8,
-            label=label,
+            label="" if look.behind else label,
         )
     if logarithmic:
         axes.set_xscale("log")
@@ -92,10 +99,36 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
     axes.set_xlabel(xlabel)
     axes.set_ylabel("accuracy on novel classes, %")
     axes.axhline(20, color="0.6", linewidth=0.8, linestyle=":")
+    axes.text(0.99, 20, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
     axes.grid(alpha=0.3)
+    ends = {label: (max(points), points[max(points)][0]) for label, points in lines.items() if own[label].behind}
+    low, high = axes.get_ylim()
+    heights = spaced([height for _, height in ends.values()], (high - low) / 36)
+    style: dict[str, Any] = {"textcoords": axes.get_yaxis_transform(), "va": "center", "fontsize": 7, "color": "0.3"}
+    for (label, end), height in zip(ends.items(), heights):
+        leader = {"arrowstyle": "-", "color": "0.6", "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 0}
+        axes.annotate(label, end, (1.06, height), arrowprops=leader, **style)
     handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+    axes.legend(handles[::-1], names[::-1], fontsize=7, **place)
     return figure
+
+
+def spaced(heights: Sequence[float], least: float) -> list[float]:
+    """Heights for labels, as near to those given as being ``least`` apart allows, in the same order upwards."""
+    order = np.argsort(heights, kind="stable")
+    steps = least * np.arange(len(heights))
+    # Less their steps the labels may touch: the nearest such heights are means of neighbours that are out of order.
+    blocks: list[tuple[float, int]] = []
+    for value in np.asarray(heights, float)[order] - steps:
+        mean, count = float(value), 1
+        while blocks and blocks[-1][0] > mean:
+            before, size = blocks.pop()
+            mean, count = (mean * count + before * size) / (count + size), count + size
+        blocks.append((mean, count))
+    found = np.empty(len(heights))
+    found[order] = np.repeat([mean for mean, _ in blocks], [count for _, count in blocks]) + steps
+    return found.tolist()
 
 
 def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, float | None]]) -> Figure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -50,27 +51,50 @@ def _band(values: Array) -> tuple[Array, Array] | None:
     return np.array([i.low for i in intervals], float), np.array([i.high for i in intervals], float)
 
 
-def band_name(seeds: int) -> str:
-    """What the shaded band shows with this many seeds."""
-    if seeds < 2:
+def band_name(*seeds: int, clipped: bool = False) -> str:
+    """What lines and bands show where the rows have these numbers of seeds.
+
+    ``clipped``: a band would reach 0 or less, which a logarithmic axis does not have.
+    """
+    single, pair = 1 in seeds, 2 in seeds
+    enough = sorted(count for count in set(seeds) if count >= MINIMUM_SEEDS)
+    parts = []
+    if enough:
+        among = f"{enough[0]}" if len(enough) == 1 else f"{enough[0]} to {enough[-1]}"
+        where = "where there are" if single or pair else "over"
+        parts.append(f"95 % interval {where} {among} seeds")
+    if pair:
+        parts.append("range of two seeds")
+    if not parts:
         return "one seed"
-    return f"band: 95 % interval over {seeds} seeds" if seeds >= MINIMUM_SEEDS else "band: range of two seeds"
+    lines = [f"line: mean{' or the one seed' if single else ''}; band: {', '.join(parts)}"]
+    return "\n".join(lines + ["(cut at the smallest seed where it reaches 0)"] * clipped)
+
+
+def _verdict(diverged: int, runs: int) -> str:
+    """What is written where runs diverged."""
+    return "diverged" if diverged == runs else f"{diverged} of {runs} diverged"
 
 
 def learning_curves(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]],
     key: str = "test_error",
     name: str = "test error",
+    diverged: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> Figure:
     """A metric (percent), written as ``name``, against training images, one panel a data set, one line a method.
 
     ``panels`` maps a panel's title to method labels, those to one curve a seed; a curve is a list of points
-    with ``images`` and ``key``.
+    with ``images`` and ``key``. ``diverged`` maps titles to labels, those to the number of runs that diverged.
     """
-    figure = new_figure(7.2 * len(panels), 3.8)
+    longest = max([len(label) for methods in panels.values() for label in methods], default=0)
+    columns = 2 if longest <= 40 else 1
+    entries = max([len(methods) for methods in panels.values()], default=0)
+    figure = new_figure(6.2 * len(panels), 4.2 + 0.19 * -(-entries // columns))
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, (title, methods) in zip(axes, panels.items()):
         seeds: set[int] = set()
+        clipped = False
         own = looks(list(methods))
         for label, curves in methods.items():
             curves = [curve for curve in curves if curve]
@@ -87,13 +111,22 @@ def learning_curves(
             ax.plot(images, values.mean(0), color=colour, markersize=4, label=label, **style)
             band = _band(values)
             if band is not None:
-                ax.fill_between(images, *band, color=colour, alpha=0.15, linewidth=0)
+                low, high = band
+                under = low <= 0
+                clipped |= bool(under.any())
+                low = np.where(under, values.min(0), low)
+                ax.fill_between(images, low, high, color=colour, alpha=0.15, linewidth=0)
             seeds.add(len(values))
+            count = diverged.get(title, {}).get(label, 0)
+            if count:
+                end, height = (images[-1], float(values.mean(0)[-1]))
+                note: dict[str, Any] = {"xytext": (0, -7), "textcoords": "offset points", "ha": "right", "va": "top"}
+                ax.annotate(_verdict(count, len(curves)), (end, height), fontsize=8, **note)
         ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)")
         logarithmic(ax)
         ax.grid(alpha=0.3, which="both")
-        title = "\n".join(band_name(count) for count in sorted(seeds))
-        ax.legend(fontsize=8, title=title, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": columns}
+        ax.legend(fontsize=8, title=band_name(*seeds, clipped=clipped), title_fontsize=8, **place)
     return figure
 
 
@@ -113,17 +146,25 @@ def logarithmic(ax: Axes) -> None:
 
 def error_chart(
     panels: Mapping[tuple[str, str], Sequence[tuple[str, Sequence[float], float | None]]],
+    diverged: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> Figure:
     """A metric (percent) per method: every seed a dot, the mean with its 95 % interval, the paper's value beside it.
 
-    ``panels`` maps a panel's title and metric to rows (label, value of each seed, the paper's value or None). An axis
-    is never shorter than two points, so that a difference of a few images does not fill it.
+    ``panels`` maps a panel's title and metric to rows (label, value of each seed, the paper's value or None), and
+    ``diverged`` titles to labels, those to the number of runs that diverged. An axis is never shorter than two points,
+    so that a difference of a few images does not fill it; it is logarithmic where values are over a decade apart.
     """
     rows = max(len(items) for items in panels.values())
     figure = new_figure(6.4 * len(panels), 1.3 + 0.42 * rows)
     axes = np.atleast_1d(np.asarray(figure.subplots(1, len(panels)), dtype=object))
     for ax, ((title, name), items) in zip(axes, panels.items()):
-        for place, (_, errors, paper) in enumerate(items):
+        every = [value for _, errors, paper in items for value in (*errors, *([] if paper is None else [paper]))]
+        wide = bool(every) and min(every) > 0 and max(every) > 10 * min(every)
+        for place, (label, errors, paper) in enumerate(items):
+            count = diverged.get(title, {}).get(label, 0)
+            if count:
+                text = f"{_verdict(count, count + len(errors))} "
+                ax.text(0.99, place, text, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8)
             if paper is not None:
                 ax.scatter([paper], [place], marker="D", s=40, facecolor="none", edgecolor="black", zorder=3)
             if not errors:
@@ -131,13 +172,18 @@ def error_chart(
             ax.scatter(errors, [place] * len(errors), color=OKABE_ITO[4], s=14, zorder=2)
             interval = mean_interval(list(errors))
             if interval.count >= MINIMUM_SEEDS and interval.low is not None and interval.high is not None:
-                ax.plot([interval.low, interval.high], [place, place], color=OKABE_ITO[0], linewidth=2)
+                low = min(errors) if wide and interval.low <= 0 else interval.low
+                ax.plot([low, interval.high], [place, place], color=OKABE_ITO[0], linewidth=2)
             ax.scatter([interval.mean], [place], color=OKABE_ITO[0], marker="|", s=160, zorder=4)
         ax.set(title=title, xlabel=f"{name} (%)")
         ax.set_yticks(range(len(items)), [textwrap.fill(label, 36) for label, _, _ in items], fontsize=8)
-        low, high = ax.get_xlim()
-        short = max(0.0, SHORTEST - (high - low))
-        ax.set_xlim(low - short / 2, high + short / 2)
+        if wide:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+        else:
+            low, high = ax.get_xlim()
+            short = max(0.0, SHORTEST - (high - low))
+            ax.set_xlim(low - short / 2, high + short / 2)
         ax.set_ylim(len(items) - 0.5, -0.5)
         ax.grid(alpha=0.3, axis="x")
     handles = [

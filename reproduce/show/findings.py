@@ -76,8 +76,8 @@ def page(profile: plan.Profile, store: Store) -> str:
         "",
         f"A comparison that stands in several tables is told and counted once, at the strictest level. {SHARED}",
         "",
-        "An interval in brackets is of the distance in the direction that its sentence names. \"At most N seeds\" tell 0 "
-        "from the paper's difference; where that is not known, so many decide with a chance of one half, if the "
+        "An interval in brackets is of the distance in the direction that its sentence names. \"At most N seeds\" tell "
+        "0 from the paper's difference; where that is not known, so many decide with a chance of one half, if the "
         "difference seen is the true one; three are the least with which anything is decided, and may not do.",
         "",
         NAMES,

@@ -59,6 +59,12 @@ class Report:
             if any(row.records for row in self.table.rows if row.slot == slot)
         }
 
+    def _diverged(self) -> dict[str, dict[str, int]]:
+        """The number of diverged runs by title and label."""
+        return {
+            title: {row.method.label: row.diverged for row in self._rows(slot)} for slot, title in self._slots().items()
+        }
+
     def _rows(self, slot: str) -> list[Row]:
         return [row for row in self.table.rows if row.slot == slot]
 
@@ -96,7 +102,7 @@ class Report:
         metric = self.table.metric
         if not panels:
             return text("No run is stored yet.")
-        return show(figures.learning_curves(panels, metric.name, metric.title))
+        return show(figures.learning_curves(panels, metric.name, metric.title, self._diverged()))
 
     def error_chart(self) -> Any:
         """Every metric of every seed, the mean, and the paper's value where the data are the paper's."""
@@ -113,7 +119,7 @@ class Report:
             for slot, title in self._slots().items()
             for metric in metrics
         }
-        return show(figures.error_chart(panels)) if panels else text("No run is stored yet.")
+        return show(figures.error_chart(panels, self._diverged())) if panels else text("No run is stored yet.")
 
     def errors(self) -> Any:
         """Paper against ours."""

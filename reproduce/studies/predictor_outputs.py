@@ -13,6 +13,10 @@ import nsl.data
 from nsl.training import Execution, Recipe, train
 from reproduce.show import figures
 from reproduce.show.looks import looks
+from reproduce.show.rows import Table
+
+#: Table 1's other reading of "trivially": no identity, He's start.
+NAIVE = "dynamic_cnn_naive"
 
 #: Label to the arguments of `nsl.create_model`.
 PREDICTORS: dict[str, dict[str, Any]] = {
@@ -69,9 +73,21 @@ def curves(outcomes: list[Outcome]) -> Any:
         ax.plot(places, outcome.losses, marker=".", color=own[outcome.label].colour, label=outcome.label)
     ax.axhline(math.log(10), color="grey", linestyle=":", linewidth=1)
     ax.set(xlabel="iterations", ylabel="training loss (nats)", ylim=(0, 4))
-    ax.annotate("chance", (0, math.log(10)), fontsize=7, va="bottom")
+    note: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "bottom", "fontsize": 7}
+    ax.text(0.99, math.log(10), "chance", **note)
     ax.legend(fontsize=7)
     return figure
+
+
+def other_reading(table: Table) -> str:
+    """What became of the other reading's runs in Table 1, in a sentence."""
+    own = [row for row in table.rows if row.method.key == NAIVE]
+    runs, bad = sum(len(row.records) for row in own), sum(row.diverged for row in own)
+    if not runs:
+        return "The reading without both is not run in this profile's Table 1."
+    if runs == 1:
+        return f"Without both, Table 1's run {'diverged' if bad else 'did not diverge'}."
+    return f"Without both, {bad} of Table 1's {runs} runs diverged."
 
 
 def markdown(outcomes: list[Outcome]) -> str:

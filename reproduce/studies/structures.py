@@ -156,8 +156,10 @@ def markdown(outcomes: list[Outcome]) -> str:
     ]
     for outcome in outcomes:
         after = outcome.matrices[1]
+        part = " (first channel's block)" if outcome.label == "full" else ""
+        kind = outcome.folded.split("(")[0]
         lines.append(
             f"| {outcome.label} | {outcome.free_numbers} | {outcome.test_error:.1f} "
-            f"| {np.count_nonzero(after)} of {after.size} | `{outcome.folded.split('(')[0]}` | {outcome.fold_gap:.0e} |"
+            f"| {np.count_nonzero(after)} of {after.size}{part} | `{kind}` | {outcome.fold_gap:.0e} |"
         )
     return "\n".join(lines)

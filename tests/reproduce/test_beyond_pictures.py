@@ -33,7 +33,9 @@ def test_moved_taps_are_drawn_as_arrows_beside_the_learned_shapes() -> None:
 def test_segmentations_stand_beside_image_and_truth() -> None:
     images = np.zeros((2, 3, 4, 4), np.uint8)
     truth, predicted = np.full((2, 4, 4), 3), np.full((2, 4, 4), 5)
-    axes = beyond.segmentations(images, truth, {"CNN": predicted}).axes
+    figure = beyond.segmentations(images, truth, {"CNN": predicted})
+    axes = figure.axes
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == list(beyond.CLASS_NAMES)
     assert len(axes) == 6
     assert [ax.get_title() for ax in axes[:3]] == ["image", "truth", "CNN"]
     assert np.asarray(axes[5].images[0].get_array()).max() == 5
@@ -47,6 +49,8 @@ def test_class_bars_leave_absent_classes_empty() -> None:
 def test_state_masks_are_centred_on_the_plain_cell() -> None:
     shown = beyond.state_masks([[0.0, 1.0]] * 3, [[1.0, 1.5]] * 3, "GRU").axes[1].images[0]
     assert shown.get_clim() == (0.5, 1.5)
+    ax = beyond.state_masks([[0.0, 1.0]] * 3, [[1.0, 1.5]] * 3, "GRU", ("number", "mark")).axes[0]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["number", "mark"]
 
 
 def test_curves_over_stages_mark_every_point_once() -> None:

@@ -104,6 +104,10 @@ def test_the_papers_points_stand_apart_from_the_lines() -> None:
     for ax, paper in ((left, 7.78), (right, 0.93)):
         assert [9000, paper] in [points.get_offsets().tolist()[0] for points in ax.collections]
         assert ax.get_xscale() == "log"
+    right = beyond.budget_curves({"CNN": values}, differences, {}, 9000, "CNN minus NSN", {100: 0.1, 400: 0.3}).axes[1]
+    assert [line.get_linestyle() for line in right.lines[:1]] == ["None"]  # the mean of all seeds
+    drawn = {line.get_label(): list(line.get_ydata()) for line in right.lines}
+    assert drawn["seeds of all budgets"] == [0.1, 0.3]
 
 
 def test_the_gains_that_are_named_are_those_of_the_seeds_that_the_slopes_are_of(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reproduce.declare import experiments
-from reproduce.show.fewshot_figures import curves
+from reproduce.show.fewshot_figures import curves, spaced
 from reproduce.show.looks import BASELINES, GREY, NSN, OKABE_ITO, OWN, looks
 
 TABLES = (*experiments.tables(), *experiments.beyond())
@@ -32,7 +32,7 @@ def test_the_same_method_keeps_its_colour_from_table_to_table(table: experiments
             assert look.colour == OWN[key]
 
 
-def test_of_many_lines_only_nsns_and_the_baseline_are_coloured_and_they_come_first_in_the_legend() -> None:
+def test_of_many_lines_only_nsns_and_the_baseline_are_coloured_and_the_others_are_named_at_their_ends() -> None:
     keys = labels(6)
     found = looks(list(keys))
     assert {keys[label] for label, look in found.items() if not look.behind} == {
@@ -41,9 +41,16 @@ def test_of_many_lines_only_nsns_and_the_baseline_are_coloured_and_they_come_fir
     axes = curves({label: {1.0: (50.0, 1.0), 5.0: (60.0, 1.0)} for label in keys}, "shots").axes[0]
     legend = axes.get_legend()
     assert legend is not None
-    shown = [entry.get_text() for entry in legend.get_texts()]
-    coloured = [label for label in shown if not found[label].behind]
-    assert shown[: len(coloured)] == coloured
+    assert {entry.get_text() for entry in legend.get_texts()} == {label for label in keys if not found[label].behind}
+    named = {text.get_text() for text in axes.texts} - {"chance"}
+    assert named == {label for label in keys if found[label].behind}
+
+
+def test_labels_keep_their_distance_and_their_order() -> None:
+    assert spaced([1.0, 5.0], 1.0) == [1.0, 5.0]
+    assert spaced([5.0, 5.2, 1.0], 1.0) == pytest.approx([4.6, 5.6, 1.0])
+    assert spaced([2.0, 2.0, 2.0], 1.0) == pytest.approx([1.0, 2.0, 3.0])
+    assert spaced([], 1.0) == []
 
 
 def test_a_label_that_no_table_declares_gets_a_spare_colour() -> None:

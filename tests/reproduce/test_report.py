@@ -102,8 +102,36 @@ def test_layers_are_counted_as_a_reader_counts() -> None:
 
 
 def test_bands_say_what_they_are() -> None:
-    assert [figures.band_name(seeds) for seeds in (1, 2, 3)] == [
+    assert [figures.band_name(*seeds) for seeds in ((1,), (2,), (3, 3), (3, 1))] == [
         "one seed",
-        "band: range of two seeds",
-        "band: 95 % interval over 3 seeds",
+        "line: mean; band: range of two seeds",
+        "line: mean; band: 95 % interval over 3 seeds",
+        "line: mean or the one seed; band: 95 % interval where there are 3 seeds",
     ]
+
+
+def test_a_band_never_leaves_a_logarithmic_axis_and_says_so() -> None:
+    curves = [[{"images": 1000 * n, "test_error": error} for n in (1, 2)] for error in (0.5, 0.6, 9.0)]
+    ax = figures.learning_curves({"adding": {"GRU": curves}}).axes[0]
+    assert min(path.vertices[:, 1].min() for path in ax.collections[0].get_paths()) == 0.5
+    legend = ax.get_legend()
+    assert legend is not None
+    assert "cut at the smallest seed" in legend.get_title().get_text()
+
+
+def test_diverged_runs_are_named_in_curves_and_charts() -> None:
+    curve = [{"images": 1000, "test_error": 90.0}]
+    bad = {"CIFAR-10": {"one": 1, "some": 1}}
+    ax = figures.learning_curves({"CIFAR-10": {"one": [curve], "some": [curve] * 3}}, diverged=bad).axes[0]
+    assert [text.get_text() for text in ax.texts] == ["diverged", "1 of 3 diverged"]
+    rows = [("one", [], None), ("some", [9.0, 8.0], 7.0), ("fine", [8.0], None)]
+    ax = figures.error_chart({("CIFAR-10", "test error"): rows}, bad).axes[0]
+    assert [text.get_text().strip() for text in ax.texts] == ["diverged", "1 of 3 diverged"]
+    assert ax.get_xscale() == "linear"
+
+
+def test_errors_far_apart_are_charted_on_a_logarithmic_axis() -> None:
+    rows = [("RNN", [90.0, 91.0, 92.0], None), ("GRU", [0.01, 0.02, 0.5], None)]
+    ax = figures.error_chart({("adding", "error"): rows}).axes[0]
+    assert ax.get_xscale() == "log"
+    assert min(np.asarray(line.get_xdata()).min() for line in ax.lines) == 0.01  # the interval reaches below 0

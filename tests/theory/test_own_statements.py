@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from theory import FlowError, convex, observables
+from theory import FlowError, convex, figures, observables
 from theory.claims import (
     bias,
     blocks,
@@ -238,8 +238,21 @@ def test_the_gap_grows_in_most_completions_and_in_few_sensing_problems():
     assert families.gap_counts(gaps["completion"], scales) == families.GapCounts(10, growing=7, vanished=1, lower=6)
     told = families.told_of_gaps(gaps, scales)
     assert "in 7 of 10 sensing problems and in 1 of 10 completions" in told
-    assert "it grows in 1 and in 7 of them" in told
-    assert told.endswith("in 7 of 8.")
+    assert "Between s = 0.01 and 1e-05 it grows in 1 sensing problem and in 7 completions." in told
+    assert told.endswith("In 7 of these 8 the flow ends at a lower effective rank than the matrix of least norm.")
+
+
+def test_nothing_is_told_of_problems_whose_gap_grows_where_there_are_none():
+    still = families.Gaps(np.zeros((2, 3)), np.zeros((2, 3)), np.ones((2, 3)), np.ones(3))
+    told = families.told_of_gaps({"sensing": still, "completion": still}, (1e-2, 1e-5))
+    assert told.endswith("it grows in 0 sensing problems and in 0 completions.")
+
+
+def test_a_notebooks_ledger_counts_its_verdicts_and_explains_its_mutants():
+    shown = figures.show_ledger([5, 26], "full", None, "results").data
+    assert shown.startswith("**Verdicts of the 2 claims below: holds: 1; measured, not gated: 1.**\n\n| # |")
+    assert shown.endswith("refused: the run itself raised.")
+    assert "s = 0.01: gap (median)" in figures.measured(26, "full", None, "results")
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 0.6), (2, 4, 0.3)])

@@ -118,11 +118,14 @@ def told_of_gaps(gaps: dict[str, Gaps], scales: tuple[float, ...]) -> str:
     """What the gaps of the two families do as the start vanishes, in words made from their counts."""
     sensing, completion = (gap_counts(gaps[name], scales) for name in ("sensing", "completion"))
     growing, lower = sensing.growing + completion.growing, sensing.lower + completion.lower
+    where = f"In {lower} of these {growing}" if growing > 1 else f"In {lower} of 1"
+    ends = f" {where} the flow ends at a lower effective rank than the matrix of least norm." if growing else ""
     return (
         f"At s = {scales[-1]:g} the gap is below {100 * VANISHED:g} % of the norm in {sensing.vanished} of "
-        f"{sensing.problems} sensing problems and in {completion.vanished} of {completion.problems} completions; from "
-        f"s = {GROWS_FROM:g} on it grows in {sensing.growing} and in {completion.growing} of them. Where it grows, the "
-        f"flow's end has a lower effective rank than the matrix of least norm in {lower} of {growing}."
+        f"{sensing.problems} sensing problems and in {completion.vanished} of {completion.problems} completions. "
+        f"Between s = {GROWS_FROM:g} and {scales[-1]:g} it grows in {sensing.growing} sensing "
+        f"problem{'s' * (sensing.growing != 1)} and in {completion.growing} completion"
+        f"{'s' * (completion.growing != 1)}.{ends}"
     )
 
 
