@@ -1,7 +1,7 @@
 """Trainings small enough to repeat, as numbers and as a digest: what `golden_training.json` was written from.
 
-The file has the numbers of the loop before it was taken apart (commit 424577e). `python -m tests.nsl.golden` writes
-them anew, which says that they changed.
+The file has the numbers of the loop before it was taken apart (commit 424577e), and of methods that have changed since
+their own, with the machine that made them. `python -m tests.nsl.golden` writes all anew, which says that they changed.
 """
 
 from __future__ import annotations
