@@ -23,6 +23,11 @@ from filelock import FileLock, Timeout
 ABANDONED_SECONDS = 3600.0
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Files of that name which are not hidden: macOS puts a ``._NAME`` beside every file it copies."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, atomically."""
     write_bytes(path, text.encode())

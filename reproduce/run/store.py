@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduce.declare.runs import declared_id, run_id
-from reproduce.run.files import canonical_json, digest, finite, locked, write_text
+from reproduce.run.files import canonical_json, digest, finite, locked, visible, write_text
 
 SCHEMA = 2
 
@@ -42,8 +42,8 @@ def checksum(record: dict[str, Any]) -> str:
 
 
 def record_files(runs: Path) -> list[Path]:
-    """The files of records in a folder; hidden ones are none (macOS puts a ``._x.json`` beside an ``x.json``)."""
-    return sorted(path for path in runs.glob("*.json") if not path.name.startswith("."))
+    """The files of records in a folder."""
+    return visible(runs, "*.json")
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from reproduce.declare import plan
 from reproduce.declare.shapes import CATALOGUE, title
-from reproduce.run.files import write_text
+from reproduce.run.files import visible, write_text
 from reproduce.run.store import Store
 from reproduce.show.rows import make_tables
 
@@ -54,8 +54,7 @@ def card(record: dict[str, Any], profile: plan.Profile, rows: list[dict[str, Any
 
 def write_cards(profile: plan.Profile, store: Store) -> int:
     """Write the cards of all kept networks that have a record; returns how many there are."""
-    # Not the hidden ones: macOS puts a ``._NAME`` beside every file it copies.
-    kept = {path.stem for path in store.kept.glob("*.safetensors") if not path.name.startswith(".")}
+    kept = {path.stem for path in visible(store.kept, "*.safetensors")}
     if not kept:
         return 0
     rows: dict[str, list[dict[str, Any]]] = {identity: [] for identity in kept}

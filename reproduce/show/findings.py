@@ -20,7 +20,7 @@ from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import plain
 from reproduce.show.judge import Judged
-from reproduce.show.overview import Shown, distinct
+from reproduce.show.overview import DECIDED, Shown, distinct
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.spread import TRUSTED
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction, Verdict
@@ -32,14 +32,6 @@ HEADINGS = {
     "What is undecided, and what it would take": (Direction.UNDECIDED,),
     "What has not been run, and what it would take": (Direction.NOT_RUN,),
 }
-
-#: The directions that decide, and how a list of claims with one of them begins.
-_HEADS = {
-    Direction.AGREES: "as the paper says",
-    Direction.DISAGREES: "against the paper",
-    Direction.NO_EFFECT: "no effect of the paper's size",
-}
-DECIDED = tuple(_HEADS)
 
 #: What to know of verdicts that rest on a spread which other methods tell too.
 SHARED = (
@@ -140,11 +132,11 @@ def basis(verdicts: Sequence[Verdict]) -> str:
 def _decided(claims: Sequence[Shown]) -> list[str]:
     """The trained claims that are decided, by their words and nothing else: the page in a minute."""
     lines = []
-    for direction in DECIDED:
+    for direction, title in DECIDED.items():
         found = [shown for shown in claims if shown.judged.verdict.direction == direction]
         trained = [shown for shown in found if not shown.judged.verdict.counted]
         said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where})" for shown in trained]
-        lines += [f"- By training, {_HEADS[direction]}: {'; '.join(said)}."] if said else []
+        lines += [f"- {title}, by training: {'; '.join(said)}."] if said else []
     return lines
 
 

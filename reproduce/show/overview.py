@@ -12,7 +12,7 @@ from reproduce.show.rows import Table
 from reproduce.show.statistics import MINIMUM_SEEDS, Direction
 
 #: What is decided, in the order in which it is told.
-_DECIDED = {
+DECIDED = {
     Direction.AGREES: "What stands",
     Direction.DISAGREES: "What does not stand",
     Direction.NO_EFFECT: "Where no effect of the paper's size is seen",
@@ -92,7 +92,7 @@ def overview(tables: Sequence[Table]) -> str:
     """The paper's claims by what came out, in Markdown; controls of ours are left to their tables."""
     own = [shown for shown in distinct(tables) if not shown.judged.claim.control]
     lines = [f"**{words.count(shown.judged for shown in own)}**", ""]
-    for direction, title in _DECIDED.items():
+    for direction, title in DECIDED.items():
         those = [shown for shown in own if shown.judged.verdict.direction == direction]
         measured = [shown for shown in those if not shown.judged.verdict.counted]
         told = [f"- *{shown.judged.claim.words}* {shown.sentence} ({shown.where})" for shown in measured]

@@ -155,8 +155,8 @@ def _verdict(judged: Judged) -> str:
         said = f"{direction} ({reason})" if reason else str(direction)
         return said if paper is None else f"{said}, the paper's own is {number(paper)} %"
     if direction == Direction.AGREES and similar:
-        how = "if not equal" if reason else "similar"
-        return f"agrees: {how} within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
+        apart = ", if not equal" if reason else ""
+        return f"agrees: similar within {judged.claim.margin:g} points{apart}, {_in_the_paper(judged)}"
     if direction == Direction.DISAGREES and similar:
         return f"disagrees: not similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
     if direction == Direction.AGREES and reason and paper is not None:
