@@ -38,7 +38,8 @@ report.scope()
 # All are in the nine convolutions of CNN-9, trained as in Table 4. Batch norm follows each, so that what is bounded is
 # the input of batch norm, as in the source. Afterwards the first 200 test images are attacked: FGSM takes one step of
 # the radius along the sign of the loss's gradient, PGD ten steps of a quarter of it from a random start. The table's
-# errors are means over the radii 1, 2, 4 and 8 of 255. They are the same images for every network and seed: intervals
+# errors are means over the radii 1, 2, 4 and 8 of 255; at the largest, where PGD leaves next to nothing right of any
+# network, they cannot differ. They are the same images for every network and seed: intervals
 # over seeds speak of these images, and do not count which ones a test set happens to have. The figure's errors at
 # radius 0 are those on these images too, and so not the table's on all test images.
 

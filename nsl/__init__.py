@@ -46,7 +46,7 @@ from nsl.layers.structures import (
     Unconstrained,
 )
 from nsl.layers.unshared import UnsharedNSConv2d
-from nsl.models import count_multiply_adds, count_parameters, create_model, list_models, model_kind
+from nsl.models import count_multiply_adds, count_parameters, create_model, list_models
 from nsl.zoo import load
 
 __version__ = "0.1.0"
@@ -109,7 +109,6 @@ __all__ = [
     "is_dynamic",
     "list_models",
     "load",
-    "model_kind",
     "neighbourhood_loss",
     "neural_similarity_conv2d",
     "orthogonality_penalty",

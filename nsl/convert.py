@@ -145,8 +145,9 @@ def reset_to_identity(layer: DynamicLayer) -> None:
     The gradient still reaches that last step, and through it, after one update, the rest.
 
     Raises:
-        ValueError: it is no such layer, or the predictor is a module of the user's, which has to bring
-            `reset_to_identity` itself.
+        ValueError: it is no such layer; the predictor is a module of the user's, which has to bring
+            `reset_to_identity` itself; or it has no such start: `residual=False`, or `relu_output=True`, whose ReLU
+            passes no gradient there.
     """
     if not isinstance(layer, DynamicLayer):
         raise ValueError(f"reset_to_identity takes one dynamic layer, got {type(layer).__name__}")
@@ -301,9 +302,4 @@ def freeze_backbone(
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are not frozen, for an optimiser."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-__all__ = ["Where", "convert", "fold", "freeze_backbone", "reset_to_identity", "trainable_parameters"]
+__all__ = ["Where", "convert", "fold", "freeze_backbone", "reset_to_identity"]

@@ -248,13 +248,15 @@ def load(
         `nsl.fewshot.FewShotMethod`, which normalises by itself. Of several the first in the order of `entries`.
 
     Raises:
-        ZooError: nothing was asked for, or there is no such network.
+        ZooError: nothing was asked for, a file and something else, or there is no such network.
         ExportError: its file is damaged, or not one of ours.
     """
     asked = (which, table, method, data, seed)
     if all(value is None for value in asked):
         raise ZooError("Say which network: nsl.load(table=1, method='dynamic'), or an identity that `nsl zoo` lists.")
     if which is not None and str(which).endswith(".safetensors"):
+        if any(value is not None for value in asked[1:]):
+            raise ZooError(f"{which} is a file, which holds one network; leave out table, method, data and seed.")
         return load_file(Path(which))
     identity = None if which is None else str(which)
     return find(identity, table=table, method=method, data=data, seed=seed, folder=folder)[0].load()

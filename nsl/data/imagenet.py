@@ -216,7 +216,11 @@ def list_images(
 
 
 def _signature(folder: Path, splits: dict[str, Split]) -> str:
-    """A hash of every file's place, size and label: a changed folder is packed anew."""
+    """A hash of every file's place, size and label: where one of these has changed, the folder is packed anew.
+
+    Contents are not read, which would take as long as packing: an image replaced by another of the same size in bytes
+    is not seen. Delete the cache then.
+    """
     total = hashlib.sha256()
     for split in splits.values():
         for path, label in zip(split.paths, split.labels):

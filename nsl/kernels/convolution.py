@@ -39,7 +39,7 @@ from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 
-def _pair(value: Any, name: str = "size") -> tuple[int, int]:
+def pair(value: Any, name: str = "size") -> tuple[int, int]:
     """One number, of whatever integer type, or one or two in a sequence, as a pair; `name` is the argument's."""
     if isinstance(value, str):
         raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
@@ -75,7 +75,7 @@ def neural_similarity_conv2d(
     Raises:
         ValueError: a shape does not fit, or a step is impossible; the sentence names the argument and what it can be.
     """
-    stride, padding, dilation = _pair(stride, "stride"), _pair(padding, "padding"), _pair(dilation, "dilation")
+    stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     if min(stride) < 1 or min(dilation) < 1 or min(padding) < 0:
         raise ValueError(
             f"stride and dilation must be at least 1 and padding at least 0, got {stride}, {dilation} and {padding}"

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels import compiled, maps
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.kernels.definition import gradients_by_definition
 from nsl.kernels.patches import (
     Windows,
@@ -108,13 +108,13 @@ def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
     The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
     the others out again.
     """
-    stride, padding, dilation = _pair(second.stride), _pair(second.padding), _pair(second.dilation)
+    stride, padding, dilation = pair(second.stride), pair(second.padding), pair(second.dilation)
     filters, device = second.out_channels, z.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
     hidden, energy = maps.scaled_with_energy(z, scale, "relu")
     weight = maps.unit_weight(second.weight, dtype, EPSILON, -(-filters // 8) * 8)
     product = F.conv2d(hidden, weight, None, stride, padding, dilation)
-    inverse = maps.inverse_of_energy(energy, _pair(second.kernel_size), stride, padding, dilation, EPSILON)
+    inverse = maps.inverse_of_energy(energy, pair(second.kernel_size), stride, padding, dilation, EPSILON)
     return maps.scaled(product, inverse, "clamp", filters)
 
 

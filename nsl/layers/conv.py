@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.kernels.convolution import _pair, neural_similarity_conv2d
+from nsl.kernels.convolution import neural_similarity_conv2d, pair
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor
@@ -123,18 +123,18 @@ class NSConv2d(_StaticConv, nn.Conv2d, replaces=nn.Conv2d):
         """
         weight, options = self.effective_weight(), plain_options(self, self.arguments)
         if isinstance(self.structure, Dilated):
-            factor, sizes = self.structure.factor, _pair(self.kernel_size)
+            factor, sizes = self.structure.factor, pair(self.kernel_size)
             # The grid runs through the centre; it starts at the first tap only where this holds.
             if all(size // 2 % factor == 0 and size % 2 for size in sizes):
                 options["kernel_size"] = tuple((size - 1) // factor + 1 for size in sizes)
-                options["dilation"] = tuple(factor * dilation for dilation in _pair(self.dilation))
+                options["dilation"] = tuple(factor * dilation for dilation in pair(self.dilation))
                 with random_state_kept([weight]):
                     plain = nn.Conv2d(**options)
                 return filled(plain, self, weight[:, :, ::factor, ::factor])
         numbers = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if isinstance(self.structure, Shift) and self.groups == 1 and numbers:
             refuse_stale(self, "bias")
-            geometry = [_pair(pair) for pair in (self.stride, self.padding, self.dilation)]
+            geometry = [pair(sizes) for sizes in (self.stride, self.padding, self.dilation)]
             folded = ShiftConv2d(weight, self.bias, *geometry)
             keep_frozen(folded.pointwise, self)
             return folded.train(self.training)
@@ -248,7 +248,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
     ) -> None:
         place: Any = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         super().__init__(*place, device, dtype)  # type: ignore[call-arg]
-        block = Block(_pair(self.kernel_size), self.weight.shape[1])
+        block = Block(pair(self.kernel_size), self.weight.shape[1])
         self.neural = DynamicSimilarity(similarity, block, self.weight, residual, **shape)
         layer = (in_channels, self.neural.degrees_of_freedom, block.kernel_size, *self._geometry())
         # A predictor of the user's goes its own ways.
@@ -262,11 +262,11 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         if isinstance(self.padding, str):
             left, right, top, bottom = self._reversed_padding_repeated_twice
             return (top, left) if (left, top) == (right, bottom) else None
-        return _pair(self.padding)
+        return pair(self.padding)
 
     def _geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """The predictor's stride, padding and dilation: padding that the layer does itself must not be done twice."""
-        return _pair(self.stride), self._explicit_padding() or (0, 0), _pair(self.dilation)
+        return pair(self.stride), self._explicit_padding() or (0, 0), pair(self.dilation)
 
     def _padded(self, input: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input and the zero padding that is left to do."""
@@ -316,8 +316,8 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
             self.neural.on_kernel(self.weight),
             self.neural(padded),
             self.bias,
-            _pair(self.stride),
+            pair(self.stride),
             padding,
-            _pair(self.dilation),
+            pair(self.dilation),
             self.groups,
         )

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.layers.inputs import unbatched
 from nsl.layers.spherical import (
     EPSILON,
@@ -154,11 +154,11 @@ class DecoupledConv2d(Unfusible, nn.Conv2d):
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        stride, dilation = _pair(self.stride), _pair(self.dilation)
-        geometry = (stride, _pair(self.padding), dilation)
+        stride, dilation = pair(self.stride), pair(self.dilation)
+        geometry = (stride, pair(self.padding), dilation)
         length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
         product = F.conv2d(input, self.weight / length, None, *geometry)
-        norm = patch_norm(input, _pair(self.kernel_size), *geometry)
+        norm = patch_norm(input, pair(self.kernel_size), *geometry)
         cosine = (product.to(norm.dtype) / norm).clamp(-1, 1)
         if self.angle == "square":
             turned = cosine * cosine.abs()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.kernels.predictor_middle import middle
 from nsl.layers.inputs import unbatched
 from nsl.layers.shared import (
@@ -94,7 +94,7 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         check_hidden(hidden)
-        kernel, geometry = _pair(kernel_size), geometry_of(stride, padding, dilation)
+        kernel, geometry = pair(kernel_size), geometry_of(stride, padding, dilation)
         momentum = BATCH_NORM_MOMENTUM if batch_norm_momentum is None else batch_norm_momentum
         if batch_norm_momentum is not None and shared is None and not any(norms):
             raise ValueError("predictor: batch_norm_momentum belongs to batch norm, which this one has not")
@@ -251,7 +251,7 @@ class ReleasePredictor(Predictor):
             return super()._first(input)
         first = self.first
         geometry = (first.kernel_size, first.stride, first.padding, first.dilation)
-        return first(input), inverse_patch_norm(input, *(_pair(pair) for pair in geometry))  # type: ignore[arg-type]
+        return first(input), inverse_patch_norm(input, *(pair(sizes) for sizes in geometry))  # type: ignore[arg-type]
 
 
 class CNNPredictor(Predictor):

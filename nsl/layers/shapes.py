@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from nsl.layers.similarity import boolean_shape
+from nsl.layers.similarity import SHAPE_THRESHOLD, boolean_shape, check_threshold
 from nsl.layers.structures import (
     Block,
     Shift,
@@ -25,9 +25,6 @@ from nsl.layers.structures import (
     check_whole,
     make_structure,
 )
-
-#: alpha of a Boolean d, as of the layers' own learned shape.
-THRESHOLD = 0.9
 
 
 class Shaped(Structure):
@@ -39,18 +36,19 @@ class Shaped(Structure):
     Args:
         inner: the structure of R, or its name; one that channels share.
         boolean: d is 0 or 1; False: any number.
-        threshold: alpha of a Boolean d.
+        threshold: alpha of a Boolean d, below 1, where d starts.
 
     Raises:
-        ValueError: unknown structure, or one that mixes channels.
+        ValueError: unknown structure, one that mixes channels, or a threshold from 1 on.
     """
 
     name = "shaped"
 
     def __init__(
-        self, inner: str | Structure = "diagonal", boolean: bool = False, threshold: float = THRESHOLD
+        self, inner: str | Structure = "diagonal", boolean: bool = False, threshold: float = SHAPE_THRESHOLD
     ) -> None:
         self.inner, self.boolean, self.threshold = make_structure(inner), boolean, float(threshold)
+        check_threshold("threshold", self.threshold)
         self.is_mask, self.takes_device = self.inner.is_mask, self.inner.takes_device
         if not self.inner.is_shared:
             raise ValueError(f"shaped: {self.inner!r} mixes channels; choose a structure that they share")

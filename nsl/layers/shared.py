@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.layers.spherical import SphereConv2d
 
 #: Batch norm of the release: eps 1e-3.
@@ -43,7 +43,7 @@ def check_hidden(hidden: int) -> None:
 def geometry_of(
     stride: int | tuple[int, int], padding: int | tuple[int, int], dilation: int | tuple[int, int]
 ) -> Geometry:
-    return _pair(stride), _pair(padding), _pair(dilation)
+    return pair(stride), pair(padding), pair(dilation)
 
 
 def uneven_padding(kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
@@ -93,7 +93,7 @@ def adaptation_network(
     Shapes: [B, in_channels, H, W] to [B, width, Ho, Wo].
     """
     convolution = nn.Conv2d(
-        in_channels, width, _pair(kernel_size), *geometry_of(stride, padding, dilation), bias=False
+        in_channels, width, pair(kernel_size), *geometry_of(stride, padding, dilation), bias=False
     )
     he_normal(convolution, 1.0)
     norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
@@ -124,7 +124,7 @@ class SharedKernels(nn.Module):
     ) -> None:
         super().__init__()
         check_hidden(hidden)
-        kernel = _pair(kernel_size)
+        kernel = pair(kernel_size)
         kind = nn.Conv2d if release else SphereConv2d
         options: dict[str, Any] = {} if release else {"operator": operator}
         if uneven_padding(kernel):
@@ -153,7 +153,7 @@ class SharedKernels(nn.Module):
         for name, (value, usual, theirs) in own.items():
             if value not in (usual, theirs):
                 raise ValueError(f"predictor: {name} is that of the shared kernels, {theirs!r}; got {value!r}")
-        if self.second.out_channels != degrees_of_freedom or _pair(self.second.kernel_size) != kernel:
+        if self.second.out_channels != degrees_of_freedom or pair(self.second.kernel_size) != kernel:
             raise ValueError(
                 f"shared predictor has {self.second.out_channels} outputs and kernels of {self.second.kernel_size}, "
                 f"this layer's similarity needs {degrees_of_freedom} and {kernel}: share only among layers of equal "

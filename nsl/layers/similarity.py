@@ -29,6 +29,12 @@ SHAPE_RATE = 1.0
 NAME_ENDS = ("", "_orig", "_mask", "_g", "_v")
 
 
+def check_threshold(name: str, threshold: float) -> None:
+    """A threshold that a shape exceeds at its start; ValueError otherwise, since nothing would pass such a layer."""
+    if not threshold < SHAPE_INIT:
+        raise ValueError(f"{name} must be below {SHAPE_INIT:g}, where D_r starts, got {threshold}")
+
+
 def boolean_shape(real_shape: Tensor, threshold: float) -> Tensor:
     """D = 1[D_r > threshold], with the gradient at D handed to D_r unchanged (paper 3.5).
 
@@ -115,8 +121,7 @@ class Similarity(nn.Module):
                 raise ValueError(f"{name} belongs to a learned shape: give learn_shape=True too, or leave it out")
         self.structure, self.block = make_structure(similarity), block
         self.shape_threshold, self.shape_rate = float(shape_threshold), float(shape_rate)
-        if not self.shape_threshold < SHAPE_INIT:
-            raise ValueError(f"shape_threshold must be below {SHAPE_INIT:g}, where D_r starts, got {shape_threshold}")
+        check_threshold("shape_threshold", self.shape_threshold)
         if not 0 <= self.shape_rate < math.inf:
             raise ValueError(f"shape_rate must be a finite number that is not negative, got {shape_rate}")
         # An identity made on the CPU only is kept on CUDA: a copy from the host could not be captured in a graph.
@@ -211,11 +216,6 @@ class Similar(nn.Module):
         super().reset_parameters()  # type: ignore[misc]
         for part in self.parts():  # none when the plain layer's constructor calls this
             part.reset_parameters()
-
-    def similarity_penalty(self) -> Tensor | None:
-        """The sum of the structures' penalties, a scalar, or None."""
-        found = [penalty for part in self.parts() if (penalty := part.penalty()) is not None]
-        return torch.stack(found).sum() if len(found) > 1 else found[0] if found else None
 
     def _of_part(self, name: str) -> str | None:
         """Where an attribute is that belongs to a similarity, of the layer itself in earlier versions."""

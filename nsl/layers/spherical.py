@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels import maps
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.kernels.operators import taps
 from nsl.kernels.patches import ProductAndNorm, channel_energy, output_size, scale_positions, wide_type
 from nsl.kernels.paths import path
@@ -100,13 +100,13 @@ def patch_norm(
     Returns:
         [B, groups, Ho, Wo].
     """
-    kernel = _pair(kernel_size)
+    kernel = pair(kernel_size)
     dtype = wide_type(input)
     batch, channels, height, width = input.shape
     device = input.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         if groups == 1 and path(input) == "triton" and input.numel():
-            geometry = (kernel, _pair(stride), _pair(padding), _pair(dilation))
+            geometry = (kernel, pair(stride), pair(padding), pair(dilation))
             return maps.inverse_patch_norms(input, *geometry, epsilon).reciprocal()
         if groups == 1:
             energy = channel_energy(input, dtype)
@@ -114,10 +114,10 @@ def patch_norm(
             grouped = input.reshape(batch, groups, channels // groups, height, width)
             energy = (grouped * grouped).sum(2, dtype=dtype)
         if energy.device.type == "cuda":  # no convolution there, which TF32 would round
-            window = _window_sums(energy, kernel, _pair(stride), _pair(padding), _pair(dilation))
+            window = _window_sums(energy, kernel, pair(stride), pair(padding), pair(dilation))
             return (window + epsilon).sqrt()
         ones = energy.new_ones(groups, 1, *kernel)
-        window = F.conv2d(energy, ones, None, _pair(stride), _pair(padding), _pair(dilation), groups)
+        window = F.conv2d(energy, ones, None, pair(stride), pair(padding), pair(dilation), groups)
         return (window + epsilon).sqrt()
 
 
@@ -140,7 +140,7 @@ def inverse_patch_norm(
 ) -> Tensor:
     """1 / `patch_norm`, which the GPU computes as such."""
     if groups == 1 and path(input) == "triton" and input.numel():
-        geometry = (_pair(kernel_size), _pair(stride), _pair(padding), _pair(dilation))
+        geometry = (pair(kernel_size), pair(stride), pair(padding), pair(dilation))
         return maps.inverse_patch_norms(input, *geometry, EPSILON)
     return patch_norm(input, kernel_size, stride, padding, dilation, groups).reciprocal()
 
@@ -240,18 +240,18 @@ class SphereConv2d(Unfusible, nn.Conv2d):
         plain = self.padding_mode == "zeros" and self.groups == 1 and self.operator == "cosine" and self.bias is None
         if not plain or observed(self) or isinstance(self.padding, str):
             return self(input), None
-        geometry, way = (_pair(self.stride), _pair(self.padding), _pair(self.dilation)), path(input)
+        geometry, way = (pair(self.stride), pair(self.padding), pair(self.dilation)), path(input)
         if way != "plain" and input.numel():
             device = input.device.type
             autocast = torch.is_autocast_enabled(device)
             dtype = torch.get_autocast_dtype(device) if autocast else input.dtype
             if way == "triton":
                 product = F.conv2d(input, maps.unit_weight(self.weight, dtype, EPSILON), None, *geometry)
-                return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
+                return product, inverse_patch_norm(input, pair(self.kernel_size), *geometry)
             if dtype == input.dtype and dtype in (self.weight.dtype, torch.bfloat16):
                 return ProductAndNorm.apply(input, self.unit_weight().to(dtype), *geometry, EPSILON)
         product = F.conv2d(input, self.unit_weight(), None, *geometry)
-        return product, inverse_patch_norm(input, _pair(self.kernel_size), *geometry)
+        return product, inverse_patch_norm(input, pair(self.kernel_size), *geometry)
 
     def multiply_adds(self, input: Tensor, output: Tensor) -> int:
         """Of one image: the convolution, the patch norms and the division by them."""
@@ -262,11 +262,11 @@ class SphereConv2d(Unfusible, nn.Conv2d):
         """[B, C, H, W] to [B, F, Ho, Wo], or both without B."""
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
-        padding = _pair(self.padding)
+        padding = pair(self.padding)
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = (0, 0)
-        kernel, stride, dilation = _pair(self.kernel_size), _pair(self.stride), _pair(self.dilation)
+        kernel, stride, dilation = pair(self.kernel_size), pair(self.stride), pair(self.dilation)
         product = F.conv2d(input, self.unit_weight(), None, stride, padding, dilation, self.groups)
         inverse = inverse_patch_norm(input, kernel, stride, padding, dilation, self.groups)
         if self.groups > 1:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.kernels.convolution import _pair
+from nsl.kernels.convolution import pair
 from nsl.kernels.patches import fitting_size, output_size
 from nsl.layers.inputs import unbatched
 
@@ -58,8 +58,8 @@ class Window(nn.Module):
         if min(in_channels, out_channels) < 1:
             raise ValueError(f"in_channels and out_channels must be positive, got {in_channels} and {out_channels}")
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = _pair(kernel_size, "kernel_size"), _pair(stride, "stride")
-        self.padding, self.dilation = _pair(padding, "padding"), _pair(dilation, "dilation")
+        self.kernel_size, self.stride = pair(kernel_size, "kernel_size"), pair(stride, "stride")
+        self.padding, self.dilation = pair(padding, "padding"), pair(dilation, "dilation")
 
     def add_bias(
         self, bias: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -3,7 +3,7 @@
 from nsl.models.cnn import PlainCNN, cnn9, cnn9pp, nsn9
 from nsl.models.cnn10 import ImageNetCNN, cnn10, cnn10pp, nsn10
 from nsl.models.cost import count_multiply_adds
-from nsl.models.registry import count_parameters, create_model, list_models, model_kind
+from nsl.models.registry import count_parameters, create_model, list_models
 
 __all__ = [
     "ImageNetCNN",
@@ -16,7 +16,6 @@ __all__ = [
     "count_parameters",
     "create_model",
     "list_models",
-    "model_kind",
     "nsn9",
     "nsn10",
 ]

@@ -19,6 +19,7 @@ from nsl.layers.dynamic_filter import DynamicFilterConv2d
 from nsl.layers.filter_selection import MixtureConv2d, SelectedConv2d
 from nsl.layers.hypernetwork import HyperConv2d, KernelGenerator
 from nsl.layers.ode import ODEBlock
+from nsl.layers.predictors import hidden_width
 from nsl.layers.shapes import FewTaps, Shaped
 from nsl.layers.unshared import UnsharedNSConv2d
 from nsl.models.cnn import Convolution, PlainCNN, nsn9
@@ -194,7 +195,7 @@ def ode9(
 ) -> PlainCNN:
     """Dynamic NSN-9 whose convolutions of equal width are steps of dx/dt = W^T M(x) x (5.2); the others are plain steps
     to the next width."""
-    options: dict[str, Any] = {"predictor_options": {"hidden": (4 if similarity == "unconstrained" else 2) * width}}
+    options: dict[str, Any] = {"predictor_options": {"hidden": hidden_width(similarity, width)}}
 
     def convolution(in_channels: int, out_channels: int, kernel_size: int, **more: Any) -> nn.Module:
         layer = DynamicNSConv2d(in_channels, out_channels, kernel_size, similarity=similarity, **options, **more)

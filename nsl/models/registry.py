@@ -40,17 +40,12 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def model_kind(name: str) -> str:
-    """The similarity that a network has: "none", "static" or "dynamic".
+def builder(name: str) -> Callable[..., nn.Module]:
+    """What builds a network of that name.
 
     Raises:
         ValueError: the name is unknown.
     """
-    build = _builder(name)
-    return build.keywords.get("kind", "none") if isinstance(build, partial) else "none"
-
-
-def _builder(name: str) -> Callable[..., nn.Module]:
     if name not in _MODELS:
         raise ValueError(f"model must be one of {list_models()}, got {name!r}")
     return _MODELS[name]
@@ -78,7 +73,7 @@ def create_model(name: str, num_classes: int = 10, **kwargs: Any) -> nn.Module:
     Raises:
         ValueError: unknown name or argument; the sentence lists the known ones.
     """
-    build = _builder(name)
+    build = builder(name)
     fixed = set(build.keywords) if isinstance(build, partial) else set()
     known = set(inspect.signature(build).parameters) - fixed - {"num_classes"}
     unknown = sorted(set(kwargs) - known)

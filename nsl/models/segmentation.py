@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
+from nsl.layers.predictors import hidden_width
 from nsl.models.cnn import BATCH_NORM_MOMENTUM, ConvBlock, Convolution
 
 KINDS = ("plain", "static", "dynamic")
@@ -49,7 +50,7 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
         if width < 1 or num_classes < 1:
             raise ValueError(f"width and num_classes must be positive, got {width} and {num_classes}")
-        options = {"hidden": 2 * width} | (predictor_options or {})
+        options = {"hidden": hidden_width(similarity, width)} | (predictor_options or {})
         convolutions: dict[str, Convolution] = {
             "plain": nn.Conv2d,
             "static": partial(NSConv2d, similarity=similarity),

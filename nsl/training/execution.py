@@ -2,8 +2,8 @@
 
 What holds of the numbers:
 
-* On the CPU, the same recipe, seed and number of threads give the same bits, interrupted or not. `accumulate` and
-  `compiled` change the last bits and, with batch norm, what a batch is.
+* On the CPU, the same recipe, seed and number of threads give the same bits, interrupted or not. `compiled` changes the
+  last bits, `accumulate` and `sync_batch_norm` what a batch is to batch norm: checkpoints of other values are refused.
 * On CUDA the random choices are those of the CPU, drawn there and brought over. The sums are not added in the CPU's
   order, so the numbers are close and not equal. The same card, driver and versions repeat their own numbers bit for bit
   where every operation is deterministic: `deterministic` says what that takes. A resumed training takes its first
@@ -26,11 +26,13 @@ import torch
 #: Steps that a CUDA device is given before the host looks at what came out: choices go over and losses come back once
 #: in so many. The CPU works step by step.
 STRETCH = 128
+#: The fields of an `Execution` that the numbers depend on.
+IN_NUMBERS = ("accumulate", "compiled", "sync_batch_norm")
 
 
 @dataclass(frozen=True)
 class Execution:
-    """The circumstances of a training; a result depends on `accumulate` and `sync_batch_norm` only (see the module).
+    """The circumstances of a training; a result depends on those of `IN_NUMBERS` only (see the module).
 
     Attributes:
         device: "auto", or a torch device.

@@ -50,7 +50,9 @@ class FitState(TrainingState):
     def result(self) -> dict[str, Any]:
         """What `fit` returns."""
         point = {"iteration", "images", "learning_rate", "train_loss"}
-        measured = {key: value for key, value in self.curve[-1].items() if key not in point} if self.curve else {}
+        # What the curve holds stays; the headline numbers of a broken network do not.
+        last = self.curve[-1] if self.curve and self.divergence is None else {}
+        measured = {key: value for key, value in last.items() if key not in point}
         return {
             "curve": self.curve,
             "diverged": self.divergence is not None,
@@ -78,15 +80,23 @@ class FitState(TrainingState):
         with evaluating(self.model), torch.no_grad():
             measured = dict(self.measured_by(self.model))
         self.evaluate_seconds += time.perf_counter() - started
+        # A step is judged by its loss, which comes before its update.
+        if self.iteration == self.total and not _finite(self.model):
+            self.divergence = f"weights that are no numbers after iteration {self.iteration}"
         self.curve.append(
             {
                 "iteration": self.iteration,
                 "images": self.iteration * self.batch,
                 "learning_rate": self.recipe.rate(self.iteration - 1),
                 "train_loss": self.loss_sum / self.seen,
-                **measured,
+                # JSON has no infinity.
+                **{key: value if value is None or math.isfinite(value) else None for key, value in measured.items()},
             }
         )
+
+
+def _finite(model: nn.Module) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def fit(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from nsl.data.dataset import Dataset
 from nsl.models.modes import begin_training
 from nsl.training.distributed import local_device, world
 from nsl.training.evaluate import Evaluator
-from nsl.training.execution import Execution, own_stream
+from nsl.training.execution import IN_NUMBERS, Execution, own_stream
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.ranges import check_seed
 from nsl.training.schedule import Recipe
@@ -47,7 +48,8 @@ class TrainResult:
             over the augmented batches of the last stretch between evaluations.
         test_top5_error: percent of test images whose class is not among the five likeliest, of the last iteration;
             None with fewer than six classes.
-        test_loss, train_loss: cross entropy in nats.
+        test_loss, train_loss: in nats; the first the cross entropy, the second what was minimised: with the recipe's
+            label smoothing and all penalties, so that it may well exceed the first.
         curve: one dict an evaluation: iteration, images, learning_rate, train_loss, train_error, test_loss,
             test_error, test_top5_error (test_loss None where it was not finite).
         diverged, divergence: whether and how the training broke; the other numbers are then None or partial.
@@ -172,7 +174,12 @@ def _digest(text: str) -> str:
 
 
 def _name(penalty: Callable[[nn.Module], Tensor] | None) -> str:
-    """What a penalty is called, the same in another process; a function's, or the class's of another callable."""
+    """What a penalty is called, the same in another process; a function's, or the class's of another callable.
+
+    A `functools.partial` is called as its function, with the arguments, which may be the penalty's strength.
+    """
+    if isinstance(penalty, partial):
+        return f"{_name(penalty.func)}, {penalty.args}, {sorted(penalty.keywords.items())}"
     return "" if penalty is None else getattr(penalty, "__qualname__", type(penalty).__qualname__)
 
 
@@ -232,8 +239,9 @@ def train(
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
         identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen}
-        if execution.accumulate > 1:
-            identity["accumulate"] = execution.accumulate
+        # Only what is not as usual, so that checkpoints of earlier versions go on.
+        chosen = {name: getattr(execution, name) for name in IN_NUMBERS}
+        identity |= {name: value for name, value in chosen.items() if value != getattr(Execution, name)}
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
         state = ClassifierState(
             identity,

@@ -44,7 +44,6 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():
-        recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
@@ -57,9 +56,9 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
                 if release and module.structure.name == "unconstrained":
                     decay = RELEASE_SIMILARITY_DECAY
             elif (
-                (parameter.dim() > 1 and (name == "weight" or (recurrent and name.startswith("weight_"))))
+                (parameter.dim() > 1 and _is_kernel(module, name))
                 or name in getattr(module, "decayed", ())
-                or (release and isinstance(module, nn.BatchNorm2d))
+                or (release and isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)))
             ):
                 decay = recipe.weight_decay
             rate = recipe.classifier_rate if id(parameter) in scaled else float(getattr(module, "rate", 1.0))
@@ -68,6 +67,18 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         {"params": parameters, "weight_decay": decay, "rate": rate, "momentum": momentum}
         for (decay, rate, momentum), parameters in groups.items()
     ]
+
+
+def _is_kernel(module: nn.Module, name: str) -> bool:
+    """Whether a parameter of more than one dimension is a map's weight, by its name in PyTorch's modules.
+
+    The scale of a layer normalisation has the shape of what it normalises and is none.
+    """
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return name.startswith("weight_")
+    if isinstance(module, nn.MultiheadAttention):
+        return name.endswith("proj_weight")
+    return name == "weight" and not isinstance(module, (nn.LayerNorm, nn.RMSNorm))
 
 
 class ScheduledSGD:

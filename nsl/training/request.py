@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nsl.arguments import check_apart, check_device, pairs
-from nsl.models.registry import model_kind, shapes_of
+from nsl.models.registry import builder, shapes_of
 from nsl.outputs import check_folder, check_output, check_regular
 from nsl.training.checkpoint import is_foreign
 from nsl.training.distributed import local_device
@@ -62,7 +62,7 @@ def check(arguments: argparse.Namespace) -> None:
         _check_training(arguments)
     if arguments.model:
         # With any number of classes and any size: what is wrong for all data is said before they are loaded.
-        model_kind(arguments.model)
+        builder(arguments.model)
         pairs(arguments.option, "--option")
     pairs(arguments.data_option, "--data-option")
 

@@ -26,15 +26,16 @@ class Recipe:
         iterations: optimiser steps, the whole budget.
         batch_size: images a step.
         learning_rate, momentum: of SGD (paper: 0.1 and 0.9).
-        weight_decay: l2 coefficient on kernels (paper: 5e-4); see `nsl.training.parameter_groups`.
+        weight_decay: l2 coefficient on kernels (the release's; the paper gives none); see
+            `nsl.training.parameter_groups`.
         schedule: "steps" (paper), "linear" or "cosine" (both to zero), or "constant".
         milestones, decay_factor: of "steps"; fractions of the budget after which the rate is multiplied.
         warmup: fraction of the budget over which the rate rises linearly from zero. The reason is written in
             DISCREPANCIES.md.
-        classifier_rate: learning rate of the classifier relative to the other layers' (paper: 1). CNN-9's
+        classifier_rate: learning rate of the classifier relative to the other layers'. CNN-9's
             classifier sees 2048 features of squared norm near 2800, so that plain gradient descent is stable for
             it only below about 0.007; short budgets cannot afford to wait until batch norm has shrunk the features.
-        label_smoothing: of the cross entropy (paper 0; release 0.01).
+        label_smoothing: of the cross entropy (the paper names none: 0; release: 0.01).
         precision: "float32", or "bfloat16" for autocast with float32 weights.
         augment: "crop_flip" (pad 4, random crop, flip), "crop" (for characters, which have a handedness),
             "window_flip" (a random window of larger stored images, flip), "resized_crop" (a random rectangle brought

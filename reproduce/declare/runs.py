@@ -28,7 +28,11 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "learn_shape": False,
     "residual": True,
 }
-OWN_DEFAULTS: dict[str, dict[str, Any]] = {"spherenet": {"width": 128}}
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "spherenet": {"width": 128},
+    # Each its paper's.
+    **dict.fromkeys(("cnn4", "nsn4_static", "nsn4_dynamic", "resnet12", "resnet34", "wrn28_10"), {"width": None}),
+}
 
 
 def model_defaults(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,6 @@ H100_UTILISATION = 0.10
 RECORD_BYTES = 150_000
 #: Before the calibration has said anything: multiply-adds a second, to choose its batches.
 _GUESS = 20e9
-#: The fields of a run's model that its network depends on.
-_NETWORK_FIELDS = ("name", "backbone", "width", "predictor", "predictor_options", "sharing", "learn_shape", "variant")
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ def network_key(run: Run) -> str:
     """Runs with equal keys cost the same a pass."""
     task = tasks.named(run.task)
     sizes, (_, precision) = task.shape(run.dataset), task.training(run)
-    parts = [{k: v for k, v in run.model.items() if k in _NETWORK_FIELDS}, sizes.image_size, precision]
-    return canonical_json([run.task, *parts])
+    return canonical_json([run.task, run.model, sizes.image_size, sizes.classes, precision])
 
 
 def _seconds(device: torch.device, threads: int) -> float:

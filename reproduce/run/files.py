@@ -1,6 +1,6 @@
 """Writing files so that a reader never sees half of one, and the canonical form that hashes are taken of.
 
-`nsl.outputs` does so for ``nsl``; importing it imports torch, which ``status`` and ``tables`` do without.
+`nsl.outputs` does so for ``nsl``; importing it imports torch, which ``status`` does without.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def tried(choice: Choice, store: Store) -> list[Tried]:
 
 
 def _error(record: dict[str, Any] | None) -> float | None:
-    if record is None:
+    if record is None or record["status"] != "finished":
         return None
     metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
     found = record["result"].get(metric.name)

@@ -44,8 +44,8 @@ SHARED = (
 #: The names of methods.
 NAMES = (
     "NSN is a network whose layers have a similarity M: diagonal in DNS, unconstrained in UNS; in \"(J)\" M = D R, "
-    "where a Boolean shape D of the kernel is learned jointly with the similarity R. CNN++ is a plain CNN with more "
-    "filters."
+    "where a Boolean shape D of the kernel is learned jointly with the similarity R. CNN++ is a deeper and wider "
+    "plain CNN."
 )
 
 #: From so many replicates on no number of them is named.

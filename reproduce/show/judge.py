@@ -37,10 +37,6 @@ class Judged:
         """What was observed, in the unit of ``quantity``, with the ends of the interval that decided."""
         return self.verdict.interval
 
-    def sentence(self) -> str:
-        """The verdict in a sentence."""
-        return self.verdict.sentence(self.claim.words)
-
 
 def pair(case: Case) -> Hashable:
     """What a family counts once: two methods, in either order, on one data set and metric."""

@@ -32,7 +32,8 @@ class Metric:
             there are too few seeds for one over seeds.
         mark: a short name that tells a table's second metric from its first; empty of the first.
         start: of a record, what its training starts from that other runs share, and which one it got; None of none.
-        tested: of a record, of how many answers, right or wrong, the value is a fraction; None of a continuous one.
+        tested: of a record, of how many answers, right or wrong, the value is a fraction; None, also of a single
+            record, where it is continuous.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Metric:
     episodes: Callable[[Record], list[float]] | None = None
     mark: str = ""
     start: Callable[[Record], tuple[str, str] | None] | None = None
-    tested: Callable[[Record], int] | None = None
+    tested: Callable[[Record], int | None] | None = None
 
     @property
     def unit(self) -> str:
@@ -80,10 +81,9 @@ def tested_images(record: Record) -> int:
 
 def _rounding(metric: Metric, records: Mapping[int, Record]) -> float:
     """The standard deviation that counting whole answers alone gives one value, in points."""
-    if metric.tested is None:
-        return 0.0
+    counts = [metric.tested(records[seed]) for seed in metric.values(records)] if metric.tested else []
     # A number of answers is even around the truth over one step, whose deviation is the step over the root of 12.
-    return max(100 / metric.tested(records[seed]) for seed in metric.values(records)) / sqrt(12)
+    return max((100 / count for count in counts if count), default=0.0) / sqrt(12)
 
 
 @dataclass(frozen=True)

@@ -200,27 +200,6 @@ class Verdict:
         """The direction, and in brackets what to know about it: a table's cell."""
         return f"{self.direction} ({self.note()})" if self.note() else str(self.direction)
 
-    def evidence(self) -> str:
-        """What was observed: a mean with its interval, or the values of the seeds, or what was counted."""
-        if self.observed:
-            return self.observed
-        if self.interval is None:
-            return ""
-        seeds = f"{self.seeds} seed" if self.seeds == 1 else f"{self.seeds} seeds"
-        if self.interval.low is None or self.interval.high is None:
-            return f"{values_text(self.values)} points in {seeds}"
-        over = f"{self.interval.count} episodes" if self.unit == EPISODE else seeds
-        ends = f"{self.interval.low:.2f} to {self.interval.high:.2f}"
-        return f"{self.interval.mean:.2f} points, {level_text(self.interval.level)} interval {ends} over {over}"
-
-    def sentence(self, claim: str) -> str:
-        """The verdict on ``claim`` (the claim's own words) as one sentence with evidence and scope."""
-        evidence, scope = self.evidence(), str(self.scope)
-        parts = [f"{claim.rstrip('.')}: {self.short()}"]
-        parts += [evidence] if evidence else []
-        parts += [f"scope: {scope}"] if scope and self.direction != Direction.NOT_RUN else []
-        return "; ".join(parts) + "."
-
 
 def joined(*parts: str) -> str:
     """Those of the remarks that are not empty, as one."""

@@ -1,8 +1,8 @@
 """All tables of a profile: their CSV files, a summary in Markdown, and the page of what stands.
 
 Nothing here imports a model or the data, except that claims about parameters count them on the networks themselves
-(``reproduce/declare/sizes.py``) and claims that are computed ask ``reproduce/studies``. What a table looks like is said
-by its task's columns.
+(``reproduce/declare/sizes.py``), claims that are computed ask ``reproduce/studies``, and Table 6 asks the few-shot
+methods for their classifiers' names. What a table looks like is said by its task's columns.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def summary(profile: plan.Profile, store: Store) -> str:
         if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
+        parts.append(question(table))
         if table.run:
             parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
         elif key in plan.tables():
@@ -102,6 +103,13 @@ def summary(profile: plan.Profile, store: Store) -> str:
             parts += [f"Not run. {scope_sentence(table)}", words.answer(table)]
         parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
+
+
+def question(table: Table) -> str:
+    """What a table asks, and where the paper does."""
+    sections = [part for part in table.experiment.section.split(", ") if not part.startswith("Table")]
+    where = "section" if len(sections) == 1 else "sections"
+    return f"{table.experiment.question} (In the paper: {where} {table.experiment.section}.)"
 
 
 def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[str]:

@@ -22,7 +22,7 @@ from reproduce.show.notebooks import SOURCES
 from reproduce.show.overview import Shown, distinct, overview, records
 from reproduce.show.rows import Table, shown_tables
 from reproduce.show.statistics import Direction
-from reproduce.show.tables import summary
+from reproduce.show.tables import question, summary
 from reproduce.site import forest
 
 #: Documents of the checkout by the page that they become; those that are absent are left out.
@@ -100,7 +100,7 @@ def _claims_page(profile: plan.Profile, tables: list[Table], has_notebook: set[s
             continue
         link = f"notebooks/{profile.name}/{table.experiment.stem}"
         notebook = f" ([notebook]({link}.ipynb))" if link in has_notebook else ""
-        lines += [f"{heading}{notebook}", "", words.count(table.claims), ""]
+        lines += [f"{heading}{notebook}", "", question(table), "", words.count(table.claims), ""]
         for judged in table.claims:
             if judged.verdict.direction == Direction.NOT_RUN:
                 continue

@@ -168,7 +168,8 @@ class FewShot(Task):
         from nsl.data import split_classes
 
         sizes = self.shape(run.dataset)
-        counts = {"base": sizes.classes, "validation": 1, "novel": 20}
+        # Enough validation classes for the episodes that choose a meta-training's state.
+        counts = {"base": sizes.classes, "validation": 20, "novel": 20}
         names = [f"{part} {i}" for part, count in counts.items() for i in range(count)]
         split = {part: [n for n in names if n.startswith(f"{part} ")] for part in counts}
         labels = torch.arange(len(names)).repeat_interleave(NOISE_IMAGES)

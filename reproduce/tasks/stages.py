@@ -134,11 +134,13 @@ def _with_similarity(model: Any, run: Run) -> Any:
     import torch
 
     import nsl
+    from nsl.layers.predictors import hidden_width
 
     kind = run.model["name"]
     if kind == "cnn9":
         return model
-    options: dict[str, Any] = {} if kind == "static" else {"predictor_options": {"hidden": 2 * int(run.model["width"])}}
+    hidden = hidden_width("diagonal", int(run.model["width"]))
+    options: dict[str, Any] = {} if kind == "static" else {"predictor_options": {"hidden": hidden}}
     model.stages = nsl.convert(model.stages, kind=kind, similarity="diagonal", **options)
     return model.to(memory_format=torch.channels_last)
 

@@ -68,6 +68,30 @@ def test_a_loss_that_is_no_number_ends_the_training() -> None:
     assert result["diverged"]
     assert result["divergence"] == "training loss inf at iteration 6"
     assert result["iterations_done"] == 6
+    assert "test_error" not in result
+
+
+def test_a_last_step_that_breaks_the_weights_is_a_divergence() -> None:
+    """Its loss is a number; what it makes of the weights is none."""
+
+    class Breaking(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * float("nan")
+
+    def loss(model: torch.nn.Module, chosen: Tensor, step: int) -> Tensor:
+        found = squared(model, chosen, step)
+        return Breaking.apply(found) if step == last else found  # type: ignore[no-any-return]
+
+    last = run()[1]["iterations_done"] - 1
+    _, result = run(loss=loss)
+    assert result["diverged"]
+    assert "weights that are no numbers" in result["divergence"]
+    assert "test_error" not in result
 
 
 def test_every_epoch_has_an_order_of_its_own() -> None:

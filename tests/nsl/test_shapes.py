@@ -115,5 +115,7 @@ def test_a_folded_layer_of_few_taps_is_so_many_shifts_and_saves_multiply_adds() 
 def test_impossible_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="mixes channels"):
         Shaped("full")
+    with pytest.raises(ValueError, match="threshold must be below 1, where D_r starts, got 1"):
+        Shaped("diagonal", boolean=True, threshold=1.0)
     with pytest.raises(ValueError, match="count must be a whole number of at least 1"):
         FewTaps(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,47 @@ def test_a_checkpoint_of_another_network_or_penalty_is_refused(
     interrupted(small(), tmp_path / "run.pt")
     with pytest.raises(CheckpointError, match="belongs to another training"):
         train(other, tiny(), RECIPE, seed=0, execution=Execution(checkpoint=tmp_path / "run.pt"), **more)
+
+
+def test_scales_are_not_decayed_and_projections_are_whatever_their_shape() -> None:
+    model = torch.nn.ModuleDict(
+        {"scale": torch.nn.LayerNorm([2, 3, 3]), "attention": torch.nn.MultiheadAttention(4, 2, kdim=3, vdim=5)}
+    )
+    groups = parameter_groups(model, Recipe(iterations=1, weight_decay=5e-4))
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in decayed}
+    assert names == {f"attention.{name}_proj_weight" for name in "qkv"} | {"attention.out_proj.weight"}
+
+
+def test_the_releases_decay_of_batch_norm_is_that_of_shared_batch_norm_too() -> None:
+    def decayed(model: torch.nn.Module) -> int:
+        groups = parameter_groups(model, Recipe(iterations=1, weight_decay=5e-4))
+        return sum(p.numel() for group in groups if group["weight_decay"] for p in group["params"])
+
+    model = nsl.create_model("nsn9_dynamic_diagonal", 4, width=4, image_size=8, variant="release")
+    before = decayed(model)
+    assert decayed(torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)) == before
+
+
+@pytest.mark.parametrize("strength", [2e-4, 2e-2])
+def test_the_strength_of_a_penalty_is_part_of_what_a_checkpoint_is_of(tmp_path: Path, strength: float) -> None:
+    def penalty(coefficient: float) -> Any:
+        return partial(nsl.orthogonality_penalty, coefficient=coefficient)
+
+    interrupted(small(), tmp_path / "run.pt", penalty=penalty(2e-4))
+    execution = Execution(checkpoint=tmp_path / "run.pt", progress=False)
+    if strength == 2e-4:
+        train(small(), tiny(), RECIPE, seed=0, execution=execution, penalty=penalty(strength))
+    else:
+        with pytest.raises(CheckpointError, match="belongs to another training"):
+            train(small(), tiny(), RECIPE, seed=0, execution=execution, penalty=penalty(strength))
+
+
+@pytest.mark.parametrize("chosen", [{"accumulate": 2}, {"compiled": True}])
+def test_a_checkpoint_is_refused_by_a_training_that_computes_otherwise(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    interrupted(small(), tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        train(small(), tiny(), RECIPE, seed=0, execution=Execution(checkpoint=tmp_path / "run.pt", **chosen))
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path: Path) -> None:

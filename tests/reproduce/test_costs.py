@@ -18,6 +18,7 @@ from reproduce.declare import plan
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import shape
 from reproduce.run import costs
+from reproduce.run.files import canonical_json
 from tests.reproduce.helpers import write_profile
 
 
@@ -154,6 +155,14 @@ def test_the_calibration_of_a_card_names_it() -> None:
     found = costs.calibrate([run_of(1, "cnn"), run_of(1, "dynamic")], 2, 1, 1.0)
     assert found.card == torch.cuda.get_device_name()
     assert min(found.passes.values()) > 0
+
+
+@pytest.mark.parametrize("name", ["demo", "cpu", "paper"])
+def test_runs_that_are_calibrated_together_have_one_network_and_its_work(name: str) -> None:
+    together: dict[str, set[tuple[str, str]]] = {}
+    for run in plan.planned_runs(plan.profile(name), plan.every(), 2):
+        together.setdefault(costs.network_key(run), set()).add((run.task, canonical_json(run.model)))
+    assert {len(networks) for networks in together.values()} == {1}
 
 
 def test_a_run_that_tables_share_is_paid_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,8 @@ def test_what_is_not_there_is_a_sentence_with_what_is(
         nsl.load(table=5, folder=kept.kept)
     with pytest.raises(zoo.ZooError, match="Say which network"):
         nsl.load()
+    with pytest.raises(zoo.ZooError, match="is a file, which holds one network; leave out table"):
+        nsl.load("net.safetensors", table=1)
     with pytest.raises(zoo.ZooError, match="does not exist; name one such as"):
         nsl.load(table=1, folder=tmp_path / "nowhere")
     monkeypatch.setenv("NSL_WEIGHTS", str(kept.kept))

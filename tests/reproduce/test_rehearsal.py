@@ -53,6 +53,13 @@ def test_every_few_shot_method_is_rehearsed(tmp_path: Path, key: str) -> None:
     assert rehearse_run(run_of(6, key), None, tmp_path).problem == ""
 
 
+@pytest.mark.parametrize("key", [method.key for method in plan.experiment(6).methods])
+def test_noise_has_the_classes_that_every_few_shot_methods_episodes_take(key: str) -> None:
+    run = run_of(6, key, "paper")
+    noise, episodes = tasks.named(run.task).noise(run, STEPS), run.recipe["episodes"]
+    assert min(part.num_classes for part in (noise.base, noise.validation, noise.novel)) >= episodes["way"]
+
+
 def test_absent_data_are_replaced_by_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NSL_DATA", str(tmp_path))
     backend = RehearsalBackend(run_of(1, "cnn", "cpu"), None)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from functools import partial
 
+import pytest
+
+from nsl.models.registry import builder, list_models
 from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.declare.runs import CLASSIFICATION, Run, declared_id, model_config, model_defaults, run_id
@@ -91,3 +95,14 @@ def test_a_run_that_several_tables_ask_for_is_planned_once() -> None:
     together = plan.planned_runs(cpu, plan.tables(CLASSIFICATION), 1)
     assert [len(runs) for runs in alone] == [7, 5, 3, 12, 3]
     assert len(together) == 23
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_options_that_are_left_out_of_a_model_are_those_it_has_by_itself(name: str) -> None:
+    build = builder(name)
+    fixed = build.keywords if isinstance(build, partial) else {}
+    taken = {key: found.default for key, found in inspect.signature(build).parameters.items() if key not in fixed}
+    for key, value in model_defaults(name, {}).items():
+        # A predictor that is not named is the variant's.
+        if key in taken and (key, taken[key]) != ("predictor", None):
+            assert taken[key] == value, key

@@ -87,7 +87,8 @@ def test_a_diverged_trial_rules_its_candidate_out(tmp_path: Path, profile: Profi
     (choice,) = selection.choices(profile, 1)
     store = Store(tmp_path / "results", "tiny")
     store_trials(store, choice, [5.0, 4.0, 6.0])
-    put_record(store, choice.candidates[1].trials["dynamic"][1], float("nan"), status="diverged")
+    # Whatever is kept of its errors.
+    put_record(store, choice.candidates[1].trials["dynamic"][1], 0.5, status="diverged")
     found = selection.tried(choice, store)
     assert found[1].mean is None
     chosen = selection.best(found)

@@ -151,19 +151,6 @@ def test_a_scope_names_what_differs_from_the_paper_and_nothing_else() -> None:
     )
 
 
-def test_a_sentence_has_direction_evidence_and_scope() -> None:
-    interval = Interval(0.9, 0.5, 1.3, 3, 0.975)
-    verdict = Verdict(AGREES, Scope(budget=0.05), interval, "seed", 3, (0.9, 0.8, 1.0), handicap="B is weak")
-    assert verdict.sentence("A beats B.") == (
-        "A beats B: agrees (B is weak); 0.90 points, 97.5 % interval 0.50 to 1.30 over 3 seeds; "
-        "scope: 5 % of the paper's training."
-    )
-    why = "2 common seeds, three decide"
-    few = Verdict(UNDECIDED, Scope(), Interval(0.5, None, None, 2), "", 2, (0.4, 0.6), reason=why)
-    assert few.sentence("A beats B.") == f"A beats B: undecided ({why}); 0.40, 0.60 points in 2 seeds."
-    assert Verdict(NOT_RUN, Scope(budget=0.1)).sentence("A beats B.") == "A beats B: not run."
-
-
 def test_a_row_agrees_only_when_all_its_claims_do() -> None:
     yes, no, none = Verdict(AGREES), Verdict(DISAGREES), Verdict(NO_EFFECT)
     unsure, absent = Verdict(UNDECIDED, reason="one common seed, three decide"), Verdict(NOT_RUN)

@@ -15,6 +15,7 @@ from nsl.fewshot.heads import cosine, cross_entropy, fit_linear, one_hot, protot
 from nsl.fewshot.kshot import fit_prior, log_posterior, maximum
 from nsl.fewshot.leo import LEO, Latent, divergence, sample
 from nsl.fewshot.matching import FullContext, MatchingNet
+from nsl.fewshot.meta_nsn import MetaDynamicNSN, MetaStaticNSN
 from nsl.fewshot.proto import ProtoNet
 from nsl.fewshot.relation import RelationNet
 from nsl.fewshot.tadam import TADAM, TaskEmbeddingNetwork
@@ -189,6 +190,12 @@ def test_tadam_counts_its_passes() -> None:
     assert TADAM.task_passes(25, 75, options) == pytest.approx(3 * (25 + 75 + 25 + 64 * mean))
     assert TADAM.task_passes(25, 75, {**options, "conditioning": False, "auxiliary": False}) == 300
     assert TADAM.episode_passes(25, 75, 0) == 125
+
+
+def test_meta_learned_dynamic_nsn_is_counted_as_the_first_order_that_it_is() -> None:
+    options = {"train_steps": 5}
+    assert MetaDynamicNSN.task_passes(25, 75, options) == 3 * (5 * 25 + 75)
+    assert MetaStaticNSN.task_passes(25, 75, options) == 3 * (2 * 5 * 25 + 75)
 
 
 # Baseline++: the authors' code.

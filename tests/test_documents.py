@@ -1,0 +1,68 @@
+"""Numbers in the pages of ``docs/`` are those that are declared and stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from reproduce.declare import plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def flat(page: str) -> str:
+    return " ".join((ROOT / "docs" / page).read_text("utf-8").split())
+
+
+def ratios(bench: str) -> dict[str, str]:
+    rows = json.loads((ROOT / "results" / "bench" / f"{bench}.json").read_text("utf-8"))["rows"]
+    return {row["case"]: f"{row['ratio']:.2f}" for row in rows if row["ratio"] is not None}
+
+
+def test_the_page_on_speed_says_what_the_stored_benchmarks_measured() -> None:
+    convolution, step, folded = (ratios(n) for n in ("dynamic_convolution", "training_step", "folded_inference"))
+    sizes = ("32ch 32x32", "64ch 16x16", "128ch 8x8")
+
+    def listed(kind: str, precision: str) -> str:
+        first, second, third = (convolution[f"{size} {precision}: {kind}"] for size in sizes)
+        return f"{first}, {second} and {third}"
+
+    def times(network: str, precision: str) -> str:
+        return f"{float(step[f'{precision}: {network}']):.1f}"
+
+    dynamic, release = "nsn9_dynamic_diagonal", "nsn9_dynamic_diagonal (release's predictor)"
+    unconstrained = {times("nsn9_dynamic_unconstrained", precision) for precision in ("fp32", "bf16")}
+    text = flat("speed.md")
+    for said in (
+        f"diagonal convolution takes {listed('DNS', 'fp32')} in float32 and {listed('DNS', 'bf16')} in bfloat16",
+        f"unconstrained one {listed('UNS', 'fp32')} in float32",
+        f"takes {times(dynamic, 'fp32')} times CNN-9's in float32 and {times(dynamic, 'bf16')} times in bfloat16",
+        f"({times(release, 'fp32')} and {times(release, 'bf16')} with the release's)",
+        f"the unconstrained one {unconstrained.pop()} times in both",
+        f"trains like CNN-9 ({step['fp32: nsn9_static_diagonal']})",
+    ):
+        assert said in text
+    assert not unconstrained
+    assert any(f"runs like CNN-9 ({ratio})" in text for ratio in folded.values())
+
+
+@pytest.mark.parametrize("name", ["demo", "cpu", "paper", "paper-bf16"])
+def test_the_guide_says_a_profiles_seeds_and_widths(name: str) -> None:
+    row = next(line for line in (ROOT / "docs" / "guide.md").read_text("utf-8").splitlines() if f"| `{name}` |" in line)
+    profile = plan.profile(name)
+    seeds = {table: len({run.seed for run in plan.planned_runs(profile, (table,), None)}) for table in (4, 6)}
+    expected = f"{seeds[4]}" if seeds[4] == seeds[6] else f"{seeds[4]}, Table 6: {seeds[6]}"
+    assert row.rstrip(" |").endswith(f"| {expected}")
+    if "width" in row:
+        assert f"width {profile.width}" in row
+        wide = profile.slots["imagenet"].width
+        assert (f"Table 5: {wide}" in row) == (wide != profile.width) or name == "paper"
+    (iterations,) = {run.recipe["iterations"] for run in plan.planned_runs(profile, (4,), None)}
+    batch = plan.planned_runs(profile, (4,), None)[0].recipe["batch_size"]
+    said = re.search(r"([\d,]+) (?:images|iterations of (\d+))", row)
+    if said is not None:
+        found = int(said[1].replace(",", "")) * int(said[2] or 1)
+        assert found == iterations * batch
