@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations
 
 from nsl.classifier import CLASSIFIER_NAMES, named_classifiers
 from nsl.layers.dynamic import DynamicLayer
+from nsl.layers.linear import no_fast_path
 from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
 from nsl.layers.structures import Structure
 from nsl.layers.window import Window
@@ -30,7 +31,7 @@ Where = Callable[[str, nn.Module], bool]
 def _spatial(model: nn.Module) -> Where:
     """A similarity of one tap is a factor, and a classifier that covers its whole map has no patches: neither is
     converted by default."""
-    classifiers = {id(part) for part in named_classifiers(model)}
+    classifiers = {id(inner) for part in named_classifiers(model) for inner in part.modules()}
 
     def chosen(name: str, module: nn.Module) -> bool:
         return id(module) not in classifiers and module.weight[0, 0].numel() > 1  # type: ignore[index]
@@ -80,16 +81,16 @@ _HOOKS = (
 )
 
 
-def _is_weight_norms(hook: Any) -> bool:
-    """Whether PyTorch's parametrised weight norm brought the hook: it reads state dicts of the old weight norm, which
-    a layer without the parametrisation need not."""
+def _may_be_lost(hook: Any) -> bool:
+    """Whether a layer of another kind can do without the hook: one of ours, or one by which PyTorch's parametrised
+    weight norm reads state dicts of the old weight norm."""
     own = getattr(hook, "hook", hook)  # without PyTorch's wrapper, whose copies do not tell
-    return getattr(own, "__module__", None) == parametrizations.__name__
+    return own is no_fast_path or getattr(own, "__module__", None) == parametrizations.__name__
 
 
 def _has_hooks(module: nn.Module) -> bool:
     found = (hook for kind in _HOOKS for hook in (getattr(module, kind, None) or {}).values())
-    return any(not _is_weight_norms(hook) for hook in found)
+    return any(not _may_be_lost(hook) for hook in found)
 
 
 #: Methods that a patched layer has of its own ("tiling" patches replace the second).
@@ -154,6 +155,20 @@ def reset_to_identity(layer: DynamicLayer) -> None:
     layer.neural.reset_to_identity()
 
 
+#: Wrappers that know the parameters which there were when they were made, and would not bring new ones together.
+_WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    for module in model.modules():
+        for kind in type(module).__mro__:
+            if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+                raise ValueError(
+                    f"the network is wrapped by {kind.__name__}, which would not bring the similarities of several "
+                    "processes together: convert it before it is wrapped"
+                )
+
+
 def convert(
     model: nn.Module,
     kind: str = "static",
@@ -163,7 +178,8 @@ def convert(
 ) -> nn.Module:
     """Give the convolutions of any network a neural similarity, M = I: the outputs do not change.
 
-    Weights and biases are the old parameters themselves, not copies, so that optimisers and tied layers keep working.
+    Weights and biases are the old parameters themselves, not copies, so that tied layers, and optimisers that have
+    them, keep working; an optimiser that was made before knows nothing of M, which it would leave at I.
     A static conversion, which starts at M = I, leaves torch's global generators as they were; predictors are drawn.
 
     Args:
@@ -180,9 +196,10 @@ def convert(
         The model; a new object only if the model itself is one convolution.
 
     Raises:
-        ValueError: unknown kind, nothing to convert, a module with hooks, parametrisations or a patched forward, one
-            whose parent multiplies by its weight itself (`nn.TransformerEncoderLayer`), a lazy one without weights, or
-            a predictor that cannot give M = I and still learn (`residual=False`, `relu_output=True`).
+        ValueError: unknown kind, nothing to convert, a network wrapped for several processes, a module with hooks,
+            parametrisations or a patched forward, one whose parent multiplies by its weight itself
+            (`nn.TransformerEncoderLayer`), a lazy one without weights, or a predictor that cannot give M = I and still
+            learn (`residual=False`, `relu_output=True`).
     """
     if kind not in ("static", "dynamic"):
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
@@ -190,6 +207,7 @@ def convert(
         raise ValueError(f"model must be a network, an instance of nn.Module, got {model!r}")
     if where is not None and not callable(where):
         raise ValueError(f"where must be a function of (name, module), got {where!r}")
+    _refuse_wrapped(model)
     chosen = where or _spatial(model)
     read_by_parents = _read_by_parents(model)
 

@@ -254,6 +254,8 @@ def load(
     asked = (which, table, method, data, seed)
     if all(value is None for value in asked):
         raise ZooError("Say which network: nsl.load(table=1, method='dynamic'), or an identity that `nsl zoo` lists.")
+    if which == "":
+        raise ZooError("The identity is empty; name one that `nsl zoo` lists.")
     if which is not None and str(which).endswith(".safetensors"):
         if any(value is not None for value in asked[1:]):
             raise ZooError(f"{which} is a file, which holds one network; leave out table, method, data and seed.")

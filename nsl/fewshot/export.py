@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ def save_method(path: Path, method: FewShotMethod, training: dict[str, Any] | No
         training: JSON-ready facts to keep, such as data, recipe and result.
 
     Raises:
-        ValueError: the method has not been fitted.
+        ValueError: the method has not been fitted, or an option was changed since it was made: the file holds the
+            options, so that it would be another method's.
     """
-    if method.moments is None:
-        raise ValueError(f"{method.name}: call fit before save_method.")
+    method.check_fitted("save_method")
+    _check_unchanged(method)
+    assert method.moments is not None
     mean, std = method.moments
     about = {
         "model": {"few_shot": method.name, "settings": method.settings.as_dict(), "options": method.options},
@@ -39,6 +42,21 @@ def save_method(path: Path, method: FewShotMethod, training: dict[str, Any] | No
         "training": training or {},
     }
     write_tensors(path, method.trained_tensors(), about)
+
+
+def _check_unchanged(method: FewShotMethod) -> None:
+    """Refuse an attribute of an option's name that is not what the option makes of it."""
+    settings = replace(method.settings, device="meta")
+    fresh = create_method(method.name, settings, **method.options)
+    for name, given in method.options.items():
+        if given is None:  # left to the method, which may find out while it is fitted
+            continue
+        made, now = getattr(fresh, name, None), getattr(method, name, None)
+        if isinstance(made, str | int | float) and made != now:
+            raise ValueError(
+                f"{method.name}: {name} is {now!r} and was made as {made!r}, which is what a file would say; make the "
+                f"method with {name}={now!r}."
+            )
 
 
 def load_method(path: Path, device: str = "cpu") -> tuple[FewShotMethod, dict[str, Any]]:

@@ -94,7 +94,7 @@ class FewShotMethod(ABC):
         self.steps: int | None = None
         self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.validation: ImageSet | None = None
-        self.fitted = False
+        self.fitted = self.begun = self.fitting = False
         torch.manual_seed(settings.seed)
         self.network: nn.Module = self.build()
         self.network.to(self.device)
@@ -116,7 +116,7 @@ class FewShotMethod(ABC):
 
         Raises:
             ValueError: the images have another size than the settings, or a class has too few for an episode; or the
-                method was fitted before.
+                method was fitted before, or began to be.
             Diverged: the loss is no longer finite.
         """
         if base.image_size != self.settings.image_size:
@@ -125,10 +125,19 @@ class FewShotMethod(ABC):
             )
         if self.fitted:
             raise ValueError(f"{self.name} was fitted before and would go on from there; make a new one to start anew.")
+        if self.begun:
+            raise ValueError(
+                f"{self.name} is half trained, since its first fit ended before its time; make a new one, which goes "
+                "on from the place that was given to the first."
+            )
         self.moments = moments(base)
         self.validation = validation
-        with random_state_kept():
-            history = self.train(base, place or Place())
+        self.begun = self.fitting = True
+        try:
+            with random_state_kept():
+                history = self.train(base, place or Place())
+        finally:
+            self.fitting = False
         self.validation, self.fitted = None, True
         self.network.eval()
         return history
@@ -204,10 +213,14 @@ class FewShotMethod(ABC):
             [B, ...] on the device.
 
         Raises:
-            ValueError: the method has not been fitted.
+            ValueError: the method has not been fitted, or the images are of another size or form.
         """
-        if self.moments is None:
-            raise ValueError(f"{self.name}: call fit before represent.")
+        self.check_fitted("represent")
+        assert self.moments is not None
+        size = self.settings.image_size
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1:] != (3, size, size):
+            got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(f"{self.name}: images must be a tensor [B, 3, {size}, {size}] as in training, got {got}.")
         mean, std = self.moments
         self.network.eval()
         with torch.no_grad():
@@ -216,6 +229,11 @@ class FewShotMethod(ABC):
                 for part in images.split(BATCH)
             ]
         return torch.cat(parts)
+
+    def check_fitted(self, what: str) -> None:
+        """Raise ValueError where `fit` has not come to its end."""
+        if not (self.fitted or self.fitting):
+            raise ValueError(f"{self.name}: call fit before {what}.")
 
     def adapt(self, support: Tensor, labels: Tensor, steps: int | None = None) -> Adapted:
         """Adapt to a task.

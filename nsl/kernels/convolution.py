@@ -22,6 +22,7 @@ Three implementations of the same definition:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,12 +41,23 @@ _UNFOLD_CHANNELS, _UNFOLD_ELEMENTS = 16, 1 << 20
 
 
 def pair(value: Any, name: str = "size") -> tuple[int, int]:
-    """One number, of whatever integer type, or one or two in a sequence, as a pair; `name` is the argument's."""
-    if isinstance(value, str):
+    """One number, of whatever integer type, or one or two in a sequence, as a pair; `name` is the argument's.
+
+    Raises:
+        ValueError: it is something else, as 1.5 is.
+    """
+    found = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if len(found) not in (1, 2) or not all(_is_whole(number) for number in found):
         raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
-    if not isinstance(value, Sequence):
-        return (int(value), int(value))
-    return (int(value[0]), int(value[-1]))
+    return (_whole(found[0]), _whole(found[-1]))
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, torch.SymInt) or hasattr(number, "__index__")
+
+
+def _whole(number: Any) -> Any:
+    return number if isinstance(number, torch.SymInt) else operator.index(number)
 
 
 def neural_similarity_conv2d(

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.layers.spherical import SphereConv2d
 
 
@@ -187,13 +186,3 @@ def orthogonality_penalty(model: nn.Module, coefficient: float = 2e-4) -> Tensor
             eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
             total = total.to(gram) + coefficient / 2 * (gram - eye).square().sum()
     return total
-
-
-class SphereBlock(nn.Sequential):
-    """SphereConv, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
-
-    def __init__(self, in_channels: int, out_channels: int, operator: str = "cosine") -> None:
-        super().__init__()
-        self.conv = SphereConv2d(in_channels, out_channels, 3, padding=1, operator=operator)
-        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPSILON)
-        self.relu = nn.ReLU(inplace=True)

@@ -34,8 +34,15 @@ def similar_features(input: Tensor, similarity: Tensor, block: Block, is_mask: b
     return (blocks * similarity.unsqueeze(-2) if is_mask else blocks @ similarity.transpose(-1, -2)).flatten(-2)
 
 
+def no_fast_path(layer: nn.Module, arguments: object) -> None:
+    """A hook that does nothing but be there: beside one `nn.TransformerEncoderLayer` calls its linear layers, where it
+    would otherwise, in evaluation mode without gradients, multiply by their weights itself and leave M out."""
+
+
 class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
     """`torch.nn.Linear` with a static neural similarity: y = (M^T W)^T x + b.
+
+    As `out_proj` of an `nn.MultiheadAttention` it is never called, and M left out: that module multiplies by the weight.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.
@@ -73,6 +80,7 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         shape = {"learn_shape": learn_shape, "shape_threshold": shape_threshold, "shape_rate": shape_rate}
         self.neural = StaticSimilarity(similarity, block, self.weight, **shape)
+        self.register_forward_pre_hook(no_fast_path)
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
@@ -165,6 +173,7 @@ class DynamicNSLinear(DynamicLayer, nn.Linear, replaces=nn.Linear):
             predictor = LinearPredictor(in_features, self.neural.degrees_of_freedom, hidden)
             move_like(predictor, self.weight)
         self.neural.predictor = predictor
+        self.register_forward_pre_hook(no_fast_path)
 
     def predict_similarity(self, input: Tensor) -> Tensor:
         """[..., in_features] to masks [..., block_size] or matrices [..., block_size, block_size]."""

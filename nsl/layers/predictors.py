@@ -126,13 +126,19 @@ class Predictor(nn.Module):
     def reset_to_identity(self) -> None:
         """Silence the last step, so that M = I exactly."""
         last = self.second if isinstance(self.second_norm, nn.Identity) else self.second_norm
+        if last._parameters.get("weight") is None:
+            raise ValueError(
+                "reset_to_identity: the weight of the predictor's last step is computed (pruning, weight norm or "
+                "another parametrisation) and cannot be set to zero; remove that first"
+            )
         nn.init.zeros_(last.weight)
         if isinstance(last, nn.modules.batchnorm._BatchNorm):  # also what `SyncBatchNorm` made of it
             nn.init.zeros_(last.bias)
 
     def _first(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """The first convolution's output, and a factor [B, 1, Ho, Wo] that it is still to be multiplied with."""
-        if isinstance(self.first, SphereConv2d):
+        # A subclass with a forward of its own is called.
+        if isinstance(self.first, SphereConv2d) and type(self.first).forward is SphereConv2d.forward:
             return self.first.unscaled(input)
         return self.first(input), None
 

@@ -61,6 +61,13 @@ class ShiftConv2d(nn.Module):
             if bias is not None and self.pointwise.bias is not None:
                 self.pointwise.bias.copy_(bias.detach())
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saved are the taps that the layer computes with, whatever has become of the buffer: averaging the buffers of
+        several networks rounds whole numbers."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self.taps.is_meta:
+            destination[f"{prefix}taps"] = self.taps.new_tensor(self._places)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Loading brings other taps, also another number of them: the shifts and the 1x1 kernel's shape follow."""
         taps = state_dict.get(f"{prefix}taps")

@@ -381,7 +381,8 @@ class L1(Structure):
 
     def penalty(self, free: Tensor, block: Block) -> Tensor:
         values = self.mask(free, block) if self.is_mask else self.assemble(free, block)
-        return self.coefficient * values.abs().sum()
+        own, inner = self.coefficient * values.abs().sum(), self.inner.penalty(free, block)
+        return own if inner is None else own + inner
 
     def __repr__(self) -> str:
         return f"l1({self.inner!r}, coefficient={self.coefficient:g})"

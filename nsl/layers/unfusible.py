@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, ClassVar
 
 from torch import nn
+
+
+def _asked_by_distributed() -> bool:
+    """Whether `torch.distributed` sets the attribute, which puts a part of the same parameter in its place (FSDP)."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("nsl."):
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("torch.distributed.")
 
 
 class Unfusible(nn.Module):
@@ -22,7 +31,8 @@ class Unfusible(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What fusions do with a convolution; PyTorch's own loading goes by another way.
-        if name == "bias" and isinstance(value, nn.Parameter) and "bias" in self._parameters and not self._loading:
+        replaced = name == "bias" and isinstance(value, nn.Parameter) and "bias" in self._parameters
+        if replaced and not self._loading and not _asked_by_distributed():
             raise ValueError(
                 f"the bias of a {type(self).__name__} cannot be replaced: {self.why}, so that batch norm and the like "
                 "cannot be folded into it; leave it out of the fusion"

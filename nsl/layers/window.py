@@ -64,7 +64,13 @@ class Window(nn.Module):
     def add_bias(
         self, bias: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        """Register the parameter `bias` [F], or None without one; the layer fills it."""
+        """Register the parameter `bias` [F], or None without one; the layer fills it.
+
+        Raises:
+            ValueError: bias is neither True nor False, as where `nn.Conv2d`'s groups are given by their place.
+        """
+        if not isinstance(bias, bool):
+            raise ValueError(f"bias must be True or False, got {bias!r}; {type(self).__name__} has no groups")
         own = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
         self.register_parameter("bias", own)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.models.cnn import BATCH_NORM_MOMENTUM
+from nsl.models.cnn import BATCH_NORM_MOMENTUM, he_initialise
 from nsl.models.modes import evaluating
 
 #: Batch norm's epsilon here: PyTorch's own, which the few-shot literature's code uses.
@@ -32,8 +32,14 @@ class BatchStatistics(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Scale 1, shift 0."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, maps: Tensor) -> Tensor:
         normal = F.batch_norm(maps, None, None, training=True, eps=EPSILON)
@@ -56,6 +62,10 @@ class Backbone(nn.Module):
 
     channels: int
     flat = False
+
+    def reset_parameters(self) -> None:
+        """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
+        he_initialise(self)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to the last map [B, channels, h, w]."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.layers.predictors import hidden_width
 from nsl.models.backbone import Backbone, halve, norm_of
-from nsl.models.cnn import Convolution, he_initialise
+from nsl.models.cnn import Convolution
 from nsl.models.residual import WRN28, ResNet12, ResNet34
 
 
@@ -56,7 +56,7 @@ class CNN4(Backbone):
             convolution(3 if i == 0 else width, width, 3, padding=1, bias=False) for i in range(4)
         )
         self.norms = nn.ModuleList(norm_of(width, batch_statistics) for _ in range(4))
-        he_initialise(self)
+        self.reset_parameters()
 
     def features(self, images: Tensor) -> Tensor:
         maps = images
@@ -90,7 +90,7 @@ class CNN9(Backbone):
             for i in range(10)
         )
         self.norms = nn.ModuleList(norm_of(size, batch_statistics) for size in sizes)
-        he_initialise(self)
+        self.reset_parameters()
 
     def features(self, images: Tensor) -> Tensor:
         maps = images

@@ -10,6 +10,7 @@ nine convolutions between are what a Neural Similarity Network replaces. One net
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
+from nsl.layers.deformable import DeformConv2d
+from nsl.layers.dynamic_filter import DynamicFilterConv2d
 from nsl.layers.predictors import hidden_width
 from nsl.layers.shared import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
 from nsl.layers.similarity import SHAPE_RATE, parts_of_similarities
@@ -27,19 +30,35 @@ VARIANTS = ("paper", "release")
 #: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.
 BATCH_NORM_MOMENTUM = {"paper": 0.1, "release": 0.001}
 
+#: Their inner convolutions have a start of their own, which the network's must not replace.
+OWN_START = (DynamicFilterConv2d, DeformConv2d)
+
 Convolution = Callable[..., nn.Module]
 """(in_channels, out_channels, kernel_size, padding=..., bias=...) to a module."""
 
 
 def he_initialise(network: nn.Module) -> None:
-    """He initialisation of all kernels (fan in); similarities and predictors keep their own."""
+    """He initialisation of all kernels (fan in); similarities, predictors, offsets and what writes filters keep their
+    own."""
     skip = parts_of_similarities(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module not in skip:
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+    for module in network.modules():
+        if isinstance(module, OWN_START):
+            module.reset_parameters()
 
 
-class ConvBlock(nn.Sequential):
+class Chain(nn.Sequential):
+    """A chain of named parts; a slice of it is a plain chain of these parts."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
+
+class ConvBlock(Chain):
     """Convolution without bias, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
 
     def __init__(

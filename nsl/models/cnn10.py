@@ -24,6 +24,7 @@ from nsl.layers.predictors import hidden_width
 from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.models.cnn import (
     BATCH_NORM_MOMENTUM,
+    Chain,
     Convolution,
     StagedCNN,
     check_variant,
@@ -38,7 +39,7 @@ PLUS_PLUS_FILTERS = 133
 SMALLEST_IMAGE = 16
 
 
-class Root(nn.Sequential):
+class Root(Chain):
     """First convolution, batch norm, ReLU, and a pooling for large images: [B, 3, S, S] to [B, F, S', S']."""
 
     def __init__(self, filters: int, image_size: int, batch_norm_momentum: float) -> None:

@@ -24,16 +24,9 @@ from nsl.layers.shapes import FewTaps, Shaped
 from nsl.layers.unshared import UnsharedNSConv2d
 from nsl.models.cnn import Convolution, PlainCNN, nsn9
 
-#: Their inner convolutions have a start of their own, which CNN-9's He initialisation must not replace.
-OWN_START = (DynamicFilterConv2d, DeformConv2d)
-
 
 def _network(num_classes: int, width: int, image_size: int, convolution: Convolution) -> PlainCNN:
-    model = PlainCNN(num_classes, width, 3, image_size, convolution)
-    for module in model.modules():
-        if isinstance(module, OWN_START):
-            module.reset_parameters()
-    return model
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 def dynamic_filter9(

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.models.backbone import Backbone, BatchStatistics, Film, halve, norm_of
-from nsl.models.cnn import he_initialise
 
 
 def _start_as_identity(norm: nn.Module) -> None:
@@ -36,6 +35,10 @@ class _Residual12(nn.Module):
         self.norms = nn.ModuleList(norm_of(channels, batch_statistics) for _ in range(3))
         self.shortcut = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.shortcut_norm = norm_of(channels, batch_statistics)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The branch starts at zero."""
         _start_as_identity(self.norms[-1])
 
     def forward(self, maps: Tensor, film: Film | None) -> Tensor:
@@ -66,7 +69,7 @@ class ResNet12(Backbone):
         self.channels, self._sizes = sizes[-1], sizes
         before = [3, *sizes[:-1]]
         self.blocks = nn.ModuleList(_Residual12(a, b, batch_statistics) for a, b in zip(before, sizes))
-        he_initialise(self)
+        self.reset_parameters()
 
     def film_channels(self) -> list[int]:
         return [size for size in self._sizes for _ in range(3)]
@@ -97,13 +100,17 @@ class _BasicBlock(nn.Module):
         self.first_norm = norm_of(channels, batch_statistics)
         self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.second_norm = norm_of(channels, batch_statistics)
-        _start_as_identity(self.second_norm)
         self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, bias=False), norm_of(channels, batch_statistics)
             )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The branch starts at zero."""
+        _start_as_identity(self.second_norm)
 
     def forward(self, maps: Tensor) -> Tensor:
         inner = F.relu(self.first_norm(self.first(maps)))
@@ -133,7 +140,7 @@ class ResNet34(Backbone):
                 channels = width * 2**stage
         self.blocks = nn.Sequential(*blocks)
         self.channels = channels
-        he_initialise(self)
+        self.reset_parameters()
 
     def features(self, images: Tensor) -> Tensor:
         maps = F.relu(self.stem_norm(self.stem(images)))
@@ -186,8 +193,12 @@ class WRN28(Backbone):
         self.blocks = nn.Sequential(*blocks)
         self.last_norm = norm_of(channels, batch_statistics)
         self.channels = channels
-        he_initialise(self)
-        for block in blocks:
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of all kernels (fan in), but zero of the last of every block."""
+        super().reset_parameters()
+        for block in self.blocks:
             # Its branch ends with a convolution: the same start as that of the other residual networks.
             assert isinstance(block, _WideBlock)
             nn.init.zeros_(block.second.weight)

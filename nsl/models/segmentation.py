@@ -67,6 +67,10 @@ class SegmentationNetwork(nn.Module):
             stages.append(nn.Sequential(*blocks))
             classifiers.append(nn.Conv2d(filters, num_classes, 1))
         self.stages, self.classifier = nn.ModuleList(stages), nn.ModuleList(classifiers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of the kernels (fan in); similarities, predictors and classifiers keep their own."""
         for stage in [self.root, *self.stages]:
             for block in stage.modules():
                 if isinstance(block, ConvBlock):

@@ -5,9 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nsl.layers.attention import GlobalSimilarity, SphereBlock, sphere_maps
+from nsl.layers.attention import GlobalSimilarity, sphere_maps
+from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.layers.spherical import OPERATORS, SphereConv2d
-from nsl.models.cnn import check_image_size
+from nsl.models.cnn import Chain, check_image_size
+
+
+class SphereBlock(Chain):
+    """SphereConv, batch norm, ReLU: [B, C, H, W] to [B, F, H, W]."""
+
+    def __init__(self, in_channels: int, out_channels: int, operator: str = "cosine") -> None:
+        super().__init__()
+        self.conv = SphereConv2d(in_channels, out_channels, 3, padding=1, operator=operator)
+        self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPSILON)
+        self.relu = nn.ReLU(inplace=True)
 
 
 class SphereNet(nn.Module):
@@ -58,6 +69,10 @@ class SphereNet(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.embedding = SphereConv2d(channels, channels, image_size // 8, operator=operator)
         self.classifier = nn.Conv2d(channels, num_classes, 1, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation of all kernels (fan in)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

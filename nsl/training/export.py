@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
-from nsl.models.registry import count_parameters, create_model, shapes_built
+from nsl.models.registry import create_model, shapes_built
 from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
@@ -64,9 +64,14 @@ def save_model(
         name, options: as for `nsl.create_model`.
         dataset: what it was trained on: classes, size, mean and std go into the file.
         training: JSON-ready facts to keep, such as recipe, seed and result.
+
+    Raises:
+        ValueError: the network is not what `create_model` makes of name and options, as a folded or compiled one is
+            not, or the options cannot be written down.
     """
+    _check_named(model, name, options, dataset)
     about = {
-        "model": {"name": name, "options": options, "parameters": count_parameters(model)},
+        "model": {"name": name, "options": options, "parameters": sum(p.numel() for p in model.parameters())},
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
@@ -78,6 +83,36 @@ def save_model(
         "training": training or {},
     }
     write_tensors(path, model.state_dict(), about)
+
+
+def _check_named(model: nn.Module, name: str, options: dict[str, Any], dataset: Dataset) -> None:
+    """Refuse a network that a reader of the file would not get back: it is built again from name and options."""
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"options {options!r} cannot be written into a file ({error}); name structures by their names"
+        ) from None
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        made = create_model(name, dataset.num_classes, image_size=dataset.image_size, **options)
+    own, theirs = model.state_dict(), made.state_dict()
+    shapes = [{key: tuple(value.shape) for key, value in state.items()} for state in (own, theirs)]
+    if shapes[0] != shapes[1]:
+        differing = next(key for key in [*own, *theirs] if shapes[0].get(key) != shapes[1].get(key))
+        raise ValueError(
+            f"the network is not {name!r} with options {options}: {differing} is {shapes[0].get(differing)} and would "
+            f"be {shapes[1].get(differing)}; save it before it is folded, wrapped or compiled, with all options it was "
+            "made with"
+        )
+    # Batch norm that processes share is what batch norm is to a reader.
+    said = [repr(network).replace("SyncBatchNorm", "BatchNorm2d") for network in (model, made)]
+    if said[0] != said[1]:
+        lines = zip(*(text.splitlines() for text in said))
+        here, there = next(((a.strip(), b.strip()) for a, b in lines if a != b), ("longer", "shorter"))
+        raise ValueError(
+            f"the network is not {name!r} with options {options}, which has {there!r} where it has {here!r}; give all "
+            "options it was made with"
+        )
 
 
 def _repeated(tensors: Mapping[str, Tensor]) -> dict[str, str]:

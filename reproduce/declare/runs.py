@@ -31,7 +31,7 @@ MODEL_DEFAULTS: dict[str, Any] = {
 OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     "spherenet": {"width": 128},
     # Each its paper's.
-    **dict.fromkeys(("cnn4", "nsn4_static", "nsn4_dynamic", "resnet12", "resnet34", "wrn28_10"), {"width": None}),
+    **{name: {"width": None} for name in ("cnn4", "nsn4_static", "nsn4_dynamic", "resnet12", "resnet34", "wrn28_10")},
 }
 
 
