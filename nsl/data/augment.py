@@ -5,8 +5,8 @@ CIFAR: pad 4, random crop, flip (paper, section 7.1). ImageNet: the paper "mostl
 the paper's protocol. `resized_crop`, a random rectangle of random size, is what later trainings do; ours on
 Tiny-ImageNet's 64x64 pixels, which leave no margin to crop from.
 
-All choices of a batch come from one generator in one order, and `part` says which of the batch's images are at hand:
-processes that share a batch make the choices that one process makes. Drawing (`crop_flip_choices`, ...) and doing
+All choices of a batch come from one generator in one order: processes that share a batch make the choices that one
+process makes, and take those of their own images. Drawing (`crop_flip_choices`, ...) and doing
 (`crop_flip_by`, ...) are apart, so that the choices of many steps can be brought to a device at once; what is done
 there reads nothing back and makes no tensor on the host.
 """
@@ -23,9 +23,6 @@ from torch import Tensor
 #: Aspect ratios of `resized_crop`, as usual: 3/4 to 4/3, uniform in the logarithm.
 LOG_RATIO = math.log(4 / 3)
 
-Part = tuple[int, int]
-"""(total, start): the images at hand are `start`, `start + 1`, ... of a batch of `total`."""
-
 Choices = tuple[Tensor, ...]
 """What was drawn for a batch, each [B, ...]."""
 
@@ -38,10 +35,9 @@ def _check_bytes(what: str, images: Tensor) -> None:
         )
 
 
-def _at_hand(choices: Choices, images: Tensor, part: Part | None) -> list[Tensor]:
-    """The choices of these images, on their device."""
-    start = 0 if part is None else part[1]
-    return [choice[start : start + len(images)].to(images.device) for choice in choices]
+def _beside(images: Tensor, choices: Choices) -> list[Tensor]:
+    """The choices on the images' device."""
+    return [choice.to(images.device) for choice in choices]
 
 
 def _mirrored(generator: torch.Generator, total: int) -> Tensor:
@@ -50,7 +46,7 @@ def _mirrored(generator: torch.Generator, total: int) -> Tensor:
 
 
 def crop_flip(
-    images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True, part: Part | None = None
+    images: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True
 ) -> Tensor:
     """Shift every image by its own random offset, zeros moving in, and mirror a random half of them.
 
@@ -62,7 +58,6 @@ def crop_flip(
         generator: a CPU generator; drawing on the CPU makes the choices the same for every device.
         padding: largest shift in pixels, at least 0; offsets are uniform on -padding..padding both ways.
         flip: whether to mirror.
-        part: which images of a larger batch these are; None: the whole batch.
 
     Returns:
         A new contiguous [B, C, H, W] tensor of the same type.
@@ -74,8 +69,8 @@ def crop_flip(
         raise ValueError(f"crop_flip needs images [B, C, H, W], got shape {list(images.shape)}.")
     if padding < 0:
         raise ValueError(f"crop_flip needs padding of at least 0, got {padding}.")
-    choices = crop_flip_choices(generator, len(images) if part is None else part[0], padding, flip)
-    return crop_flip_by(images, *_at_hand(choices, images, part), padding=padding)
+    choices = crop_flip_choices(generator, len(images), padding, flip)
+    return crop_flip_by(images, *_beside(images, choices), padding=padding)
 
 
 def crop_flip_choices(generator: torch.Generator, total: int, padding: int = 4, flip: bool = True) -> Choices:
@@ -97,7 +92,7 @@ def crop_flip_by(images: Tensor, corners: Tensor, mirrored: Tensor | None = None
 
 
 def window_flip(
-    images: Tensor, generator: torch.Generator, size: int, flip: bool = True, part: Part | None = None
+    images: Tensor, generator: torch.Generator, size: int, flip: bool = True
 ) -> Tensor:
     """Cut a random window out of every larger image and mirror a random half of them, as AlexNet does.
 
@@ -106,7 +101,6 @@ def window_flip(
         generator: a CPU generator.
         size: height and width of the windows, at most H and W; every position is equally likely.
         flip: whether to mirror.
-        part: as for `crop_flip`.
 
     Returns:
         A new contiguous [B, C, size, size] tensor of the same type.
@@ -119,9 +113,8 @@ def window_flip(
     height, width = images.shape[2:]
     if not 0 < size <= min(height, width):
         raise ValueError(f"window_flip needs a size of 1 to {min(height, width)}, got {size}.")
-    total = len(images) if part is None else part[0]
-    choices = window_flip_choices(generator, total, (height, width), size, flip)
-    return window_flip_by(images, *_at_hand(choices, images, part), size=size)
+    choices = window_flip_choices(generator, len(images), (height, width), size, flip)
+    return window_flip_by(images, *_beside(images, choices), size=size)
 
 
 def window_flip_choices(
@@ -162,7 +155,6 @@ def resized_crop(
     size: int | None = None,
     scale: float = 0.35,
     flip: bool = True,
-    part: Part | None = None,
 ) -> Tensor:
     """Cut a random rectangle out of every image, bring it to `size`, and mirror a random half of them.
 
@@ -176,7 +168,6 @@ def resized_crop(
         size: height and width of the result; None: those of the images.
         scale: smallest share of the area, above 0 and at most 1.
         flip: whether to mirror.
-        part: as for `crop_flip`.
 
     Returns:
         uint8 [B, C, size, size], or [B, C, H, W].
@@ -189,8 +180,8 @@ def resized_crop(
         raise ValueError(f"resized_crop needs images [B, C, H, W], got shape {list(images.shape)}.")
     if not 0 < scale <= 1:
         raise ValueError(f"resized_crop needs a scale above 0 and at most 1, got {scale}.")
-    choices = resized_crop_choices(generator, len(images) if part is None else part[0], scale, flip)
-    return resized_crop_by(images, *_at_hand(choices, images, part), size=size)
+    choices = resized_crop_choices(generator, len(images), scale, flip)
+    return resized_crop_by(images, *_beside(images, choices), size=size)
 
 
 def resized_crop_choices(

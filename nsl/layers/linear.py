@@ -42,7 +42,7 @@ def no_fast_path(layer: nn.Module, arguments: object) -> None:
 class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
     """`torch.nn.Linear` with a static neural similarity: y = (M^T W)^T x + b.
 
-    As `out_proj` of an `nn.MultiheadAttention` it is never called, and M left out: that module multiplies by the weight.
+    Not for `out_proj` of an `nn.MultiheadAttention`, which multiplies by its weight without calling it: M is left out.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `torch.nn.Linear`.

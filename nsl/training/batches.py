@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nsl.data import augment as augmentation
-from nsl.data.augment import Choices, Part
+from nsl.data.augment import Choices
 from nsl.data.dataset import Dataset
 from nsl.training.execution import pinned, stretch, upload
 from nsl.training.schedule import Recipe
@@ -36,19 +36,6 @@ def generator(seed: int, *stream: int) -> torch.Generator:
     """A CPU generator for one purpose: streams are told apart by their numbers, not by their order."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed((int(state[0]) << 31) ^ int(state[1]))
-
-
-def augment(
-    images: Tensor, kind: str, random: torch.Generator, crop_size: int | None = None, part: Part | None = None
-) -> Tensor:
-    """One batch, uint8 [B, 3, H, W] to [B, 3, S, S], augmented as `Recipe.augment` says.
-
-    S is `crop_size`, the network's input, or H where that is None. The choices are drawn from `random` on the CPU.
-    """
-    total, start = (len(images), 0) if part is None else part
-    choices = draw(kind, random, total, (images.shape[2], images.shape[3]), crop_size)
-    own = [choice[start : start + len(images)].to(images.device) for choice in choices]
-    return carry_out(images, kind, own, crop_size)
 
 
 def draw(

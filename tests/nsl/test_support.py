@@ -386,7 +386,9 @@ NOTES = {
     "refused by `torch.jit.save`: use `torch.export`",
     "TorchScript: torch.jit.script": "not supported: use `torch.export`. A network folded into "
     "plain layers can be scripted",
-    "prune, fold": "a pruned weight is folded after `prune.remove`; before, `fold` says so in a sentence",
+    "prune, fold": "a pruned weight is folded after `prune.remove`; before, `fold` says so in a sentence. "
+    "What is pruned is W: the kernel in use is M^T W, whose zeros an M that mixes taps fills again",
+    "weight_norm, freeze": "a norm (also `spectral_norm`'s) is that of W, and not of the kernel in use, M^T W",
     "convert twice": "the second conversion finds nothing left and says so",
     "torch.fx": "optional arguments are given by `concrete_args`, `{'hx': None}` of a cell and `{'output_size': None}` "
     "of a transposed convolution; the convolution itself is a leaf of the graph",

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
 from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop
+from nsl.training.batches import carry_out, draw
 
 
 def random_images(batch: int = 16, height: int = 9, width: int = 7) -> torch.Tensor:
@@ -140,12 +139,15 @@ def test_resized_crops_stay_inside_the_image_and_have_the_asked_size() -> None:
     assert 60 < spread.max() <= 64
 
 
-@pytest.mark.parametrize("transform", [crop_flip, resized_crop])
-def test_parts_of_a_batch_are_augmented_as_in_the_whole(transform: Any) -> None:
+@pytest.mark.parametrize("kind", ["crop_flip", "crop", "resized_crop", "window_flip"])
+def test_parts_of_a_batch_are_augmented_as_in_the_whole(kind: str) -> None:
     images = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
-    whole = transform(images, torch.Generator().manual_seed(5))
+    size = 8 if kind == "window_flip" else None
+    choices = draw(kind, torch.Generator().manual_seed(5), 6, (12, 12), size)
+    whole = carry_out(images, kind, choices, size)
     parts = [
-        transform(images[first : first + 2], torch.Generator().manual_seed(5), part=(6, first)) for first in (0, 2, 4)
+        carry_out(images[first : first + 2], kind, [own[first : first + 2] for own in choices], size)
+        for first in (0, 2, 4)
     ]
     assert torch.equal(torch.cat(parts), whole)
 

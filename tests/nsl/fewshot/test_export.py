@@ -30,6 +30,21 @@ def test_a_method_that_is_not_fitted_is_not_saved(tmp_path: Path) -> None:
         save_method(tmp_path / "method.safetensors", method("proto"))
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [("static_nsn", "backbone_rate", 5.0), ("static_nsn", "steps", 7), ("matching", "scale", 1.0)],
+)
+def test_a_method_that_was_changed_after_it_was_made_is_not_saved_as_what_it_was(
+    name: str, option: str, value: float, tmp_path: Path
+) -> None:
+    found = method(name, iterations=1)
+    found.fit(toy().base)
+    setattr(found, option, value)
+    with pytest.raises(ValueError, match=f"{option} is {value} and was made as"):
+        save_method(tmp_path / "method.safetensors", found)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_the_other_kind_or_of_another_method_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "method.safetensors"
     found = method("proto", iterations=1)

@@ -25,6 +25,7 @@ from nsl.fewshot import (
     paired,
 )
 from nsl.fewshot import maml as maml_module
+from nsl.fewshot.export import save_method
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.pretrain import as_dataset
 from nsl.training import state as state_module
@@ -366,6 +367,32 @@ def test_where_both_ways_of_computing_tasks_are_timed_the_faster_is_kept_and_rec
     assert [history["choice"] for history in histories] == [False, False]
     assert "choice" not in loop
     assert histories[0]["curve"] == histories[1]["curve"] == loop["curve"]
+
+
+@pytest.mark.parametrize("name", ["proto", "maml"])
+def test_a_method_whose_fit_was_interrupted_is_not_used_and_not_gone_on_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path, state: dict[str, object]) -> None:
+        raise KeyboardInterrupt
+
+    found = method(name)
+    monkeypatch.setattr(state_module, "save_checkpoint", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        found.fit(toy().base, Place(checkpoint=tmp_path / "run.pt", minutes=0.0))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=f"{name}: call fit before represent"):
+        found.represent(toy().novel.images[:3])
+    with pytest.raises(ValueError, match=f"{name}: call fit before save_method"):
+        save_method(tmp_path / "method.safetensors", found)
+    with pytest.raises(ValueError, match=f"{name} is half trained"):
+        found.fit(toy().base)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40, 40), (2, 16, 16, 3), (3, 16, 16)])
+def test_images_of_another_form_are_not_represented(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"proto: images must be a tensor \[B, 3, 16, 16\] as in training, got"):
+        fitted("proto").represent(torch.zeros(shape, dtype=torch.uint8))
 
 
 def test_a_second_fit_of_one_method_is_refused() -> None:
