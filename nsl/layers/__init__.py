@@ -26,4 +26,6 @@ What the paper compares with, contains or leaves open:
     dynamic_recurrent  cells whose state moves their similarity                         5.2
     ode                layers as steps of a differential equation                       5.2
     window             what layers with a kernel a position or an image share
+    inputs             what inputs of every layer are checked for
+    unfusible          convolutions into which nothing can be folded
 """
