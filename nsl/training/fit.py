@@ -89,10 +89,14 @@ class FitState(TrainingState):
                 "images": self.iteration * self.batch,
                 "learning_rate": self.recipe.rate(self.iteration - 1),
                 "train_loss": self.loss_sum / self.seen,
-                # JSON has no infinity.
-                **{key: value if value is None or math.isfinite(value) else None for key, value in measured.items()},
+                **{key: _number(value) for key, value in measured.items()},
             }
         )
+
+
+def _number(value: Any) -> Any:
+    """None in place of what is no number, which JSON has not."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _finite(model: nn.Module) -> bool:
