@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from reproduce import tasks
+from reproduce.declare import plan
+from reproduce.declare.runs import Run
+from reproduce.run.files import canonical_json
 from reproduce.run.store import Store, differences
 from reproduce.run.worker import DEFAULT_BACKEND
 from tests.reproduce.helpers import arguments, call, start, write_profile
@@ -103,3 +107,23 @@ def test_a_corrupt_checkpoint_is_one_clear_line(whole: Path, tmp_path: Path) -> 
 def test_a_task_without_a_file_is_named() -> None:
     with pytest.raises(ValueError, match=r"'a-toy' has no file in reproduce/tasks"):
         tasks.named("a-toy")
+
+
+@cache
+def distinct_runs() -> dict[str, Run]:
+    """A run of every declared network and task, in the small profile."""
+    every = plan.planned_runs(plan.profile("demo"), plan.every(), 1)
+    return {f"{run.task} {canonical_json(run.model)}": run for run in every}
+
+
+@pytest.mark.parametrize("key", distinct_runs())
+def test_every_declared_network_is_kept_in_a_file_that_says_what_it_is(key: str, tmp_path: Path) -> None:
+    """The file is written before the record: one that could not be written would lose the run."""
+    run = distinct_runs()[key]
+    task = tasks.named(run.task)
+    outcome = task.train(task.shortened(run, 2), task.load(run.dataset, None), tmp_path / "run.pt", 5.0, False)
+    if outcome.keep is None:
+        assert outcome.result.get("diverged") or run.task in ("metric", "sequences")
+    else:
+        outcome.keep(tmp_path / "network.safetensors", {})
+        assert (tmp_path / "network.safetensors").stat().st_size > 0
