@@ -9,8 +9,8 @@
 #
 # The paper trains for 64,000 iterations of 128 images. The profile cpu has a small part of that time, and differences
 # that are absent after a short training may come with a longer one, or the other way round. So the CNN, CNN++, static
-# and dynamic NSN are trained at a quarter (in the demo a fifth) and half of the profile's budget; the other profiles
-# have the whole of it too, and the profile cpu four times it.
+# and dynamic NSN are declared at a quarter (in the demo a fifth) and half of the profile's budget; the other profiles
+# have the whole of it too, and the profile cpu four times it. The table says what of this has been run.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -72,8 +72,8 @@ beyond_report.budget_answer(report)
 #
 # The profile cpu trains in bfloat16, which has steps of 1/128 beside 1. A static mask is a parameter and is multiplied
 # in float32; a predicted $M(X) = \mathrm{SphereNet}(X) + I$ comes out of a layer in bfloat16 and is rounded. At a
-# quarter of the budget (in the demo a fifth) the CNN and dynamic NSN are trained in both precisions, with all else
-# equal, seed by seed.
+# quarter of the budget (in the demo a fifth) the CNN and dynamic NSN are declared in both precisions, with all else
+# equal, seed by seed; the table says what has been run.
 
 # %%
 precision = Report("precision", profile, results)

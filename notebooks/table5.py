@@ -36,9 +36,9 @@ report.scope()
 # |---|---|---|---|---|
 # | 2w, stride 2 | 3 convolutions of 4w | 3 of 8w | 3 of 16w | mean, classifier |
 #
-# with $w = 32$ in the paper; CNN++ has 4, 4 and 3 convolutions of slightly more filters. Appendix A with
-# the exact widths is not in our copy of the paper; these give the parameter counts that it prints, 9.61M
-# for the dynamic network and 9.71M for CNN++ (`nsl/models/cnn10.py`).
+# CNN++ has 4, 4 and 3 convolutions of slightly more filters. Appendix A with the exact widths is not in our copy of the
+# paper: $w = 32$ is inferred from the parameters that it prints, 9.61M for the dynamic network, as ours has. CNN++ has
+# 9.70M here beside the paper's 9.71M (`nsl/models/cnn10.py`).
 #
 # The **top-5 error** counts an image as wrong when its class is not among the five likeliest ones.
 

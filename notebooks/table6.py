@@ -66,7 +66,8 @@ report.adaptation("meta_static")
 # ## Accuracy against the number of shots
 #
 # Tested with 1, 5 and 10 labelled images a class; methods that train on episodes trained with five. Shown is each
-# method's first training, with intervals over its test episodes.
+# method's first stored training, with intervals over its test episodes. That is seed 0 but where this seed has not been
+# run; training and episodes are others then.
 
 # %%
 report.shots()

@@ -15,7 +15,8 @@ from typing import Any
 from reproduce import tasks
 from reproduce.run.files import digest
 
-#: Raised by one whenever the code changes what a configuration computes; old records then no longer match.
+#: Raised by one whenever the code changes what all configurations compute; old records then no longer match. Where one
+#: method's numbers change, its records are removed (CHANGELOG.md).
 NUMERICS = 2
 
 #: Defaults of ``nsl.create_model``, and those of models that have their own; options equal to them are dropped.

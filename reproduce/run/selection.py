@@ -166,13 +166,15 @@ def _with(old: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
 class Tried:
     """A candidate with its errors in percent by method, one a seed; None where a trial is missing or diverged.
 
-    ``idle`` says why a trial is none, in words; ``complete`` that all trials are stored.
+    ``idle`` says why a trial is none, in words; ``complete`` that all trials are stored; ``start`` which training of
+    the backbone they start from, where that is not the same for all candidates.
     """
 
     candidate: Candidate
     errors: dict[str, list[float | None]]
     idle: str = ""
     complete: bool = True
+    start: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -196,8 +198,19 @@ def tried(choice: Choice, store: Store) -> list[Tried]:
         errors = {key: [_error(record) for record in several] for key, several in records.items()}
         every = [record for several in records.values() for record in several]
         idle = next((why for record in every if record and (why := _idle(record))), "")
-        found.append(Tried(candidate, errors, idle, None not in every))
-    return found
+        found.append(Tried(candidate, errors, idle, None not in every, _starts([each for each in every if each])))
+    # Trainings of one backbone on machines that round otherwise differ, and the candidates with them.
+    return found if len({item.start for item in found} - {""}) > 1 else [replace(item, start="") for item in found]
+
+
+def _starts(records: list[dict[str, Any]]) -> str:
+    """Which trainings of backbones records start from, in words; empty where from none."""
+    starts = set()
+    for record in records:
+        metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+        if metric.start is not None and (start := metric.start(record)) is not None:
+            starts.add(start[1][:6])
+    return f"from training {' and '.join(sorted(starts))} of the backbone" if starts else ""
 
 
 def _error(record: dict[str, Any] | None) -> float | None:
@@ -240,7 +253,7 @@ def rows(profile: plan.Profile, store: Store, table: plan.Key) -> list[dict[str,
                 str(len(next(iter(item.errors.values())))),
                 choice.budget,
                 item.candidate.words,
-                "; ".join(filter(None, (errors, item.idle))),
+                "; ".join(filter(None, (errors, item.idle, item.start))),
                 "" if item.mean is None else f"{item.mean:.2f}",
                 "yes" if item is chosen else "",
                 "yes" if item.candidate.values == choice.declared else "",

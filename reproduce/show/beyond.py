@@ -235,7 +235,7 @@ def budget_curves(
         _bars(left, {images: (mean_interval(list(v)), v) for images, v in values.items() if v}, colour, label)
         if label in paper:
             left.scatter([paper_images], [paper[label]], marker="D", s=36, facecolor="none", edgecolor=colour)
-    _bars(right, differences, OKABE_ITO[3], "mean of all seeds, 95 % interval from 3", common)
+    _bars(right, differences, OKABE_ITO[3], "mean of all seeds, from 3 on with the interval that decided", common)
     if common:
         places = sorted(common)
         name = "seeds of all budgets"

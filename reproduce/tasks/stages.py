@@ -119,6 +119,10 @@ class Stages(Task):
 
         return Outcome(result, parameters, observe(model, dataset), cost, keep)
 
+    def images(self, recipe: dict[str, Any]) -> int:
+        """Of three stages of equally many whole steps."""
+        return super().images({**recipe, "iterations": recipe["iterations"] // 3 * 3})
+
     def network(self, run: Run, sizes: Shape) -> Any:
         return _with_similarity(_backbone(run, sizes.classes, sizes.image_size), run)
 

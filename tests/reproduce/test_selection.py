@@ -83,6 +83,22 @@ def test_a_meta_training_whose_best_state_is_its_start_is_no_choice(tmp_path: Pa
     assert not chosen.idle
 
 
+def test_candidates_that_start_from_two_trainings_of_one_backbone_say_so(tmp_path: Path) -> None:
+    profile, store = plan.profile("cpu"), Store(tmp_path, "cpu")
+    choice = next(each for each in selection.choices(profile, 6) if each.runs[0].model["name"] == "meta_static_nsn")
+    store_trials(store, choice, [30.0, 31.0, 32.0, 33.0, 34.0, 35.0])
+    assert {trial.start for trial in selection.tried(choice, store)} == {""}
+
+    def begin(curves: list[float]) -> set[str]:
+        for record, error in zip(list(store.records()), curves):
+            curve = {"pretrain": [{"iteration": 1, "test_error": error}]}
+            store.write({**record, "result": {**record["result"], "curves": curve}})
+        return {trial.start for trial in selection.tried(choice, store)}
+
+    assert begin([40.0] * 6) == {""}
+    assert len(begin([40.0, 40.0, 40.0, 40.0, 40.0, 41.0]) - {""}) == 2
+
+
 def test_a_diverged_trial_rules_its_candidate_out(tmp_path: Path, profile: Profile) -> None:
     (choice,) = selection.choices(profile, 1)
     store = Store(tmp_path / "results", "tiny")
