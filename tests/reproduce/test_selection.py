@@ -62,6 +62,20 @@ def test_the_lowest_mean_error_is_chosen_and_compared_with_what_is_declared(tmp_
     assert rows[0]["chosen_on"] == "20 training images held out"
 
 
+def test_the_mean_over_methods_and_seeds_decides(tmp_path: Path, profile: Profile) -> None:
+    """Nine in the worst trial and five in the mean are better than six and six."""
+    (choice,) = selection.choices(profile, 1)
+    store = Store(tmp_path / "results", "tiny")
+    store_trials(store, choice, [6.0, 7.0, 6.0])
+    for runs in choice.candidates[1].trials.values():
+        assert [run.seed for run in runs] == [0, 1]
+        for run, error in zip(runs, (1.0, 9.0)):
+            put_record(store, run, error)
+    found = selection.tried(choice, store)
+    assert [item.mean for item in found] == [6.0, 5.0, 6.0]
+    assert selection.best(found) is found[1]
+
+
 def test_nothing_is_chosen_before_all_candidates_are_tried(tmp_path: Path, profile: Profile) -> None:
     (choice,) = selection.choices(profile, 1)
     store = Store(tmp_path / "results", "tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nsl.data import DataError, ImageSet, load_fewshot, split_classes
+from nsl.data import DataError, ImageSet, load_fewshot, make_dataset, split_classes
+from nsl.data.fewshot import load_cifar_fs
 from nsl.data.splits import CIFAR_FS, MINI_IMAGENET, PARTS
 
 
@@ -190,3 +192,26 @@ def test_pickles_of_mini_imagenet_are_never_read_and_the_sentence_says_what_to_p
     (tmp_path / "mini-imagenet-cache-train.pkl").write_bytes(b"")
     with pytest.raises(DataError, match=r"cache-train\.pkl is a pickle, .* put there one folder of images a class"):
         load_fewshot("mini_imagenet", tmp_path)
+
+
+@pytest.mark.parametrize(("split", "digest"), [(CIFAR_FS, "83bbfb99835c5c56"), (MINI_IMAGENET, "0ef648a2d4a45f10")])
+def test_the_classes_of_published_splits_are_where_they_were(split: dict[str, tuple[str, ...]], digest: str) -> None:
+    """Digests of the lists as they are stored here: an exchange of two classes would keep all counts."""
+    names = "\n".join(f"{part}/{name}" for part in PARTS for name in split[part])
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
+
+
+def test_images_of_cifar_fs_keep_their_labels_and_all_of_them_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(name for part in PARTS for name in CIFAR_FS[part])
+    train, test = torch.arange(100).repeat_interleave(3), torch.arange(100).repeat_interleave(2).flip(0)
+
+    def pixels(labels: torch.Tensor) -> torch.Tensor:
+        return labels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+
+    whole = make_dataset("cifar100", pixels(train), train, pixels(test), test, names)
+    monkeypatch.setattr("nsl.data.cifar.load_cifar", lambda *_, **__: whole)
+    data = load_cifar_fs(Path())
+    for part in (data.base, data.validation, data.novel):
+        assert part.labels.bincount().tolist() == [5] * part.num_classes
+        for image, label in zip(part.images, part.labels):
+            assert names[int(image[0, 0, 0])] == part.class_names[int(label)]
