@@ -22,7 +22,11 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 
 @pytest.mark.parametrize("case", golden.CASES)
 def test_a_training_has_the_numbers_of_the_loop_before_it_was_taken_apart(case: str) -> None:
+    own = STORED["elsewhere"].get(golden.machine(), {}).get(case)
     found, stored = golden.numbers(case), {"machine": STORED["machine"], **STORED[case]}
+    if own is not None:
+        assert found == own
+        return
     assert len(found["curve"]) == len(stored["curve"])
     if stored.pop("machine") == golden.machine():  # another processor rounds otherwise
         assert found == stored
