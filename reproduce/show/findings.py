@@ -135,9 +135,14 @@ def _decided(claims: Sequence[Shown]) -> list[str]:
     for direction, title in DECIDED.items():
         found = [shown for shown in claims if shown.judged.verdict.direction == direction]
         trained = [shown for shown in found if not shown.judged.verdict.counted]
-        said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where})" for shown in trained]
+        said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where}{_vain(shown)})" for shown in trained]
         lines += [f"- {title}, by training: {'; '.join(said)}."] if said else []
     return lines
+
+
+def _vain(shown: Shown) -> str:
+    vain = shown.judged.verdict.vain
+    return f", though {words.listed(list(vain))} did nothing of what it is about: see below" if vain else ""
 
 
 def _trained_first(found: Sequence[Shown], profile: plan.Profile, costs: Costs) -> list[str]:

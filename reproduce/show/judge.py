@@ -145,7 +145,8 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
             )
         assert verdict is not None  # it is decided without an interval, or by one
         if kind.replicated and verdict.direction != Direction.NOT_RUN:
-            verdict = replace(verdict, idle=_idle(case))
+            vain = tuple(side.method.label for side in (case.better, case.worse) if side.always_idle)
+            verdict = replace(verdict, idle=_idle(case), vain=vain)
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
         data = kind.on or better.dataset
         judged.append(

@@ -171,6 +171,7 @@ class Verdict:
         observed: what was counted, in words, where that is no gain.
         reason: why it is undecided, or what to know about it.
         idle: which method did nothing, or how little, of what it is about, and in how many trainings.
+        vain: the methods of which all trainings did nothing of it.
         handicap: which method came off worse with a known handicap, and with which; of either where it is undecided.
         alone: what it would be by the spread of its own gains alone, where that is something else.
     """
@@ -186,6 +187,7 @@ class Verdict:
     idle: str = ""
     handicap: str = ""
     alone: str = ""
+    vain: tuple[str, ...] = ()
 
     @property
     def counted(self) -> bool:

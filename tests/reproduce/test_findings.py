@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -189,3 +191,10 @@ def test_the_committed_pages_are_those_of_the_committed_records() -> None:
     store = Store(RESULTS, "cpu")
     assert findings.page(plan.profile("cpu"), store) == (store.folder / "findings.md").read_text("utf-8")
     assert flat.csv_of(store) == (store.folder / "records.csv").read_text("utf-8")
+
+
+def test_a_method_that_did_nothing_of_what_it_is_about_is_named_where_its_claims_are_listed() -> None:
+    shown: Any = SimpleNamespace(judged=SimpleNamespace(verdict=Verdict(Direction.AGREES, vain=("A",))))
+    assert findings._vain(shown) == ", though A did nothing of what it is about: see below"
+    shown.judged.verdict = Verdict(Direction.AGREES)
+    assert findings._vain(shown) == ""
