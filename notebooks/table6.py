@@ -57,7 +57,8 @@ report.episode()
 report.adaptation("static")
 
 # %% [markdown]
-# meta-learned static NSN from the start that equation (7) has learned.
+# meta-learned static NSN from the start that equation (7) has learned. Validation classes choose among its states;
+# where they chose the one before the training, the verdicts below say so, and what is shown starts from $I$ too.
 
 # %%
 report.adaptation("meta_static")

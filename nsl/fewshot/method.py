@@ -94,7 +94,7 @@ class FewShotMethod(ABC):
         self.steps: int | None = None
         self.moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
         self.validation: ImageSet | None = None
-        self.fitted = self.begun = self.fitting = False
+        self.fitted = self.begun = False
         torch.manual_seed(settings.seed)
         self.network: nn.Module = self.build()
         self.network.to(self.device)
@@ -132,12 +132,13 @@ class FewShotMethod(ABC):
             )
         self.moments = moments(base)
         self.validation = validation
-        self.begun = self.fitting = True
+        self.begun = True
         try:
             with random_state_kept():
                 history = self.train(base, place or Place())
-        finally:
-            self.fitting = False
+        except BaseException:
+            self.moments = None  # nothing is represented by what is half trained
+            raise
         self.validation, self.fitted = None, True
         self.network.eval()
         return history
@@ -231,8 +232,8 @@ class FewShotMethod(ABC):
         return torch.cat(parts)
 
     def check_fitted(self, what: str) -> None:
-        """Raise ValueError where `fit` has not come to its end."""
-        if not (self.fitted or self.fitting):
+        """Raise ValueError where there is no training behind the network, or one that ended before its time."""
+        if self.moments is None:
             raise ValueError(f"{self.name}: call fit before {what}.")
 
     def adapt(self, support: Tensor, labels: Tensor, steps: int | None = None) -> Adapted:

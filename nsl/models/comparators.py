@@ -22,11 +22,7 @@ from nsl.layers.ode import ODEBlock
 from nsl.layers.predictors import hidden_width
 from nsl.layers.shapes import FewTaps, Shaped
 from nsl.layers.unshared import UnsharedNSConv2d
-from nsl.models.cnn import Convolution, PlainCNN, nsn9
-
-
-def _network(num_classes: int, width: int, image_size: int, convolution: Convolution) -> PlainCNN:
-    return PlainCNN(num_classes, width, 3, image_size, convolution)
+from nsl.models.cnn import PlainCNN, nsn9
 
 
 def dynamic_filter9(
@@ -48,7 +44,7 @@ def dynamic_filter9(
     hidden = 2 * width if hidden is None else hidden
     options: dict[str, Any] = {"local": local, "depthwise": depthwise, "normalise": normalise}
     convolution = partial(DynamicFilterConv2d, hidden=hidden, **options)
-    return _network(num_classes, width, image_size, convolution)
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 def hyper9(
@@ -71,7 +67,7 @@ def hyper9(
     """
     generator = KernelGenerator((3, 3), width, 4 * width if embedding is None else embedding, decay=decay)
     convolution = partial(HyperConv2d, generator=generator, dynamic=dynamic, bounded=bounded)
-    return _network(num_classes, width, image_size, convolution)
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 def selected9(
@@ -84,7 +80,7 @@ def selected9(
 ) -> PlainCNN:
     """CNN-9 whose filters gaters of `hidden` units (None: 2 width), with batch norm, switch by the input."""
     hidden = 2 * width if hidden is None else hidden
-    return _network(num_classes, width, image_size, partial(SelectedConv2d, hidden=hidden, batch_norm=batch_norm))
+    return PlainCNN(num_classes, width, 3, image_size, partial(SelectedConv2d, hidden=hidden, batch_norm=batch_norm))
 
 
 def mixture9(
@@ -99,7 +95,7 @@ def mixture9(
 ) -> PlainCNN:
     """CNN-9 of mixtures of `banks` kernels; two have about the parameters of dynamic NSN with a diagonal similarity."""
     convolution = partial(MixtureConv2d, banks=banks, routing=routing, temperature=temperature, anneal=anneal)
-    return _network(num_classes, width, image_size, convolution)
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 def deformable9(
@@ -132,7 +128,7 @@ def deformable9(
         options: dict[str, Any] = {"modulated": modulated, "rate": rate, "predicted": predicted}
         return DeformConv2d(in_channels, out_channels, kernel_size, **options, **more)
 
-    return _network(num_classes, width, image_size, convolution)
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 def decoupled9(
@@ -147,14 +143,14 @@ def decoupled9(
 ) -> PlainCNN:
     """CNN-9 of decoupled operators, see `nsl.layers.decoupled`."""
     options: dict[str, Any] = {"magnitude": magnitude, "angle": angle, "weighted": weighted, "learnable": learnable}
-    return _network(num_classes, width, image_size, partial(DecoupledConv2d, **options))
+    return PlainCNN(num_classes, width, 3, image_size, partial(DecoupledConv2d, **options))
 
 
 def unshared9(
     num_classes: int, *, width: int = 32, image_size: int = 32, similarity: str = "diagonal"
 ) -> PlainCNN:
     """Static NSN-9 with one similarity a filter."""
-    return _network(num_classes, width, image_size, partial(UnsharedNSConv2d, similarity=similarity))
+    return PlainCNN(num_classes, width, 3, image_size, partial(UnsharedNSConv2d, similarity=similarity))
 
 
 def shaped9(
@@ -194,7 +190,7 @@ def ode9(
         layer = DynamicNSConv2d(in_channels, out_channels, kernel_size, similarity=similarity, **options, **more)
         return ODEBlock(layer, scheme, steps) if in_channels == out_channels else layer
 
-    return _network(num_classes, width, image_size, convolution)
+    return PlainCNN(num_classes, width, 3, image_size, convolution)
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {

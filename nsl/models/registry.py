@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from nsl.models.comparators import MODELS as COMPARATORS
 from nsl.models.kinds import check_kinds
 from nsl.models.mlp import mlp
 from nsl.models.spherenet import spherenet
+
+Built = TypeVar("Built")
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn9": cnn9,
@@ -94,14 +96,19 @@ def shapes_of(name: str, num_classes: int, **kwargs: Any) -> dict[str, torch.Siz
 
 
 def shapes_built(build: Callable[[], Mapping[str, Tensor]], what: str = "") -> dict[str, torch.Size]:
-    """Shapes of the tensors that `build` makes; it is called on the meta device, which has no memory.
+    """Shapes of the tensors that `build` makes, see `without_memory`."""
+    return {key: value.shape for key, value in without_memory(build, what).items()}
+
+
+def without_memory(build: Callable[[], Built], what: str = "") -> Built:
+    """What `build` makes on the meta device, which has no memory; torch's generator is left as it was.
 
     Raises:
         ValueError: it fails; what is no ValueError by itself becomes one whose sentence begins with `what`.
     """
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return {key: value.shape for key, value in build().items()}
+            return build()
     except ValueError:
         raise
     except Exception as error:  # sizes and options can be impossible in many ways

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.layers.predictors import hidden_width
-from nsl.models.cnn import BATCH_NORM_MOMENTUM, ConvBlock, Convolution
+from nsl.models.cnn import BATCH_NORM_MOMENTUM, ConvBlock, Convolution, he_initialise
 
 KINDS = ("plain", "static", "dynamic")
 
@@ -72,9 +72,7 @@ class SegmentationNetwork(nn.Module):
     def reset_parameters(self) -> None:
         """He initialisation of the kernels (fan in); similarities, predictors and classifiers keep their own."""
         for stage in [self.root, *self.stages]:
-            for block in stage.modules():
-                if isinstance(block, ConvBlock):
-                    nn.init.kaiming_normal_(block.conv.weight, mode="fan_in", nonlinearity="relu")  # type: ignore[arg-type]
+            he_initialise(stage)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to logits [B, num_classes, H, W]."""

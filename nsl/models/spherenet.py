@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nsl.layers.attention import GlobalSimilarity, sphere_maps
 from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.layers.spherical import OPERATORS, SphereConv2d
-from nsl.models.cnn import Chain, check_image_size
+from nsl.models.cnn import Chain, check_image_size, he_initialise
 
 
 class SphereBlock(Chain):
@@ -73,9 +73,7 @@ class SphereNet(nn.Module):
 
     def reset_parameters(self) -> None:
         """He initialisation of all kernels (fan in)."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        he_initialise(self)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] to the last map [B, 2 * width, S / 8, S / 8]."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset
-from nsl.models.registry import create_model, shapes_built
+from nsl.models.registry import create_model, shapes_built, without_memory
 from nsl.outputs import check_regular, replacing
 
 FORMAT = "nsl-1"
@@ -93,16 +93,15 @@ def _check_named(model: nn.Module, name: str, options: dict[str, Any], dataset: 
         raise ValueError(
             f"options {options!r} cannot be written into a file ({error}); name structures by their names"
         ) from None
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        made = create_model(name, dataset.num_classes, image_size=dataset.image_size, **options)
-    own, theirs = model.state_dict(), made.state_dict()
-    shapes = [{key: tuple(value.shape) for key, value in state.items()} for state in (own, theirs)]
-    if shapes[0] != shapes[1]:
-        differing = next(key for key in [*own, *theirs] if shapes[0].get(key) != shapes[1].get(key))
+    made = without_memory(
+        lambda: create_model(name, dataset.num_classes, image_size=dataset.image_size, **options),
+        f"model {name!r} cannot be built with {options}: ",
+    )
+    shapes = {key: value.shape for key, value in made.state_dict().items()}
+    if reason := _differing(model.state_dict(), shapes, "that one"):
         raise ValueError(
-            f"the network is not {name!r} with options {options}: {differing} is {shapes[0].get(differing)} and would "
-            f"be {shapes[1].get(differing)}; save it before it is folded, wrapped or compiled, with all options it was "
-            "made with"
+            f"the network is not {name!r} with options {options} ({reason}); save it before it is folded, wrapped or "
+            "compiled, with all options it was made with"
         )
     # Batch norm that processes share is what batch norm is to a reader.
     said = [repr(network).replace("SyncBatchNorm", "BatchNorm2d") for network in (model, made)]
@@ -225,15 +224,22 @@ def check_shapes(path: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
         ExportError: names or shapes differ (the sentence names the first), or there is no such network.
     """
     try:
-        wanted = {name: tuple(shape) for name, shape in shapes_built(build).items()}
+        wanted = shapes_built(build)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise ExportError(f"{path} describes a network that cannot be built ({reason}); export it again.") from None
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            reason = f"{name} is {found.get(name, 'missing')} in it and {wanted.get(name, 'missing')} in the network"
-            raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.")
+    if reason := _differing(tensors, wanted, "the network"):
+        raise ExportError(f"{path} does not fit the network that it names ({reason}); export it again.")
+
+
+def _differing(tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], where: str) -> str:
+    """The first name that tensors and wanted shapes have not alike, with both, in words; empty where there is none."""
+    for name in sorted(wanted.keys() | tensors.keys()):
+        found = tensors[name].shape if name in tensors else None
+        if wanted.get(name) != found:
+            here, there = ("missing" if shape is None else tuple(shape) for shape in (found, wanted.get(name)))
+            return f"{name} is {here} in it and {there} in {where}"
+    return ""
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:

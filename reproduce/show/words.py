@@ -45,7 +45,8 @@ def count(claims: Iterable[Judged]) -> str:
     """How many of the paper's claims have which verdict, as a sentence; controls of ours are not counted.
 
     Of the verdicts that say something it is named how many need no training: sizes that are counted on the networks,
-    and what is computed; and how many hold by how our networks were chosen.
+    and what is computed; how many hold by how our networks were chosen; and how many compare a method that did nothing
+    of what it is about.
     """
     every = list(claims)
     own = [judged for judged in every if not judged.claim.control]
@@ -54,8 +55,10 @@ def count(claims: Iterable[Judged]) -> str:
     ways = {_computed(judged): None for judged in own if judged.verdict.counted}
     how = "counted or computed" if len(ways) > 1 else "computed" if True in ways else "counted on networks"
     built = Counter(judged.verdict.direction for judged in own if judged.claim.built)
+    vain = Counter(judged.verdict.direction for judged in own if judged.verdict.vain)
+    del vain[Direction.UNDECIDED]  # which says nothing anyway
     named = [
-        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_without_training(untrained[key], found[key], how, built[key])}"
+        f"{found[key]} {_COUNTED[key][found[key] > 1]}{_notes(untrained[key], found[key], how, built[key], vain[key])}"
         for key in _COUNTED
         if found[key]
     ]
@@ -75,12 +78,12 @@ def _computed(judged: Judged) -> bool:
     return judged.claim.kind == Computed.name
 
 
-def _without_training(untrained: int, total: int, how: str, built: int) -> str:
-    if not untrained:
-        return ""
+def _notes(untrained: int, total: int, how: str, built: int, vain: int) -> str:
     which = "" if total == 1 else "all " if untrained == total else f"{untrained} of them "
-    chosen = f"; {built} by how our networks were chosen, the paper giving no sizes" if built else ""
-    return f" ({which}{how}, without training{chosen})"
+    notes = [f"{which}{how}, without training"] if untrained else []
+    notes += [f"{built} by how our networks were chosen, the paper giving no sizes"] if built else []
+    notes += [f"{vain} of a method that did nothing of what it is about"] if vain else []
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def answer(table: Table) -> str:

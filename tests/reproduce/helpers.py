@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from nsl.kernels.compiled import library
 from reproduce.declare import plan
@@ -190,3 +192,19 @@ def drawn(picture: Callable[[], Any]) -> Figure:
         patch.setattr("reproduce.show.figures.png", lambda figure: found.append(figure) or b"")
         picture()
     return found[0]
+
+
+class TwoClasses(nn.Module):
+    """A linear classifier of images [3, S, S]: logits w.x and -w.x.
+
+    Args:
+        weight: w [3 S S].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight
+        return torch.stack([score, -score], 1)

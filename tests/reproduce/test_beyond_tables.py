@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from nsl.data import make_dataset
 from nsl.training import load_checkpoint
@@ -20,6 +19,7 @@ from reproduce.show import notebooks
 from reproduce.tasks.robustness import attacked
 from reproduce.tasks.segmentation import class_ious
 from reproduce.tasks.stages import ROUTES
+from tests.reproduce.helpers import TwoClasses
 
 DEMO = plan.profile("demo")
 NEW_TASKS = ("sequences", "segmentation", "robustness", "stages", "metric")
@@ -91,17 +91,8 @@ def test_an_attack_on_a_linear_classifier_is_the_one_that_algebra_gives() -> Non
     """Two classes, logit difference w.x: a change of every pixel by r moves it by r |w|_1 at most."""
     torch.manual_seed(0)
 
-    class Linear(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(3 * 8 * 8))
-
-        def forward(self, x: Tensor) -> Tensor:
-            score = x.flatten(1) @ self.weight
-            return torch.stack([score, -score], 1)
-
     images = torch.randint(40, 200, (60, 3, 8, 8), dtype=torch.uint8)
-    model = Linear()
+    model = TwoClasses(torch.randn(3 * 8 * 8))
     zeros = torch.zeros(60, dtype=torch.int64)
     probe = make_dataset("probe", images, zeros, images, zeros, ["a", "b"])
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (probe.mean, probe.std))

@@ -24,6 +24,7 @@ from reproduce.run import selection
 from reproduce.tasks.few_shot import on_validation
 from reproduce.tasks.robustness import TASK as ROBUSTNESS
 from reproduce.tasks.robustness import attacked, attacks
+from tests.reproduce.helpers import TwoClasses
 
 #: A row of every task, and the seeds that its trainings have, beside that of the run.
 ROWS: dict[str, tuple[plan.Key, str, tuple[int, ...]]] = {
@@ -148,10 +149,8 @@ def test_later_stages_have_the_later_rate(tmp_path: Path) -> None:
     run = run_of("stages", None)
     run = replace(run, recipe=run.recipe | {"schedule": "constant", "warmup": 0.0, "milestones": []})
     curve = trained(run, tmp_path, 3).result["curve"]
-    rates = {point["stage"]: point["learning_rate"] for point in curve}
     first, later = run.recipe["learning_rate"], run.recipe["learning_rate"] * run.recipe["later_rate"]
     assert [point["learning_rate"] for point in curve] == pytest.approx([first, later, later])
-    assert rates
 
 
 # Measures.
@@ -231,15 +230,6 @@ def test_errors_of_segmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_an_attack_keeps_pixels_pixels_and_its_errors_are_means_over_the_radii() -> None:
     """All images are black or white: where only a step out of the range would help the attacker, nothing helps."""
 
-    class Sum(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3 * 4 * 4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            score = x.flatten(1) @ self.weight
-            return torch.stack([score - 1e-3, -score + 1e-3], 1)
-
     images = torch.zeros(20, 3, 4, 4, dtype=torch.uint8)
     images[10:] = 255
     labels = torch.tensor([1] * 10 + [0] * 10)  # black images have the lower score
@@ -247,14 +237,14 @@ def test_an_attack_keeps_pixels_pixels_and_its_errors_are_means_over_the_radii()
     seen: list[tuple[float, float]] = []
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
 
-    class Watched(Sum):
+    class Watched(TwoClasses):
         def forward(self, x: Tensor) -> Tensor:
             pixels = (x * std + mean).detach()
             seen.append((float(pixels.min()), float(pixels.max())))
             return super().forward(x)
 
     attack = {"radii": [1, 16, 200], "steps": 3, "images": 20}
-    found = attacked(Watched(), data, attack, 0)
+    found = attacked(Watched(torch.ones(3 * 4 * 4)), data, attack, 0)
     assert min(low for low, _ in seen) > -1e-4
     assert max(high for _, high in seen) < 1 + 1e-4
     for kind in ("fgsm", "pgd"):

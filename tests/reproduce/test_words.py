@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jupytext
 import pytest
@@ -16,7 +18,7 @@ from reproduce.show.claim_tables import claim_rows
 from reproduce.show.overview import distinct, overview
 from reproduce.show.report import Report
 from reproduce.show.rows import Table, make_table
-from reproduce.show.statistics import Direction
+from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import summary, write_tables
 from tests.reproduce.helpers import fill
 from tests.reproduce.test_fewshot_table import put
@@ -213,3 +215,14 @@ def test_the_answer_stands_in_the_summary_and_ends_every_tables_notebook(tmp_pat
     for number in plan.tables():
         cells = jupytext.read(Path(__file__).parents[2] / "notebooks" / f"table{number}.py").cells
         assert cells[-1].source == "report.answer()"
+
+
+def test_decided_claims_of_methods_that_did_nothing_of_their_own_are_counted_apart() -> None:
+    def judged(direction: Direction, *vain: str) -> Any:
+        claim = SimpleNamespace(control=False, kind="better", built=False)
+        return SimpleNamespace(claim=claim, verdict=Verdict(direction, vain=vain))
+
+    every = [judged(Direction.AGREES), judged(Direction.AGREES, "A"), judged(Direction.UNDECIDED, "A")]
+    assert words.count(every) == (
+        "Of 3 claims 2 agree (1 of a method that did nothing of what it is about) and 1 is undecided."
+    )
