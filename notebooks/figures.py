@@ -43,9 +43,9 @@ list(predicted.shape)
 # ## Figure 1: three similarities as bipartite graphs
 #
 # Kernel $W$ and patch $X$ have nine elements a channel. A line between $W_k$ and $X_l$ is the multiplication
-# $W_k\, M_{kl}\, X_l$; its width is $|M_{kl}|$, blue for positive and orange for negative. The inner product
-# knows nine lines of equal width. A static similarity has 81 that are the same for every patch. A dynamic
-# similarity has other lines for each patch.
+# $W_k\, M_{kl}\, X_l$; its width is $|M_{kl}|$ beside the picture's largest, blue for positive and orange for negative,
+# and below 2 % of that it is not drawn. The inner product knows nine lines of equal width. A static similarity has up
+# to 81 that are the same for every patch. A dynamic similarity has other lines for each patch.
 
 # %%
 row, column = 8, 8
@@ -96,7 +96,7 @@ for number in range(2):
     with torch.no_grad():
         response = dynamic(inputs)[number].square().mean(0).sqrt()
     axes[number, 4].imshow(response, cmap="cividis")
-    axes[number, 4].set_title("response, r.m.s. over filters", fontsize=8)
+    axes[number, 4].set_title("dynamic layer's response,\nr.m.s. over filters", fontsize=8)
     axes[number, 4].set(xticks=[], yticks=[])
 figure.colorbar(shown, ax=list(axes[:, 3]), label="$M_s - I$", shrink=0.8)
 show(figure)

@@ -51,6 +51,8 @@ text(heads.markdown(outcomes))
 found = {outcome.label: outcome for outcome in outcomes}
 trivial = found["CNN, trivial"]
 sane = [o.label for o in outcomes if o.test_error is not None and o.test_error < 50]
+bounded = [o for o in outcomes if o is not trivial and o.label not in sane]
+against = ", ".join(f"{o.label} ({o.divergence or f'{o.test_error:.1f} %'})" for o in bounded)
 if trivial.divergence or trivial.test_error is None:
     trivially = "diverges here too"
 elif trivial.test_error > 80:
@@ -61,5 +63,6 @@ text(
     f"The trivially applied CNN {trivially}. This is the reading with the identity and small start scales. "
     f"{heads.other_reading(Report(1, profile, results).table)} "
     f"Below 50 % error after this budget: {'; '.join(sane) or 'none'}. "
+    f"{f'Not so, though normalised or bounded: {against}. ' if against else ''}"
     "One seed on small images: an observation, not a measurement of the paper's claim; Table 1 has the runs."
 )

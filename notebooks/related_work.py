@@ -18,6 +18,7 @@ results = "results"
 
 # %%
 from reproduce.show import beyond, beyond_report
+from reproduce.show.cells import markdown_lines
 from reproduce.show.report import Report, show, text
 from reproduce.studies import related
 
@@ -54,7 +55,7 @@ dynamic.scope()
 # %%
 gaps = related.filter_gaps()
 assert max(list(gaps.values())[:2]) < 1e-9 < 0.1 < list(gaps.values())[2], gaps
-text("\n".join(["| similarity | gap |", "| --- | --- |", *(f"| {name} | {gap:.1e} |" for name, gap in gaps.items())]))
+text(markdown_lines(["similarity", "gap"], [[name, f"{gap:.1e}"] for name, gap in gaps.items()]))
 
 # %%
 dynamic.errors()
@@ -145,7 +146,7 @@ connected.answer()
 #
 # With $M = L L^\top$ the distance $(x - y)^\top M (x - y) = \lVert x \rVert_M^2 + \lVert y \rVert_M^2 - 2 x^\top M y$:
 # among equally long $y$ the nearest is the most similar one. Here $L$ is learned by neighbourhood components analysis
-# and judged by one nearest neighbour.
+# and judged by one nearest neighbour, on the embedded letters and digits of many typefaces ("glyphs").
 
 # %%
 metric.scope()
@@ -189,6 +190,6 @@ assert all(abs(slopes[name] - order) < 0.3 for name, (order, _, _) in found.item
 text(
     "Checked in this notebook: an unconstrained $M$ computes any generated filters (to "
     f"{max(list(gaps.values())[:2]):.0e}), a shared block does not; measured orders of the schemes: "
-    + ", ".join(f"{name} {value:.2f}" for name, value in slopes.items())
+    + ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in slopes.items())
     + f". With the SphereNet, whose ReLU has a kink, rk4 shows {kinked:.2f}."
 )

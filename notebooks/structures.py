@@ -81,9 +81,11 @@ moved = {outcome.label: abs(outcome.matrices[1] - outcome.matrices[0]).max() for
 diagonal = [o.label for o in outcomes if o.stayed_diagonal and not o.label.startswith("diagonal")]
 most, least = max(moved, key=moved.get), min(moved, key=moved.get)
 assert largest < 1e-3, largest
+folding = f"changes no logit by more than {largest:.0e}" if largest else "changes no logit"
 text(
-    f"Folding changes no logit by more than {largest:.0e}. The similarity that moved most in this training is that of "
-    f"*{most}* (by {moved[most]:.2f} in an entry), the least *{least}* ({moved[least]:.2f}). The pictures show each "
+    f"Folding {folding}. The similarity that moved most in this training is that of "
+    f"*{most}* (by {moved[most]:.2f} in an entry), the least *{least}* ({moved[least]:.2f}; of the "
+    "full structure, the first channel's block). The pictures show each "
     "structure's promise kept: the symmetric matrix is symmetric, the shift layer has one non-zero a row, the dilated "
     f"kernel lives on its grid. But in so short a training {', '.join(f'*{label}*' for label in diagonal)} made no use "
     "of what they may do beyond a diagonal without zeros: no shift was learned and no tap dropped."

@@ -99,7 +99,18 @@ path = theory.integrate(
     SmoothAbsolute(rng.standard_normal((4, 3)), rng.standard_normal((2, 3))),
     Weighted(0.1 * rng.standard_normal((4, 2)), np.eye(4), [1.0, 2.0, 0.5, 1.0]),
 )
-print("converged:", path.converged, " loss:", f"{path.losses[-1]:.1e}")
 lost = path.losses[0] - path.losses[-1]
-print("relative difference of loss and dissipation:", f"{abs(lost - path.dissipated[-1]) / lost:.0e}")
-print("what is conserved moves by at most:", {name: f"{drift:.0e}" for name, drift in path.invariants().items()})
+gap = abs(lost - path.dissipated[-1]) / lost
+drifts = path.invariants()
+
+# %% [markdown]
+# ## Verdict
+
+# %%
+Markdown(
+    f"The flow {'converged' if path.converged else 'did not converge'}, to loss {path.losses[-1]:.1e}. What it lost "
+    f"and what it dissipated differ by {gap:.0e} of it, and what is conserved moves by at most "
+    f"{max(drifts.values()):.0e}: "
+    + ("the two classes above are a right gradient flow." if gap < 1e-5 and max(drifts.values()) < 1e-5 else
+       "one of the two classes above has a wrong derivative.")
+)

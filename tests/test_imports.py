@@ -1,7 +1,8 @@
-"""The files import each other in one direction."""
+"""The files import each other in one direction, and are short."""
 
 from __future__ import annotations
 
+import ast
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -39,3 +40,26 @@ def test_the_packages_stand_on_each_other_in_one_order() -> None:
         if other.split(".")[0] not in below[name.split(".")[0]]
     ]
     assert wrong == []
+
+
+#: Lines of a file, and of a function or method.
+LONGEST_FILE, LONGEST_FUNCTION = 400, 80
+
+
+def test_files_and_functions_are_short() -> None:
+    long = {}
+    for name, path in FILES.items():
+        text = path.read_text("utf-8")
+        if (lines := len(text.splitlines())) > LONGEST_FILE:
+            long[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long[f"{name}.{node.name}"] = lines
+    assert long == {}
+
+
+def test_no_layer_asks_whether_it_is_built() -> None:
+    """`hasattr(self, ...)` hides an order of construction; `_modules.get` says what is meant."""
+    assert [name for name, path in FILES.items() if "hasattr(self" in path.read_text("utf-8")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,32 @@ def as_indices(name: str, value: ArrayLike) -> NDArray[np.int64]:
     if array.dtype.kind not in "iu" or array.size == 0:
         raise ValueError(f"{name} must be a non-empty array of integers, got {array.size} entries of {array.dtype}.")
     return array.astype(np.int64)
+
+
+def as_count(name: str, value: Any, lowest: int = 1) -> int:
+    """`value` as an int of at least `lowest`.
+
+    Raises:
+        ValueError: it is of no integer type (10.0 neither), or smaller.
+    """
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number (an int), got {value!r}.") from None
+    if count < lowest:
+        raise ValueError(f"{name} must be a whole number of at least {lowest}, got {count}.")
+    return count
+
+
+def check_batch(**axes: tuple[int, ...]) -> None:
+    """Whether data with these batch axes, by name, belong together: equal, or none, which all members then share.
+
+    Raises:
+        ValueError: not.
+    """
+    if len({batch for batch in axes.values() if batch}) > 1:
+        told = " and ".join(f"{name} {batch}" for name, batch in axes.items())
+        raise ValueError(f"batch axes must be equal or left out, got {told}.")
 
 
 def transpose(matrix: Array) -> Array:

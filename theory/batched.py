@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory.arrays import Array
+from theory.arrays import Array, as_count
 from theory.flows import Parametrisation
 from theory.problems import Problem
 from theory.steps import check_shapes
@@ -51,8 +51,7 @@ def _check_numbers(stop_loss: float, horizon: float, rtol: float, atol: float, m
         raise ValueError(f"horizon must be a positive time, got {horizon}.")
     if not (0 <= rtol < np.inf and 0 <= atol < np.inf and rtol + atol > 0):
         raise ValueError(f"rtol and atol must be finite, at least 0 and not both 0, got {rtol} and {atol}.")
-    if not (max_steps >= 1 and max_steps == int(max_steps)):
-        raise ValueError(f"max_steps must be a whole number of at least 1, got {max_steps}.")
+    as_count("max_steps", max_steps)
 
 
 def adaptive_flow(

@@ -1,10 +1,10 @@
 """Speed of completion: time to training loss 1e-6, against fixed-step gradient descent that ends at the same matrix.
 
 The setting of Arora et al. (2019): 100x100 of rank 5, entries of unit mean square, 2,000 observed entries, mean
-squared error, Gaussian factors whose product has entries of size 1e-3. All sides start from the same factors, use one
-thread and float32, and count only where they end within 1 % of where the flow itself ends. Two baselines: torch
-autograd with plain SGD, as in their public code with its SGD option, and gradient descent on our flow's own products,
-which has no autograd to pay for.
+squared error, Gaussian factors whose product has entries of size 1e-3 / sqrt(100) (singular values of size 1e-3). All
+sides start from the same factors, use one thread and float32, and count only where they end within 1 % of where the
+flow itself ends. Two baselines: torch autograd with plain SGD, as in their public code with its SGD option, and
+gradient descent on our flow's own products, which has no autograd to pay for.
 """
 
 from __future__ import annotations

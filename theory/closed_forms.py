@@ -84,9 +84,9 @@ def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Arr
         # the rows sorted by size and column pivoting (Cox and Higham 1998).
         rate = np.maximum(np.abs(values), 1e-300)
         share = np.where(np.abs(values) * t > 1e-12, -np.expm1(-2 * rate * t) / (2 * rate), t)
-        root = np.exp(np.maximum(values, 0) * t) * np.sqrt(share)
+        root = np.exp(_within_range(np.maximum(values, 0) * t)) * np.sqrt(share)
         stacked = np.concatenate([np.eye(n), root[:, None] * z0.T])
-        order = np.argsort(-np.linalg.norm(stacked, axis=1), kind="stable")
+        order = np.argsort(-np.max(np.abs(stacked), axis=1), kind="stable")
         basis = np.empty_like(stacked)
         basis[order] = qr(stacked[order], mode="economic", pivoting=True)[0]
         half = vectors @ ((np.exp(np.minimum(values, 0) * t) / np.sqrt(share))[:, None] * basis[n:])
@@ -94,9 +94,28 @@ def whitened_riccati(problem: LinearRegression, kernel0: Array, similarity0: Arr
     return path
 
 
+#: Powers of e from here on are not formed: float64 ends at 709.
+LARGEST_POWER = 600.0
+
+
+def _within_range(powers: Array) -> Array:
+    """`powers` [k] of e (at least 0) in the same order, none above LARGEST_POWER: the widest gaps are narrowed.
+
+    What has grown by e^{gap} more than all else is saturated, so that a narrower gap, of at least LARGEST_POWER / k,
+    leaves the solution as it is.
+    """
+    order = np.argsort(powers)
+    gaps = np.diff(powers[order], prepend=0.0)
+    while gaps.sum() > LARGEST_POWER:
+        gaps = np.minimum(gaps, max(0.9 * gaps.max(), LARGEST_POWER / len(gaps)))
+    found = np.empty_like(powers)
+    found[order] = np.cumsum(gaps)
+    return found
+
+
 def saxe_mode(target: float, start: float, times: Array) -> Array:
     """sigma(t) of one balanced depth-2 mode with whitened inputs: `sigma' = 2 sigma (target - sigma)` (Saxe et al.)."""
-    if target == 0:
+    if target == 0 or start == 0:  # a mode that starts at 0 stays there
         return start / (1 + 2 * start * np.asarray(times))
     growth = np.exp(-2 * target * np.asarray(times))
     return target / (1 + (target / start - 1) * growth)

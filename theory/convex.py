@@ -16,7 +16,7 @@ from scipy.optimize import linprog, nnls
 
 from theory.arrays import Array, as_float
 from theory.problems import MatrixSensing
-from theory.separability import is_separable
+from theory.separability import check_separable
 
 
 def _solve(program: Any, tolerance: float) -> None:
@@ -80,6 +80,8 @@ def penalised_gap(X: Array, Y: Array, weight: float, norm: str, W: Array) -> tup
 
     Args:
         X: [n, N]. Y: [m, N]. norm: "nuclear" or "rows" (group lasso over the rows of W [n, m]).
+    Raises:
+        ValueError: the norm is unknown.
     """
     residual = Y - W.T @ X
     slope = X @ residual.T
@@ -92,17 +94,24 @@ def penalised_gap(X: Array, Y: Array, weight: float, norm: str, W: Array) -> tup
     objective = 0.5 * float(np.sum(residual**2)) + weight * size
     scaled = residual * min(1.0, weight / max(dual, 1e-300))
     bound = float(np.sum(scaled * Y)) - 0.5 * float(np.sum(scaled**2))
-    return (objective - bound) / objective, objective
+    # An objective of 0 is the least there is.
+    return (objective - bound) / objective if objective > 0 else 0.0, objective
 
 
 def penalised_minimum(X: Array, Y: Array, weight: float, norm: str) -> float:
-    """Minimum of `1/2 ||Y - W^T X||^2 + weight * norm(W)` by cvxpy; arguments as `penalised_gap`."""
+    """Minimum of `1/2 ||Y - W^T X||^2 + weight * norm(W)` by cvxpy; arguments as `penalised_gap`.
+
+    Raises:
+        ValueError: the program is not solved.
+    """
     import cvxpy as cp
 
     W = cp.Variable((X.shape[0], Y.shape[0]))
     size = cp.normNuc(W) if norm == "nuclear" else cp.sum(cp.norm(W, 2, axis=1))
     program = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(Y - W.T @ X) + weight * size))
-    program.solve(solver=cp.CLARABEL)
+    _solve(program, 1e-8)
+    if W.value is None:
+        raise ValueError(f"the penalised regression was not solved ({program.status}); rescale the data or the weight.")
     return float(program.value)
 
 
@@ -213,8 +222,8 @@ def maximum_margin(signed: ArrayLike, norm: str) -> tuple[Array, float]:
     Args:
         signed: `y_i x_i` as columns, [n, N].
     Raises:
-        ValueError: the norm is unknown, `signed` is no finite matrix, or no hyperplane through the origin separates
-            the data.
+        ValueError: the norm is unknown, `signed` is no finite matrix, no hyperplane through the origin separates the
+            data by a margin that `theory.separability` can see, or the linear program is not solved.
     """
     if norm not in ("l1", "l2"):
         raise ValueError(f'norm must be "l1" or "l2", got {norm!r}.')
@@ -222,8 +231,7 @@ def maximum_margin(signed: ArrayLike, norm: str) -> tuple[Array, float]:
     if signed.ndim != 2:
         raise ValueError(f"signed must be one matrix [n, N], one sample a column, got shape {signed.shape}.")
     n, count = signed.shape
-    if not is_separable(signed):
-        raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
+    check_separable(signed)
     largest = float(np.max(np.linalg.norm(signed, axis=0)))
     signed = signed / largest  # in whatever units the features come
     if norm == "l1":
@@ -237,6 +245,8 @@ def maximum_margin(signed: ArrayLike, norm: str) -> tuple[Array, float]:
             b_ub=np.append(np.zeros(count), 1.0),
             bounds=[(0, None)] * (2 * n) + [(None, None)],
         )
+        if found.status != 0:
+            raise ValueError(f"the linear program of the l1 margin was not solved ({found.message}).")
         return found.x[:n] - found.x[n : 2 * n], largest * float(found.x[-1])
     # The shortest w with signed^T w >= 1, by Lawson and Hanson's least distance programming (1974, chapter 23): exact
     # up to rounding. Its margin at length 1 is 1 / ||w||.

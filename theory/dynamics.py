@@ -49,12 +49,18 @@ class DynamicNeuralUnit:
         return found
 
     def respond(self, state: float, drives: list[float], time: float = 40.0) -> Array:
-        """The state at the end of each of `drives`, held for `time` each, from `state`."""
+        """The state at the end of each of `drives`, held for `time` each, from `state`.
+
+        Raises:
+            ValueError: the solver failed, where `decay` or `weight` is not finite for example.
+        """
         path = []
         for drive in drives:
             found = solve_ivp(
                 lambda _, x, drive=drive: self.velocity(x, drive), (0, time), [state], rtol=1e-10, atol=1e-12
             )
+            if not found.success:
+                raise ValueError(f"the unit could not be followed for time {time:g} ({found.message}).")
             state = float(found.y[0, -1])
             path.append(state)
         return np.array(path)

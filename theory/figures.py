@@ -78,7 +78,8 @@ def show_ledger(numbers: list[int], profile: str, out: str | None, results: str)
     from theory.claims import ledger
 
     rows = ledger_rows(numbers, out=_folder(out, results), quick=profile == "demo")
-    notes = [f"{row['number']} ({row['profile']} profile): {row['experiment']} {row['note']}" for row in rows]
+    texts = (f"{row['number']} ({row['profile']} profile): {row['experiment']} {row['note']}" for row in rows)
+    notes = [ledger.plain(text) for text in texts]
     table = ledger.markdown(rows, details=False)
     return Markdown("\n\n".join([told_of_verdicts(rows), table, *notes, MUTANTS]))
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import DOP853, LSODA, RK45, OdeSolver, Radau
 
-from theory.arrays import Array, as_float
+from theory.arrays import Array, as_count, as_float
 from theory.flows import Parametrisation
 from theory.problems import Problem
 from theory.scales import curvature, leads_down, spectral_radius, weight_scale
@@ -38,6 +38,8 @@ SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau"
 METHODS = ("auto", *SOLVERS)
 #: To here the relative tolerance is relaxed, no further.
 LOOSEST = 1e-9
+#: An objective that has grown by this factor within a segment is taken for a velocity that does not descend.
+GROWTH = 10.0
 #: Velocity that rounding of the state alone may cause, in units of the spectral radius times the state.
 ROUNDING = 64 * np.finfo(float).eps
 
@@ -198,11 +200,9 @@ def _check_numbers(method: str, horizon: float | None, **positive: float) -> Non
     if horizon is not None and not 0 < horizon < np.inf:
         raise ValueError(f"horizon must be a positive, finite time, got {horizon}.")
     for name, value in positive.items():
-        lowest = name in ("stop_gradient", "stop_loss", "atol")
-        if not (value >= 0 if lowest else value > 0):
-            raise ValueError(f"{name} must be {'at least 0' if lowest else 'above 0'}, got {value}.")
-        if name == "samples" and value != int(min(value, 2**31)):
-            raise ValueError(f"samples must be a whole number of states to keep, got {value}.")
+        zero = name in ("stop_gradient", "stop_loss", "atol")
+        if not (0 <= value if zero else 0 < value) or value == np.inf:
+            raise ValueError(f"{name} must be {'at least 0' if zero else 'above 0'} and finite, got {value}.")
 
 
 def integrate(
@@ -235,16 +235,16 @@ def integrate(
         method: one of METHODS; "auto" follows the rule at the top of this module.
         rtol: relative error per step; on long plateaus "auto" relaxes it, to 1e-9 at most (`Trajectory.rtol` tells).
         atol: error of the state per step, in units of min(1, scale of W).
-        samples: at most so many of the solver's steps are kept of each time segment, whose length doubles.
+        samples: at most so many of the solver's steps, the last among them, are kept of each time segment, whose
+            length doubles.
     Raises:
-        ValueError: shapes disagree, unknown method, times not finite and increasing, horizon not positive, `times`
+        ValueError: shapes disagree, unknown method, times not finite and increasing, a number out of range, `times`
             beside `horizon` or `stop_loss`.
         FlowError: the solver failed or the flow became infinite.
     """
     check_shapes(problem, parametrisation)
-    _check_numbers(
-        method, horizon, rtol=rtol, atol=atol, stop_gradient=stop_gradient, stop_loss=stop_loss, samples=samples
-    )
+    _check_numbers(method, horizon, rtol=rtol, atol=atol, stop_gradient=stop_gradient, stop_loss=stop_loss)
+    samples = as_count("samples", samples)
     if times is not None and (horizon is not None or stop_loss > 0):
         raise ValueError("times says where the flow ends: give neither horizon nor stop_loss beside it.")
     grid = None if times is None else _checked_times(times)
@@ -296,7 +296,7 @@ def _advance(
                 f"the flow could not be continued beyond time {solver.t_old or span[0]:.3g} ({used}): it became "
                 "infinite or too stiff; start from a smaller initialisation or stop earlier."
             )
-        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > 10 * start_objective + run.noise:
+        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > GROWTH * start_objective + run.noise:
             raise FlowError(
                 f"the loss grows along the path (time {solver.t:.3g}): the parametrisation's velocity does not descend."
             )
@@ -336,7 +336,9 @@ def _to_rest(run: _Run, flat: Array, end: float, method: str, samples: int) -> T
         span = (now, min(end, now + duration))
         times, states, used, stopped, converged = _advance(run, span, extended, method, True)
         methods.append(used)
-        for k in np.unique(np.linspace(0, len(times) - 1, min(samples, len(times))).round().astype(int)):
+        last = len(times) - 1
+        places = np.linspace(0, last, min(samples, last + 1)) if samples > 1 else np.array([last])
+        for k in np.unique(places.round().astype(int)):
             kept_times.append(times[k])
             kept.append(states[k])
         now, extended = times[-1], states[-1]

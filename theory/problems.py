@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.arrays import Array, as_float, as_indices
-from theory.separability import is_separable
+from theory.arrays import Array, as_count, as_float, as_indices, check_batch
+from theory.separability import check_separable
 
 
 class Problem(ABC):
@@ -47,7 +47,7 @@ class LinearRegression(Problem):
         X: inputs [..., n, N], one sample a column.
         Y: targets [..., m, N] (or [N] for one output), one sample a column.
     Raises:
-        ValueError: not finite, or X and Y disagree on the number of samples N.
+        ValueError: not finite, or X and Y disagree on the number of samples N or on their batch axes.
     """
 
     def __init__(self, X: ArrayLike, Y: ArrayLike) -> None:
@@ -59,6 +59,7 @@ class LinearRegression(Problem):
                 f"X has {self.X.shape[-1]} samples and Y has {self.Y.shape[-1]}: both hold one sample a "
                 f"column (X [n, N], Y [m, N]), got shapes {self.X.shape} and {self.Y.shape}."
             )
+        check_batch(X=self.X.shape[:-2], Y=self.Y.shape[:-2])
         self.shape = (self.X.shape[-2], self.Y.shape[-2])
 
     def members(self, chosen: np.ndarray) -> LinearRegression:
@@ -129,7 +130,7 @@ class MatrixSensing(Problem):
         A: sensing matrices [..., N, n, m].
         y: measurements [..., N].
     Raises:
-        ValueError: not finite, or A and y disagree on N.
+        ValueError: not finite, or A and y disagree on N or on their batch axes.
     """
 
     def __init__(self, A: ArrayLike, y: ArrayLike) -> None:
@@ -139,6 +140,7 @@ class MatrixSensing(Problem):
             raise ValueError(
                 f"A holds {self.A.shape[-3]} sensing matrices and y {self.y.shape[-1]} measurements; they must agree."
             )
+        check_batch(A=self.A.shape[:-3], y=self.y.shape[:-1])
         self.shape = (self.A.shape[-2], self.A.shape[-1])
         self._rows = self.A.reshape(*self.A.shape[:-2], -1)
 
@@ -168,7 +170,8 @@ class MatrixCompletion(Problem):
         values: observed entries [..., N].
         mean: use the mean squared error, as the public code of Arora et al. (2019) does.
     Raises:
-        ValueError: positions out of range or repeated, lengths differ, or values not finite.
+        ValueError: shape is not of two positive whole numbers, positions out of range or repeated, lengths differ, or
+            values not finite.
     """
 
     def __init__(
@@ -180,7 +183,9 @@ class MatrixCompletion(Problem):
         *,
         mean: bool = False,
     ) -> None:
-        self.shape = (int(shape[0]), int(shape[1]))
+        if len(shape) != 2:
+            raise ValueError(f"shape must be the two sizes (n, m) of W, got {shape}.")
+        self.shape = (as_count("shape[0]", shape[0]), as_count("shape[1]", shape[1]))
         self.values = as_float("values", values, 1)
         row, column = as_indices("rows", rows), as_indices("columns", columns)
         if not row.shape == column.shape == self.values.shape:
@@ -240,7 +245,8 @@ class SeparableClassification(Problem):
         labels: +1 or -1, [N].
         loss: "exponential" `l(z) = e^{-z}` or "logistic" `l(z) = log(1 + e^{-z})`.
     Raises:
-        ValueError: labels are not +-1, shapes differ, or no hyperplane through the origin separates the data.
+        ValueError: labels are not +-1, shapes differ, or no hyperplane through the origin separates the data by a
+            margin that `theory.separability` can see.
     """
 
     attained = False
@@ -259,8 +265,7 @@ class SeparableClassification(Problem):
         self.kind = loss
         self.signed = self.X * self.labels
         self.shape = (self.X.shape[0], 1)
-        if not is_separable(self.signed):
-            raise ValueError("the data are not linearly separable through the origin, so no margin exists.")
+        check_separable(self.signed)
 
     def margins(self, weight: Array) -> Array:
         """`y_i w^T x_i`, [..., N], for `weight` [..., n, 1]."""
@@ -293,7 +298,8 @@ class SeparableClassification(Problem):
 class RescaledByLoss(Problem):
     """`log L` of a classification problem: its gradient flow is that of `L` with time rescaled by `1/L`.
 
-    The path is the same, but margins that take time `e^T` to reach are reached in time `T`.
+    The path is the same. Margins that the flow of W itself reaches in time `e^T` it then reaches in time of order `T`;
+    factors, which grow with their margins, reach them sooner still.
     """
 
     attained = False

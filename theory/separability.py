@@ -6,9 +6,17 @@ import numpy as np
 
 from theory.arrays import Array
 
+#: Where the largest margin is below this part of the largest sample, the linear program may find none (its solver's
+#: tolerance is 1e-7, and it drops entries below 1e-9).
+SMALLEST_MARGIN = 1e-8
 
-def is_separable(signed: Array) -> bool:
-    """Whether some w has `w^T x_i >= 1` for every column of `signed` [n, N]."""
+
+def check_separable(signed: Array) -> None:
+    """Whether some w has `w^T x_i >= 1` for every column of `signed` [n, N].
+
+    Raises:
+        ValueError: none has, or only with a margin too small for the linear program; or the program was not solved.
+    """
     # Here, so that problems can be made without scipy.
     from scipy.optimize import linprog
 
@@ -16,4 +24,11 @@ def is_separable(signed: Array) -> bool:
     if largest > 0:  # in whatever units they come
         signed = signed / largest
     found = linprog(np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None))
-    return bool(found.status == 0)
+    if found.status == 2:
+        raise ValueError(
+            "the data are not linearly separable through the origin, or by a margin below about "
+            f"{SMALLEST_MARGIN:g} of the largest sample; change the labels, or add a feature."
+        )
+    if found.status != 0:
+        said = " ".join(str(found.message).split()).rstrip(".")
+        raise ValueError(f"whether the data are linearly separable was not decided ({said}); rescale the features.")

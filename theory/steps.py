@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from theory.arrays import Array
+from theory.arrays import Array, as_count
 from theory.flows import Parametrisation
 from theory.problems import Problem
 from theory.trajectory import FlowError, Trajectory
@@ -31,6 +31,13 @@ def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
         raise ValueError(
             f"the problem needs an effective weight of shape {tuple(problem.shape)}, the parametrisation gives "
             f"{tuple(parametrisation.shape)}."
+        )
+
+
+def _check_numbers(step: float, momentum: float = 0.0) -> None:
+    if not 0 < step < np.inf or not 0 <= momentum < 1:
+        raise ValueError(
+            f"step must be > 0 and finite and momentum in [0, 1); got step={step}, momentum={momentum}."
         )
 
 
@@ -61,15 +68,12 @@ def gradient_descent(
     Args:
         every: keep each `every`-th state (and the last).
     Raises:
-        ValueError: step, steps or momentum out of range.
+        ValueError: step, steps, every or momentum out of range.
         FlowError: the iteration diverges.
     """
     check_shapes(problem, parametrisation)
-    if not step > 0 or steps < 1 or not 0 <= momentum < 1 or every < 1:
-        raise ValueError(
-            f"step must be > 0, steps and every >= 1 and momentum in [0, 1); got step={step}, steps={steps}, "
-            f"momentum={momentum}, every={every}."
-        )
+    _check_numbers(step, momentum)
+    steps, every = as_count("steps", steps), as_count("every", every)
     state = np.array(parametrisation.initial)
     memory = np.zeros_like(state)
     states = [state.copy()]
@@ -107,11 +111,12 @@ def implicit_midpoint(
     Each step's equation `y+ = y + h f((y + y+) / 2)` is solved by fixed-point iteration down to rounding.
 
     Raises:
+        ValueError: step, steps or every out of range.
         FlowError: the fixed-point iteration does not contract (the step is too large).
     """
     check_shapes(problem, parametrisation)
-    if not step > 0 or steps < 1 or every < 1:
-        raise ValueError(f"step must be > 0 and steps, every >= 1, got step={step}, steps={steps}, every={every}.")
+    _check_numbers(step)
+    steps, every = as_count("steps", steps), as_count("every", every)
     velocity = velocity_of(problem, parametrisation)
     state = np.array(parametrisation.initial)
     states = [state]

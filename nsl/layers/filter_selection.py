@@ -83,11 +83,12 @@ class SelectedConv2d(Unfusible, nn.Conv2d):
     def reset_parameters(self) -> None:
         """Conv2d's initialisation; the gater's with nearly all filters on."""
         super().reset_parameters()
-        if hasattr(self, "gater"):
-            for layer in self.gater:
+        gater = self._modules.get("gater")  # not there yet where Conv2d's own construction calls this
+        if isinstance(gater, nn.Sequential):
+            for layer in gater:
                 if isinstance(layer, nn.Linear | nn.BatchNorm1d):
                     layer.reset_parameters()
-            nn.init.constant_(self.gater[-1].bias, GATE_BIAS)  # type: ignore[arg-type]
+            nn.init.constant_(gater[-1].bias, GATE_BIAS)  # type: ignore[arg-type]
 
     def gates(self, input: Tensor) -> Tensor:
         """Exactly zeros and ones [B, F] of [B, C, H, W]; their gradient is the sigmoid's."""

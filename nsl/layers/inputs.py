@@ -31,11 +31,19 @@ def unbatched(input: Tensor, channels: int) -> bool:
     return isinstance(input, Tensor) and input.dim() == 3
 
 
-def check_features(input: Tensor, features: int) -> None:
+def check_features(input: Tensor, features: int, nested: bool = False) -> None:
     """Compare the last size of features [..., N] with what a layer takes.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: it is another one; or the input is a nested tensor, as `nn.TransformerEncoder` makes of padded
+            sequences, and the layer takes none (``nested``).
     """
+    if isinstance(input, Tensor) and input.is_nested:
+        if nested:
+            return  # it has no shape to be asked for, and the product checks it
+        raise ValueError(
+            f"input must be a plain tensor [..., {features}], got a nested one; build nn.TransformerEncoder with "
+            "enable_nested_tensor=False"
+        )
     if isinstance(input, Tensor) and (input.dim() == 0 or input.shape[-1] != features):
         raise ValueError(f"input must be [..., {features}], got {list(input.shape)}")

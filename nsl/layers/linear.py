@@ -84,7 +84,7 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        check_features(input, self.in_features)
+        check_features(input, self.in_features, nested=True)
         return F.linear(input, self.neural(self.weight), self.bias)
 
 

@@ -100,6 +100,8 @@ class Predictor(nn.Module):
             raise ValueError("predictor: batch_norm_momentum belongs to batch norm, which this one has not")
         self.in_channels = in_channels
         self.adaptation, self.pads = adaptation, uneven_padding(kernel)
+        #: Of shared kernels the first one keeps the map's size too.
+        self.first_pads = None if shared is None else self.pads
         if shared is None:
             self.first = kind(in_channels, hidden, kernel, *geometry, bias=False, **(options or {}))
             self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **(options or {}))
@@ -148,6 +150,8 @@ class Predictor(nn.Module):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         if self.adaptation is not None:
             input = self.adaptation(input)
+        if self.first_pads is not None:
+            input = nn.functional.pad(input, self.first_pads)
         hidden, scale = self._first(input)
         return self._last(self.second_norm(middle(hidden, scale, self.first_norm, self.second, self.pads)))
 

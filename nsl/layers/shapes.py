@@ -15,16 +15,9 @@ import math
 import torch
 from torch import Tensor
 
+from nsl.layers.largest import keep_largest
 from nsl.layers.similarity import SHAPE_THRESHOLD, boolean_shape, check_threshold
-from nsl.layers.structures import (
-    Block,
-    Shift,
-    Structure,
-    Unconstrained,
-    _keep_largest,
-    check_whole,
-    make_structure,
-)
+from nsl.layers.structures import Block, Shift, Structure, Unconstrained, check_whole, make_structure
 
 
 class Shaped(Structure):
@@ -124,7 +117,7 @@ class FewTaps(Shift):
         order = columns.sort(dim=-1, descending=True, stable=True).indices[..., : self.count]
         keep = torch.zeros_like(columns).scatter(-1, order, 1.0).unsqueeze(-2)
         # x - x.detach() is exactly zero: nothing is added but the gradient.
-        return _keep_largest(matrix * keep, 1) + (matrix - matrix.detach()) * (1 - keep)
+        return keep_largest(matrix * keep, 1) + (matrix - matrix.detach()) * (1 - keep)
 
     def __repr__(self) -> str:
         return f"few_taps(count={self.count})"

@@ -127,10 +127,9 @@ class SharedKernels(nn.Module):
         kernel = pair(kernel_size)
         kind = nn.Conv2d if release else SphereConv2d
         options: dict[str, Any] = {} if release else {"operator": operator}
-        if uneven_padding(kernel):
-            raise ValueError(f"shared predictors need an odd kernel_size, got {kernel}; give each layer its own")
         # The adaptation network has the layer's geometry; from there on the map keeps its size.
-        self.first = kind(in_channels, hidden, kernel, padding=(kernel[0] // 2, kernel[1] // 2), bias=False, **options)
+        padding = (0, 0) if uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
+        self.first = kind(in_channels, hidden, kernel, padding=padding, bias=False, **options)
         self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **options)
         self.reset_parameters()
 

@@ -31,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsl.layers.largest import keep_largest
+
 #: An unshared M with more entries than this is warned about (256 MiB in float32, and its gradient again).
 FULL_WARNING_ENTRIES = 1 << 26
 
@@ -255,25 +257,6 @@ class LowRank(Structure):
         return f"low_rank(rank={self.rank}, residual={self.residual})"
 
 
-def _keep_largest(values: Tensor, count: int) -> Tensor:
-    """The `count` largest magnitudes of the last axis stay, the others become exactly zero; straight-through.
-
-    The gradient reaches the dropped values unchanged, so that an entry can come back. Projecting them to zero after
-    each step instead would keep an entry out for good, since one step never makes it as large as those that stayed.
-    """
-    sizes = values.detach().abs()
-    if torch.compiler.is_exporting():  # ONNX has no stable sort: an entry stays that fewer than `count` go before
-        places = torch.arange(values.shape[-1], device=values.device)
-        one, other = sizes.unsqueeze(-1), sizes.unsqueeze(-2)
-        before = (other > one) | ((other == one) & (places < places.unsqueeze(-1)))
-        keep = (before.sum(-1) < count).to(values.dtype)
-    else:
-        order = sizes.sort(dim=-1, descending=True, stable=True).indices[..., :count]
-        keep = torch.zeros_like(values).scatter(-1, order, 1.0)
-    # x - x.detach() is exactly zero: nothing is added but the gradient.
-    return values * keep + (values - values.detach()) * (1 - keep)
-
-
 class HardSparse(Unconstrained):
     """At most n non-zeros in M_s, the n largest magnitudes of K^2 free numbers, straight-through; D = K^2.
 
@@ -290,7 +273,7 @@ class HardSparse(Unconstrained):
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
         count = block.taps if self.nonzeros is None else min(self.nonzeros, block.taps**2)
-        return super().assemble(_keep_largest(free, count), block)
+        return super().assemble(keep_largest(free, count), block)
 
     def __repr__(self) -> str:
         return "hard_sparse" if self.nonzeros is None else f"hard_sparse(nonzeros={self.nonzeros})"
@@ -306,7 +289,7 @@ class Shift(Unconstrained):
     name = "shift"
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        return _keep_largest(super().assemble(free, block), 1)
+        return keep_largest(super().assemble(free, block), 1)
 
 
 class Dilated(Diagonal):

@@ -16,7 +16,7 @@ from nsl.models.modes import begin_training, evaluating
 from nsl.training.execution import Execution
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState
+from nsl.training.state import TrainingState, described
 
 Measured = Mapping[str, float | None]
 
@@ -142,7 +142,14 @@ def fit(
     """
     optimiser, size = ScheduledSGD(model, recipe), min(recipe.batch_size, count)
     state = FitState(
-        {"recipe": recipe.as_dict(), "seed": seed, "count": count, "identity": identity},
+        {
+            "recipe": recipe.as_dict(),
+            "seed": seed,
+            "count": count,
+            "identity": identity,
+            "network": described(model),
+            "clip": clip,
+        },
         {"model": model, "optimiser": optimiser},
         Execution(checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=description),
         model=model,

@@ -9,7 +9,6 @@ are the same bit for bit on the same machine with the same number of threads; wh
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from nsl.training.execution import IN_NUMBERS, Execution, own_stream
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.ranges import check_seed
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState
+from nsl.training.state import TrainingState, described, digest
 from nsl.training.step import ClassifierStep
 
 #: A loss above this multiple of ln(classes), the loss of a uniform guess, counts as diverged.
@@ -169,8 +168,19 @@ def _own_draws(seed: int) -> Iterator[Callable[[int], None]]:
         torch.set_rng_state(before)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _unusual(execution: Execution) -> dict[str, Any]:
+    """What changes numbers and is not as usual; the usual is left out: checkpoints of earlier versions go on."""
+    chosen = {name: getattr(execution, name) for name in IN_NUMBERS}
+    return {name: value for name, value in chosen.items() if value != getattr(Execution, name)}
+
+
+def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """The network with batch norms that tell their statistics to all processes; alone, itself."""
+    if world().size < 2:
+        return model
+    if device.type != "cuda":
+        raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _name(penalty: Callable[[nn.Module], Tensor] | None) -> str:
@@ -226,22 +236,18 @@ def train(
     check_seed("training", seed)
     execution = execution or Execution()
     device = local_device(execution.device)
-    network = _digest(repr(model))
+    network = described(model)
     # What is frozen says whose momentum is whose: the optimiser knows parameters by their places.
-    frozen = _digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
-    if execution.sync_batch_norm and world().size > 1:
-        if device.type != "cuda":
-            raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    frozen = digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
+    if execution.sync_batch_norm:
+        model = _synchronised(model, device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with own_stream(device):
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
         identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen}
-        # Only what is not as usual, so that checkpoints of earlier versions go on.
-        chosen = {name: getattr(execution, name) for name in IN_NUMBERS}
-        identity |= {name: value for name, value in chosen.items() if value != getattr(Execution, name)}
+        identity |= _unusual(execution)
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
         state = ClassifierState(
             identity,

@@ -9,6 +9,7 @@ only seen later.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import time
@@ -26,6 +27,16 @@ from nsl.training.distributed import add_up, world
 from nsl.training.ending import ENDING, EXIT_CODE, INTERRUPTED
 from nsl.training.execution import Execution, stretch
 from nsl.training.side_by_side import TURN, pass_turn, wait_for
+
+
+def digest(text: str) -> str:
+    """A short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def described(model: nn.Module) -> str:
+    """A hash of what a network says it is made of."""
+    return digest(repr(model))
 
 
 class Kept(Protocol):
@@ -75,6 +86,7 @@ class TrainingState(ABC):
         self.divergence: str | None = None
         self.first = world().rank == 0
         self.every = stretch(device)
+        self._interrupted = self._ending = False
         self._found = torch.zeros(self.every, 2, dtype=torch.float64, device=device)
         self._mark = self._saved = 0.0
 
@@ -176,7 +188,8 @@ class TrainingState(ABC):
             self._look(taken)
             if bar is not None and self.seen:
                 error = f" error {100 * self.wrong_sum / self.seen:.1f}%" if self.wrong_sum else ""
-                bar.set_postfix_str(f"loss {self.loss_sum / self.seen:.3f}{error}", refresh=False)
+                speed = f" {self.iteration * self.size / self.seconds:.0f} images/s" if self.size > 1 else ""
+                bar.set_postfix_str(f"loss {self.loss_sum / self.seen:.3f}{error}{speed}", refresh=False)
                 bar.update(taken - bar.n)
             if taken in self.points and self.divergence is None:
                 self.measure()
@@ -185,9 +198,9 @@ class TrainingState(ABC):
             if self.divergence is not None:
                 break
             goes_on = taken < self.total
-            if goes_on and INTERRUPTED.is_set():
+            if goes_on and self._interrupted:
                 raise KeyboardInterrupt
-            ending = goes_on and ENDING.is_set()
+            ending = goes_on and self._ending
             due = goes_on and self._mark - self._saved > 60 * self.execution.checkpoint_minutes
             if due or ending or (not goes_on and self.execution.keep_last):
                 self.save()
@@ -199,9 +212,14 @@ class TrainingState(ABC):
     def _look(self, taken: int) -> None:
         """Read what the steps since the last look found; count the time until they were done."""
         found = self._found
+        self._interrupted, self._ending = INTERRUPTED.is_set(), ENDING.is_set()
         if world().size > 1:
-            found = add_up(found / found.new_tensor([world().size, 1.0]))
+            # A process that is told to end leaves at the same step as the others, who would wait for it.
+            told = found.new_tensor([[float(self._interrupted), float(self._ending)]])
+            found = add_up(torch.cat([found / found.new_tensor([world().size, 1.0]), told]))
         values = wait_for(found)
+        if world().size > 1:
+            self._interrupted, self._ending = (count > 0 for count in values[-1])
         now = time.perf_counter()
         for step in range(self.iteration, taken):
             loss, wrong = values[step % self.every]
@@ -218,7 +236,7 @@ class TrainingState(ABC):
 
 
 #: What identities in checkpoints of earlier versions do not say.
-_SAID_LATER = ("network", "penalty", "frozen")
+_SAID_LATER = ("network", "penalty", "frozen", "clip")
 
 
 def _same(kept: Any, own: dict[str, Any]) -> bool:

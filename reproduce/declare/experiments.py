@@ -82,6 +82,8 @@ class Claim:
         note: what a reader of the verdict has to know.
         in_words: whether the paper says it in words only, without numbers.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
+        controls: those controls that say what this claim shows, as "BETTER:WORSE"; its verdict names theirs.
+        more: of "fewer_parameters": whether the words say that the second has more, which the verdict then counts.
     """
 
     words: str
@@ -94,7 +96,7 @@ class Claim:
     quantity: str = "parameters"
     saving: tuple[float, float] = (0.0, 1.0)
     without: str = ""
-    paper_counts: tuple[float, ...] = ()
+    paper_counts: tuple[float, float] | tuple[()] = ()
     multiple: float = 0.0
     check: str = ""
     datasets: tuple[str, ...] = ()
@@ -102,6 +104,8 @@ class Claim:
     note: str = ""
     in_words: bool = False
     control: bool = False
+    controls: tuple[str, ...] = ()
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,10 @@ def experiment(table: Key) -> Experiment:
     for claim in claims:
         for key in (claim.better, claim.worse, *([claim.without] if claim.without else [])):
             declared.method(key)
+    controls = [f"{claim.better}:{claim.worse}" for claim in claims if claim.control]
+    for name in (name for claim in claims for name in claim.controls):
+        if name not in controls:
+            raise ValueError(f"{path}: no control compares {name!r}; use one of {', '.join(controls) or 'none'}.")
     return declared
 
 

@@ -15,9 +15,12 @@ from typing import Any
 from reproduce import tasks
 from reproduce.run.files import digest
 
-#: Raised by one whenever the code changes what all configurations compute; old records then no longer match. Where one
-#: method's numbers change, its records are removed (CHANGELOG.md).
+#: Raised by one whenever the code changes what all configurations compute; old records then no longer match.
 NUMERICS = 2
+
+#: The same by model, raised where the code changes what one of them computes: 1 for those that became their authors'
+#: code on 2026-11-30.
+REVISIONS = {"baseline_pp": 1, "leo": 1, "spherenet": 1, "tadam": 1}
 
 #: Defaults of ``nsl.create_model``, and those of models that have their own; options equal to them are dropped.
 MODEL_DEFAULTS: dict[str, Any] = {
@@ -77,9 +80,11 @@ class Run:
     def declared(self, fingerprint: str) -> dict[str, Any]:
         """The configuration without the execution."""
         task = {} if self.task == CLASSIFICATION else {"task": self.task}
+        revision = REVISIONS.get(self.model["name"])
         return {
             **task,
             "numerics": NUMERICS,
+            **({} if revision is None else {"revision": revision}),
             "dataset": {**self.dataset, "fingerprint": fingerprint},
             "model": self.model,
             "recipe": self.recipe,

@@ -77,12 +77,12 @@ def attack_curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         style: dict[str, Any] = {"color": own[label].colour, "marker": own[label].marker, "markersize": 4, "capsize": 2}
         for ax, kind in zip(axes, ("fgsm", "pgd")):
             errors = [mean_interval(list(one)) for one in zip(*([*each["clean"], *each[kind]] for each in found))]
-            bars = [0.0 if one.high is None else one.high - one.mean for one in errors]
+            bars = [np.nan if one.high is None else one.high - one.mean for one in errors]
             ax.errorbar(radii, [one.mean for one in errors], bars, label=_with_seeds(label, found), **style)
     for ax, kind in zip(axes, ("FGSM", "PGD, 10 steps")):
         ax.set(title=kind, xlabel="largest change of a pixel, 255ths", ylabel="error (%)")
         ax.grid(alpha=0.3)
-    axes[1].legend(fontsize=7)
+    axes[1].legend(fontsize=7, title="bars: 95 % over seeds, from three on", title_fontsize=7)
     return figure
 
 
@@ -111,7 +111,7 @@ def segmentations(images: Any, truth: Any, predictions: Mapping[str, Any]) -> Fi
 
 
 def class_bars(rows: Mapping[str, Sequence[Sequence[float | None]]], names: Sequence[str]) -> Figure:
-    """Intersection over union of every class, one bar a row: the mean of what each seed found."""
+    """Intersection over union of every class, one bar a row: the mean over seeds with its interval from three on."""
     figure = new_figure(9, 3)
     ax = figure.subplots()
     width = 0.8 / max(1, len(rows))
@@ -120,11 +120,14 @@ def class_bars(rows: Mapping[str, Sequence[Sequence[float | None]]], names: Sequ
         values = np.array(found, float)  # [seeds, classes]; a class that no image has is NaN
         places = np.arange(values.shape[1]) + number * width
         present = ~np.isnan(values)
-        heights = np.where(present, values, 0).sum(0) / np.maximum(present.sum(0), 1)
-        ax.bar(places, heights, width, label=_with_seeds(label, found), color=own[label].colour)
-    ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, rotation=45, fontsize=7)
+        means = [mean_interval(list(one[there])) if there.any() else None for one, there in zip(values.T, present.T)]
+        heights = [0.0 if one is None else one.mean for one in means]
+        bars = [np.nan if one is None or one.high is None else one.high - one.mean for one in means]
+        style: dict[str, Any] = {"color": own[label].colour, "error_kw": {"elinewidth": 0.8, "capsize": 1.5}}
+        ax.bar(places, heights, width, yerr=bars, label=_with_seeds(label, found), **style)
+    ax.set_xticks(np.arange(len(names)) + 0.4 - width / 2, names, fontsize=8)
     ax.set(xlabel="class", ylabel="intersection over union (%)")
-    ax.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper", title="bars: 95 % over seeds", title_fontsize=8)
     return figure
 
 
@@ -163,7 +166,7 @@ def spectrum(rows: Mapping[str, Sequence[float]]) -> Figure:
         found = np.asarray(values, float)
         found = np.where(found > 1e-6, found, np.nan)
         ax.plot(np.arange(1, len(found) + 1), found, color=own[label].colour, label=label)
-    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.axhline(1, color="black", linewidth=0.8, linestyle=":", label="$M = I$")
     ax.set(xlabel="place, the largest first", ylabel="eigenvalue of $M$, above $10^{-6}$", yscale="log")
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
@@ -175,13 +178,14 @@ def orders(rows: Mapping[str, tuple[int, Sequence[int], Sequence[float]]]) -> Fi
     figure = new_figure(6, 3.4)
     ax = figure.subplots()
     for number, (name, (order, steps, errors)) in enumerate(rows.items()):
-        colour = OKABE_ITO[number % len(OKABE_ITO)]
-        ax.plot(steps, errors, color=colour, marker="o", markersize=4, label=f"{name}, order {order}")
+        colour, title = OKABE_ITO[number % len(OKABE_ITO)], name.replace("_", " ")
+        ax.plot(steps, errors, color=colour, marker="o", markersize=4, label=f"{title}, order {order}")
     ax.set(xlabel="steps", ylabel="error at the end", xscale="log", yscale="log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter("{x:g}")
+    ax.tick_params(axis="x", which="both", labelsize=8, length=3)
     ax.grid(alpha=0.3, which="both")
-    ax.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
@@ -227,7 +231,7 @@ def budget_curves(
         paper_images: the paper's budget.
         difference: what minus what.
     """
-    figure = new_figure(11, 3.8)
+    figure = new_figure(11, 4.4)
     left, right = np.asarray(figure.subplots(1, 2), dtype=object)
     own = looks(list(errors))
     for label, values in errors.items():
@@ -240,7 +244,8 @@ def budget_curves(
         places = sorted(common)
         name = "seeds of all budgets"
         right.plot(places, [common[at] for at in places], color=OKABE_ITO[5], marker="o", markersize=5, label=name)
-        right.legend(fontsize=8)
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "fontsize": 8}
+    right.legend(**below)
     right.axhline(0, color="black", linewidth=0.8)
     if "" in paper:
         right.scatter([paper_images], [paper[""]], marker="D", s=36, facecolor="none", edgecolor="black")
@@ -252,7 +257,7 @@ def budget_curves(
             ax.text(paper_images, 1.01, "paper", transform=ax.get_xaxis_transform(), ha="center", fontsize=8)
     left.set(ylabel="test error (%)")
     logarithmic(left)
-    left.legend(fontsize=8)
+    left.legend(**below, ncols=2)
     right.set_ylabel(f"{difference}\n(points)")
     return figure
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 
 from reproduce.show.statistics import Interval, level_text
 
@@ -46,12 +45,7 @@ def as_markdown(columns: dict[str, str], rows: list[dict[str, str]]) -> str:
 
 
 def markdown_lines(headings: list[str], rows: list[list[str]]) -> str:
-    """Rows of cells as a Markdown table; an empty cell is a dash."""
+    """Rows of cells as a Markdown table; an empty cell is a dash, and a bar in a cell is no border."""
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    lines += ["| " + " | ".join(cell or "–" for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") or "–" for cell in row) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def plain(text: str) -> str:
-    """Text whose signs mean themselves in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>|$^~])", r"\\\1", text)

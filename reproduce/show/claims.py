@@ -212,12 +212,14 @@ class FewerParameters(Kind):
             return f"quantity {claim.quantity!r} is unknown; use one of {', '.join(QUANTITIES)}."
         if not 0 <= claim.saving[0] < claim.saving[1] <= 1:
             return f"saving is {list(claim.saving)}; give the least and the largest fraction saved, from 0 to 1."
+        if claim.more and claim.saving[1] == 1 and claim.saving[0] > 0:
+            return "saving ends at 1, which has no share that the second has more; give less."
         return ""
 
     def quantity(self, claim: Claim) -> str:
         from reproduce.declare.sizes import QUANTITIES
 
-        return f"% fewer {QUANTITIES[claim.quantity]}"
+        return f"% {'more' if claim.more else 'fewer'} {QUANTITIES[claim.quantity]}"
 
     def evidence(self, case: Case) -> Evidence:
         from reproduce.declare.sizes import QUANTITIES, count
@@ -234,19 +236,26 @@ class FewerParameters(Kind):
         less, more = of(case.better) - base, of(case.worse) - base
         saving = 1 - less / more
         direction = decide_share(saving, claim.saving)
-        observed = f"{where}{100 * saving:.1f} % fewer {QUANTITIES[claim.quantity]}: {less:,} against {more:,}"
+        what, difference = QUANTITIES[claim.quantity], _share(less, more, claim.more)
+        observed = f"{where}{difference:.1f} % fewer {what}: {less:,} against {more:,}"
+        if claim.more:
+            observed = f"{where}the second has {difference:.1f} % more {what}: {more:,} against {less:,}"
         observed += f" ({more / less:.3g} times)" if less > 0 else ""
         if case.without is not None:
             observed += f", those of {case.without.method.label} not counted"
         if claim.saving != (0.0, 1.0):
-            observed += f" (declared range: {100 * claim.saving[0]:g} to {100 * claim.saving[1]:g} %)"
-        paper = None
-        if claim.paper_counts:
-            paper = 100 * (1 - claim.paper_counts[0] / claim.paper_counts[1])
-        interval = Interval(100 * saving, None, None, 1)
+            low, high = (_share(1 - share, 1, claim.more) for share in claim.saving)
+            observed += f" (declared range: {low:.3g} to {high:.3g} %)"
+        paper = _share(*claim.paper_counts, claim.more) if claim.paper_counts else None
+        interval = Interval(difference, None, None, 1)
         reason = joined(claim.note, _price(case) if claim.quantity == "folded_multiply_adds" else "")
         verdict = Verdict(direction, scope, interval, observed=observed, reason=reason)
         return Evidence(paper=paper, verdict=verdict)
+
+
+def _share(less: float, more: float, as_more: bool) -> float:
+    """By how many percent the first count is smaller, or the second larger."""
+    return 100 * (more / less - 1) if as_more else 100 * (1 - less / more)
 
 
 def _price(case: Case) -> str:

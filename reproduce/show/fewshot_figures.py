@@ -27,8 +27,8 @@ def episode(png: str, classes: Sequence[str], support: int) -> Figure:
     figure = new_figure(7.0, 7.0 * picture.shape[0] / picture.shape[1] + 0.4)
     axes = figure.add_subplot()
     axes.imshow(picture, interpolation="nearest")
-    step = (picture.shape[0] + 1) / len(classes)
-    axes.set_yticks([step * (row + 0.5) for row in range(len(classes))], list(classes), fontsize=12)
+    step, names = (picture.shape[0] + 1) / len(classes), [name.replace("_", " ") for name in classes]
+    axes.set_yticks([step * (row + 0.5) for row in range(len(classes))], names, fontsize=12)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for side in axes.spines.values():
@@ -97,9 +97,7 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
     axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("accuracy on novel classes, %")
-    axes.axhline(20, color="0.6", linewidth=0.8, linestyle=":")
-    axes.text(0.99, 20, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
+    axes.set_ylabel("accuracy on novel classes, % (chance: 20), with 95 % intervals over episodes")
     axes.grid(alpha=0.3)
     ends = {label: (max(points), points[max(points)][0]) for label, points in lines.items() if own[label].behind}
     low, high = axes.get_ylim()
@@ -131,26 +129,30 @@ def spaced(heights: Sequence[float], least: float) -> list[float]:
     return found.tolist()
 
 
-def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, float | None]]) -> Figure:
+def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, tuple[float, float] | None]]) -> Figure:
     """Our accuracy with its interval, the paper's value and another published one, one line a method.
 
-    ``rows`` holds (label, mean, half interval, the paper's value or None, the other published value or None).
+    ``rows`` holds (label, mean, half interval, the paper's value or None, the other published value with half its
+    interval or None).
     """
     figure = new_figure(7.5, 0.34 * len(rows) + 1.2)
     axes = figure.add_subplot()
     places = list(range(len(rows)))[::-1]
     means, halves = [row[1] for row in rows], [row[2] for row in rows]
     axes.errorbar(means, places, xerr=halves, fmt="o", color=OKABE_ITO[0], capsize=3, label="ours")
+    # Above ours, which would hide them.
     others = (
-        ("D", OKABE_ITO[1], "paper", [row[3] for row in rows]),
+        ("D", OKABE_ITO[1], "paper", [None if row[3] is None else (row[3], np.nan) for row in rows]),
         ("^", OKABE_ITO[2], "published", [row[4] for row in rows]),
     )
     for marker, colour, label, values in others:
-        known = [(value, place) for value, place in zip(values, places) if value is not None]
+        known = [(*pair, place + 0.25) for pair, place in zip(values, places) if pair is not None]
         if known:
-            axes.plot([v for v, _ in known], [p for _, p in known], marker, color=colour, label=label, markersize=5)
+            found, bars, heights = zip(*known)
+            style: dict[str, Any] = {"capsize": 2, "markersize": 5, "elinewidth": 0.9, "label": label}
+            axes.errorbar(found, heights, xerr=bars, fmt=marker, color=colour, **style)
     axes.set_yticks(places, [row[0] for row in rows], fontsize=8)
-    axes.set_xlabel("accuracy, % (chance: 20)")
+    axes.set_xlabel("accuracy, % (chance: 20), with 95 % intervals")
     axes.grid(alpha=0.3, axis="x")
     axes.legend(fontsize=8)
     return figure

@@ -21,6 +21,11 @@ class FewShotReport(Report):
         """What was run here."""
         return text(f"**What was run here.** {scope_sentence(self.table)}")
 
+    def _episodes(self) -> dict[str, Any]:
+        """How the profile tests."""
+        slot = next(name for name in self.table.experiment.datasets if name in self.profile.slots)
+        return dict(self.profile.slots[slot].recipe["episodes"])
+
     def episode(self) -> Any:
         """The first test episode, as stored by the finetuning baseline."""
         found = self.observations("finetune").get("episode")
@@ -47,11 +52,13 @@ class FewShotReport(Report):
 
     def shots(self) -> Any:
         """Accuracy against the number of support images a class."""
-        return self._curves("shots", "support images a class at test time", logarithmic=True)
+        found = self._episodes()
+        others = f"{found['shot_count']} episodes; {found['count']} at {found['shot']}"
+        return self._curves("shots", f"support images a class at test time ({others})", logarithmic=True)
 
     def steps(self) -> Any:
         """Accuracy against the number of steps at test time."""
-        return self._curves("steps", "steps on the support set")
+        return self._curves("steps", f"steps on the support set ({self._episodes()['step_episodes']} episodes)")
 
     def controls(self) -> Any:
         """What of dynamic NSN's lead is the predicted similarity's."""
@@ -75,5 +82,5 @@ class FewShotReport(Report):
             half = 0.0 if interval.low is None else interval.mean - interval.low
             others = published(row, slot, str(slot.recipe["episodes"]["shot"]))
             paper = row.printed(row.metric) if slot.same_data else None
-            rows.append((row.method.label, interval.mean, half, paper, others[0] if others else None))
+            rows.append((row.method.label, interval.mean, half, paper, others))
         return show(fewshot_figures.accuracy_chart(rows)) if rows else text("No run is stored yet.")

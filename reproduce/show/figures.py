@@ -7,6 +7,7 @@ records. Colours are those of Okabe and Ito (2008), which colour-blind readers c
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from reproduce.show.looks import OKABE_ITO, looks
@@ -79,13 +81,15 @@ def _verdict(diverged: int, runs: int) -> str:
 def learning_curves(
     panels: Mapping[str, Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]],
     key: str = "test_error",
-    name: str = "test error",
+    names: Mapping[str, str] = MappingProxyType({}),
     diverged: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    samples: str = "images",
 ) -> Figure:
-    """A metric (percent), written as ``name``, against training images, one panel a data set, one line a method.
+    """A metric (percent) against training images, one panel a data set, one line a method.
 
     ``panels`` maps a panel's title to method labels, those to one curve a seed; a curve is a list of points
-    with ``images`` and ``key``. ``diverged`` maps titles to labels, those to the number of runs that diverged.
+    with ``images`` and ``key``. ``names`` maps titles to how the metric is written, "test error" where nothing is said,
+    ``diverged`` titles to labels, those to the number of runs that diverged. ``samples``: what they train on.
     """
     longest = max([len(label) for methods in panels.values() for label in methods], default=0)
     columns = 2 if longest <= 40 else 1
@@ -122,7 +126,7 @@ def learning_curves(
                 end, height = (images[-1], float(values.mean(0)[-1]))
                 note: dict[str, Any] = {"xytext": (0, -7), "textcoords": "offset points", "ha": "right", "va": "top"}
                 ax.annotate(_verdict(count, len(curves)), (end, height), fontsize=8, **note)
-        ax.set(title=title, xlabel="training images (thousands)", ylabel=f"{name} (%)")
+        ax.set(title=title, xlabel=f"training {samples} (thousands)", ylabel=f"{names.get(title, 'test error')} (%)")
         logarithmic(ax)
         ax.grid(alpha=0.3, which="both")
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": columns}
@@ -131,17 +135,18 @@ def learning_curves(
 
 
 def logarithmic(ax: Axes) -> None:
-    """Make the upward axis of what is drawn logarithmic, in plain numbers; over more than a decade 2 and 5 between."""
+    """Make the upward axis of what is drawn logarithmic, in plain numbers, of which one is near the lower end."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    wide = high > 10 * low
-
-    def minor(value: float, _: float) -> str:
-        return f"{value:g}" if not wide or f"{value:e}"[0] in "25" else ""
-
+    steps = (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8) if high < 12 * low else (1, 2, 5)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [value for decade in decades for step in steps if low <= (value := step * 10.0**decade) <= high]
+    if len(ticks) < 3:
+        ticks = [value for value in MaxNLocator(5).tick_values(low, high) if low <= value <= high]
+    ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(minor)
-    ax.tick_params(axis="y", which="both", labelsize=8)
+    ax.tick_params(axis="y", labelsize=8)
 
 
 def error_chart(
@@ -172,7 +177,7 @@ def error_chart(
             ax.scatter(errors, [place] * len(errors), color=OKABE_ITO[4], s=14, zorder=2)
             interval = mean_interval(list(errors))
             if interval.count >= MINIMUM_SEEDS and interval.low is not None and interval.high is not None:
-                low = min(errors) if wide and interval.low <= 0 else interval.low
+                low = min(errors) if wide and interval.low <= 0 else max(interval.low, 0.0)
                 ax.plot([low, interval.high], [place, place], color=OKABE_ITO[0], linewidth=2)
             ax.scatter([interval.mean], [place], color=OKABE_ITO[0], marker="|", s=160, zorder=4)
         ax.set(title=title, xlabel=f"{name} (%)")

@@ -18,17 +18,18 @@ from reproduce.declare.overrides import base_of
 from reproduce.run.progress import Costs, duration
 from reproduce.run.store import Store
 from reproduce.show import budget, words
-from reproduce.show.cells import plain
 from reproduce.show.judge import Judged
 from reproduce.show.overview import DECIDED, Shown, distinct
 from reproduce.show.rows import Row, Table, shown_tables
 from reproduce.show.spread import TRUSTED
 from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction, Verdict
+from theory.claims.ledger import plain
 
 #: The headings, with the directions that are under each.
 HEADINGS = {
     "What stands": (Direction.AGREES,),
-    "What does not stand": (Direction.DISAGREES, Direction.NO_EFFECT),
+    "What does not stand": (Direction.DISAGREES,),
+    "Where no effect of the paper's size is seen": (Direction.NO_EFFECT,),
     "What is undecided, and what it would take": (Direction.UNDECIDED,),
     "What has not been run, and what it would take": (Direction.NOT_RUN,),
 }
@@ -135,14 +136,22 @@ def _decided(claims: Sequence[Shown]) -> list[str]:
     for direction, title in DECIDED.items():
         found = [shown for shown in claims if shown.judged.verdict.direction == direction]
         trained = [shown for shown in found if not shown.judged.verdict.counted]
-        said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where}{_vain(shown)})" for shown in trained]
+        said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where}{_though(shown)})" for shown in trained]
         lines += [f"- {title}, by training: {'; '.join(said)}."] if said else []
     return lines
 
 
-def _vain(shown: Shown) -> str:
+def _though(shown: Shown) -> str:
+    """What takes from a claim: a method that did nothing of its own, controls that it does not beat."""
     vain = shown.judged.verdict.vain
-    return f", though {words.listed(list(vain))} did nothing of what it is about: see below" if vain else ""
+    parts = [f"{words.listed(list(vain))} did nothing of what it is about"] if vain else []
+    for control in shown.judged.controls:
+        name, direction = words.control_name(control), control.verdict.direction
+        if direction == Direction.DISAGREES:
+            parts.append(f"our control, {name}, beats {control.better.label}")
+        elif direction != Direction.AGREES:
+            parts.append(f"{control.better.label} is not shown to beat our control, {name}")
+    return f", though {words.listed(parts)}: see below" if parts else ""
 
 
 def _trained_first(found: Sequence[Shown], profile: plan.Profile, costs: Costs) -> list[str]:

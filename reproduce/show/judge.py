@@ -6,7 +6,7 @@ The rule is in ``reproduce/show/statistics.py``, what a kind of claim asks of th
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reproduce.show.claims import KINDS, Case, Evidence, Side
@@ -31,6 +31,8 @@ class Judged:
     paper: float | None
     verdict: Verdict
     gains: Replicates | None = None  #: what an interval was made of
+    pairs: Mapping[int, tuple[float, float]] = field(default_factory=dict)  #: by common seed, where a row has more
+    controls: tuple[Judged, ...] = ()  #: the verdicts on the controls that the claim names
 
     @property
     def difference(self) -> Interval | None:
@@ -100,6 +102,15 @@ def _idle(case: Case) -> str:
     return joined(*(f"{label}: {idle}" for label, idle in sides.items() if idle))
 
 
+def _pairs(case: Case) -> dict[int, tuple[float, float]]:
+    """The values of the common seeds, where one of the rows has others too."""
+    first, second = (case.metric.values(side.records) for side in (case.better, case.worse))
+    common = first.keys() & second.keys()
+    if common == first.keys() | second.keys():
+        return {}
+    return {seed: (first[seed], second[seed]) for seed in sorted(common)}
+
+
 def _levels(cases: Sequence[Case], found: Sequence[Evidence]) -> dict[Hashable, float]:
     """The level of every pair's interval, by Holm's procedure over all of them."""
     # Declared pairs count whether they can be tested yet or not: what is still to be run only makes levels stricter.
@@ -151,7 +162,23 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
         data = kind.on or better.dataset
         judged.append(
             Judged(
-                better.slot, data, case.claim, better.method, worse.method, quantity, item.paper, verdict, item.gains
+                better.slot,
+                data,
+                case.claim,
+                better.method,
+                worse.method,
+                quantity,
+                item.paper,
+                verdict,
+                item.gains,
+                _pairs(case) if kind.replicated else {},
             )
         )
-    return tuple(judged)
+    return tuple(replace(one, controls=_controls(one, judged)) for one in judged)
+
+
+def _controls(judged: Judged, every: Iterable[Judged]) -> tuple[Judged, ...]:
+    """The verdicts on the controls that a claim names, on its data set."""
+    here = (one for one in every if one.slot == judged.slot and one.claim.control)
+    own = {f"{one.claim.better}:{one.claim.worse}": one for one in here}
+    return tuple(own[name] for name in judged.claim.controls if name in own)

@@ -79,9 +79,9 @@ def inputs_hash(name: str, profile: plan.Profile, store: Store) -> str:
         rows = (*table.rows, *table.peers)
         parts.append(sorted(record["checksum"] for row in rows for record in row.records.values()))
         files = sorted((store.folder / "tables").glob(f"{stem}*.csv"))
-        # The table's task is imported by its name, which the closure does not see.
-        task = tasks.source(table.experiment.task)
-        parts.append(_text_hash([plan.EXPERIMENTS / f"{stem}.toml", task, *files]))
+        # The table's task is imported by its name, which the notebook's closure does not see.
+        parts.append(closure_texts(tasks.source(table.experiment.task)))
+        parts.append(_text_hash([plan.EXPERIMENTS / f"{stem}.toml", *files]))
     return digest(parts)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from reproduce.declare.experiments import Key
 from reproduce.show import words
 from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
@@ -41,9 +42,8 @@ class Shown:
     def sentence(self) -> str:
         """The verdict in words, and where it is another one."""
         said = words.sentence(self.judged)
-        for direction in dict.fromkeys(direction for _, direction in self.others):
-            names = [name for name, other in self.others if other == direction]
-            said = f"{said.removesuffix('.')}; {direction} in {_named(names)}, with fewer comparisons."
+        if other := _differing(self.others, self.judged.verdict.direction):
+            said = f"{said.removesuffix('.')}; {other}, with fewer comparisons."
         return said
 
 
@@ -74,6 +74,30 @@ def distinct(tables: Iterable[Table]) -> list[Shown]:
         for place, judged in enumerate(table.claims):
             found.setdefault(_same(table, judged, place), []).append((table, judged))
     return [_told(claims) for claims in found.values()]
+
+
+def elsewhere(tables: Iterable[Table]) -> dict[tuple[Key, int], str]:
+    """By table and place of a claim in it, what other tables say of the same runs, where that is another verdict."""
+    found: dict[object, list[tuple[Table, int, Judged]]] = {}
+    for table in tables:
+        for place, judged in enumerate(table.claims):
+            found.setdefault(_same(table, judged, place), []).append((table, place, judged))
+    said = {}
+    for claims in found.values():
+        for table, place, judged in claims:
+            others = [(one.experiment.name, other.verdict.direction) for one, _, other in claims]
+            if text := _differing(others, judged.verdict.direction):
+                said[table.experiment.table, place] = f"{text}, among other claims"
+    return said
+
+
+def _differing(others: Iterable[tuple[str, Direction]], direction: Direction) -> str:
+    """What tables say that do not say ``direction``; empty where all do."""
+    named: dict[Direction, list[str]] = {}
+    for name, other in others:
+        if other != direction:
+            named.setdefault(other, []).append(name)
+    return words.joined(*(f"{other} in {_named(names)}" for other, names in named.items()))
 
 
 def _told(claims: Sequence[tuple[Table, Judged]]) -> Shown:

@@ -8,13 +8,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from reproduce import tasks
 from reproduce.declare import plan
 from reproduce.run.files import write_bytes
 from reproduce.run.store import Store
 from reproduce.show import figures, predictor_rows, words
 from reproduce.show.cells import as_markdown
 from reproduce.show.claim_tables import markdown_claims
-from reproduce.show.rows import Row, Table, make_table
+from reproduce.show.overview import elsewhere
+from reproduce.show.rows import Row, Table, make_table, make_tables
 from reproduce.show.tables import markdown_rows, scope_sentence
 
 
@@ -99,16 +101,17 @@ class Report:
             }
             for slot, title in self._slots().items()
         }
-        metric = self.table.metric
+        metric, task = self.table.metric, tasks.named(self.table.experiment.task)
         if not panels:
             return text("No run is stored yet.")
-        return show(figures.learning_curves(panels, metric.name, metric.title, self._diverged()))
+        names = {title: task.metric_title(metric, slot) for slot, title in self._slots().items()}
+        return show(figures.learning_curves(panels, metric.name, names, self._diverged(), task.samples))
 
     def error_chart(self) -> Any:
         """Every metric of every seed, the mean, and the paper's value where the data are the paper's."""
-        metrics = (self.table.metric, *self.table.experiment.metrics)
+        metrics, task = (self.table.metric, *self.table.experiment.metrics), tasks.named(self.table.experiment.task)
         panels = {
-            (title, metric.title): [
+            (title, task.metric_title(metric, slot)): [
                 (
                     row.method.label,
                     list(row.values(metric).values()),
@@ -131,7 +134,7 @@ class Report:
 
     def answer(self) -> Any:
         """The verdicts in words, a sentence a claim."""
-        return text(words.answer(self.table))
+        return text(words.answer(self.table, elsewhere(make_tables(plan.every(), self.profile, self.store))))
 
     def observations(self, key: str) -> dict[str, Any]:
         """What the first stored run of a method learned; empty when there is none."""

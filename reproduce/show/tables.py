@@ -17,6 +17,7 @@ from reproduce.run.store import Store, record_files
 from reproduce.show import cards, findings, flat, rankings, words
 from reproduce.show.cells import as_csv, as_markdown, markdown_lines
 from reproduce.show.claim_tables import CLAIM_COLUMNS, claim_rows, markdown_claims
+from reproduce.show.overview import elsewhere
 from reproduce.show.rows import Table, make_tables, related
 
 
@@ -89,18 +90,20 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "same runs judge them each at a level of its own; `findings.md` tells each comparison once, at the strictest. "
         "The verdict rule is in `reproduce/show/statistics.py`.",
     ]
-    for table in make_tables(plan.every(), profile, store):
+    made = make_tables(plan.every(), profile, store)
+    others = elsewhere(made)
+    for table in made:
         key = table.experiment.table
         if not table.slots and key not in plan.tables():
             continue
         parts.append(f"## {table.experiment.name}: {table.experiment.title}")
         parts.append(question(table))
         if table.run:
-            parts += [scope_sentence(table), words.answer(table), markdown_rows(table), markdown_claims(table)]
+            parts += [scope_sentence(table), words.answer(table, others), markdown_rows(table), markdown_claims(table)]
         elif key in plan.tables():
             parts.append("Not run.")
         else:
-            parts += [f"Not run. {scope_sentence(table)}", words.answer(table)]
+            parts += [f"Not run. {scope_sentence(table)}", words.answer(table, others)]
         parts += _recipe_choice(profile, store, key)
     return "\n\n".join(parts) + "\n"
 
@@ -122,9 +125,11 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
     if not any(row["chosen"] for row in trials):
         return [f"The recipe is provisional: {len(trials)} candidates are to be tried on {on}, none has been."]
     head = {name: name.replace("_", " ") for name in selection.COLUMNS if name != "table"}
+    metric = tasks.named(plan.experiment(key).task).metric
+    error = f" (100 minus {metric.title})" if metric.higher_is_better else ""
     words = (
-        f"Chosen on {on}, by the lowest mean error of the methods named, once all candidates are tried; those with "
-        "which a method diverged or did nothing of what it is about are passed over; the trials look at no test data:"
+        f"Chosen on {on}, by the lowest mean error{error} of the methods named, once all candidates are tried; those "
+        "with which a method diverged or did nothing of what it is about are passed over; the trials look at no test data:"
     )
     return [*elsewhere, words, as_markdown(head, trials), *_unqualified(trials), *_untried(profile, key)]
 

@@ -10,9 +10,10 @@ it is said whether the first method lies below or above the second, and the inte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from reproduce.declare.experiments import Key
 from reproduce.show import rankings
 from reproduce.show.cells import number
 from reproduce.show.claims import Computed
@@ -37,8 +38,24 @@ def sentence(judged: Judged) -> str:
     parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
     parts += [judged.verdict.idle, judged.verdict.handicap, judged.verdict.alone]
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
+    if judged.verdict.direction != Direction.NOT_RUN:
+        parts += [f"beside our control {_beside(control)}" for control in judged.controls]
     said = joined(*parts)
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
+
+
+def control_name(control: Judged) -> str:
+    """What a control compares with."""
+    return control.worse.label.removesuffix(" (not in the paper)")
+
+
+def _beside(control: Judged) -> str:
+    """Where the first method lies beside a control."""
+    interval, direction = control.verdict.interval, control.verdict.direction
+    if interval is None:
+        return f"{control_name(control)}: {direction}"
+    open_ = f", {direction}" if direction == Direction.UNDECIDED else ""
+    return f"{control_name(control)}, {_placed(control, interval.mean)}{_ends(interval)}{open_}"
 
 
 def count(claims: Iterable[Judged]) -> str:
@@ -86,9 +103,18 @@ def _notes(untrained: int, total: int, how: str, built: int, vain: int) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def answer(table: Table) -> str:
-    """A table's answer in Markdown: the count of its verdicts, each claim with its sentence, then ranks."""
-    lines = [f"- *{judged.claim.words}* {sentence(judged)}" for judged in table.claims]
+def answer(table: Table, elsewhere: Mapping[tuple[Key, int], str]) -> str:
+    """A table's answer in Markdown: the count of its verdicts, each claim with its sentence, then ranks.
+
+    ``elsewhere``: by table and place of a claim, what other tables say of the same runs
+    (`reproduce.show.overview.elsewhere`).
+    """
+    lines = []
+    for place, judged in enumerate(table.claims):
+        said = sentence(judged)
+        if other := elsewhere.get((table.experiment.table, place)):
+            said = f"{said.removesuffix('.')}; {other}."
+        lines.append(f"- *{judged.claim.words}* {said}")
     ranks = rankings.markdown(table)
     return "\n".join([f"**{count(table.claims)}**", "", *lines, *(["", ranks] if ranks else [])])
 
@@ -127,7 +153,15 @@ def _observed(judged: Judged) -> str:
 def _measured(judged: Judged) -> str:
     """What was compared; empty of what is counted, whose own words say it."""
     compared = judged.claim.kind in ("better", "similar")
-    return f" in {judged.claim.metric.title}" if compared else ""
+    return f" in {judged.claim.metric.title}{_pairs(judged)}" if compared else ""
+
+
+def _pairs(judged: Judged) -> str:
+    """The values of the seeds that both methods have, where a row of the table has more and so another mean."""
+    if not judged.pairs:
+        return ""
+    told = [f"seed {seed} {number(first)} against {number(second)}" for seed, (first, second) in judged.pairs.items()]
+    return f" ({', '.join(told)})"
 
 
 def _side(judged: Judged, gain: float) -> str:

@@ -17,13 +17,13 @@ from reproduce.declare.overrides import base_of
 from reproduce.run.files import write_bytes, write_text
 from reproduce.run.store import Store, record_files
 from reproduce.show import findings, words
-from reproduce.show.cells import plain
-from reproduce.show.notebooks import SOURCES
+from reproduce.show.notebooks import SOURCES, read_tables
 from reproduce.show.overview import Shown, distinct, overview, records
 from reproduce.show.rows import Table, shown_tables
 from reproduce.show.statistics import Direction
 from reproduce.show.tables import question, summary
 from reproduce.site import forest
+from theory.claims.ledger import plain
 
 #: Documents of the checkout by the page that they become; those that are absent are left out.
 DOCUMENTS = {
@@ -98,9 +98,12 @@ def _claims_page(profile: plan.Profile, tables: list[Table], has_notebook: set[s
         if not any(row.records for row in table.rows):
             lines += [heading, "", "Not run.", ""]
             continue
-        link = f"notebooks/{profile.name}/{table.experiment.stem}"
-        notebook = f" ([notebook]({link}.ipynb))" if link in has_notebook else ""
-        lines += [f"{heading}{notebook}", "", question(table), "", words.count(table.claims), ""]
+        folder = f"notebooks/{profile.name}/"
+        shown_in = [name for name in sorted(has_notebook) if name.startswith(folder)]
+        reading = [name for name in shown_in if table.experiment.table in read_tables(name.removeprefix(folder))]
+        links = words.listed([f"[notebook {name.removeprefix(folder)}]({name}.ipynb)" for name in reading] or [""])
+        lines += [f"{heading} ({links})" if reading else heading, ""]
+        lines += [question(table), "", words.count(table.claims), ""]
         for judged in table.claims:
             if judged.verdict.direction == Direction.NOT_RUN:
                 continue

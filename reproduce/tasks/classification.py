@@ -147,9 +147,11 @@ class Classification(Task):
             for slot in slots
         ]
         shown = ", ".join(map(str, sorted({slot.width for slot in slots})))
-        same = all(slot.same_width for slot in slots)
-        width = "the paper's network" if same else f"a network of width {shown} (paper: 32)"
-        return f"Profile {table.profile.name}, {width}. {'; '.join(parts)}."
+        if not all(slot.same_width for slot in slots):
+            width = f", a network of width {shown} (paper: 32)"
+        else:  # tables beyond the paper have networks that it does not have
+            width = ", the paper's network" if isinstance(table.experiment.table, int) else ""
+        return f"Profile {table.profile.name}{width}. {'; '.join(parts)}."
 
 
 def _precision(table: Table, slot: Slot) -> str:

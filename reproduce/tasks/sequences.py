@@ -41,6 +41,7 @@ class Sequences(Task):
 
     name = "sequences"
     metric = ERROR
+    samples = "sequences"
     trial_data = "{validation} training sequences held out"
     on_gpu = False
 
@@ -80,6 +81,9 @@ class Sequences(Task):
         observations = {} if result["diverged"] else _observed(network, dataset)
         cost = nsl.count_multiply_adds(shown, sizes.image_size)
         return Outcome(result, nsl.count_parameters(network), observations, cost)
+
+    def metric_title(self, metric: Metric, slot: str) -> str:
+        return "squared error, of the targets' variance" if slot == "adding" else super().metric_title(metric, slot)
 
     def idle(self, record: dict[str, Any]) -> str:
         data, error = record["config"]["dataset"], record["result"].get("test_error")

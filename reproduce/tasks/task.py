@@ -69,6 +69,7 @@ class Task(ABC):
         metric: what rows are compared by; a key of ``Outcome.result``. Its ``episodes`` says what noise is counted
             over.
         more_metrics: others that a table may name under ``metrics``, or a claim under ``metric``.
+        samples: what it trains on.
         trial_data: the data that recipes are chosen on, in words; ``{validation}`` is the declared number.
         one_recipe: whether all methods of a table are trained alike, so that trials of some choose for all.
         on_gpu: whether :meth:`train` works on a CUDA device where there is one; the records say where it worked.
@@ -77,6 +78,7 @@ class Task(ABC):
     name: ClassVar[str]
     metric: ClassVar[Metric]
     more_metrics: ClassVar[tuple[Metric, ...]] = ()
+    samples: ClassVar[str] = "images"
     trial_data: ClassVar[str] = "{validation} training images held out"
     one_recipe: ClassVar[bool] = True
     on_gpu: ClassVar[bool] = True
@@ -190,6 +192,10 @@ class Task(ABC):
 
     # What is shown.
 
+    def metric_title(self, metric: Metric, slot: str) -> str:
+        """How a metric is written on the axis of a data set's picture, before its unit, percent."""
+        return metric.title
+
     def columns(self, table: Table) -> tuple[Column, ...]:
         """The columns of the table, in order, in its CSV file and in Markdown; the paper's only where it has values."""
         metrics = (self.metric, *table.experiment.metrics)
@@ -212,7 +218,7 @@ class Task(ABC):
     def scope(self, table: Table) -> str:
         """What the profile trains on and how much, beside the paper, in a sentence or two."""
         parts = [
-            f"{slot.title}: {self.images(slot.recipe):,} training images a run, the same for every method"
+            f"{slot.title}: {self.images(slot.recipe):,} training {self.samples} a run, the same for every method"
             for slot in table.slots
         ]
         return f"Profile {table.profile.name}. {'; '.join(parts)}."

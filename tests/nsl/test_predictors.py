@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.testing import assert_close
 
 import nsl
 from nsl.kernels import predictor_middle as middle
@@ -152,8 +154,24 @@ def test_shared_kernels_serve_only_the_predictor_and_the_layers_they_are_made_fo
         nsl.ReleasePredictor(3, 9, 3, shared=kernels)
     with pytest.raises(ValueError, match="belongs to shared kernels"):
         nsl.SpherePredictor(3, 9, 3, adaptation=nn.Identity())
-    with pytest.raises(ValueError, match="odd kernel_size"):
-        nsl.SharedKernels(4, 4, 2)
+
+
+@pytest.mark.parametrize(("kernel", "taps"), [(2, 4), ((3, 4), 12), ((4, 1), 4)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_shared_kernels_may_be_even(kernel: Any, taps: int, stride: int) -> None:
+    kernels = nsl.SharedKernels(4, taps, kernel, hidden=5).double()
+    predictor = nsl.SpherePredictor(3, taps, kernel, stride, shared=kernels).double()
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    size = ((9 - height) // stride + 1, (8 - width) // stride + 1)
+    assert predictor(x).shape == (2, taps, *size)
+    # Beside the same with maps padded by hand: one more zero after than before where a side is even.
+    pads = ((width - 1) // 2, width // 2, (height - 1) // 2, height // 2)
+    plain = [nsl.SphereConv2d(a, b, kernel, bias=False).double() for a, b in ((4, 5), (5, taps))]
+    for own, shared in zip(plain, (kernels.first, kernels.second)):
+        own.weight.data.copy_(shared.weight.data)
+    maps = torch.relu(plain[0](F.pad(predictor.adaptation(x), pads)))
+    assert_close(predictor(x), plain[1](F.pad(maps, pads)), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("predictor", ["sphere", "cnn", "release"])

@@ -107,6 +107,26 @@ def test_a_transformers_fast_path_does_not_leave_m_out(layer: Any) -> None:
             torch.testing.assert_close(encoder(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_padded_transformer_takes_static_layers_and_tells_what_to_do_with_dynamic_ones() -> None:
+    """By default `nn.TransformerEncoder` makes nested tensors of padded sequences."""
+    torch.manual_seed(0)
+    x, padded = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+
+    def encoder(layer: Any, nested: bool = True) -> nn.TransformerEncoder:
+        torch.manual_seed(0)
+        part = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        part.linear1 = layer(8, 16)
+        return nn.TransformerEncoder(part, 1, enable_nested_tensor=nested).eval()
+
+    with torch.no_grad():
+        found = encoder(nsl.NSLinear)(x, src_key_padding_mask=padded)
+        expected = encoder(nsl.NSLinear, nested=False)(x, src_key_padding_mask=padded)
+        torch.testing.assert_close(found[~padded], expected[~padded])
+        with pytest.raises(ValueError, match="enable_nested_tensor=False"):
+            encoder(nsl.DynamicNSLinear)(x, src_key_padding_mask=padded)
+        assert encoder(nsl.DynamicNSLinear, nested=False)(x, src_key_padding_mask=padded).shape == x.shape
+
+
 def test_a_network_wrapped_for_several_processes_is_not_converted() -> None:
     class DistributedDataParallel(nn.Module):
         """Stands for PyTorch's, which needs a process group."""

@@ -15,9 +15,9 @@ from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show import words
 from reproduce.show.claim_tables import claim_rows
-from reproduce.show.overview import distinct, overview
+from reproduce.show.overview import distinct, elsewhere, overview
 from reproduce.show.report import Report
-from reproduce.show.rows import Table, make_table
+from reproduce.show.rows import Table, make_table, make_tables
 from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import summary, write_tables
 from tests.reproduce.helpers import fill
@@ -53,6 +53,7 @@ def made(tmp_path: Path, **errors: list[float]) -> tuple[Table, Store]:
 def check(text: str, row: dict[str, str]) -> None:
     """Whether a sentence says what a row of the CSV says."""
     lower_is_better = "error" in row["quantity"]
+    text, _, _ = text.partition("; beside our control")
     assert row["better"] in text
     assert row["worse"] in text
     if row["direction"] == "not run":
@@ -208,13 +209,52 @@ def test_the_stored_results_say_in_words_what_their_csv_says() -> None:
 
 def test_the_answer_stands_in_the_summary_and_ends_every_tables_notebook(tmp_path: Path) -> None:
     table, store = made(tmp_path, cnn=CNN, static=CASES["agrees"])
-    answer = words.answer(table)
+    answer = words.answer(table, {})
     assert words.sentence(table.claims[0]) in answer
     assert answer in summary(plan.profile("paper"), store)
     assert Report(4, "paper", tmp_path).answer().data == answer
     for number in plan.tables():
         cells = jupytext.read(Path(__file__).parents[2] / "notebooks" / f"table{number}.py").cells
         assert cells[-1].source == "report.answer()"
+
+
+def test_a_table_names_what_others_say_of_the_same_runs(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    # A gap that Table 3, with fewest comparisons, decides and Table 4 does not.
+    fill(store, profile, 3, {"cnn": [8.0, 8.1, 8.3], "dynamic": [7.65, 7.62, 7.95]})
+    tables = make_tables(plan.every(), profile, store)
+    said = elsewhere(tables)
+    directions = {
+        table.experiment.table: judged.verdict.direction
+        for table in tables
+        for judged in table.claims
+        if (judged.better.key, judged.worse.key, judged.slot) == ("dynamic", "cnn", "cifar10")
+    }
+    assert len(set(directions.values())) > 1, directions
+    for table in tables:
+        answer = words.answer(table, said)
+        for place, judged in enumerate(table.claims):
+            other = said.get((table.experiment.table, place), "")
+            assert bool(other) == (other in answer and other != "")
+            assert f"{judged.verdict.direction} in" not in other
+    assert Report(3, "paper", tmp_path).answer().data == words.answer(tables[2], said)
+    assert "undecided in Table 4 and beyond the paper, among other claims." in words.answer(tables[2], said)
+
+
+def test_values_of_common_seeds_are_said_where_a_row_has_others(tmp_path: Path) -> None:
+    table, _ = made(tmp_path, cnn=CNN, static=CASES["undecided (2 common seeds, three decide)"])
+    assert "(seed 0 7.00 against 8.00, seed 1 7.40 against 8.10)" in words.sentence(table.claims[0])
+    same, _ = made(tmp_path / "same", cnn=CNN, static=CASES["agrees"])
+    assert "(seed" not in words.sentence(same.claims[0])
+
+
+def test_a_claim_of_more_parameters_says_how_many_more(tmp_path: Path) -> None:
+    table, _ = made(tmp_path, cnn=CNN)
+    more = [judged for judged in table.claims if judged.claim.more]
+    found = {(judged.dataset, judged.claim.words): words.sentence(judged) for judged in more}
+    said = found["CIFAR-10", "Dynamic NSN with DNS has slightly more parameters than the baseline CNN."]
+    assert "the second has 74.0 % more parameters: 889,632 against 511,200 (1.74 times)" in said
+    assert all("fewer" not in sentence for sentence in found.values())
 
 
 def test_decided_claims_of_methods_that_did_nothing_of_their_own_are_counted_apart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -304,32 +305,46 @@ def mutant_table(rows: list[dict[str, Any]]) -> str:
 
 def ledger_text(*verdicts: Verdict) -> str:
     """Verdicts in the ledger's format, as Markdown."""
-    return markdown([verdict.as_dict() for verdict in verdicts])
+    return markdown([verdict.as_dict() for verdict in verdicts], heading="")
 
 
-def markdown(rows: list[dict[str, Any]], *, details: bool = True) -> str:
-    """The ledger as a readable table, followed (with `details`) by a paragraph a claim."""
+def plain(text: str) -> str:
+    """Text whose signs mean themselves in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>|$^~])", r"\\\1", text)
+
+
+#: More figures than this are listed below the table.
+READABLE = 12
+
+HEADING = "# Claims ledger\n\nMade by `python -m theory claims`; figures to three significant digits.\n\n"
+
+
+def markdown(rows: list[dict[str, Any]], *, details: bool = True, heading: str = HEADING) -> str:
+    """The ledger as a readable table, with `details` after a heading and followed by a paragraph a claim."""
     lines = ["| # | claim | verdict | measured | threshold | mutants killed |", "|---|---|---|---|---|---|"]
+    long: list[str] = []
     for row in rows:
-        figures = "; ".join(f"{name} {value:.3g}" for name, value in row["measured"].items())
+        named = [f"{name} {value:.3g}" for name, value in row["measured"].items()]
+        figures = "; ".join(named)
+        if len(named) > READABLE:
+            long.append("\n".join([f"Measured for claim {row['number']}:", "", *(f"- {plain(one)}" for one in named)]))
+            figures = f"{len(named)} figures, below"
         cells = (
-            f"{row['number']} {row['id']}",
-            row["statement"],
+            plain(f"{row['number']} {row['id']}"),
+            plain(row["statement"]),
             f"**{row['verdict']}**",
-            figures,
-            row["threshold"],
-            _killed(row),
+            plain(figures),
+            plain(row["threshold"]),
+            plain(_killed(row)),
         )
-        number, *rest = (cell.replace("|", "\\|") for cell in cells)
-        lines.append("| " + " | ".join([number, *rest]) + " |")
-    text = "\n".join(lines) + "\n"
+        lines.append("| " + " | ".join(cells) + " |")
+    text = "\n\n".join(["\n".join(lines), *long]) + "\n"
     if not details:
         return text
     text += "\n" + mutant_table(rows)
     notes = [
-        f"**{row['number']}. {row['id']}** ({row['profile']} profile). Source: {row['source']}. "
-        f"Experiment: {row['experiment']}" + (f" Note: {row['note']}" if row["note"] else "")
+        f"**{row['number']}. {plain(row['id'])}** ({row['profile']} profile). Source: {plain(row['source'])}. "
+        f"Experiment: {plain(row['experiment'])}" + (f" Note: {plain(row['note'])}" if row["note"] else "")
         for row in rows
     ]
-    head = "# Claims ledger\n\nMade by `python -m theory claims`; figures to three significant digits.\n\n"
-    return head + text + "\n" + "\n\n".join(notes) + "\n"
+    return heading + text + "\n" + "\n\n".join(notes) + "\n"

@@ -134,7 +134,11 @@ def rate_of_similarity(settings: Settings) -> Finding:
 
 
 def heavy_ball_residual(problem: LinearRegression, pair: Factorised, friction: float, time: float) -> float:
-    """Residual along heavy-ball dynamics of `C'' + mu C' = 2 (V V^T - U U^T)`, integrated over time."""
+    """Residual along heavy-ball dynamics of `C'' + mu C' = 2 (V V^T - U U^T)`, integrated over time.
+
+    Raises:
+        FlowError: the solver does not come to `time`.
+    """
     size = pair.initial.size
 
     def blocks(flat: Array) -> tuple[Array, Array]:
@@ -153,6 +157,8 @@ def heavy_ball_residual(problem: LinearRegression, pair: Factorised, friction: f
     n = pair.shape[0]
     start = np.concatenate([pair.initial, np.zeros(size), np.zeros(n * n)])
     found = solve_ivp(right_side, (0, time), start, method="DOP853", rtol=1e-12, atol=1e-13)
+    if not found.success:
+        raise FlowError(f"heavy-ball dynamics ended at time {found.t[-1]:.3g} of {time:g} ({found.message}).")
 
     def imbalance(y: Array) -> tuple[Array, Array]:
         """C and its time derivative."""
