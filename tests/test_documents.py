@@ -64,12 +64,13 @@ def test_the_guide_says_a_profiles_seeds_and_widths(name: str) -> None:
         assert f"width {profile.width}" in row
         wide = profile.slots["imagenet"].width
         assert (f"Table 5: {wide}" in row) == (wide != profile.width) or name == "paper"
-    (iterations,) = {run.recipe["iterations"] for run in plan.planned_runs(profile, (4,), None)}
-    batch = plan.planned_runs(profile, (4,), None)[0].recipe["batch_size"]
+    budgets = {slot: profile.slots[slot].recipe for slot in ("cifar10", "cifar100")}
+    first, second = (recipe["iterations"] * recipe["batch_size"] for recipe in budgets.values())
     said = re.search(r"([\d,]+) (?:images|iterations of (\d+))", row)
     if said is not None:
         found = int(said[1].replace(",", "")) * int(said[2] or 1)
-        assert found == iterations * batch
+        assert found == first
+        assert (f"Table 4: {second:,}" in row) == (second != first)
 
 
 def test_some_two_fifths_of_all_predicted_numbers_vanish_in_bfloat16_at_the_start() -> None:

@@ -19,7 +19,7 @@ from nsl.fewshot.leo import LEO
 from nsl.fewshot.maml import MAML
 from nsl.fewshot.matching import MatchingNet
 from nsl.fewshot.meta_nsn import MetaDynamicNSN, MetaStaticNSN
-from nsl.fewshot.method import Adapted, FewShotMethod, random_state_kept
+from nsl.fewshot.method import Adapted, FewShotMethod
 from nsl.fewshot.nearest import NearestNeighbour
 from nsl.fewshot.proto import ProtoNet
 from nsl.fewshot.relation import RelationNet
@@ -68,8 +68,7 @@ def create_method(name: str, settings: Settings, **options: Any) -> FewShotMetho
     unknown = sorted(set(options) - known)
     if unknown:
         raise ValueError(f"few-shot method {name!r} has no option {unknown[0]!r}, it takes {sorted(known)}")
-    with random_state_kept():
-        return build(settings, **options)
+    return build(settings, **options)
 
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,7 +51,21 @@ def random_state_kept() -> Iterator[None]:
         yield
 
 
-class FewShotMethod(ABC):
+class _Seeded(ABCMeta):
+    """Construction that draws from the seed of the settings and leaves the caller's random state as it was."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of the constructor, which `__call__` would hide."""
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:], return_annotation=inspect.Signature.empty)
+
+    def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        with random_state_kept():
+            return super().__call__(*arguments, **options)
+
+
+class FewShotMethod(metaclass=_Seeded):
     """Learn from the base classes, adapt to a support set, classify queries.
 
         method.fit(data.base)

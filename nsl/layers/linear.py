@@ -91,7 +91,8 @@ class NSLinear(StaticLayer, nn.Linear, replaces=nn.Linear):
 class LinearPredictor(nn.Module):
     """The predictor of a fully connected layer: W2 relu(W1 x / ||x||), SphereNet's normalisation for a vector.
 
-    The second map starts at zero, so that the layer starts as the plain one, M = I.
+    The second map starts at zero, so that the layer starts as the plain one, M = I. The lengths of the maps are not
+    divided out, as SphereNet's are: what bounds M - I is how large the weights become.
 
     Args:
         in_features: of the layer.

@@ -97,7 +97,7 @@ def curves(lines: Mapping[str, Points], xlabel: str, logarithmic: bool = False) 
     axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(xlabel)
-    axes.set_ylabel("accuracy on novel classes, % (chance: 20), with 95 % intervals over episodes")
+    axes.set_ylabel("accuracy on novel classes, %\n(chance: 20; bars: 95 % over episodes)")
     axes.grid(alpha=0.3)
     ends = {label: (max(points), points[max(points)][0]) for label, points in lines.items() if own[label].behind}
     low, high = axes.get_ylim()

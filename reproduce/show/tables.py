@@ -128,8 +128,9 @@ def _recipe_choice(profile: plan.Profile, store: Store, key: plan.Key) -> list[s
     metric = tasks.named(plan.experiment(key).task).metric
     error = f" (100 minus {metric.title})" if metric.higher_is_better else ""
     words = (
-        f"Chosen on {on}, by the lowest mean error{error} of the methods named, once all candidates are tried; those "
-        "with which a method diverged or did nothing of what it is about are passed over; the trials look at no test data:"
+        f"Chosen on {on}, by the lowest mean error{error} of the methods named, once all candidates are tried; "
+        "those with which a method diverged or did nothing of what it is about are passed over; the trials look at no "
+        "test data:"
     )
     return [*elsewhere, words, as_markdown(head, trials), *_unqualified(trials), *_untried(profile, key)]
 

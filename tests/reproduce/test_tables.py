@@ -208,7 +208,7 @@ def test_table_5_has_top_5_errors_and_multiply_adds_beside_the_papers(paper: Pro
     assert [str(judged.verdict.direction) for judged in table.claims] == 6 * ["agrees"]
     papers = [judged.paper for judged in table.claims]
     assert papers.pop(2) is None  # the baseline's top-1 error is illegible
-    assert papers == pytest.approx([1.50, 0.94, 1.07, 0.13, 1.03], abs=0.01)
+    assert papers == pytest.approx([1.50, 0.94, 1.07, 0.13, 1.04], abs=0.01)
 
 
 def test_a_row_beyond_the_paper_that_no_claim_is_about_says_so(paper: Profile, store: Store) -> None:

@@ -21,6 +21,17 @@ from tests.nsl.fewshot.toy import method, tasks, toy
 OPTIONS = Path(__file__).with_name("options.json")
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_leaves_the_global_random_state_alone(name: str) -> None:
+    settings = method(name).settings
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = METHODS[name](settings), METHODS[name](settings)
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(first.network.parameters(), second.network.parameters()):
+        assert torch.equal(one, other)  # from the settings' seed
+
+
 def test_the_rate_of_a_meta_training_falls_evenly_and_ends_a_step_above_zero() -> None:
     recipe = MetaRecipe(iterations=4, learning_rate=0.8)
     assert [recipe.rate(step) for step in range(4)] == pytest.approx([0.8, 0.6, 0.4, 0.2])
