@@ -74,6 +74,8 @@ step, centres = 1e-3, np.linspace(0.02, 1.5, 75)
 times = np.unique(np.concatenate([centres + k * step for k in (-2, -1, 0, 1, 2)]))
 nsl = solve_ivp(factorised, (0, 2), np.concatenate([kernel0.ravel(), similarity0.ravel()]), t_eval=times, **options)
 plain = solve_ivp(standard, (0, 2), (similarity0.T @ kernel0).ravel(), t_eval=times, **options)
+assert nsl.success, nsl.message
+assert plain.success, plain.message
 
 
 def at(solution, t):
@@ -207,9 +209,10 @@ show(figure)
 #
 # People run finite steps. One gradient step with rate $\eta$ changes $C$ by exactly
 # $\eta^2(MSS^TM^T-W'S^TSW'^T)$, so gradient descent drifts at first order while the implicit midpoint rule conserves
-# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Large steps
-# are claim 29. Weight decay on both factors is a nuclear norm on $W$, while decay on $W'$ alone leaves nothing (claim
-# 24); a learning rate of its own for $M$ is another start and another clock (claim 25).
+# every quadratic invariant to rounding. Under momentum $C$ is not conserved (claim 28). Large steps are claim 29.
+# Weight decay on both factors is a nuclear norm on $W$. Decay on $W'$ alone leaves nothing within the range of $X$; off
+# it, where $XX^T$ has not full rank, it takes away, like $t^{-1/4}$, what the flow without decay keeps (claim 24). A
+# learning rate of its own for $M$ is another start and another clock (claim 25).
 
 # %% [markdown]
 # ## Verdict

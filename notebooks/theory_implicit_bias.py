@@ -96,11 +96,13 @@ show(figure)
 # one problem. The excess falls faster, as a power of $\alpha$: $2(1-\rho)$, with $\rho$ the largest inactive
 # $|x_j^T\nu|$ of the dual solution $\nu$ ($x_j$: row $j$ of $X$), where that is unique (claim 8).
 #
-# ## Sensing: the commuting case
+# ## Sensing: the symmetric commuting case
 #
-# Commuting measurements reduce to the case above on the spectrum (claim 9): the nuclear norm tends to its minimum, but
-# not monotonically, as one problem shows. That the limit $s\to0$ has minimum nuclear norm for every set of measurements
-# is a conjecture about tied factors. It is false: see the notebook on the conjecture.
+# Symmetric measurements that commute, and so have one orthonormal eigenbasis, reduce to the case above on the spectrum
+# (claim 9): the nuclear norm tends to its minimum, but not monotonically, as one problem shows. Where they commute
+# without being symmetric, it need not: in another problem of claim 9 the gap stays. That the limit $s\to0$ has minimum
+# nuclear norm for every set of measurements is a conjecture about tied factors. It is false: see the notebook on the
+# conjecture.
 
 # %%
 grid = np.geomspace(10, 1e-6, 40)

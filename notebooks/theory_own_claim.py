@@ -90,8 +90,10 @@ class Weighted(theory.Factorised):
         return left + descent @ kernel.swapaxes(-1, -2) @ squared @ kernel
 
     def invariants(self, state):
-        kernel, M = self.blocks(state)  # D ties different rows: of W'W'^T - MM^T only the diagonal is conserved
-        return {"rows of W' less those of M": (kernel**2).sum(-1) - (M**2).sum(-1)}
+        kernel, M = self.blocks(state)
+        C = kernel @ kernel.swapaxes(-1, -2) - M @ M.swapaxes(-1, -2)
+        d = np.diag(self.D)  # entry (a, b) of C moves in proportion to d_a - d_b
+        return {"W'W'^T - M M^T where d_a = d_b": C * np.equal.outer(d, d)}
 
 
 rng = np.random.default_rng(1)

@@ -16,7 +16,7 @@ from scipy.optimize import linprog, nnls
 
 from theory.arrays import Array, as_float
 from theory.problems import MatrixSensing
-from theory.separability import check_separable
+from theory.separability import NOT_SEPARABLE, SMALLEST_MARGIN, check_separable
 
 
 def _solve(program: Any, tolerance: float) -> None:
@@ -235,23 +235,20 @@ def maximum_margin(signed: ArrayLike, norm: str) -> tuple[Array, float]:
     largest = float(np.max(np.linalg.norm(signed, axis=0)))
     signed = signed / largest  # in whatever units the features come
     if norm == "l1":
-        # maximise gamma subject to signed^T (p - q) >= gamma, sum(p + q) <= 1
-        cost = np.append(np.zeros(2 * n), -1.0)
-        upper = np.concatenate([-signed.T, signed.T, np.ones((count, 1))], axis=1)
-        upper = np.concatenate([upper, np.append(np.ones(2 * n), 0.0)[None]])
-        found = linprog(
-            cost,
-            A_ub=upper,
-            b_ub=np.append(np.zeros(count), 1.0),
-            bounds=[(0, None)] * (2 * n) + [(None, None)],
-        )
+        # The shortest p - q with signed^T (p - q) >= 1: to maximise the margin at length 1 would lose margins of the
+        # size of the solver's tolerance.
+        upper = np.concatenate([-signed.T, signed.T], axis=1)
+        found = linprog(np.ones(2 * n), A_ub=upper, b_ub=-np.ones(count), bounds=(0, None))
         if found.status != 0:
             raise ValueError(f"the linear program of the l1 margin was not solved ({found.message}).")
-        return found.x[:n] - found.x[n : 2 * n], largest * float(found.x[-1])
+        return (found.x[:n] - found.x[n:]) / found.fun, largest / float(found.fun)
     # The shortest w with signed^T w >= 1, by Lawson and Hanson's least distance programming (1974, chapter 23): exact
     # up to rounding. Its margin at length 1 is 1 / ||w||.
     rows = np.concatenate([signed, np.ones((1, count))])
     weights, _ = nnls(rows, np.append(np.zeros(n), 1.0), maxiter=100 * (n + count))
     residual = rows @ weights - np.append(np.zeros(n), 1.0)
-    direction = residual[:n] / np.linalg.norm(residual[:n])
-    return direction, largest * float(np.min(direction @ signed))
+    direction = residual[:n] / max(float(np.linalg.norm(residual[:n])), 1e-300)
+    margin = float(np.min(direction @ signed))
+    if not margin > SMALLEST_MARGIN:  # the root of rounding
+        raise ValueError(NOT_SEPARABLE)
+    return direction, largest * margin

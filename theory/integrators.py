@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import DOP853, LSODA, RK45, OdeSolver, Radau
 
+from theory import trajectory
 from theory.arrays import Array, as_count, as_float
 from theory.flows import Parametrisation
 from theory.problems import Problem
@@ -38,8 +39,8 @@ SOLVERS: dict[str, type[OdeSolver]] = {"DOP853": DOP853, "LSODA": LSODA, "Radau"
 METHODS = ("auto", *SOLVERS)
 #: To here the relative tolerance is relaxed, no further.
 LOOSEST = 1e-9
-#: An objective that has grown by this factor within a segment is taken for a velocity that does not descend.
-GROWTH = 10.0
+#: An unguarded flow (`trajectory.GUARDED`) whose objective has grown by this factor counts as infinite.
+BEYOND = 1e12
 #: Velocity that rounding of the state alone may cause, in units of the spectral radius times the state.
 ROUNDING = 64 * np.finfo(float).eps
 
@@ -200,9 +201,9 @@ def _check_numbers(method: str, horizon: float | None, **positive: float) -> Non
     if horizon is not None and not 0 < horizon < np.inf:
         raise ValueError(f"horizon must be a positive, finite time, got {horizon}.")
     for name, value in positive.items():
-        zero = name in ("stop_gradient", "stop_loss", "atol")
-        if not (0 <= value if zero else 0 < value) or value == np.inf:
-            raise ValueError(f"{name} must be {'at least 0' if zero else 'above 0'} and finite, got {value}.")
+        lowest = name in ("stop_gradient", "stop_loss", "atol")
+        if not (value >= 0 if lowest else value > 0) or value == np.inf:
+            raise ValueError(f"{name} must be {'at least 0' if lowest else 'above 0'} and finite, got {value}.")
 
 
 def integrate(
@@ -291,12 +292,16 @@ def _advance(
             break
         with np.errstate(over="ignore", invalid="ignore"):  # a first step that is too long is tried again
             solver.step()
-        if solver.status == "failed" or not np.all(np.isfinite(solver.y)):
+        risen = run.objective(solver.y[:-1]) if len(times) % 64 == 63 else 0.0
+        infinite = solver.status == "failed" or not np.all(np.isfinite(solver.y))
+        if not trajectory.GUARDED and (infinite or risen > BEYOND * start_objective + run.noise):
+            return [*times, span[1]], [*states, states[-1] if states else extended], used, True, False
+        if infinite:
             raise FlowError(
                 f"the flow could not be continued beyond time {solver.t_old or span[0]:.3g} ({used}): it became "
                 "infinite or too stiff; start from a smaller initialisation or stop earlier."
             )
-        if len(times) % 64 == 63 and run.objective(solver.y[:-1]) > GROWTH * start_objective + run.noise:
+        if trajectory.GUARDED and risen > 10 * start_objective + run.noise:
             raise FlowError(
                 f"the loss grows along the path (time {solver.t:.3g}): the parametrisation's velocity does not descend."
             )
@@ -312,11 +317,11 @@ def _advance(
 
 def _reported(run: _Run, flat: Array, grid: Array, method: str) -> Trajectory:
     """The states at the times of `grid`."""
-    extended, now, methods = np.append(flat, 0.0), 0.0, []
+    extended, now, methods, infinite = np.append(flat, 0.0), 0.0, [], False
     kept = [extended]
     for until in grid[1:]:
-        while now < until:
-            times, states, used, _, _ = _advance(run, (now, float(until)), extended, method, False)
+        while now < until and not infinite:
+            times, states, used, infinite, _ = _advance(run, (now, float(until)), extended, method, False)
             now, extended = times[-1], states[-1]
             methods.append(used)
             flat = extended[:-1]

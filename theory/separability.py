@@ -6,9 +6,13 @@ import numpy as np
 
 from theory.arrays import Array
 
-#: Where the largest margin is below this part of the largest sample, the linear program may find none (its solver's
-#: tolerance is 1e-7, and it drops entries below 1e-9).
+#: Where the largest margin is below this part of the largest sample, it may not be found: the linear program drops
+#: entries of 1e-9, and the l2 program loses margins of the size of the root of rounding.
 SMALLEST_MARGIN = 1e-8
+NOT_SEPARABLE = (
+    f"the data are not linearly separable through the origin, or by a margin below about {SMALLEST_MARGIN:g} of the "
+    "largest sample; change the labels, or add a feature."
+)
 
 
 def check_separable(signed: Array) -> None:
@@ -25,10 +29,7 @@ def check_separable(signed: Array) -> None:
         signed = signed / largest
     found = linprog(np.zeros(signed.shape[0]), A_ub=-signed.T, b_ub=-np.ones(signed.shape[1]), bounds=(None, None))
     if found.status == 2:
-        raise ValueError(
-            "the data are not linearly separable through the origin, or by a margin below about "
-            f"{SMALLEST_MARGIN:g} of the largest sample; change the labels, or add a feature."
-        )
+        raise ValueError(NOT_SEPARABLE)
     if found.status != 0:
         said = " ".join(str(found.message).split()).rstrip(".")
         raise ValueError(f"whether the data are linearly separable was not decided ({said}); rescale the features.")

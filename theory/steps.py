@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from theory import trajectory
 from theory.arrays import Array, as_count
 from theory.flows import Parametrisation
 from theory.problems import Problem
@@ -81,8 +82,10 @@ def gradient_descent(
         for k in range(1, steps + 1):
             rate = parametrisation.velocity(state, problem.descent(parametrisation.weight(state)))
             memory = momentum * memory + rate
-            state = state + step * memory
-            if not np.all(np.abs(state) < 1e150):
+            renewed = state + step * memory
+            if np.all(np.abs(renewed) < 1e150):
+                state = renewed
+            elif trajectory.GUARDED:
                 raise FlowError(f"gradient descent diverges at step {k} with step size {step:g}; use a smaller step.")
             if k % every == 0 or k == steps:
                 states.append(state)
@@ -101,6 +104,21 @@ def runge_kutta(velocity: Callable[[T], T], state: T, *, step: float, steps: int
         c = velocity(state + step / 2 * b)
         state = state + step / 6 * (a + 2 * b + 2 * c + velocity(state + step * c))
     return state
+
+
+def _midpoint(velocity: Callable[[Array], Array], state: Array, step: float) -> Array | None:
+    """The solution of `y = state + step / 2 velocity(y)` by fixed-point iteration to rounding; None: it finds none."""
+    middle = state + step / 2 * velocity(state)
+    before = np.inf
+    for _ in range(200):
+        renewed = state + step / 2 * velocity(middle)
+        change = float(np.max(np.abs(renewed - middle)))
+        middle = renewed
+        # Rounding level: the change no longer falls.
+        if change == 0 or (change >= before and change < 1e-13 * (1 + np.max(np.abs(state)))):
+            return middle if np.all(np.isfinite(middle)) else None
+        before = change
+    return None
 
 
 def implicit_midpoint(
@@ -122,21 +140,10 @@ def implicit_midpoint(
     states = [state]
     with np.errstate(over="ignore", invalid="ignore"):
         for k in range(1, steps + 1):
-            middle = state + step / 2 * velocity(state)
-            change = before = np.inf
-            for _ in range(200):
-                renewed = state + step / 2 * velocity(middle)
-                change = float(np.max(np.abs(renewed - middle)))
-                middle = renewed
-                # Rounding level: the change no longer falls.
-                if change == 0 or (change >= before and change < 1e-13 * (1 + np.max(np.abs(state)))):
-                    break
-                before = change
-            else:
+            middle = _midpoint(velocity, state, step)
+            if middle is None and trajectory.GUARDED:
                 raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
-            if not np.all(np.isfinite(middle)):
-                raise FlowError(f"the implicit midpoint step {step:g} is too large at step {k}; use a smaller step.")
-            state = 2 * middle - state
+            state = state if middle is None else 2 * middle - state
             if k % every == 0 or k == steps:
                 states.append(state)
     return _discrete(problem, parametrisation, states, step, every, steps)

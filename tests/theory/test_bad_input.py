@@ -27,7 +27,7 @@ from theory import (
 )
 from theory.__main__ import main
 from theory.chebyshev import follow
-from theory.claims import ledger
+from theory.claims import ledger, training
 from theory.flows import Decayed, lambda_balanced
 from theory.trajectory import ended
 
@@ -102,6 +102,17 @@ W = rng.standard_normal((3, 2))
         (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W[None]), stop_loss=0.1, max_steps=0), "max_steps"),
         (lambda: adaptive_flow(LinearRegression(X, Y), Standard(W.T[None]), stop_loss=0.1), "of shape (3, 2)"),
         (lambda: follow(LinearRegression(X, Y), Standard(W.T[None]), stop_loss=0.1), "of shape (3, 2)"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), rtol=np.inf), "rtol must be above 0 and finite"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), atol=np.inf), "atol must be at least 0 and finite"),
+        (lambda: integrate(LinearRegression(X, Y), Standard(W), samples=0), "samples must be a whole number of at"),
+        (lambda: gradient_descent(LinearRegression(X, Y), Standard(W), step=0.1, steps=10.0), "whole number (an int)"),
+        (lambda: gradient_descent(LinearRegression(X, Y), Standard(W), step=np.inf, steps=1), "step must be > 0 and f"),
+        (lambda: implicit_midpoint(LinearRegression(X, Y), Standard(W), step=0.1, steps=1, every=0), "every must be"),
+        (lambda: MatrixCompletion((2.9, 2), [0], [0], [1.0]), "shape[0] must be a whole number (an int), got 2.9"),
+        (lambda: MatrixCompletion((-2, 2), [0], [0], [1.0]), "shape[0] must be a whole number of at least 1, got -2"),
+        (lambda: MatrixCompletion((2, 2, 2), [0], [0], [1.0]), "the two sizes (n, m)"),
+        (lambda: LinearRegression(np.stack([X] * 2), np.stack([Y] * 3)), "batch axes must be equal or left out, got X"),
+        (lambda: MatrixSensing(np.ones((2, 3, 4, 4)), np.ones((5, 3))), "got A (2,) and y (5,)"),
     ],
 )
 def test_bad_input_gives_one_clear_sentence(call, words):
@@ -110,6 +121,46 @@ def test_bad_input_gives_one_clear_sentence(call, words):
     text = str(caught.value)
     assert words in text
     assert "\n" not in text
+
+
+def test_data_without_batch_axes_are_shared_by_all_members():
+    batch = LinearRegression(X, np.stack([Y, 2 * Y]))
+    np.testing.assert_allclose(batch.members(np.array([1])).loss(np.zeros((1, 3, 2))), [2 * np.sum(Y**2)])
+
+
+def test_a_margin_too_small_to_be_seen_is_told_from_a_program_that_failed(monkeypatch):
+    from types import SimpleNamespace
+
+    import scipy.optimize
+
+    def columns(margin):
+        return np.array([[1.0, -1.0], [0.0, margin]])
+
+    for norm in ("l1", "l2"):
+        assert convex.maximum_margin(columns(1e-7), norm)[1] == pytest.approx(5e-8, rel=1e-2)
+        with pytest.raises(ValueError, match="or by a margin below about 1e-08 of the largest sample"):
+            convex.maximum_margin(columns(1e-9), norm)
+    assert convex.maximum_margin(columns(1e-8), "l1")[1] == pytest.approx(5e-9, rel=1e-6)
+    with pytest.raises(ValueError, match="or by a margin below about 1e-08"):
+        convex.maximum_margin(columns(1e-8), "l2")
+    monkeypatch.setattr(scipy.optimize, "linprog", lambda *_, **__: SimpleNamespace(status=4, message="Numerical."))
+    with pytest.raises(ValueError, match=r"was not decided \(Numerical\); rescale"):
+        SeparableClassification(columns(1.0), [1, 1])
+
+
+def test_programs_and_solvers_that_fail_are_named(monkeypatch):
+    from theory import dynamics
+
+    monkeypatch.setattr(convex, "_solve", lambda program, tolerance: None)
+    with pytest.raises(ValueError, match="was not solved"):
+        convex.penalised_minimum(X, Y, 0.1, "nuclear")
+    failed = type("Failed", (), {"success": False, "message": "step size", "t": np.array([0.0, 1.5])})
+    monkeypatch.setattr(training, "solve_ivp", lambda *_, **__: failed)
+    with pytest.raises(FlowError, match=r"ended at time 1.5 of 2 \(step size\)"):
+        training.heavy_ball_residual(LinearRegression(X, Y), Factorised(W, np.eye(3)), 0.1, 2.0)
+    monkeypatch.setattr(dynamics, "solve_ivp", lambda *_, **__: failed)
+    with pytest.raises(ValueError, match=r"could not be followed for time 40 \(step size\)"):
+        dynamics.DynamicNeuralUnit().respond(0.0, [1.0])
 
 
 def test_limit_of_a_path_that_has_not_converged_is_refused():

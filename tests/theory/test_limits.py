@@ -111,6 +111,50 @@ def test_a_wide_balanced_pair_whose_weight_has_lost_rank_is_refused():
         closed_forms.balanced_grams(np.zeros((3, 5)), 0.5)
     closed_forms.balanced_grams(np.zeros((3, 5)), 0.0)
     assert closed_forms.saxe_mode(0.0, 0.5, np.array([0.0, 1.0])) == pytest.approx([0.5, 0.25])
+    assert np.all(closed_forms.saxe_mode(1.0, 0.0, np.array([0.0, 1.0, 1e6])) == 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 0.0), (3, 2, -0.5), (2, 6, 0.5), (4, 2, 0.0)])
+@pytest.mark.filterwarnings("error")
+def test_the_riccati_solution_stays_at_its_limit_however_long_the_time(shape):
+    """Modes that grow by e^v overflow at v t = 709; here v t is up to 1e8."""
+    from theory import closed_forms, integrate
+    from theory.flows import lambda_balanced
+    from theory.problems import LinearRegression
+
+    n, m, lam = shape
+    rng = np.random.default_rng(0)
+    given = equations.random_regression(rng, n, 8, m)
+    problem = LinearRegression(given.X, 5 * given.Y).whitened()
+    pair = lambda_balanced(0.3 * rng.standard_normal((n, m)), lam, rng)
+    if n == m and np.linalg.det(pair.weight(pair.initial)) * np.linalg.det(problem.minimum_norm_solution) < 0:
+        turned = pair.weight(pair.initial) * np.array([-1.0, *np.ones(m - 1)])  # else one mode is never learned
+        pair = lambda_balanced(turned, lam, rng)
+    times = np.array([0.0, 10.0, 40.0, 50.0, 400.0, 1e7])
+    found = closed_forms.whitened_riccati(problem, *pair.blocks(pair.initial), lam, times)
+    np.testing.assert_allclose(found[:3], integrate(problem, pair, times=times[:3]).weights, atol=1e-10)
+    assert np.max(np.abs(found[3:] - problem.minimum_norm_solution)) < 1e-12
+
+
+def test_powers_of_e_keep_their_order_and_small_ones_their_value():
+    from theory import closed_forms
+
+    np.testing.assert_array_equal(closed_forms._within_range(np.array([3.0, 0.0, 500.0])), [3.0, 0.0, 500.0])
+    found = closed_forms._within_range(np.array([3.0, 0.0, 5e5, 5e5, 8e5]))
+    assert np.argsort(found, kind="stable").tolist() == [1, 0, 2, 3, 4]
+    assert found[-1] <= closed_forms.LARGEST_POWER
+    assert found[0] == pytest.approx(3)
+    assert found[2] == found[3]
+    assert min(found[2], found[4] - found[2]) > 100
+
+
+def test_an_objective_of_zero_has_no_gap():
+    assert convex.penalised_gap(np.ones((2, 3)), np.zeros((2, 3)), 0.5, "rows", np.zeros((2, 2))) == (0, 0)
+
+
+def test_measurements_that_only_commute_need_not_lead_to_the_minimum():
+    gaps = [limits.oblique_gap(seed, 1e-5) for seed in (3, limits.OBLIQUE_SEED)]
+    assert gaps == pytest.approx([0.107, 0.153], abs=1e-3)
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1.0, 1e6])

@@ -76,6 +76,41 @@ def test_the_kernels_of_a_network_are_unfolded_where_the_block_acts():
     assert np.linalg.matrix_rank(kernel, tol=1e-4) == 1  # that of M_s
 
 
+def test_the_baseline_without_bias_is_where_the_standard_flow_ends():
+    from theory import Standard, integrate
+    from theory.problems import random_completion
+
+    problem, _ = random_completion(5, 1, 12, [0, 1])
+    starts = np.random.default_rng(0).standard_normal((2, 5, 5))
+    ends = practice.standard_ends(problem, starts)
+    np.testing.assert_allclose(integrate(problem, Standard(starts)).limit(), ends, atol=1e-9)
+
+
+def test_a_training_is_recorded_to_its_end(monkeypatch):
+    """`before_step` is told of 0 to 4 only."""
+    import torch
+
+    built = []
+
+    def kernels(model):
+        built.append(model)
+        return [next(p for p in model.parameters() if p.ndim == 4).detach().double().flatten(1).numpy().copy()]
+
+    monkeypatch.setattr(practice, "effective_kernels", kernels)
+    path = practice.track_training("cnn9", 5, every=2)
+    assert path["iteration"].tolist() == [0, 2, 4, 5]
+    assert path["frobenius_norm"][-1] == observables.frobenius_norm(kernels(built[-1])[0])
+    assert path["frobenius_norm"][-1] != path["frobenius_norm"][-2]
+    assert isinstance(built[-1], torch.nn.Module)
+
+
+def test_the_shared_block_comes_to_the_target_of_low_rank_and_not_to_the_small_norm():
+    end = blocks._ends(2004, (0.01, 1e-5))
+    assert end.apart > 2 * blocks.APART
+    assert end.to_target < 0.1 * end.to_least
+    assert end.flow_rank[1] < 2.2 < 2.9 < end.least_rank < end.flow_rank[0] * 1.01 < 0.5 * end.plain_rank
+
+
 def test_a_large_step_ends_better_balanced_or_diverges():
     problem, pair = training._noisy_problem(1)
     small, edge = (training.large_step(problem, pair, factor) for factor in (0.1, 1.5))
@@ -187,6 +222,18 @@ def test_equal_decay_is_the_convex_penalty(norm):
     assert difference < 1e-6
 
 
+def test_decay_on_the_kernel_alone_takes_away_what_lies_off_the_range_of_the_inputs():
+    """Like t^(-1/4), where the flow without decay keeps it; and where X X^T has full rank there is nothing off it."""
+    rng = np.random.default_rng(44)
+    problem, pair = equations.random_regression(rng, 4, 2, 2), equations.random_factorised(rng, 4, 2, 0.5)
+    found = training.one_sided_decay(problem, pair, 0.5)
+    assert found.slope == pytest.approx(-0.5, abs=0.02)
+    assert found.off_slope == pytest.approx(-0.25, abs=0.01)
+    assert found.off < 0.1 * found.free_off
+    assert found.distance < 0.1
+    assert np.linalg.norm(problem.null_projector @ pair.weight(pair.initial)) > 0.1
+
+
 def test_the_duality_gap_tells_a_point_that_is_no_minimum():
     rng = np.random.default_rng(42)
     problem = equations.random_regression(rng, 3, 6, 2)
@@ -231,21 +278,42 @@ def test_the_counterexample_goes_to_rank_one_against_its_norm():
     assert path.distance[1] < path.distance[0]
 
 
-def test_the_gap_grows_in_most_completions_and_in_few_sensing_problems():
-    scales = (1e-2, 1e-5)
+def test_gaussian_sensing_ends_at_the_target_also_where_its_trace_is_not_the_least():
+    scales = (1e-5,)
     gaps = families.nuclear_gaps(list(range(1000, 1010)), scales)
-    assert families.gap_counts(gaps["sensing"], scales) == families.GapCounts(10, growing=1, vanished=7, lower=1)
-    assert families.gap_counts(gaps["completion"], scales) == families.GapCounts(10, growing=7, vanished=1, lower=6)
-    told = families.told_of_gaps(gaps, scales)
-    assert "in 7 of 10 sensing problems and in 1 of 10 completions" in told
-    assert "Between s = 0.01 and 1e-05 it grows in 1 sensing problem and in 7 completions." in told
-    assert told.endswith("In 7 of these 8 the flow ends at a lower effective rank than the matrix of least norm.")
+    sensing, completion = families.ends_of(gaps["sensing"]), families.ends_of(gaps["completion"])
+    assert (sensing.problems, sensing.target, sensing.least, sensing.other, sensing.underway) == (10, 4, 6, 0, 0)
+    assert (completion.target, completion.least, completion.other, completion.underway) == (4, 1, 2, 3)
+    assert (sensing.lower, completion.lower) == (4, 4)
+    assert max(sensing.off, completion.off) < 0.03
+    assert np.flatnonzero(gaps["sensing"].target_gap > families.LEAST).tolist() == [1, 4, 5, 8]
+    own = gaps["sensing"].target_gap[[1, 4, 5, 8]]
+    np.testing.assert_allclose(own, [0.002885, 0.005864, 0.002221, 0.000568], atol=2e-6)
+    assert np.all(gaps["sensing"].distance[-1] < 1e-3)
+    assert np.all(gaps["sensing"].to_least[-1, [1, 4, 5, 8]] > 0.028)
+    told = families.told_of_ends(gaps, scales)
+    assert "in 4 of 10 sensing problems and in 4 of 10 completions; at another matrix of rank 1 in 0 and 2." in told
+    assert "In 6 and 1 the target is the minimum itself, and 0 and 3 flows have come to none of these." in told
+    assert told.endswith("and the effective rank below that of the matrix of least norm in 8.")
 
 
-def test_nothing_is_told_of_problems_whose_gap_grows_where_there_are_none():
-    still = families.Gaps(np.zeros((2, 3)), np.zeros((2, 3)), np.ones((2, 3)), np.ones(3))
-    told = families.told_of_gaps({"sensing": still, "completion": still}, (1e-2, 1e-5))
-    assert told.endswith("it grows in 0 sensing problems and in 0 completions.")
+@pytest.mark.parametrize("seed", bias.REFUTING_SENSING)
+def test_lsoda_comes_to_the_same_matrix_in_sensing(seed):
+    gaps = families.nuclear_gaps([seed], (1e-5,))["sensing"]
+    assert bias._sensing_refutes(gaps, 0)
+    assert bias.gap_by_lsoda("sensing", seed, 1e-5) == pytest.approx(gaps.gap[0, 0], abs=1e-5)
+
+
+def test_a_sensing_problem_whose_target_has_the_least_trace_refutes_nothing():
+    assert not bias._sensing_refutes(families.nuclear_gaps([1000], (1e-5,))["sensing"], 0)
+
+
+def test_nothing_is_told_of_ends_at_the_target_where_there_are_none():
+    far = np.ones((2, 3))
+    still = families.Gaps(np.zeros((2, 3)), 2 * far, far, far, 0.1 * np.ones(3), np.ones(3))
+    told = families.told_of_ends({"sensing": still, "completion": still}, (1e-2, 1e-5))
+    assert "in 0 of 3 sensing problems" in told
+    assert told.endswith("and 3 and 3 flows have come to none of these.")
 
 
 def test_a_notebooks_ledger_counts_its_verdicts_and_explains_its_mutants():

@@ -225,6 +225,50 @@ def test_tolerances_are_relaxed_to_the_stated_one_and_told(monkeypatch):
     assert set(path.methods) == {"Radau"}
 
 
+@pytest.mark.parametrize("samples", [1, 2, 12])
+def test_the_end_is_kept_however_few_states_are(samples):
+    problem, flow = regression(7, 4, 3, 2), Factorised(0.3 * np.ones((4, 2)), np.eye(4))
+    path = integrate(problem, flow, horizon=5.0, samples=samples)
+    assert path.times[-1] == 5
+    path = integrate(problem, flow, stop_loss=1e-3, samples=samples)
+    assert path.fitted
+    assert path.losses[-1] <= 1e-3
+
+
+def test_a_wrong_flow_that_becomes_infinite_stays_where_it_was_last_finite():
+    from theory.claims import mutants
+    from theory.steps import gradient_descent, implicit_midpoint
+
+    rng = np.random.default_rng(1600)
+    problem = regression(0, 4, 3, 2)
+    flow = Factorised(0.5 * rng.standard_normal((4, 2)), 0.5 * rng.standard_normal((4, 4)))
+    runs = (
+        lambda: integrate(problem, flow, times=[0.0, 2.0, 3.0]),
+        lambda: integrate(problem, flow, horizon=3.0),
+        lambda: gradient_descent(problem, flow, step=0.05, steps=100),
+        lambda: implicit_midpoint(problem, flow, step=0.02, steps=300),
+    )
+    for run in runs:
+        assert run().losses[-1] < 0.9 * run().losses[0]
+    with mutants.applied("wrong order"):
+        for run in runs:
+            path = run()
+            assert np.all(np.isfinite(path.states))
+            assert path.losses[-1] > path.losses[0]
+            assert not path.converged
+            path.limit()
+    with pytest.raises(FlowError, match=r"does not descend|became infinite"):
+        integrate(problem, WrongOrder(*flow.blocks(flow.initial)), horizon=3.0)
+
+
+class WrongOrder(Factorised):
+    """M^T in place of M: no gradient flow."""
+
+    def velocity(self, state, descent):
+        kernel, similarity = self.blocks(state)
+        return self.pack(similarity.T @ descent, descent @ kernel.T)
+
+
 def test_the_bench_repeats_what_is_near_the_fastest():
     from theory import bench
 

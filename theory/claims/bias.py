@@ -326,9 +326,9 @@ def norms_diverge(settings: Settings) -> Finding:
     down = [corner_path(start * np.array([[1.0], [-1.0]])) for start in starts]
     slopes = [divergence_slope(*path) for path in up]
     worst = max(slopes, key=lambda slope: abs(slope + 0.5))
-    # Depth 2: det W falls like exp(-c t^(2/3)) (d log det W / dt = -4 W_22, and W_22 falls like t^(-1/3)), below
-    # rounding, changes sign, and W then converges to a finite solution that the exact flow never reaches. Tied factors
-    # U^T U keep det W >= 0 whatever the rounding.
+    # Depth 2: det W falls like exp(-c t^(2/3)) (of tied factors d log det W / dt = -4 W_22, and W_22 falls like
+    # t^(-1/3)), below rounding, changes sign, and W then converges to a finite solution that the exact flow never
+    # reaches. Tied factors U^T U keep det W >= 0 whatever the rounding.
     root = np.array([[0.5, 0.05], [0.0, 0.5]])
     times = np.concatenate([[0.0], np.geomspace(0.1, 1e6, 21)])
     # Radau: beyond t = 2e4 LSODA goes on in steps of rounding's size.

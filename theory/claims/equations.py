@@ -160,7 +160,7 @@ def conservation(problem: LinearRegression, pair: Factorised) -> tuple[dict[str,
         "C": float(np.max(np.abs(next(iter(path.invariants().values()))))),
         "M Pi": float(np.max(np.abs(off - off[0]))),
         "wrong": float(np.max(np.abs(wrong - wrong[0]))),
-        "dissipation": float(np.max(np.abs((path.losses[0] - path.losses) - path.dissipated)) / lost),
+        "dissipation": float(np.max(np.abs((path.losses[0] - path.losses) - path.dissipated)) / abs(lost)),
         "integrand": float(np.max(np.abs(stated - speed)) / np.max(stated)),
     }, path
 
@@ -212,10 +212,16 @@ def dissipation(settings: Settings) -> Finding:
 
 
 def balanced_closure(problem: LinearRegression, pair: Factorised, lam: float, times: Array) -> dict[str, float]:
-    """Residual of the closed flow in W, of the two Gram formulas, and of the Riccati solution, along one path."""
+    """Residual of the closed flow in W, of the two Gram formulas, and of the Riccati solution, along one path.
+
+    Infinite where W loses rank on the way, so that there are no such formulas.
+    """
     path = integrate(problem, pair, times=times)
     kernel, similarity = pair.blocks(path.states)
-    left, right = closed_forms.balanced_grams(path.weights, lam)
+    try:
+        left, right = closed_forms.balanced_grams(path.weights, lam)
+    except ValueError:
+        return dict.fromkeys(("M^T M", "W'^T W'", "closed flow", "trajectory"), np.inf)
     descent = problem.descent(path.weights)
     closed = left @ descent + descent @ right
     found = {

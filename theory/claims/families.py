@@ -159,8 +159,8 @@ def ends_of(rows: Gaps) -> Ends:
     other = apart & (distance >= NEAR) & (rows.to_least[-1] >= NEAR) & (rank < RANK_ONE)
     lower = target & (rank < rows.least_rank)
     off = np.abs(gap[target] / rows.target_gap[target] - 1)
-    counts = (int(part.sum()) for part in (~apart, target, other, lower))
-    return Ends(len(gap), *counts, float(np.max(off, initial=0.0)))
+    least, at_target, elsewhere, low = (int(part.sum()) for part in (~apart, target, other, lower))
+    return Ends(len(gap), least, at_target, elsewhere, low, float(np.max(off, initial=0.0)))
 
 
 def told_of_ends(gaps: dict[str, Gaps], scales: tuple[float, ...]) -> str:

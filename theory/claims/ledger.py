@@ -186,8 +186,9 @@ def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
 def fate(known: Claim, mutant: str) -> str:
     """ "killed" if the claim's gate fails under the mutant, "refused" if the run itself raised, else "survived".
 
-    A run raises where the loss grows along a flow, a flow does not come to its end, or a closed form does not take what
-    comes; the claim's gate was then not asked.
+    Flows are not guarded here (`theory.trajectory.GUARDED`): what grows, becomes infinite or does not come to its end
+    goes to the gate. A run raises where a convex program or a closed form does not take what comes; the claim's gate
+    was then not asked.
     """
     with mutants.applied(mutant):
         try:
@@ -288,8 +289,9 @@ def mutant_table(rows: list[dict[str, Any]]) -> str:
         "## Mutants",
         "",
         "Each gate is run again with the code under test made wrong on purpose; a gate that still passes measures "
-        'nothing of what it speaks of. "Refused": the run itself raised (the loss grew along the flow, or the flow did '
-        "not come to its end), so that the gate was not asked.",
+        "nothing of what it speaks of. A flow that becomes infinite is kept at its last finite state. "
+        '"Refused": the run itself raised (a program or a closed form did not take what came), so that the gate was '
+        "not asked.",
         "",
         *(f"- **{name}**: {mutants.MUTANTS[name].text}" for name in used),
         "",
