@@ -57,7 +57,7 @@ for axis, family, refuting in (
     axis.set_title(f"6x6 {family}, {len(seeds)} seeds")
 right.semilogx((*scales, 1e-7), known.gap, "o-", label="gap to the minimum trace")
 right.semilogx((*scales, 1e-7), known.distance, "s--", label="distance to the fit of rank 1")
-right.set(xlabel="size s of the initialisation", title="Li, Luo and Lyu, R = 3")
+right.set(xlabel="size s of the initialisation", ylabel="relative gap, distance", title="Li, Luo and Lyu, R = 3")
 right.legend(fontsize=8)
 for axis in (left, middle, right):
     axis.invert_xaxis()

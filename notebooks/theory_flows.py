@@ -142,9 +142,9 @@ theirs = ended(integrate(problem, Standard(similarity0.T @ kernel0), stop_loss=1
 figure, (left, middle, right_axes) = panels(3, 3.6)
 for path, style, name in ((ours, "-", "(W', M)"), (theirs, "--", "W")):
     left.plot(path.weights[:, 0, 0], path.weights[:, 1, 0], style, label=name)
-    middle.plot(path.times + 1e-3, path.singular_values[:, 0], style, label=name)
+    middle.plot(path.times[1:], path.singular_values[1:, 0], style, label=name)  # a logarithmic axis has no time 0
     for r in (1, 2):
-        middle.plot(path.times + 1e-3, path.singular_values[:, r], style, color=middle.lines[-1].get_color())
+        middle.plot(path.times[1:], path.singular_values[1:, r], style, color=middle.lines[-1].get_color())
 left.plot(*ours.weights[0, :2, 0], "ko", label="common start")
 left.set(xlabel="$W_{11}$", ylabel="$W_{21}$", title="Paths of two entries of W")
 left.legend(fontsize=8)
@@ -153,11 +153,11 @@ middle.legend(fontsize=8)
 drift = ours.parametrisation.invariants(ours.states)["W'W'^T - M M^T"]
 kernel, similarity = pair.blocks(ours.states)
 other = kernel @ kernel.swapaxes(-1, -2) - similarity.swapaxes(-1, -2) @ similarity
-right_axes.loglog(ours.times + 1e-3, np.abs(drift - drift[0]).max(axis=(1, 2)) + 1e-18, label=r"$W'W'^T-MM^T$")
-right_axes.loglog(ours.times + 1e-3, np.abs(other - other[0]).max(axis=(1, 2)) + 1e-18, "--", label=r"$W'W'^T-M^TM$")
+right_axes.loglog(ours.times[1:], np.abs(drift - drift[0]).max(axis=(1, 2))[1:], label=r"$W'W'^T-MM^T$")
+right_axes.loglog(ours.times[1:], np.abs(other - other[0]).max(axis=(1, 2))[1:], "--", label=r"$W'W'^T-M^TM$")
 right_axes.loglog(
-    ours.times + 1e-3,
-    np.abs(ours.losses[0] - ours.losses - ours.dissipated) + 1e-18,
+    ours.times[1:],
+    np.abs(ours.losses[0] - ours.losses - ours.dissipated)[1:],
     ":",
     label=r"$L(0)-L(t)-\int\Vert\dot\theta\Vert^2$",
 )

@@ -115,7 +115,7 @@ sensing, _, spectra = limits.commuting_sensing(np.random.default_rng(limits.RISI
 for scale in (1.0, 0.3, 0.1):
     norm, _ = limits.commuting_limit(limits.RISING_SEED, scale)
     axes[1].semilogx(scale, norm / convex.minimum_l1(spectra, sensing.y)[1] - 1, "o", color="#D55E00")
-axes[1].set(title=f"Seed {limits.RISING_SEED}: it rises first (circles: flows)", xlim=(1e-3, 10))
+axes[1].set(title=f"Seed {limits.RISING_SEED}: it rises on the way (circles: flows)", xlim=(1e-3, 10))
 for axis in axes:
     axis.invert_xaxis()
     axis.set(xlabel="size s of the initialisation", ylabel="relative gap to the minimum nuclear norm")

@@ -113,6 +113,21 @@ class Trajectory:
         """[T, ...]."""
         return observables.frobenius_norm(self.weights)
 
+    @property
+    def effective_ranks(self) -> Array:
+        """exp of the entropy of the singular values (Roy and Vetterli, 2007), [T, ...]."""
+        return observables.effective_rank(self.weights)
+
+    def schatten_norms(self, p: float) -> Array:
+        """Schatten norms of the weights, [T, ...]: p = 1 the nuclear, 2 the Frobenius, inf the spectral one.
+
+        Raises:
+            ValueError: p is below 1.
+        """
+        if not p >= 1:
+            raise ValueError(f"a Schatten norm has p of at least 1, got {p}")
+        return np.linalg.norm(self.singular_values, ord=p, axis=-1)
+
     def invariants(self) -> dict[str, float]:
         """Largest absolute drift along the path of each conserved quantity, by name."""
         found = self.parametrisation.invariants(self.states)

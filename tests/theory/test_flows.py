@@ -153,3 +153,18 @@ def test_a_balanced_pair_keeps_the_digits_of_a_small_weight(lam):
     np.testing.assert_allclose(pair.weight(pair.initial), weight, atol=1e-13 * np.abs(weight).max())
     kernel, similarity = pair.blocks(pair.initial)
     np.testing.assert_allclose(kernel @ kernel.T - similarity @ similarity.T, lam * np.eye(3), atol=1e-14)
+
+
+def test_norms_and_ranks_of_a_path_are_those_of_its_weights() -> None:
+    rng = np.random.default_rng(0)
+    problem = LinearRegression(rng.standard_normal((4, 3)), rng.standard_normal((2, 3)))
+    path = integrate(problem, Factorised(0.1 * rng.standard_normal((4, 2)), np.eye(4)), horizon=2.0)
+    spectra = np.linalg.svd(path.weights, compute_uv=False)
+    np.testing.assert_allclose(path.schatten_norms(1), path.nuclear_norms, rtol=1e-12)
+    np.testing.assert_allclose(path.schatten_norms(2), path.frobenius_norms, rtol=1e-12)
+    np.testing.assert_allclose(path.schatten_norms(np.inf), spectra[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(path.schatten_norms(3), (spectra**3).sum(1) ** (1 / 3), rtol=1e-12)
+    share = spectra / spectra.sum(1, keepdims=True)
+    np.testing.assert_allclose(path.effective_ranks, np.exp(-(share * np.log(share)).sum(1)), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"at least 1, got 0\.5"):
+        path.schatten_norms(0.5)
