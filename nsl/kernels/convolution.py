@@ -70,7 +70,7 @@ def neural_similarity_conv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolve with one similarity matrix a position, shared by all channels and filters (paper 3.3, eq. 2).
+    """Convolve with one similarity matrix a position, shared by all channels and filters (paper 3.1, eq. 2).
 
     Args:
         input: [B, C, H, W].

@@ -1,4 +1,4 @@
-"""Fully connected layers with a neural similarity: y = W^T M x (the paper adds that NSL applies to them, section 3)."""
+"""Fully connected layers with a neural similarity: y = W^T M x (paper 1: NSL applies to them too)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Recurrent cells with a static neural similarity on the input and on the recurrent map (the paper adds that NSL
-applies to them, section 3)."""
+"""Recurrent cells with a static neural similarity on the input and on the recurrent map (paper 1: NSL applies to
+them too)."""
 
 from __future__ import annotations
 

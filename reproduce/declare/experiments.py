@@ -75,7 +75,7 @@ class Claim:
         quantity, saving, without: of "fewer_parameters": what is counted, the least and largest fraction saved that
             fit the claim's words, and the method whose count is taken off both.
         paper_counts: of "fewer_parameters": the paper's own counts, the smaller first.
-        multiple: of "does_not_converge": of the second method's error.
+        multiple: of "does_not_converge" and "converges": of the second method's error.
         check: of "computed": a name of ``reproduce.studies.CHECKS``.
         datasets: the paper's data sets on which it is made; empty: all of the table's.
         built: whether it holds or fails by how our networks were chosen where the paper gives no sizes; counts say so.

@@ -22,6 +22,7 @@ from reproduce.show.statistics import (
     decide_failures,
     decide_share,
     decide_similar,
+    decide_successes,
     joined,
     mean_interval,
     too_few,
@@ -272,6 +273,10 @@ class DoesNotConverge(Kind):
 
     name = "does_not_converge"
 
+    def rule(self, failed: int, runs: int) -> tuple[Direction, str]:
+        """Direction and reason where so many of the runs failed."""
+        return decide_failures(failed, runs)
+
     def check(self, claim: Claim) -> str:
         if claim.multiple > 1:
             return ""
@@ -293,7 +298,7 @@ class DoesNotConverge(Kind):
         if not seeds:
             why = joined(f"no common seed of which {case.worse.method.label} has an error", case.claim.note)
             return Evidence(verdict=Verdict(Direction.UNDECIDED, case.scope, reason=why))
-        direction, why = decide_failures(failed, len(seeds))
+        direction, why = self.rule(failed, len(seeds))
         reason = joined(why, case.claim.note)
         observed = (
             f"{failed} of {len(seeds)} runs fail: {len(diverged)} diverged, {len(above)} above {limit:g} times the "
@@ -302,6 +307,15 @@ class DoesNotConverge(Kind):
         interval = Interval(100 * failed / len(seeds), None, None, len(seeds))
         verdict = Verdict(direction, case.scope, interval, "", len(seeds), observed=observed, reason=reason)
         return Evidence(verdict=verdict)
+
+
+class Converges(DoesNotConverge):
+    """None of the first method's runs fails."""
+
+    name = "converges"
+
+    def rule(self, failed: int, runs: int) -> tuple[Direction, str]:
+        return decide_successes(failed, runs)
 
 
 class Computed(Kind):
@@ -327,7 +341,7 @@ class Computed(Kind):
 
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge(), Computed())
+    kind.name: kind for kind in (Better(), Similar(), FewerParameters(), DoesNotConverge(), Converges(), Computed())
 }
 
 

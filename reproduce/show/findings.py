@@ -49,6 +49,9 @@ NAMES = (
     "plain CNN."
 )
 
+#: Kinds of claims to which a diverged run is an answer.
+CONVERGENCE = ("does_not_converge", "converges")
+
 #: From so many replicates on no number of them is named.
 MOST = {SEED: 50, EPISODE: 10_000}
 
@@ -174,7 +177,7 @@ def _line(shown: Shown, profile: plan.Profile, costs: Costs) -> str:
 def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
     """What a decision on an undecided claim would take, in a sentence."""
     rows = table.compared(judged)
-    if any(row.diverged for row in rows) and judged.claim.kind != "does_not_converge":
+    if any(row.diverged for row in rows) and judged.claim.kind not in CONVERGENCE:
         return "It takes a training that does not diverge: a diverged run has no error, whatever the number of seeds."
     episodes = judged.claim.metric.episodes is not None
     least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS

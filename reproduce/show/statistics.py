@@ -30,7 +30,8 @@ better (``reproduce/show/metrics.py``). Their mean has one interval, which is pr
   decided: *agrees* when the saving lies in the declared range, else *disagrees*.
 * "computed": an identity or an order, computed in float64 without data (``reproduce/studies``), so always decided.
 * "does not converge", with a declared multiple: a run *fails* when it diverged or when its error is above that multiple
-  of the baseline's with the same seed. *agrees* when every run fails, *disagrees* when none does, else *undecided*.
+  of the baseline's with the same seed. *agrees* when every run fails, *disagrees* when none does, else *undecided*;
+  "converges" is its opposite.
 
 *undecided* are also: fewer than three common seeds (the observed values are shown, and no t interval is made of them),
 and a diverged run of either method of a "better" or "similar" claim: a diverged run has no error, and comparing only
@@ -315,6 +316,15 @@ def decide_failures(failed: int, runs: int) -> tuple[Direction, str]:
     if failed == runs:
         return Direction.AGREES, ""
     return (Direction.UNDECIDED, "some runs converge") if failed else (Direction.DISAGREES, "")
+
+
+def decide_successes(failed: int, runs: int) -> tuple[Direction, str]:
+    """Direction and reason of a claim that a method converges."""
+    if runs < MINIMUM_SEEDS:
+        return Direction.UNDECIDED, too_few(runs)
+    if failed == 0:
+        return Direction.AGREES, ""
+    return (Direction.DISAGREES, "") if failed == runs else (Direction.UNDECIDED, "some runs fail")
 
 
 def too_few(seeds: int) -> str:

@@ -7,7 +7,9 @@ from functools import cache
 
 #: By name: the function that says whether a statement holds, and in words what it computed, alike on every machine.
 CHECKS = {
+    "attention": "related:attention_agrees",
     "dynamic_filters": "related:filters_agree",
+    "folded": "related:folded_is_plain",
     "hyperspherical": "related:sphere_agrees",
     "mahalanobis": "related:rankings_agree",
     "schemes": "related:orders_agree",

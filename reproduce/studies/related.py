@@ -104,6 +104,45 @@ def sphere_agrees() -> tuple[bool, str]:
     return gap < LIMIT, f"outputs differ by {less} of the largest from those of M(X) = I / (|w| |X|)"
 
 
+def attention_agrees() -> tuple[bool, str]:
+    """Whether global neural similarity without the identity is softmax self-attention (6)."""
+    torch.manual_seed(0)
+    query, key, value = (nn.Conv2d(6, 6, 1, dtype=torch.float64) for _ in range(3))
+    x = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        found = nsl.GlobalSimilarity(query, key, value, residual=False, gamma=None)(x).flatten(2)
+        rows = (part(x).flatten(2).transpose(1, 2) for part in (query, key, value))
+        wanted = nn.functional.scaled_dot_product_attention(*rows).transpose(1, 2)
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    less = f"less than {LIMIT:.0e}" if gap < LIMIT else f"{gap:.0e}"
+    return gap < LIMIT, f"outputs differ by {less} of the largest from those of softmax self-attention"
+
+
+def folded_is_plain() -> tuple[bool, str]:
+    """Whether static NSN-9, with any M, folds into a network of CNN-9's layers that computes the same (3.2)."""
+    plain = nsl.create_model("cnn9")
+    costs = (nsl.count_parameters(plain), nsl.count_multiply_adds(plain, 32))
+    gaps, same = [], True
+    for name in ("nsn9_static_diagonal", "nsn9_static_unconstrained"):
+        torch.manual_seed(0)
+        network = nsl.create_model(name).double().eval()
+        with torch.no_grad():
+            for part in (each for each in network.modules() if isinstance(each, nsl.NSConv2d)):
+                for parameter in part.neural.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+            x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+            wanted, folded = network(x), nsl.fold(network)
+            gaps.append(float((folded(x) - wanted).abs().max() / wanted.abs().max()))
+        same &= (nsl.count_parameters(folded), nsl.count_multiply_adds(folded.float(), 32)) == costs
+    holds = same and max(gaps) < LIMIT
+    less = f"less than {LIMIT:.0e}" if max(gaps) < LIMIT else f"{max(gaps):.0e}"
+    said = "are" if same else "are not"
+    return holds, (
+        f"with random M (DNS, UNS) outputs change by {less} of the largest, and parameters ({costs[0]:,}) and "
+        f"multiply-adds ({costs[1]:,}) {said} the plain network's"
+    )
+
+
 def rankings_agree() -> tuple[bool, str]:
     """Whether a PSD similarity ranks kernels of equal length in M as the Mahalanobis distance does (3.1)."""
     torch.manual_seed(0)

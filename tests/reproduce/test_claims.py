@@ -193,6 +193,21 @@ def test_not_converging_is_diverging_or_an_error_above_the_multiple(
     assert found.direction == direction
 
 
+@pytest.mark.parametrize(
+    ("errors", "direction"),
+    [
+        ([8.0, 23.9, 9.0], Direction.AGREES),
+        ([None, 90.0, 25.0], Direction.DISAGREES),
+        ([8.0, 90.0, 8.0], Direction.UNDECIDED),
+        ([8.0, 8.0], Direction.UNDECIDED),
+        ([], Direction.NOT_RUN),
+    ],
+)
+def test_converging_is_failing_in_no_run(errors: list[float | None], direction: Direction) -> None:
+    found = verdict("converges", row("a", errors), row("b", [8.0, 8.0, 8.0]), multiple=3.0)
+    assert found.direction == direction
+
+
 def test_a_failure_to_converge_is_put_in_numbers() -> None:
     found = verdict("does_not_converge", row("a", [None, 90.0, 25.0]), row("b", [8.0, 8.0, 8.0]), multiple=3.0)
     assert found.observed == "3 of 3 runs fail: 1 diverged, 2 above 3 times the error of B"
@@ -265,7 +280,7 @@ def test_what_is_computed_is_decided_without_any_run_and_stands_for_no_row(tmp_p
     profile, store = plan.profile("demo"), Store(tmp_path, "demo")
     found = [
         (table, item)
-        for table in (make_table(key, profile, store) for key in plan.beyond())
+        for table in (make_table(key, profile, store) for key in plan.every())
         for item in table.claims
         if item.claim.kind == "computed"
     ]
@@ -294,7 +309,7 @@ def test_the_count_of_a_few_shot_network_is_that_of_its_backbone() -> None:
         ({"kind": "does_not_converge"}, "multiple is 0; declare one above 1"),
         ({"kind": "fewer_parameters", "quantity": "bytes"}, "quantity 'bytes' is unknown; use one of parameters"),
         ({"kind": "fewer_parameters", "saving": (0.5, 0.2)}, r"saving is \[0.5, 0.2\]; give the least and the largest"),
-        ({"kind": "computed", "check": "magic"}, "check 'magic' is unknown; use one of dynamic_filters"),
+        ({"kind": "computed", "check": "magic"}, "check 'magic' is unknown; use one of attention"),
     ],
 )
 def test_a_claim_that_is_declared_wrongly_is_refused_in_a_sentence(change: dict[str, object], message: str) -> None:

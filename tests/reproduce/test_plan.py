@@ -48,7 +48,16 @@ def test_the_paper_profile_is_the_papers_protocol() -> None:
     recipe = paper.slots["cifar10"].recipe
     assert (recipe["iterations"], recipe["batch_size"], recipe["learning_rate"]) == (64_000, 128, 0.1)
     assert [milestone * 64_000 for milestone in recipe["milestones"]] == [34_000, 54_000]
+    assert (recipe["momentum"], recipe["schedule"], recipe["label_smoothing"]) == (0.9, "steps", 0.0)
     assert (paper.seeds, paper.width, paper.slots["cifar10"].budget) == (5, 32, 1.0)
+    photos = paper.slots["imagenet"].recipe
+    assert (photos["iterations"], photos["batch_size"], photos["learning_rate"]) == (600_000, 128, 0.1)
+    assert [round(milestone * 600_000) for milestone in photos["milestones"]] == [200_000, 375_000, 550_000]
+    assert photos["augment"] == "window_flip"
+    few = paper.slots["mini_imagenet"]
+    episodes = few.recipe["episodes"]
+    assert [episodes[name] for name in ("way", "shot", "query", "count")] == [5, 5, 15, 600]
+    assert few.width_of(plan.experiment(6).method("proto")) == 32
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -157,7 +166,7 @@ def test_the_paper_profile_finishes_a_table_before_the_next_and_the_others_go_se
 def test_another_precision_is_another_profile_and_nothing_else_differs() -> None:
     paper, other = plan.profile("paper"), plan.profile("paper-bf16")
     for first, second in zip(plan.planned_runs(paper, plan.tables()), plan.planned_runs(other, plan.tables())):
-        if first.model["name"] == "leo":  # trained on features in float32 everywhere
+        if first.model["name"] in ("leo", "meta_static_nsn"):  # meta-trained in float32 everywhere
             assert [second.recipe[part]["precision"] for part in ("pretrain", "meta")] == ["bfloat16", "float32"]
             meta = {**first.recipe["meta"], "precision": "bfloat16"}
             second = replace(second, recipe={**second.recipe, "meta": meta})
