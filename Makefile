@@ -8,6 +8,7 @@ DATA    ?=
 JOBS    ?=
 EXECUTOR ?=
 CLUSTER ?=
+RESULTS ?=
 REHEARSE ?=
 PYTHON  ?= python3
 
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.installed
 NAMED := $(filter command environment,$(firstword $(origin PYTHON)))
 
 # What was given is text, whatever it holds: it is never expanded again, and reaches the commands by the environment.
-VARIABLES := PROFILE TABLES SLOTS SEEDS DATA JOBS EXECUTOR CLUSTER REHEARSE PYTHON
+VARIABLES := PROFILE TABLES SLOTS SEEDS DATA JOBS EXECUTOR CLUSTER RESULTS REHEARSE PYTHON
 $(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
 export $(VARIABLES)
 
@@ -29,7 +30,7 @@ $(if $(strip $(UNKNOWN)),$(error there is no variable $(strip $(UNKNOWN)); known
 # Only what was given is passed on; the profile knows the rest. What a training is given may be repeated for `status`
 # and a rehearsal: a variable by which their answer would be no other is not passed on to them.
 CHOSEN   := --profile "$$PROFILE" $${TABLES:+--tables "$$TABLES"} $${SLOTS:+--slots "$$SLOTS"}
-COUNTED  := $${SEEDS:+--seeds "$$SEEDS"} $${JOBS:+--jobs "$$JOBS"}
+COUNTED  := $${SEEDS:+--seeds "$$SEEDS"} $${JOBS:+--jobs "$$JOBS"} $${RESULTS:+--results "$$RESULTS"}
 FOUND    := $${DATA:+--data "$$DATA"}
 EXECUTED := $${EXECUTOR:+--executor "$$EXECUTOR"} $${CLUSTER:+--cluster "$$CLUSTER"}
 
@@ -51,6 +52,7 @@ help:
 	@echo "Variables: PROFILE=demo|cpu|paper|paper-bf16 (now: $$PROFILE)   TABLES=1-4,6 or beyond   SEEDS=number   JOBS=number"
 	@echo "           SLOTS=cifar10: of the tables' data sets only these"
 	@echo "           DATA=folder of the data (else NSL_DATA, else ~/.cache/nsl; CIFAR is downloaded when absent)"
+	@echo "           RESULTS=folder of records, tables and notebooks in place of results/"
 	@echo "           EXECUTOR=local|slurm|submitit-local   CLUSTER=TOML file of job parameters (partition, time, GPUs)"
 	@echo "           REHEARSE=1: two steps of every run at full size, with noise for absent data, without records"
 	@echo "           (status does without DATA, EXECUTOR and CLUSTER, a rehearsal also without SEEDS and JOBS: ignored)"

@@ -235,6 +235,8 @@ def convert(
     with random_state_kept(model.parameters()) if kind == "static" else nullcontext():
         converted, count = _replace(model, build)
     if not count:
+        if have := sum(isinstance(module, Similarity) for module in model.modules()):
+            raise ValueError(f"convert found nothing to do: {have} layers have a similarity already")
         raise ValueError(f"convert found no layer to give a {kind} similarity; check `where` and the layers' types")
     return converted
 
@@ -276,7 +278,11 @@ def _classifier(model: nn.Module, classifier: str | nn.Module | None) -> Iterabl
     if isinstance(classifier, nn.Module):
         return classifier.parameters()
     if classifier is not None:
-        return model.get_submodule(classifier).parameters()
+        try:
+            return model.get_submodule(classifier).parameters()
+        except AttributeError:
+            text = f"freeze_backbone found no module {classifier!r} in the model; name its classifier"
+            raise ValueError(text) from None
     for found in named_classifiers(model):
         return found.parameters()
     skip = parts_of_similarities(model)

@@ -193,6 +193,12 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     return rank, profile, not rows, first, entry.card["data"]["name"], entry.card["seed"], entry.identity
 
 
+def _keys(entry: Entry) -> str:
+    """How a network's first row is asked for."""
+    row, data = next(iter(entry.rows), None), entry.card["data"]["name"]
+    return "" if row is None else f": table={row['table']!r}, method={row['method']!r}, data={data!r}"
+
+
 def find(
     identity: str | None = None,
     *,
@@ -215,12 +221,14 @@ def find(
         ZooError: there is none; the sentence says which there are.
     """
     known = entries(folder)
+    if isinstance(table, str) and table.isascii() and table.isdigit():
+        table = int(table)
     chosen = [entry for entry in known if identity is None or entry.identity.startswith(identity)]
     chosen = [entry for entry in chosen if entry.fits(table, method, data, seed)]
     if not chosen:
         asked = {"identity": identity, "table": table, "method": method, "data": data, "seed": seed}
         words = ", ".join(f"{name} {value}" for name, value in asked.items() if value is not None) or "anything"
-        there = "; ".join(f"{entry.identity} ({entry.title})" for entry in known[:8]) or "none"
+        there = "; ".join(f"{entry.identity} ({entry.title}{_keys(entry)})" for entry in known[:8]) or "none"
         more = f" and {len(known) - 8} more" if len(known) > 8 else ""
         places = ", ".join(map(str, folders(folder))) or "results/*/weights"
         raise ZooError(f"No trained network for {words} in {places}; there are: {there}{more}. See `nsl zoo`.")

@@ -98,15 +98,16 @@ def dry(*given: str) -> str:
 
 def test_what_a_training_is_given_may_be_repeated_for_status_and_a_rehearsal() -> None:
     given = ["DATA=/d", "EXECUTOR=slurm", "CLUSTER=c.toml", "SEEDS=2", "JOBS=3", "TABLES=1", "SLOTS=cifar10"]
+    given.append("RESULTS=r")
 
     def named(text: str) -> set[str]:
         return set(re.findall(r"--(\w+) ", text))
 
     both = {"profile", "tables", "slots"}
     training, rehearsal = dry("reproduce", *given).split("*)")
-    assert named(training) == both | {"seeds", "jobs", "data", "executor", "cluster"}
+    assert named(training) == both | {"seeds", "jobs", "results", "data", "executor", "cluster"}
     assert named(rehearsal) == both | {"data"}
-    assert named(dry("status", *given)) == both | {"seeds", "jobs"}
+    assert named(dry("status", *given)) == both | {"seeds", "jobs", "results"}
 
 
 def make_env(folder: Path, *given: str) -> subprocess.CompletedProcess[str]:

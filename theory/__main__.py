@@ -51,6 +51,8 @@ def claims(only: list[str], *, quick: bool, out: Path, jobs: int) -> int:
     chosen = [ledger.find(name) for name in only] if only else ledger.registered()
     known = {claim.number: claim for claim in chosen}
     ledger.check_output(out)
+    if quick:
+        ledger.check_quick(out, known)
     started = time.perf_counter()
     verdicts: list[ledger.Verdict] = []
     failure: OutputError | None = None

@@ -27,12 +27,28 @@ def velocity_of(problem: Problem, parametrisation: Parametrisation) -> Callable[
 
 
 def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
-    """Raises ValueError where the parametrisation's W has not the problem's shape."""
+    """Raises ValueError where the parametrisation's W has not the problem's shape, or the problem takes no batches."""
     if tuple(parametrisation.shape) != tuple(problem.shape):
         raise ValueError(
             f"the problem needs an effective weight of shape {tuple(problem.shape)}, the parametrisation gives "
             f"{tuple(parametrisation.shape)}."
         )
+    # A path is looked at with all its weights at once.
+    weight = np.asarray(parametrisation.weight(parametrisation.initial), dtype=float)
+    if weight.ndim > 2:  # batches of problems are the package's own
+        return
+    weights = np.stack([weight, weight])
+    asked = (("loss", problem.loss, weights.shape[:-2]), ("descent", problem.descent, weights.shape))
+    for name, method, shape in asked:
+        try:
+            found = f"gives {list(np.shape(method(weights)))}"
+        except (ValueError, TypeError, IndexError) as error:
+            found = f"fails ({' '.join(str(error).split())})"
+        if found != f"gives {list(shape)}":
+            raise ValueError(
+                f"the problem's {name} must take weights {list(weights.shape)} to {list(shape)}, and {found}; write it "
+                "for leading axes, with W.swapaxes(-1, -2) and sum(axis=(-1, -2))."
+            )
 
 
 def _check_numbers(step: float, momentum: float = 0.0) -> None:

@@ -129,10 +129,13 @@ class FewShotMethod(metaclass=_Seeded):
             The curves of the trainings.
 
         Raises:
+            TypeError: it is no set of images.
             ValueError: the images have another size than the settings, or a class has too few for an episode; or the
                 method was fitted before, or began to be.
             Diverged: the loss is no longer finite.
         """
+        if not isinstance(base, ImageSet):
+            raise TypeError(f"fit takes the images of the base classes (data.base), got {type(base).__name__}")
         if base.image_size != self.settings.image_size:
             raise ValueError(
                 f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."

@@ -228,12 +228,17 @@ def train(
         The result; a diverged training returns normally with `diverged` set.
 
     Raises:
+        TypeError: the data or the recipe are none.
         CheckpointError: the checkpoint is damaged or belongs to another run: of another recipe, seed or data, or of a
             network or a penalty of another description (its `repr`, its name), or of other frozen parameters.
         ValueError: a negative seed, no parameter to train, logits of fewer classes than the data have, parts that are
             more than the batch has images, or `sync_batch_norm` on a CPU.
     """
     check_seed("training", seed)
+    for name, value, kind in (("dataset", dataset, Dataset), ("recipe", recipe, Recipe)):
+        if not isinstance(value, kind):
+            hint = "; make one of your images by nsl.data.make_dataset" if kind is Dataset else ""
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
     execution = execution or Execution()
     device = local_device(execution.device)
     network = described(model)

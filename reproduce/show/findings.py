@@ -79,6 +79,12 @@ def page(profile: plan.Profile, store: Store) -> str:
         NAMES,
         "",
     ]
+    if base_of(profile.name) == "cpu":
+        lines += [
+            "Runs that are missing are counted beside the stored ones, whose images lie in another order than in the "
+            "official archives: with those every run is a new one (`docs/guide.md`).",
+            "",
+        ]
     if base_of(profile.name) == "demo":
         lines += ["The demo trains for minutes on stand-ins: its verdicts are no evidence about the paper.", ""]
     lines += [*_counts(claims), ""]
@@ -139,7 +145,13 @@ def _decided(claims: Sequence[Shown]) -> list[str]:
     for direction, title in DECIDED.items():
         found = [shown for shown in claims if shown.judged.verdict.direction == direction]
         trained = [shown for shown in found if not shown.judged.verdict.counted]
-        said = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where}{_though(shown)})" for shown in trained]
+        words_of = [shown.judged.claim.words for shown in trained]
+        said = [
+            f"*{shown.judged.claim.words.rstrip('.')}* "
+            f"({shown.where}{f', {shown.judged.dataset}' if words_of.count(shown.judged.claim.words) > 1 else ''}"
+            f"{_though(shown)})"
+            for shown in trained
+        ]
         lines += [f"- {title}, by training: {'; '.join(said)}."] if said else []
     return lines
 

@@ -251,7 +251,7 @@ def test_converting_twice_leaves_the_predictors_alone() -> None:
     model = nsl.create_model("cnn9", 10, width=4)
     model = nsl.convert(model, kind="dynamic")
     count = sum(isinstance(module, nsl.DynamicNSConv2d) for module in model.modules())
-    with pytest.raises(ValueError, match="found no layer"):
+    with pytest.raises(ValueError, match="found nothing to do: 10 layers"):
         nsl.convert(model, kind="dynamic")
     assert sum(isinstance(module, nsl.DynamicNSConv2d) for module in model.modules()) == count
 

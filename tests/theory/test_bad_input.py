@@ -254,3 +254,22 @@ def test_theory_knows_nothing_of_reproduce():
 
     for path in Path(theory.__file__).parent.rglob("*.py"):
         assert not re.search(r"^\s*(?:import|from) reproduce\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
+
+
+class _Own(LinearRegression):
+    """A loss as one writes it for a single weight."""
+
+    def loss(self, weight):
+        return 0.5 * np.sum((self.Y - weight.swapaxes(-1, -2) @ self.X) ** 2)
+
+
+class _Turned(LinearRegression):
+    def descent(self, weight):
+        return self.X @ (self.Y - weight.T @ self.X).T
+
+
+@pytest.mark.parametrize(("kind", "name"), [(_Own, "loss"), (_Turned, "descent")])
+def test_a_problem_that_takes_no_batches_is_told_how_to(kind, name):
+    problem = kind(np.ones((3, 4)), np.ones((2, 4)))
+    with pytest.raises(ValueError, match=rf"problem's {name} must take weights \[2, 3, 2\].*for leading axes"):
+        integrate(problem, Standard(np.zeros((3, 2))))

@@ -257,6 +257,18 @@ def read(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def check_quick(out: Path, numbers: Iterable[int]) -> None:
+    """Raises ValueError where a quick check would replace rows of the full profile."""
+    if not (Path(out) / "claims.json").exists():
+        return
+    full = [row["number"] for row in read(out) if row["profile"] == "full" and row["number"] in set(numbers)]
+    if full:
+        raise ValueError(
+            f"{out} has claims {', '.join(map(str, full))} in the full profile, which a quick check would replace; "
+            "name another folder with --out."
+        )
+
+
 def write(verdicts: Iterable[Verdict], out: Path) -> None:
     """Write `out`/claims.json and `out`/claims.md, keeping the rows of claims that were not run this time."""
     from nsl.outputs import write_text
