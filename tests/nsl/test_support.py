@@ -289,7 +289,7 @@ def converted_twice(name: str, layer: nn.Module, x: Tensor) -> None:
     with suppress(ValueError):  # a predictor alone has plain convolutions, the layers have none
         nsl.convert(model, where=lambda *_: True)
     close(model(x), expected)
-    with pytest.raises(ValueError, match="found (no layer|nothing to do)"):
+    with pytest.raises(ValueError, match=r"found (no layer|nothing to do)"):
         nsl.convert(model, where=lambda *_: True)
 
 
