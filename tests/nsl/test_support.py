@@ -382,6 +382,7 @@ NOTES = {
     "float16": "to 0.05, bfloat16 to 0.2, of the float32 output",
     "torch.export, dynamic sizes": "batch, height and width, the latter at least 4; `StaticGlobalSimilarity` has the "
     "map's size in its M. Every structure is tested too",
+    "ONNX, dynamic axes": "by `torch.onnx.export(..., dynamo=True)`; the older exporter fails on dynamic layers",
     "TorchScript: torch.jit.trace, save": "at the size that was traced; dynamic and hyperspherical convolutions are "
     "refused by `torch.jit.save`: use `torch.export`",
     "TorchScript: torch.jit.script": "not supported: use `torch.export`. A network folded into "
