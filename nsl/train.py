@@ -149,11 +149,6 @@ def run_training(arguments: argparse.Namespace, first: bool) -> TrainResult:
     """Train; only the `first` of several processes prints and writes."""
     recipe = Recipe(**{field.name: getattr(arguments, field.name) for field in fields(Recipe)})
     dataset = _load(arguments, arguments.data)
-    if recipe.batch_size > len(dataset.train_images):
-        raise ValueError(
-            f"--batch-size {recipe.batch_size} is more than the {len(dataset.train_images)} training images of "
-            f"{dataset.name}; choose at most that many."
-        )
     model, options = _build(arguments, dataset)
     if first:
         cost = count_multiply_adds(model, dataset.image_size)

@@ -168,6 +168,14 @@ def _own_draws(seed: int) -> Iterator[Callable[[int], None]]:
         torch.set_rng_state(before)
 
 
+def _check_kinds(dataset: Any, recipe: Any) -> None:
+    """Raise TypeError unless these are what their names say."""
+    for name, value, kind in (("dataset", dataset, Dataset), ("recipe", recipe, Recipe)):
+        if not isinstance(value, kind):
+            hint = "; make one of your images by nsl.data.make_dataset" if kind is Dataset else ""
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
+
+
 def _unusual(execution: Execution) -> dict[str, Any]:
     """What changes numbers and is not as usual; the usual is left out: checkpoints of earlier versions go on."""
     chosen = {name: getattr(execution, name) for name in IN_NUMBERS}
@@ -235,24 +243,19 @@ def train(
             more than the batch has images, or `sync_batch_norm` on a CPU.
     """
     check_seed("training", seed)
-    for name, value, kind in (("dataset", dataset, Dataset), ("recipe", recipe, Recipe)):
-        if not isinstance(value, kind):
-            hint = "; make one of your images by nsl.data.make_dataset" if kind is Dataset else ""
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
+    _check_kinds(dataset, recipe)
     execution = execution or Execution()
     device = local_device(execution.device)
     network = described(model)
     # What is frozen says whose momentum is whose: the optimiser knows parameters by their places.
     frozen = digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
-    if execution.sync_batch_norm:
-        model = _synchronised(model, device)
+    model = _synchronised(model, device) if execution.sync_batch_norm else model
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with own_stream(device):
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
-        identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen}
-        identity |= _unusual(execution)
+        identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen, **_unusual(execution)}
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
         state = ClassifierState(
             identity,
