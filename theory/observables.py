@@ -24,7 +24,11 @@ def frobenius_norm(weight: Array) -> Array:
 
 def effective_rank(weight: Array) -> Array:
     """exp of the entropy of the normalised singular values (Roy and Vetterli 2007); 0 for the zero matrix."""
-    values = singular_values(weight)
+    return effective_rank_of(singular_values(weight))
+
+
+def effective_rank_of(values: Array) -> Array:
+    """The same of singular values [..., K]."""
     total = values.sum(axis=-1, keepdims=True)
     share = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
     entropy = -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=-1)

@@ -116,7 +116,7 @@ class Trajectory:
     @property
     def effective_ranks(self) -> Array:
         """exp of the entropy of the singular values (Roy and Vetterli, 2007), [T, ...]."""
-        return observables.effective_rank(self.weights)
+        return observables.effective_rank_of(self.singular_values)
 
     def schatten_norms(self, p: float) -> Array:
         """Schatten norms of the weights, [T, ...]: p = 1 the nuclear, 2 the Frobenius, inf the spectral one.

@@ -55,6 +55,11 @@ def uneven_padding(kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
     return before[1], width - 1 - before[1], before[0], height - 1 - before[0]
 
 
+def even_padding(kernel: tuple[int, int]) -> tuple[int, int]:
+    """The padding of a convolution that keeps a map's size; none where `uneven_padding` does it."""
+    return (0, 0) if uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
+
+
 def second_convolution(
     kind: type[nn.Conv2d], hidden: int, degrees_of_freedom: int, kernel: tuple[int, int], **options: Any
 ) -> nn.Conv2d:
@@ -70,8 +75,7 @@ def second_convolution(
             f"kernel takes {weights * 4 / 2**30:.1f} GiB of float32 weights; choose a diagonal similarity or fewer "
             "hidden maps, or leave this layer as it is"
         )
-    padding = (0, 0) if uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
-    return kind(hidden, degrees_of_freedom, kernel, padding=padding, bias=False, **options)
+    return kind(hidden, degrees_of_freedom, kernel, padding=even_padding(kernel), bias=False, **options)
 
 
 def adaptation_network(
@@ -128,8 +132,7 @@ class SharedKernels(nn.Module):
         kind = nn.Conv2d if release else SphereConv2d
         options: dict[str, Any] = {} if release else {"operator": operator}
         # The adaptation network has the layer's geometry; from there on the map keeps its size.
-        padding = (0, 0) if uneven_padding(kernel) else (kernel[0] // 2, kernel[1] // 2)
-        self.first = kind(in_channels, hidden, kernel, padding=padding, bias=False, **options)
+        self.first = kind(in_channels, hidden, kernel, padding=even_padding(kernel), bias=False, **options)
         self.second = second_convolution(kind, hidden, degrees_of_freedom, kernel, **options)
         self.reset_parameters()
 

@@ -22,7 +22,6 @@ from reproduce.show.statistics import (
     decide_failures,
     decide_share,
     decide_similar,
-    decide_successes,
     joined,
     mean_interval,
     too_few,
@@ -315,7 +314,7 @@ class Converges(DoesNotConverge):
     name = "converges"
 
     def rule(self, failed: int, runs: int) -> tuple[Direction, str]:
-        return decide_successes(failed, runs)
+        return decide_failures(runs - failed, runs)
 
 
 class Computed(Kind):

@@ -145,12 +145,11 @@ def _decided(claims: Sequence[Shown]) -> list[str]:
     for direction, title in DECIDED.items():
         found = [shown for shown in claims if shown.judged.verdict.direction == direction]
         trained = [shown for shown in found if not shown.judged.verdict.counted]
-        words_of = [shown.judged.claim.words for shown in trained]
+        often = Counter(shown.judged.claim.words for shown in trained)
+        data = [f", {shown.judged.dataset}" if often[shown.judged.claim.words] > 1 else "" for shown in trained]
         said = [
-            f"*{shown.judged.claim.words.rstrip('.')}* "
-            f"({shown.where}{f', {shown.judged.dataset}' if words_of.count(shown.judged.claim.words) > 1 else ''}"
-            f"{_though(shown)})"
-            for shown in trained
+            f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where}{on}{_though(shown)})"
+            for shown, on in zip(trained, data)
         ]
         lines += [f"- {title}, by training: {'; '.join(said)}."] if said else []
     return lines

@@ -69,21 +69,22 @@ def _same(table: Table, judged: Judged, place: int) -> object:
 
 def distinct(tables: Iterable[Table]) -> list[Shown]:
     """All claims of the tables; those that compare the same runs once, at the strictest level."""
-    found: dict[object, list[tuple[Table, Judged]]] = {}
-    for table in tables:
-        for place, judged in enumerate(table.claims):
-            found.setdefault(_same(table, judged, place), []).append((table, judged))
-    return [_told(claims) for claims in found.values()]
+    return [_told([(table, judged) for table, _, judged in claims]) for claims in _by_runs(tables)]
 
 
-def elsewhere(tables: Iterable[Table]) -> dict[tuple[Key, int], str]:
-    """By table and place of a claim in it, what other tables say of the same runs, where that is another verdict."""
+def _by_runs(tables: Iterable[Table]) -> list[list[tuple[Table, int, Judged]]]:
+    """Claims with their tables and places, those together that compare the same runs."""
     found: dict[object, list[tuple[Table, int, Judged]]] = {}
     for table in tables:
         for place, judged in enumerate(table.claims):
             found.setdefault(_same(table, judged, place), []).append((table, place, judged))
+    return list(found.values())
+
+
+def elsewhere(tables: Iterable[Table]) -> dict[tuple[Key, int], str]:
+    """By table and place of a claim in it, what other tables say of the same runs, where that is another verdict."""
     said = {}
-    for claims in found.values():
+    for claims in _by_runs(tables):
         for table, place, judged in claims:
             others = [(one.experiment.name, other.verdict.direction) for one, _, other in claims]
             if text := _differing(others, judged.verdict.direction):

@@ -318,15 +318,6 @@ def decide_failures(failed: int, runs: int) -> tuple[Direction, str]:
     return (Direction.UNDECIDED, "some runs converge") if failed else (Direction.DISAGREES, "")
 
 
-def decide_successes(failed: int, runs: int) -> tuple[Direction, str]:
-    """Direction and reason of a claim that a method converges."""
-    if runs < MINIMUM_SEEDS:
-        return Direction.UNDECIDED, too_few(runs)
-    if failed == 0:
-        return Direction.AGREES, ""
-    return (Direction.DISAGREES, "") if failed == runs else (Direction.UNDECIDED, "some runs fail")
-
-
 def too_few(seeds: int) -> str:
     """Why this many seeds decide nothing."""
     return {0: "no common seed", 1: "one common seed, three decide"}.get(seeds, f"{seeds} common seeds, three decide")
