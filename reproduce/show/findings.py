@@ -1,8 +1,8 @@
 """What of the paper stands, what does not, and what is undecided and would decide it: a page in words, claim by claim.
 
-Every line is a verdict's own sentence (``reproduce/show/words.py``), under the heading of its direction, so that the
-page cannot say anything else than the tables. What a decision takes follows from the rule of verdicts: a "better" claim
-is decided by every interval that is narrower than the paper's difference, since it cannot hold both 0 and that.
+What trainings have decided stands in the verdict's own sentence (``reproduce/show/words.py``), under the heading of its
+direction, so that the page cannot say anything else than the tables; what is counted and what is open stands in tables,
+with what a decision takes (``decision.py``). Every claim's full sentence is in ``summary.md``.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from math import sqrt
 from pathlib import Path
 
 from reproduce.declare import plan
 from reproduce.declare.overrides import base_of
-from reproduce.run.progress import Costs, duration
+from reproduce.run.progress import Costs
 from reproduce.run.store import Store
 from reproduce.show import budget, words
+from reproduce.show.cells import markdown_lines
+from reproduce.show.decision import LEGEND, takes
 from reproduce.show.judge import Judged
 from reproduce.show.overview import DECIDED, Shown, distinct
-from reproduce.show.rows import Row, Table, shown_tables
-from reproduce.show.spread import TRUSTED
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction, Verdict
+from reproduce.show.rows import shown_tables
+from reproduce.show.statistics import EPISODE, SEED, Direction, Verdict
 from theory.claims.ledger import plain
 
 #: The headings, with the directions that are under each.
@@ -33,6 +33,9 @@ HEADINGS = {
     "What is undecided, and what it would take": (Direction.UNDECIDED,),
     "What has not been run, and what it would take": (Direction.NOT_RUN,),
 }
+
+#: What says nothing yet.
+OPEN = {Direction.UNDECIDED, Direction.NOT_RUN}
 
 #: What to know of verdicts that rest on a spread which other methods tell too.
 SHARED = (
@@ -48,12 +51,6 @@ NAMES = (
     "where a Boolean shape D of the kernel is learned jointly with the similarity R. CNN++ is a deeper and wider "
     "plain CNN."
 )
-
-#: Kinds of claims to which a diverged run is an answer.
-CONVERGENCE = ("does_not_converge", "converges")
-
-#: From so many replicates on no number of them is named.
-MOST = {SEED: 50, EPISODE: 10_000}
 
 
 def page(profile: plan.Profile, store: Store) -> str:
@@ -72,9 +69,9 @@ def page(profile: plan.Profile, store: Store) -> str:
         "",
         f"A comparison that stands in several tables is told and counted once, at the strictest level. {SHARED}",
         "",
-        "An interval in brackets is of the distance in the direction that its sentence names. \"At most N seeds\" tell "
-        "0 from the paper's difference; where that is not known, so many decide with a chance of one half, if the "
-        "difference seen is the true one; three are the least with which anything is decided, and may not do.",
+        "An interval in brackets is of the distance in the direction that its sentence names. In tables points are "
+        "positive where they go as claimed. What to know of a claim besides is in its full sentence, in `summary.md` "
+        "below its table.",
         "",
         NAMES,
         "",
@@ -90,11 +87,13 @@ def page(profile: plan.Profile, store: Store) -> str:
     lines += [*_counts(claims), ""]
     for heading, directions in HEADINGS.items():
         found = [shown for shown in claims if shown.judged.verdict.direction in directions]
-        if found:
-            lines += [f"## {heading}", "", *_trained_first(found, profile, costs), ""]
+        if found and OPEN.isdisjoint(directions):
+            lines += [f"## {heading}", "", *_decided_lines(found), ""]
+        elif found:
+            lines += [f"## {heading}", "", LEGEND, "", _open_table(found, profile, costs), ""]
     controls = [shown for shown in every if shown.judged.claim.control]
     if controls:
-        lines += ["## Controls of ours", "", *(_line(shown, profile, costs) for shown in controls), ""]
+        lines += ["## Controls of ours", "", _open_table(controls, profile, costs), ""]
     for table in tables:
         if table.experiment.table == budget.TABLE:
             lines += ["## With more training", "", budget.answer(table), ""]
@@ -168,102 +167,51 @@ def _though(shown: Shown) -> str:
     return f", though {words.listed(parts)}: see below" if parts else ""
 
 
-def _trained_first(found: Sequence[Shown], profile: plan.Profile, costs: Costs) -> list[str]:
-    """Lines of claims: those that trainings decide, and then those that are counted or computed."""
-    trained = [_line(shown, profile, costs) for shown in found if not shown.judged.verdict.counted]
-    counted = [_line(shown, profile, costs) for shown in found if shown.judged.verdict.counted]
-    between = ["", "Counted on the networks or computed, without training:", ""] if counted else []
-    return [*trained, *(between if trained else between[1:]), *counted]
+def _decided_lines(found: Sequence[Shown]) -> list[str]:
+    """Claims that trainings decide, a sentence each, and then a table of those that are counted or computed."""
+    trained = [shown for shown in found if not shown.judged.verdict.counted]
+    counted = [shown for shown in found if shown.judged.verdict.counted]
+    lines = [f"- {_place(shown)}: *{shown.judged.claim.words}* {shown.sentence}" for shown in trained]
+    if counted:
+        lines += ["", "Counted on the networks or computed, without training:", ""] if trained else []
+        rows = [
+            [_place(shown), shown.judged.claim.words, shown.judged.dataset, words.observed(shown.judged), _why(shown)]
+            for shown in counted
+        ]
+        lines.append(markdown_lines(["Where", "Claim", "On", "Found", "To know"], rows))
+    return lines
 
 
-def _line(shown: Shown, profile: plan.Profile, costs: Costs) -> str:
-    table, judged = shown.table, shown.judged
-    place = shown.where if shown.where.startswith("Table") else f"{table.experiment.name}, {table.experiment.title}"
-    line = f"- {place}: *{judged.claim.words}* {shown.sentence}"
-    if judged.verdict.direction not in (Direction.UNDECIDED, Direction.NOT_RUN):
-        return line
-    return f"{line} {takes(table, judged, profile, costs)}"
+def _open_table(found: Sequence[Shown], profile: plan.Profile, costs: Costs) -> str:
+    """Claims with what was seen, why that decides nothing, and what would; of those that are decided, the verdict."""
+    rows = []
+    for shown in found:
+        judged = shown.judged
+        verdict = judged.verdict
+        open_ = verdict.direction in OPEN
+        why = [] if verdict.direction == Direction.UNDECIDED else [str(verdict.direction)]
+        rows.append(
+            [
+                _place(shown),
+                judged.claim.words,
+                f"{judged.dataset}; {words.replicates(judged)}" if verdict.seeds else judged.dataset,
+                words.signed(judged),
+                "" if judged.paper is None or judged.claim.control else f"{judged.paper:+.2f}",
+                words.joined(*why, _why(shown)),
+                takes(shown.table, judged, profile, costs) if open_ else "",
+            ]
+        )
+    return markdown_lines(["Where", "Claim", "On", "Seen", "Paper", "To know", "A decision takes"], rows)
 
 
-def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
-    """What a decision on an undecided claim would take, in a sentence."""
-    rows = table.compared(judged)
-    if any(row.diverged for row in rows) and judged.claim.kind not in CONVERGENCE:
-        return "It takes a training that does not diverge: a diverged run has no error, whatever the number of seeds."
-    episodes = judged.claim.metric.episodes is not None
-    least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS
-    if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
-        seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
-        return f"It takes {seeds}: {_missing(rows, least, profile, costs)}."
-    wanted = _replicates(judged)
-    if wanted is None:
-        return "No number of seeds can be named that would decide it."
-    unit, number = wanted
-    sure = judged.claim.kind == "better" and judged.paper is not None and judged.paper > 0
-    if number > MOST[unit]:
-        return f"At the spread seen it takes more than {MOST[unit]:,} {unit}s."
-    more = f", {_missing(rows, number, profile, costs)}" if unit == SEED else " of these trainings"
-    if sure:
-        return f"At the spread seen it takes at most {number:,} {unit}s{more}."
-    # As long as the interval then is, its end falls at what decides: half of all intervals would reach over it.
-    return f"If what is seen is so, {number:,} {unit}s decide it with a chance of one half{more}."
+def _why(shown: Shown) -> str:
+    return words.joined(shown.judged.verdict.note(), shown.differing)
 
 
-def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Costs) -> str:
-    """How many runs the rows lack of so many seeds, and how long they take."""
-    runs = {
-        run.key: run
-        for row in rows
-        for seed in range(seeds)
-        if seed not in row.records
-        for run in [profile.run(row.method, row.slot, seed)]
-    }
-    count = f"{len(runs)} more run{'' if len(runs) == 1 else 's'}"
-    seconds = [costs.predict(run) for run in runs.values()]
-    known = [each for each in seconds if each is not None]
-    if len(known) < len(seconds):
-        return f"{count}, for which no stored run tells the time"
-    return f"{count}, about {duration(sum(known))} of one process at the pace of the newest stored runs"
-
-
-def _replicates(judged: Judged) -> tuple[str, int] | None:
-    """The unit and number of replicates at which the interval is short enough to decide; None where none can be named.
-
-    The spread over the replicates and the level of the interval are taken to stay as they are.
-    """
-    from scipy.special import stdtrit
-
-    verdict, interval, found = judged.verdict, judged.verdict.interval, judged.gains
-    if interval is None or interval.low is None or found is None:
-        return None
-    half = _longest(judged, interval.mean)
-    if half is None:
-        return None
-    count, level, seen = interval.count, interval.level, found.freedom or interval.count - 1
-
-    def half_of(replicates: int) -> float:
-        # Where other methods tell the spread too, a replicate more of the pair brings only what is made use of.
-        freedom = max(replicates - 1, seen + TRUSTED * (replicates - interval.count))
-        return float(stdtrit(freedom, (1 + level) / 2)) * found.spread / sqrt(replicates)
-
-    while count <= MOST[verdict.unit] and half_of(count) >= half:
-        count += 1
-    return verdict.unit, count
-
-
-def _longest(judged: Judged, mean: float) -> float | None:
-    """Half the length below which an interval decides the claim; None where no length does.
-
-    Beside a difference of the paper's it decides wherever the mean comes to lie, so that fewer replicates may do;
-    otherwise it decides about ``mean``.
-    """
-    if judged.claim.kind == "similar":
-        return abs(judged.claim.margin - abs(mean)) or None
-    if judged.claim.kind != "better":
-        return None
-    if judged.paper is not None and judged.paper > 0:
-        return judged.paper / 2
-    return abs(mean) or None
+def _place(shown: Shown) -> str:
+    if shown.where.startswith("Table"):
+        return shown.where
+    return f"{shown.table.experiment.name}, {shown.table.experiment.title}"
 
 
 def _theory(ledger: Path) -> list[str]:

@@ -42,9 +42,13 @@ class Shown:
     def sentence(self) -> str:
         """The verdict in words, and where it is another one."""
         said = words.sentence(self.judged)
-        if other := _differing(self.others, self.judged.verdict.direction):
-            said = f"{said.removesuffix('.')}; {other}, with fewer comparisons."
-        return said
+        return f"{said.removesuffix('.')}; {self.differing}." if self.differing else said
+
+    @property
+    def differing(self) -> str:
+        """What other tables say of the same runs, where it is another verdict."""
+        other = _differing(self.others, self.judged.verdict.direction)
+        return f"{other}, with fewer comparisons" if other else ""
 
 
 def _named(tables: Sequence[str]) -> str:

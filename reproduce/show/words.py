@@ -35,7 +35,7 @@ _COUNTED = {
 
 def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
-    parts = [f"{_where(judged)}: {_observed(judged)}", _verdict(judged)]
+    parts = [f"{_where(judged)}: {observed(judged)}", _verdict(judged)]
     parts += [judged.verdict.idle, judged.verdict.handicap, judged.verdict.alone]
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     if judged.verdict.direction != Direction.NOT_RUN:
@@ -124,21 +124,37 @@ def number_word(value: int) -> str:
     return _SMALL[value] if value < len(_SMALL) else str(value)
 
 
+def replicates(judged: Judged) -> str:
+    """Over what an interval is: so many seeds, or episodes."""
+    verdict = judged.verdict
+    if verdict.unit == EPISODE and verdict.interval is not None:
+        return f"{verdict.interval.count} episodes"
+    return f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
+
+
+def signed(judged: Judged) -> str:
+    """What was observed in a table's cell: points, positive as claimed, with their interval; or what was counted."""
+    verdict = judged.verdict
+    if verdict.observed or verdict.interval is None:
+        return verdict.observed
+    low, high, level = verdict.interval.low, verdict.interval.high, level_text(verdict.interval.level)
+    ends = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}] at {level}"
+    return f"{verdict.interval.mean:+.2f}{ends}"
+
+
 def _where(judged: Judged) -> str:
     verdict = judged.verdict
     if _computed(judged):
         return "Computed in float64, without data or training"
     if verdict.direction == Direction.NOT_RUN:
         return f"Not run on {judged.dataset}"
-    seeds = f"{number_word(verdict.seeds)} seed{'' if verdict.seeds == 1 else 's'}"
-    over = "counted on the networks" if verdict.counted else seeds
-    if verdict.unit == EPISODE and verdict.interval is not None:
-        over = f"{verdict.interval.count} episodes"
+    over = "counted on the networks" if verdict.counted else replicates(judged)
     data = verdict.scope.data or judged.dataset
     return ", ".join(part for part in (f"On {data}", over, str(replace(verdict.scope, data=""))) if part)
 
 
-def _observed(judged: Judged) -> str:
+def observed(judged: Judged) -> str:
+    """What the two methods were seen to do, in the direction in which it lies."""
     verdict, better, worse = judged.verdict, judged.better.label, judged.worse.label
     if verdict.direction == Direction.NOT_RUN:
         return f"{better} against {worse}{_measured(judged)}"

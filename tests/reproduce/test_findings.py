@@ -13,7 +13,7 @@ import scipy.stats
 
 from reproduce.declare import plan
 from reproduce.run.store import Store
-from reproduce.show import findings, flat, words
+from reproduce.show import decision, findings, flat, words
 from reproduce.show.overview import distinct
 from reproduce.show.rows import shown_tables
 from reproduce.show.statistics import SEED, Direction, Interval, Verdict, mean_interval
@@ -44,12 +44,28 @@ def check(page: str, profile: plan.Profile, store: Store) -> None:
         assert f"- Sizes of networks and identities: **{words.count(untrained)}**" in page
     lines = [line for text in found.values() for line in text.splitlines() if line.startswith("- ")]
     ledger = sum(line.startswith("- **") for line in lines)
-    assert len(lines) - ledger == len(claims)
+    every = [row for text in found.values() for row in rows(text)]
+    assert len(lines) - ledger + len(every) == len(claims)
     for shown in told:
-        judged, direction = shown.judged, shown.judged.verdict.direction
-        (heading,) = [name for name, those in findings.HEADINGS.items() if direction in those]
-        heading = "Controls of ours" if judged.claim.control else heading
-        assert f"*{judged.claim.words}* {words.sentence(judged).removesuffix('.')}" in found[heading]
+        judged, verdict = shown.judged, shown.judged.verdict
+        (heading,) = [name for name, those in findings.HEADINGS.items() if verdict.direction in those]
+        text = found["Controls of ours" if judged.claim.control else heading]
+        if not (judged.claim.control or verdict.counted or verdict.direction in findings.OPEN):
+            assert f"*{judged.claim.words}* {words.sentence(judged).removesuffix('.')}" in text
+            continue
+        # Bars are escaped in cells.
+        told_of = [row for row in rows(text) if row[1].replace("\\|", "|") == judged.claim.words]
+        cells = [cell.replace("\\|", "|") for row in told_of for cell in row]
+        assert judged.dataset in " ".join(cells)
+        seen = words.observed(judged) if verdict.counted else words.signed(judged)
+        assert (seen or "–") in cells
+        assert any(verdict.note() in cell for cell in cells)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the rows of a text's tables."""
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| Where |")]
+    return [re.split(r"(?<!\\) \| ", line.removeprefix("| ").removesuffix(" |")) for line in lines]
 
 
 @pytest.fixture
@@ -78,28 +94,29 @@ def test_the_pages_of_the_stored_results_say_what_the_verdicts_say() -> None:
         assert (f"- **{claim['verdict']}** (claim {claim['number']};" in text) == ("paper" in claim["source"])
 
 
-def line(page: str, words: str, data: str) -> str:
-    of_claim = [line for line in page.splitlines() if f"*{words}*" in line and re.match(r"- Tables? [^:]*4\b", line)]
-    (found,) = [line for line in of_claim if f"On {data}" in line or f"on {data}" in line]
-    return found
+def takes(page: str, words: str, data: str = "", table: str = "4") -> str:
+    """What a decision takes, of the row with these words in a table of open claims."""
+    of_claim = [row for row in rows(page) if row[1] == words and re.match(rf"Tables? [^:]*{table}\b", row[0])]
+    (found,) = [row for row in of_claim if f"{row[2]} ".startswith(data)]
+    return found[-1]
 
 
 def test_too_few_seeds_ask_for_the_missing_runs_and_their_time(store: Store) -> None:
     page = findings.page(PAPER, store)
-    open_ = line(page, "Dynamic NSN with DNS beats the baseline CNN.", "CIFAR-10,")
-    assert "It takes 3 seeds of each: 2 more runs, about 24 s of one process at the pace of the newest stored" in open_
-    unknown = line(page, "Dynamic NSN with UNS beats the baseline CNN.", "CIFAR-10:")
-    assert unknown.endswith("It takes 3 seeds of each: 3 more runs, for which no stored run tells the time.")
+    open_ = takes(page, "Dynamic NSN with DNS beats the baseline CNN.", "CIFAR-10;")
+    assert open_ == "3 seeds of each: 2 more runs, about 24 s"
+    unknown = takes(page, "Dynamic NSN with UNS beats the baseline CNN.", "CIFAR-10 ")
+    assert unknown == "3 seeds of each: 3 more runs, for which no stored run tells the time"
 
 
 def test_the_number_of_seeds_is_the_first_whose_interval_is_shorter_than_the_papers_difference(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(findings.MOST, SEED, 1000)
+    monkeypatch.setitem(decision.MOST, SEED, 1000)
     table = next(table for table in shown_tables(PAPER, store) if table.experiment.table == 4)
     judged = next(j for j in table.claims if j.claim.words == "CNN++ beats the baseline CNN." and j.slot == "cifar10")
-    text = line(findings.page(PAPER, store), judged.claim.words, "CIFAR-10,")
-    found = re.search(r"At the spread seen it takes (?:at most )?(\d+) seeds, (\d+) more runs", text)
+    text = takes(findings.page(PAPER, store), judged.claim.words, "CIFAR-10;")
+    found = re.search(r"^at most (\d+) seeds: (\d+) more runs", text)
     assert found is not None
     assert judged.paper == pytest.approx(0.49)
     assert judged.verdict.interval is not None
@@ -129,8 +146,8 @@ def test_a_seed_more_of_a_pair_brings_two_thirds_of_a_degree_of_freedom_to_a_sha
     judged = next(j for j in table.claims if j.claim.words == "Static NSN with DNS beats the baseline CNN.")
     assert judged.gains is not None
     assert judged.gains.freedom == pytest.approx(2 / 3 * 4)
-    text = line(findings.page(PAPER, made), judged.claim.words, "CIFAR-10,")
-    found = re.search(r"At the spread seen it takes at most (\d+) seeds", text)
+    text = takes(findings.page(PAPER, made), judged.claim.words, "CIFAR-10;")
+    found = re.search(r"^at most (\d+) seeds", text)
     assert found is not None
     assert judged.verdict.interval is not None
     count, level = int(found[1]), judged.verdict.interval.level
@@ -146,8 +163,8 @@ def test_a_seed_more_of_a_pair_brings_two_thirds_of_a_degree_of_freedom_to_a_sha
 
 def test_more_seeds_than_fifty_are_not_counted_out(store: Store) -> None:
     fill(store, PAPER, 4, {"cnn": [8.0, 8.9, 8.3], "cnnpp": [7.0, 9.6, 8.1]})
-    text = line(findings.page(PAPER, store), "CNN++ beats the baseline CNN.", "CIFAR-10,")
-    assert text.endswith("At the spread seen it takes more than 50 seeds.")
+    text = takes(findings.page(PAPER, store), "CNN++ beats the baseline CNN.", "CIFAR-10;")
+    assert text == "more than 50 seeds"
 
 
 def test_what_decided_verdicts_rest_on_is_counted() -> None:
@@ -163,15 +180,15 @@ def test_what_decided_verdicts_rest_on_is_counted() -> None:
 
 def test_a_diverged_run_asks_for_no_number_of_seeds(store: Store) -> None:
     put_record(store, PAPER.run(plan.experiment(4).method("static"), "cifar10", 2), float("nan"), status="diverged")
-    text = line(findings.page(PAPER, store), "Static NSN with DNS beats the baseline CNN.", "CIFAR-10,")
-    assert "It takes a training that does not diverge" in text
+    text = takes(findings.page(PAPER, store), "Static NSN with DNS beats the baseline CNN.", "CIFAR-10;")
+    assert text == "a training that does not diverge: a diverged run has no error"
 
 
 def test_what_no_number_of_seeds_decides_is_said(store: Store) -> None:
     fill(store, PAPER, 1, {"cnn": [8.0, 8.1, 8.3], "dynamic_cnn_trivial": [90.0, 8.0, 90.0]})
     page = findings.page(PAPER, store)
-    (text,) = [line for line in page.splitlines() if "trivially applied CNN predictor.*" in line]
-    assert text.endswith("No number of seeds can be named that would decide it.")
+    (text,) = [line for line in page.splitlines() if "trivially applied CNN predictor. |" in line]
+    assert text.endswith("| no number of seeds can be named |")
     assert "some runs converge" in text
 
 
@@ -180,10 +197,10 @@ def test_few_shot_claims_ask_for_one_training_or_for_episodes(tmp_path: Path) ->
     put(made, cpu, "static", [70, 60, 64])
     put(made, cpu, "relation", [66, 64, 63])
     page = findings.page(cpu, made)
-    (text,) = [line for line in page.splitlines() if "Static NSN beats RelationNet." in line]
-    assert re.search(r"takes (at most )?[\d,]+ episodes of these trainings\.$", text) or "more than 10,000 epis" in text
-    (text,) = [line for line in page.splitlines() if "Static NSN beats MAML." in line]
-    assert "It takes one training of each, whose test episodes decide: 1 more run, " in text
+    text = takes(page, "Static NSN beats RelationNet.", table="6")
+    assert re.search(r"^(at most )?[\d,]+ episodes of these trainings$", text) or "more than 10,000 episodes" in text
+    text = takes(page, "Static NSN beats MAML.", table="6")
+    assert text.startswith("one training of each, whose test episodes decide: 1 more run, ")
 
 
 def test_the_committed_pages_are_those_of_the_committed_records() -> None:

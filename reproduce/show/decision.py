@@ -1,0 +1,110 @@
+"""What a decision on a claim that is open would take: runs and their time, seeds, or episodes.
+
+It follows from the rule of verdicts (`reproduce/show/statistics.py`): a "better" claim is decided by every interval that
+is narrower than the paper's difference, since it cannot hold both 0 and that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+from reproduce.declare import plan
+from reproduce.run.progress import Costs, duration
+from reproduce.show.judge import Judged
+from reproduce.show.rows import Row, Table
+from reproduce.show.spread import TRUSTED
+from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
+
+#: Kinds of claims to which a diverged run is an answer.
+CONVERGENCE = ("does_not_converge", "converges")
+
+#: From so many replicates on no number of them is named.
+MOST = {SEED: 50, EPISODE: 10_000}
+
+
+#: How to read what `takes` says.
+LEGEND = (
+    "\"At most N seeds\" tell 0 from the paper's difference; where that is not known, \"about N\" decide with a chance "
+    "of one half, if the difference seen is the true one; three are the least with which anything is decided, and may "
+    "not do. Both suppose the spread seen. Times are of one process at the pace of the newest stored runs."
+)
+
+
+def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
+    """What a decision on an undecided claim would take, in a few words."""
+    rows = table.compared(judged)
+    if any(row.diverged for row in rows) and judged.claim.kind not in CONVERGENCE:
+        return "a training that does not diverge: a diverged run has no error"
+    episodes = judged.claim.metric.episodes is not None
+    least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS
+    if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
+        seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
+        return f"{seeds}: {_missing(rows, least, profile, costs)}"
+    wanted = _replicates(judged)
+    if wanted is None:
+        return "no number of seeds can be named"
+    unit, number = wanted
+    if number > MOST[unit]:
+        return f"more than {MOST[unit]:,} {unit}s"
+    # Without a difference of the paper's, the interval's end then falls at what decides: half of all reach over it.
+    sure = judged.claim.kind == "better" and judged.paper is not None and judged.paper > 0
+    more = f": {_missing(rows, number, profile, costs)}" if unit == SEED else " of these trainings"
+    return f"{'at most' if sure else 'about'} {number:,} {unit}s{more}"
+
+
+def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Costs) -> str:
+    """How many runs the rows lack of so many seeds, and how long they take."""
+    runs = {
+        run.key: run
+        for row in rows
+        for seed in range(seeds)
+        if seed not in row.records
+        for run in [profile.run(row.method, row.slot, seed)]
+    }
+    count = f"{len(runs)} more run{'' if len(runs) == 1 else 's'}"
+    seconds = [costs.predict(run) for run in runs.values()]
+    known = [each for each in seconds if each is not None]
+    if len(known) < len(seconds):
+        return f"{count}, for which no stored run tells the time"
+    return f"{count}, about {duration(sum(known))}"
+
+
+def _replicates(judged: Judged) -> tuple[str, int] | None:
+    """The unit and number of replicates at which the interval is short enough to decide; None where none can be named.
+
+    The spread over the replicates and the level of the interval are taken to stay as they are.
+    """
+    from scipy.special import stdtrit
+
+    verdict, interval, found = judged.verdict, judged.verdict.interval, judged.gains
+    if interval is None or interval.low is None or found is None:
+        return None
+    half = _longest(judged, interval.mean)
+    if half is None:
+        return None
+    count, level, seen = interval.count, interval.level, found.freedom or interval.count - 1
+
+    def half_of(replicates: int) -> float:
+        # Where other methods tell the spread too, a replicate more of the pair brings only what is made use of.
+        freedom = max(replicates - 1, seen + TRUSTED * (replicates - interval.count))
+        return float(stdtrit(freedom, (1 + level) / 2)) * found.spread / sqrt(replicates)
+
+    while count <= MOST[verdict.unit] and half_of(count) >= half:
+        count += 1
+    return verdict.unit, count
+
+
+def _longest(judged: Judged, mean: float) -> float | None:
+    """Half the length below which an interval decides the claim; None where no length does.
+
+    Beside a difference of the paper's it decides wherever the mean comes to lie, so that fewer replicates may do;
+    otherwise it decides about ``mean``.
+    """
+    if judged.claim.kind == "similar":
+        return abs(judged.claim.margin - abs(mean)) or None
+    if judged.claim.kind != "better":
+        return None
+    if judged.paper is not None and judged.paper > 0:
+        return judged.paper / 2
+    return abs(mean) or None
