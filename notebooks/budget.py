@@ -53,7 +53,7 @@ report.errors()
 # ## Verdict
 #
 # At each budget, whether dynamic NSN beats the CNN. Differences are positive where they are as claimed; the rule is in
-# `reproduce/show/statistics.py`, that of the sentence at the end in `reproduce/show/budget.py`.
+# `reproduce/verdicts/statistics.py`, that of the sentence at the end in `reproduce/show/budget.py`.
 
 # %%
 report.claims()

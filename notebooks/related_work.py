@@ -179,7 +179,7 @@ stages.answer()
 # %% [markdown]
 # ## Verdict
 #
-# The verdicts stand in the sections above. The rule is written down in `reproduce/show/statistics.py`: what runs
+# The verdicts stand in the sections above. The rule is written down in `reproduce/verdicts/statistics.py`: what runs
 # measure is undecided with fewer than three seeds, what is counted or computed needs none, and a control is ours: the
 # paper claims nothing there.
 

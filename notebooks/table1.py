@@ -92,7 +92,7 @@ report.error_chart()
 # ## Verdict
 #
 # A difference is between runs with the same seed, and positive where it is as the paper claims. The rule is
-# written down in `reproduce/show/statistics.py`.
+# written down in `reproduce/verdicts/statistics.py`.
 
 # %%
 report.claims()

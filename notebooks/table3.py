@@ -67,7 +67,7 @@ report.error_chart()
 #
 # A difference is between runs with the same seed, and positive where it is as the paper claims; the claim on
 # parameters is about the fraction of the predictors' parameters that sharing saves. The rule is written
-# down in `reproduce/show/statistics.py`.
+# down in `reproduce/verdicts/statistics.py`.
 
 # %%
 report.claims()

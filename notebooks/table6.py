@@ -120,7 +120,7 @@ report.moving()
 # ## Verdict
 #
 # A difference is between the same episodes or, from three trainings on, the same seeds, and positive where it is as the
-# paper claims. The rule is written down in `reproduce/show/statistics.py`.
+# paper claims. The rule is written down in `reproduce/verdicts/statistics.py`.
 
 # %%
 report.claims()

@@ -23,8 +23,8 @@ from reproduce.run import selection
 from reproduce.run.cluster import read_parameters
 from reproduce.run.store import Store
 from reproduce.show.rows import make_table
-from reproduce.show.statistics import Direction
 from reproduce.show.words import sentence
+from reproduce.verdicts.statistics import Direction
 from theory.__main__ import _parser as theory_parser
 
 ROOT = Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from typing import Any
 from reproduce import tasks
 from reproduce.declare.overrides import base_of
 from reproduce.declare.runs import CLASSIFICATION
-from reproduce.show import claims as claim_kinds
-from reproduce.show.metrics import Metric
+from reproduce.verdicts import claims as claim_kinds
+from reproduce.verdicts.metrics import Metric
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
@@ -64,7 +64,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper claims of two methods of a table; ``kind`` is one of ``reproduce.show.claims.KINDS``.
+    """What the paper claims of two methods of a table; ``kind`` is one of ``reproduce.verdicts.claims.KINDS``.
 
     Attributes:
         words: the claim as a sentence.

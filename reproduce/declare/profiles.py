@@ -17,7 +17,7 @@ from reproduce.declare import overrides
 from reproduce.declare.experiments import EXPERIMENTS, Key, Method, every, experiment, listed, read
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE, title
-from reproduce.show.statistics import Scope
+from reproduce.verdicts.statistics import Scope
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

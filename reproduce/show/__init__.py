@@ -1,1 +1,1 @@
-"""From records to what a reader sees: metrics, verdicts, tables, reports, figures, executed notebooks."""
+"""From records and verdicts to what a reader sees: tables, reports, figures, executed notebooks."""

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reproduce.show.figures import logarithmic, new_figure, picture
 from reproduce.show.looks import OKABE_ITO, looks
-from reproduce.show.statistics import MINIMUM_SEEDS, Interval, mean_interval
+from reproduce.verdicts.statistics import MINIMUM_SEEDS, Interval, mean_interval
 
 #: Colours of the classes of a segmentation: the ground is black.
 CLASS_COLOURS = (

@@ -16,10 +16,18 @@ from math import fsum, log2
 
 from reproduce import tasks
 from reproduce.show.cells import number
-from reproduce.show.metrics import gains
 from reproduce.show.rows import Table
-from reproduce.show.statistics import MINIMUM_SEEDS, Direction, Interval, Verdict, mean_interval, too_few, values_text
 from reproduce.show.words import number_word
+from reproduce.verdicts.metrics import gains
+from reproduce.verdicts.statistics import (
+    MINIMUM_SEEDS,
+    Direction,
+    Interval,
+    Verdict,
+    mean_interval,
+    too_few,
+    values_text,
+)
 
 #: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
 TABLE, BETTER, WORSE = "budget", "dynamic", "cnn"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from reproduce.show.statistics import Interval, level_text
+from reproduce.verdicts.statistics import Interval, level_text
 
 
 def number(value: float | None, digits: int = 2) -> str:

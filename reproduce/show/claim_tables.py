@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from reproduce.show.cells import as_markdown, between, interval_texts, level_of, number
 from reproduce.show.rows import Table
-from reproduce.show.statistics import EPISODE, values_text
+from reproduce.verdicts.statistics import EPISODE, values_text
 
 CLAIM_COLUMNS = (
     "table",

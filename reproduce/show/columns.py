@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from reproduce.show.cells import between, interval_texts, level_of, number
 
 if TYPE_CHECKING:
-    from reproduce.show.metrics import Metric
     from reproduce.show.rows import Row
+    from reproduce.verdicts.metrics import Metric
 
 Cell = Callable[["Row"], str]
 

@@ -1,7 +1,7 @@
 """What a decision on a claim that is open would take: runs and their time, seeds, or episodes.
 
-It follows from the rule of verdicts (`reproduce/show/statistics.py`): a "better" claim is decided by every interval that
-is narrower than the paper's difference, since it cannot hold both 0 and that.
+It follows from the rule of verdicts (`reproduce/verdicts/statistics.py`): every interval that is narrower than the
+paper's difference decides a "better" claim, since it cannot hold both 0 and that.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from math import sqrt
 
 from reproduce.declare import plan
 from reproduce.run.progress import Costs, duration
-from reproduce.show.judge import Judged
 from reproduce.show.rows import Row, Table
-from reproduce.show.spread import TRUSTED
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.spread import TRUSTED
+from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
 
 #: Kinds of claims to which a diverged run is an answer.
 CONVERGENCE = ("does_not_converge", "converges")

@@ -8,9 +8,9 @@ third as well. All three comparisons are claims of the table, whose intervals an
 
 from __future__ import annotations
 
-from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import Direction, Verdict, level_text
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import Direction, Verdict, level_text
 
 DYNAMIC, COMPETITOR, SAME_CLASSIFIER, SAME_SIZE = "dynamic", "proto", "linear", "linear_large"
 

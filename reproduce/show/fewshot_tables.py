@@ -16,7 +16,7 @@ from reproduce.show.columns import (
     seed_columns,
     size_column,
 )
-from reproduce.show.metrics import Metric
+from reproduce.verdicts.metrics import Metric
 
 if TYPE_CHECKING:
     from reproduce.declare.experiments import Method

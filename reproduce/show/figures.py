@@ -20,7 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from reproduce.show.looks import OKABE_ITO, looks
-from reproduce.show.statistics import MINIMUM_SEEDS, mean_interval
+from reproduce.verdicts.statistics import MINIMUM_SEEDS, mean_interval
 
 KERNEL_COLOUR, INPUT_COLOUR = "#009E73", "#F0E442"  # the paper's Figure 1: green kernel, yellow input
 POSITIVE_COLOUR, NEGATIVE_COLOUR = "#0072B2", "#D55E00"

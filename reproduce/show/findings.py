@@ -19,10 +19,10 @@ from reproduce.run.store import Store
 from reproduce.show import budget, words
 from reproduce.show.cells import markdown_lines
 from reproduce.show.decision import LEGEND, takes
-from reproduce.show.judge import Judged
 from reproduce.show.overview import DECIDED, Shown, distinct
 from reproduce.show.rows import shown_tables
-from reproduce.show.statistics import EPISODE, SEED, Direction, Verdict
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import EPISODE, SEED, Direction, Verdict
 from theory.claims.ledger import plain
 
 #: The headings, with the directions that are under each.
@@ -63,7 +63,7 @@ def page(profile: plan.Profile, store: Store) -> str:
         "# What of the paper stands",
         "",
         f"Profile {profile.name}: {profile.description}. Made by `python -m reproduce tables --profile {profile.name}` "
-        "from the verdicts on the stored records; the rule is in `reproduce/show/statistics.py`. A claim stands or "
+        "from the verdicts on the stored records; the rule is in `reproduce/verdicts/statistics.py`. A claim stands or "
         "falls within its scope, which its sentence names: data, widths, precision, part of the paper's training. What "
         "recipes owe to trials, and what in `cpu` to test errors, is in `DISCREPANCIES.md`, section Training.",
         "",

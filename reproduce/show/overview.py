@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from reproduce.declare.experiments import Key
 from reproduce.show import words
-from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import MINIMUM_SEEDS, Direction
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import MINIMUM_SEEDS, Direction
 
 #: What is decided, in the order in which it is told.
 DECIDED = {

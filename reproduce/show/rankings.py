@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from reproduce.show.cells import as_markdown, number
-from reproduce.show.metrics import Metric, gains, start_differs
 from reproduce.show.rows import Row, Table
-from reproduce.show.spread import pool
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
+from reproduce.verdicts.metrics import Metric, gains, start_differs
+from reproduce.verdicts.spread import pool
+from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
 
 #: With fewer methods the claims say everything that a ranking would.
 FEWEST_METHODS = 5

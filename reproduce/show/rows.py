@@ -16,10 +16,10 @@ from reproduce.declare import plan
 from reproduce.run import fingerprints
 from reproduce.run.files import digest
 from reproduce.run.store import Store, execution_order
-from reproduce.show.claims import KINDS, Case
-from reproduce.show.judge import Judged, compared, judge
-from reproduce.show.metrics import Metric, Replicates, replicates
-from reproduce.show.statistics import Direction, Interval, Verdict, combine, joined, values_text
+from reproduce.verdicts.claims import KINDS, Case
+from reproduce.verdicts.judge import Judged, compared, judge
+from reproduce.verdicts.metrics import Metric, Replicates, replicates
+from reproduce.verdicts.statistics import Direction, Interval, Verdict, combine, joined, values_text
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def summary(profile: plan.Profile, store: Store) -> str:
         "evaluations, while the network still changed: it may exceed the test error. Seconds of training are wall time "
         "on machines that may have done other things as well: they do not compare methods. Tables that compare the "
         "same runs judge them each at a level of its own; `findings.md` tells each comparison once, at the strictest. "
-        "The verdict rule is in `reproduce/show/statistics.py`.",
+        "The verdict rule is in `reproduce/verdicts/statistics.py`.",
     ]
     made = make_tables(plan.every(), profile, store)
     others = elsewhere(made)

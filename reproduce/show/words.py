@@ -16,10 +16,10 @@ from dataclasses import replace
 from reproduce.declare.experiments import Key
 from reproduce.show import rankings
 from reproduce.show.cells import number
-from reproduce.show.claims import Computed
-from reproduce.show.judge import Judged
 from reproduce.show.rows import Table
-from reproduce.show.statistics import EPISODE, Direction, Interval, joined, level_text
+from reproduce.verdicts.claims import Computed
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import EPISODE, Direction, Interval, joined, level_text
 
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from matplotlib.axes import Axes
 
 from reproduce.show.figures import new_figure, png
-from reproduce.show.judge import Judged
 from reproduce.show.looks import OKABE_ITO
 from reproduce.show.overview import Shown
-from reproduce.show.statistics import Direction
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import Direction
 
 COLOURS = {
     Direction.AGREES: OKABE_ITO[2],

@@ -20,9 +20,9 @@ from reproduce.show import findings, words
 from reproduce.show.notebooks import SOURCES, read_tables
 from reproduce.show.overview import Shown, distinct, overview, records
 from reproduce.show.rows import Table, shown_tables
-from reproduce.show.statistics import Direction
 from reproduce.show.tables import question, summary
 from reproduce.site import forest
+from reproduce.verdicts.statistics import Direction
 from theory.claims.ledger import plain
 
 #: Documents of the checkout by the page that they become; those that are absent are left out.

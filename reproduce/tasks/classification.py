@@ -18,8 +18,8 @@ from reproduce.show.columns import (
     seed_columns,
     size_column,
 )
-from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks.task import Outcome, Task
+from reproduce.verdicts.metrics import Metric, tested_images
 
 if TYPE_CHECKING:
     from nsl.data import Dataset

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks.task import Outcome, Task
+from reproduce.verdicts.metrics import Metric, tested_images
 
 if TYPE_CHECKING:
     from nsl.data import Dataset

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric, Record, tested_images
 from reproduce.tasks.classification import Classification
 from reproduce.tasks.task import Task
+from reproduce.verdicts.metrics import Metric, Record, tested_images
 
 if TYPE_CHECKING:
     from nsl.data import Dataset

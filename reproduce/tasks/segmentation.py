@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
+from reproduce.verdicts.metrics import Metric
 
 if TYPE_CHECKING:
     from nsl.data.scenes import SegmentationSet

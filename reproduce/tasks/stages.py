@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.show.metrics import Metric, tested_images
 from reproduce.tasks import named
 from reproduce.tasks.task import Outcome, Task
+from reproduce.verdicts.metrics import Metric, tested_images
 
 if TYPE_CHECKING:
     from nsl.data import Dataset

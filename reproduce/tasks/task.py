@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from reproduce.declare.experiments import Method
     from reproduce.declare.runs import Run
     from reproduce.declare.shapes import Shape
-    from reproduce.show.metrics import Metric
     from reproduce.show.rows import Table
+    from reproduce.verdicts.metrics import Metric
 
 #: Passes of a training step an image: forward, and backward for inputs and for weights.
 STEP_PASSES = 3

@@ -11,7 +11,7 @@ from reproduce.declare import plan
 from reproduce.run.store import Store
 from reproduce.show import beyond, beyond_report, budget
 from reproduce.show.report import Report
-from reproduce.show.statistics import mean_interval
+from reproduce.verdicts.statistics import mean_interval
 from tests.reproduce.helpers import fill, put_record
 
 CPU = plan.profile("cpu")

@@ -11,14 +11,14 @@ import pytest
 from reproduce import tasks
 from reproduce.declare import experiments, plan, sizes
 from reproduce.run.store import Store
-from reproduce.show import claims
-from reproduce.show.claims import KINDS, Case
-from reproduce.show.judge import judge
-from reproduce.show.metrics import Replicates, gains, replicates
 from reproduce.show.rows import Row, make_table
-from reproduce.show.statistics import Direction, Scope, Verdict
 from reproduce.show.words import sentence
 from reproduce.studies import CHECKS
+from reproduce.verdicts import claims
+from reproduce.verdicts.claims import KINDS, Case
+from reproduce.verdicts.judge import judge
+from reproduce.verdicts.metrics import Replicates, gains, replicates
+from reproduce.verdicts.statistics import Direction, Scope, Verdict
 from tests.reproduce.helpers import METRICS, fill, put_record
 
 

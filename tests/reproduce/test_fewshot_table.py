@@ -20,11 +20,11 @@ from reproduce.run.worker import NslBackend, execute
 from reproduce.show import fewshot_controls, fewshot_tables, rows
 from reproduce.show.claim_tables import markdown_claims
 from reproduce.show.fewshot_report import FewShotReport
-from reproduce.show.judge import Judged
 from reproduce.show.rows import make_table
-from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import csv_rows, markdown_rows, scope_sentence, write_tables
 from reproduce.tasks.few_shot import measured_classes, on_validation
+from reproduce.verdicts.judge import Judged
+from reproduce.verdicts.statistics import Direction, Verdict
 from tests.reproduce.helpers import MARK, drawn, put_record
 
 SLOT = "mini_imagenet"

@@ -16,8 +16,8 @@ from reproduce.run.store import Store
 from reproduce.show import decision, findings, flat, words
 from reproduce.show.overview import distinct
 from reproduce.show.rows import shown_tables
-from reproduce.show.statistics import SEED, Direction, Interval, Verdict, mean_interval
 from reproduce.show.tables import write_tables
+from reproduce.verdicts.statistics import SEED, Direction, Interval, Verdict, mean_interval
 from tests.reproduce.helpers import fill, put_record
 from tests.reproduce.test_fewshot_table import put
 

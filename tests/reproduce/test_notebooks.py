@@ -96,7 +96,7 @@ def test_a_study_makes_its_own_notebook_stale_and_no_table() -> None:
 
 
 def test_the_verdict_rule_makes_every_table_stale_and_no_notebook_of_the_theory() -> None:
-    rule = "reproduce/show/statistics.py"
+    rule = "reproduce/verdicts/statistics.py"
     assert all(rule in reached(f"table{number}") for number in plan.tables())
     assert not any(rule in reached(path.stem) for path in SOURCES if path.stem.startswith("theory"))
 

@@ -11,13 +11,13 @@ import pytest
 
 from reproduce.declare import plan
 from reproduce.run.store import Store
-from reproduce.show.claims import Case
 from reproduce.show.closure import ROOT
-from reproduce.show.judge import compared, judge
-from reproduce.show.metrics import Replicates
 from reproduce.show.rows import make_tables, related
-from reproduce.show.spread import Pool, pool
-from reproduce.show.statistics import EPISODE, SEED, Direction, Scope, Verdict, combine, holm_levels
+from reproduce.verdicts.claims import Case
+from reproduce.verdicts.judge import compared, judge
+from reproduce.verdicts.metrics import Replicates
+from reproduce.verdicts.spread import Pool, pool
+from reproduce.verdicts.statistics import EPISODE, SEED, Direction, Scope, Verdict, combine, holm_levels
 from tests.reproduce.test_verdict_properties import PROFILE, Synthetic, claim
 
 TABLES = 1200

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from reproduce.declare import plan
-from reproduce.show.claims import Case
-from reproduce.show.judge import Judged, judge
 from reproduce.show.rows import Row
-from reproduce.show.statistics import Direction, Scope, Verdict
+from reproduce.verdicts.claims import Case
+from reproduce.verdicts.judge import Judged, judge
+from reproduce.verdicts.statistics import Direction, Scope, Verdict
 from tests.reproduce.helpers import METRICS
 
 TABLES = 600

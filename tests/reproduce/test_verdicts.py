@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproduce.show.statistics import (
+from reproduce.verdicts.statistics import (
     Direction,
     Interval,
     Scope,

@@ -18,8 +18,8 @@ from reproduce.show.claim_tables import claim_rows
 from reproduce.show.overview import distinct, elsewhere, overview
 from reproduce.show.report import Report
 from reproduce.show.rows import Table, make_table, make_tables
-from reproduce.show.statistics import Direction, Verdict
 from reproduce.show.tables import summary, write_tables
+from reproduce.verdicts.statistics import Direction, Verdict
 from tests.reproduce.helpers import fill
 from tests.reproduce.test_fewshot_table import put
 

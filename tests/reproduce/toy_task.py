@@ -8,8 +8,8 @@ from typing import Any
 
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import Shape
-from reproduce.show.metrics import Metric
 from reproduce.tasks.task import Outcome, Task
+from reproduce.verdicts.metrics import Metric
 
 
 class Toy(Task):

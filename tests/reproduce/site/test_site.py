@@ -11,9 +11,9 @@ import pytest
 from reproduce.declare import plan
 from reproduce.show import words
 from reproduce.show.rows import make_table
-from reproduce.show.statistics import Direction
 from reproduce.site.build import LARGEST, build
 from reproduce.site.pages import stores
+from reproduce.verdicts.statistics import Direction
 from tests.reproduce.site.browser import CHROMIUM, Browser
 
 RESULTS = Path(__file__).parents[3] / "results"

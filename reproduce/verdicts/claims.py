@@ -1,7 +1,7 @@
-"""Kinds of claims: what each asks of the records or the networks. ``reproduce/show/judge.py`` gives the verdicts.
+"""Kinds of claims: what each asks of the records or the networks. ``reproduce/verdicts/judge.py`` gives the verdicts.
 
 A kind is one class with one interface (:class:`Kind`) in :data:`KINDS`; a new kind is a new class there. The rule is in
-``reproduce/show/statistics.py``.
+``reproduce/verdicts/statistics.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.show.metrics import Metric, Replicates, gains
-from reproduce.show.statistics import (
+from reproduce.verdicts.metrics import Metric, Replicates, gains
+from reproduce.verdicts.statistics import (
     MINIMUM_SEEDS,
     Direction,
     Interval,

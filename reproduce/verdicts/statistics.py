@@ -6,7 +6,7 @@ Directions
 ----------
 A claim about errors or accuracies compares two methods trained on the same data with the same recipe and the same
 seeds. Its evidence are *gains*: differences seed by seed, positive when the method that the paper calls better is
-better (``reproduce/show/metrics.py``). Their mean has one interval, which is printed and which alone decides.
+better (``reproduce/verdicts/metrics.py``). Their mean has one interval, which is printed and which alone decides.
 
 * "better":
 
@@ -45,7 +45,7 @@ trainings a method the replicates are the test episodes (averaged over the train
 the interval then speaks of these trainings only, and the scope says so.
 
 How far gains scatter over seeds is not told by the few seeds of a pair alone: methods trained alike tell it together
-(``reproduce/show/spread.py``). They are those whose errors the claims of a table compare; those of the paper's tables
+(``spread.py`` beside this file). They are those whose errors the claims of a table compare; those of the paper's tables
 on the same data tell it for all these, so that two methods have one spread wherever they are compared. Not so in Table
 6, where methods start from one backbone. Where the spread of the pair's own gains alone, with Holm's procedure over
 such, would give another direction, the verdict names it. This was brought in on 2026-11-29, when most records of the

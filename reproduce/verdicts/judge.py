@@ -1,6 +1,6 @@
 """How a table's claims get their verdicts: all of them together, since they are one family and share one spread.
 
-The rule is in ``reproduce/show/statistics.py``, what a kind of claim asks of the records in ``claims.py``.
+The rule is in ``reproduce/verdicts/statistics.py``, what a kind of claim asks of the records in ``claims.py``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from reproduce.show.claims import KINDS, Case, Evidence, Side
-from reproduce.show.metrics import Replicates, start_differs
-from reproduce.show.spread import Pool, pool
-from reproduce.show.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined
+from reproduce.verdicts.claims import KINDS, Case, Evidence, Side
+from reproduce.verdicts.metrics import Replicates, start_differs
+from reproduce.verdicts.spread import Pool, pool
+from reproduce.verdicts.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined
 
 if TYPE_CHECKING:
     from reproduce.declare.experiments import Claim, Method

@@ -13,8 +13,8 @@ from math import fsum, hypot, sqrt
 from statistics import stdev
 from typing import Any
 
-from reproduce.show.spread import Pool
-from reproduce.show.statistics import EPISODE, MINIMUM_SEEDS, SEED, Interval, difference_p, mean_interval
+from reproduce.verdicts.spread import Pool
+from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED, Interval, difference_p, mean_interval
 
 Record = Mapping[str, Any]
 
@@ -95,7 +95,7 @@ class Replicates:
         unit: which of the two.
         by_seed: one a seed, in any case.
         floor: the least standard deviation of ``values`` that is believed: errors are whole numbers of images, and
-            methods trained alike tell what is usual (``reproduce/show/spread.py``).
+            methods trained alike tell what is usual (``reproduce/verdicts/spread.py``).
         freedom: degrees of freedom of the spread where other methods tell it too.
     """
 
