@@ -1,4 +1,4 @@
-"""What a decision on a claim that is open would take: runs and their time, seeds, or episodes.
+"""What a decision on a claim that is open would take: runs and their time, or seeds.
 
 It follows from the rule of verdicts (`reproduce/verdicts/statistics.py`): every interval that is narrower than the
 paper's difference decides a "better" claim, since it cannot hold both 0 and that.
@@ -11,16 +11,17 @@ from math import sqrt
 
 from reproduce.declare import plan
 from reproduce.run.progress import Costs, duration
+from reproduce.show import words
 from reproduce.show.rows import Row, Table
 from reproduce.verdicts.judge import Judged
 from reproduce.verdicts.spread import TRUSTED
-from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED, Direction
+from reproduce.verdicts.statistics import MINIMUM_SEEDS, Direction
 
 #: Kinds of claims to which a diverged run is an answer.
 CONVERGENCE = ("does_not_converge", "converges")
 
-#: From so many replicates on no number of them is named.
-MOST = {SEED: 50, EPISODE: 10_000}
+#: From so many seeds on no number of them is named.
+MOST = 50
 
 
 #: How to read what `takes` says.
@@ -38,19 +39,21 @@ def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> 
         return "a training that does not diverge: a diverged run has no error"
     episodes = judged.claim.metric.episodes is not None
     least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS
-    if (judged.verdict.unit or SEED) == SEED and any(len(row.records) < least for row in rows):
+    if any(len(row.records) < least for row in rows):
         seeds = "one training of each, whose test episodes decide" if least == 1 else f"{least} seeds of each"
         return f"{seeds}: {_missing(rows, least, profile, costs)}"
-    wanted = _replicates(judged)
-    if wanted is None:
+    if idle := [row for row in rows if row.idle_trainings]:
+        told = words.listed([f"{row.method.label} did not in {row.idle_trainings}" for row in idle])
+        return f"trainings that do what the method is about ({told})"
+    seeds_wanted = _seeds(judged)
+    if seeds_wanted is None:
         return "no number of seeds can be named"
-    unit, number = wanted
-    if number > MOST[unit]:
-        return f"more than {MOST[unit]:,} {unit}s"
+    if seeds_wanted > MOST:
+        return f"more than {MOST} seeds"
     # Without a difference of the paper's, the interval's end then falls at what decides: half of all reach over it.
-    sure = judged.claim.kind == "better" and judged.paper is not None and judged.paper > 0
-    more = f": {_missing(rows, number, profile, costs)}" if unit == SEED else " of these trainings"
-    return f"{'at most' if sure else 'about'} {number:,} {unit}s{more}"
+    sure = judged.claim.kind == "better" and (judged.comparable_paper or 0.0) > 0
+    more = _missing(rows, seeds_wanted, profile, costs)
+    return f"{'at most' if sure else 'about'} {seeds_wanted} seeds: {more}"
 
 
 def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Costs) -> str:
@@ -70,14 +73,14 @@ def _missing(rows: Sequence[Row], seeds: int, profile: plan.Profile, costs: Cost
     return f"{count}, about {duration(sum(known))}"
 
 
-def _replicates(judged: Judged) -> tuple[str, int] | None:
-    """The unit and number of replicates at which the interval is short enough to decide; None where none can be named.
+def _seeds(judged: Judged) -> int | None:
+    """The number of seeds at which the interval is short enough to decide; None where none can be named.
 
-    The spread over the replicates and the level of the interval are taken to stay as they are.
+    The spread over the seeds and the level of the interval are taken to stay as they are.
     """
     from scipy.special import stdtrit
 
-    verdict, interval, found = judged.verdict, judged.verdict.interval, judged.gains
+    interval, found = judged.verdict.interval, judged.gains
     if interval is None or interval.low is None or found is None:
         return None
     half = _longest(judged, interval.mean)
@@ -85,26 +88,26 @@ def _replicates(judged: Judged) -> tuple[str, int] | None:
         return None
     count, level, seen = interval.count, interval.level, found.freedom or interval.count - 1
 
-    def half_of(replicates: int) -> float:
-        # Where other methods tell the spread too, a replicate more of the pair brings only what is made use of.
-        freedom = max(replicates - 1, seen + TRUSTED * (replicates - interval.count))
-        return float(stdtrit(freedom, (1 + level) / 2)) * found.spread / sqrt(replicates)
+    def half_of(seeds: int) -> float:
+        # Where other methods tell the spread too, a seed more of the pair brings only what is made use of.
+        freedom = max(seeds - 1, seen + TRUSTED * (seeds - interval.count))
+        return float(stdtrit(freedom, (1 + level) / 2)) * found.spread / sqrt(seeds)
 
-    while count <= MOST[verdict.unit] and half_of(count) >= half:
+    while count <= MOST and half_of(count) >= half:
         count += 1
-    return verdict.unit, count
+    return count
 
 
 def _longest(judged: Judged, mean: float) -> float | None:
     """Half the length below which an interval decides the claim; None where no length does.
 
-    Beside a difference of the paper's it decides wherever the mean comes to lie, so that fewer replicates may do;
+    Beside a difference of the paper's it decides wherever the mean comes to lie, so that fewer seeds may do;
     otherwise it decides about ``mean``.
     """
     if judged.claim.kind == "similar":
         return abs(judged.claim.margin - abs(mean)) or None
     if judged.claim.kind != "better":
         return None
-    if judged.paper is not None and judged.paper > 0:
-        return judged.paper / 2
+    if judged.comparable_paper is not None and judged.comparable_paper > 0:
+        return judged.comparable_paper / 2
     return abs(mean) or None

@@ -16,7 +16,7 @@ from itertools import combinations
 
 from reproduce.show.cells import as_markdown, number
 from reproduce.show.rows import Row, Table
-from reproduce.verdicts.metrics import Metric, gains, start_differs
+from reproduce.verdicts.metrics import Metric, gains, other_starts
 from reproduce.verdicts.spread import pool
 from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
 
@@ -53,11 +53,15 @@ def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
     shared = None if metric.episodes is not None else pool(told)
     found = {}
     for first, second in combinations(range(len(means)), 2):
-        paired = gains(metric, means[first][0].records, means[second][0].records)
-        if paired is None or len(paired.values) < MINIMUM_SEEDS:
+        records = means[first][0].records, means[second][0].records
+        paired = gains(metric, *records)
+        if paired is not None and len(paired.values) >= MINIMUM_SEEDS:
+            found[first, second] = paired.among(shared, means[first][0].method.key, means[second][0].method.key)
+        elif not other_starts(metric, *records):
             return []
-        found[first, second] = paired.among(shared, means[first][0].method.key, means[second][0].method.key)
-    p_values: dict[Hashable, float] = {pair: item.p for pair, item in found.items()}
+    # A pair that cannot be told apart, since it starts from two trainings of one backbone, is asked all the same.
+    p_values: dict[Hashable, float] = dict.fromkeys(combinations(range(len(means)), 2), 1.0)
+    p_values |= {pair: item.p for pair, item in found.items()}
     levels = holm_levels(p_values)
     beaten: dict[int, set[int]] = {place: set() for place in range(len(means))}
     for (first, second), paired in found.items():
@@ -107,13 +111,16 @@ def _starts(ranked: Sequence[Ranked]) -> str:
     pairs = [
         (first, second)
         for first, second in combinations(ranked, 2)
-        if start_differs(first.metric, first.row.records, second.row.records)
+        if other_starts(first.metric, first.row.records, second.row.records)
     ]
     if not pairs:
         return ""
     times = Counter(item.row.method.label for pair in pairs for item in pair)
     few = [label for label, count in times.items() if count == max(times.values())]
-    return f" Of one backbone there are several trainings, by the machine: {', '.join(few)} started from another."
+    return (
+        f" Of one backbone there are several trainings, by the machine: {', '.join(few)} started from another and "
+        "cannot be compared with those."
+    )
 
 
 def markdown(table: Table) -> str:

@@ -59,9 +59,14 @@ class Row:
         return Counter(why for record in self.finished.values() if (why := task.idle(record)))
 
     @property
+    def idle_trainings(self) -> int:
+        """In how many trainings nothing was done of what the row is about."""
+        return self._idle.total()
+
+    @property
     def always_idle(self) -> bool:
         """Whether nothing was done of what the row is about in any training."""
-        return 0 < len(self.finished) == self._idle.total()
+        return 0 < len(self.finished) == self.idle_trainings
 
     @property
     def idle(self) -> str:
@@ -275,6 +280,9 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     against = [judged.worse.label for judged in chosen if judged.verdict.direction == verdict.direction]
     if verdict.direction in (Direction.DISAGREES, Direction.NO_EFFECT) and len(against) < len(chosen):
         verdict = replace(verdict, reason=joined(f"against {', '.join(against)}", verdict.reason))
+    if verdict.direction == Direction.AGREES:
+        held = dict.fromkeys(text for judged in chosen for text in judged.reservations)
+        verdict = replace(verdict, reason=joined(verdict.reason, *(f"though {text}" for text in held)))
     if reference and row.records:
         verdict = row.verdict
     elif row.records and not own:

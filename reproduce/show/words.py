@@ -44,18 +44,13 @@ def sentence(judged: Judged) -> str:
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
 
 
-def control_name(control: Judged) -> str:
-    """What a control compares with."""
-    return control.worse.label.removesuffix(" (not in the paper)")
-
-
 def _beside(control: Judged) -> str:
     """Where the first method lies beside a control."""
     interval, direction = control.verdict.interval, control.verdict.direction
     if interval is None:
-        return f"{control_name(control)}: {direction}"
+        return f"{control.control_name}: {direction}"
     open_ = f", {direction}" if direction == Direction.UNDECIDED else ""
-    return f"{control_name(control)}, {_placed(control, interval.mean)}{_ends(interval)}{open_}"
+    return f"{control.control_name}, {_placed(control, interval.mean)}{_ends(interval)}{open_}"
 
 
 def count(claims: Iterable[Judged]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from reproduce.verdicts.metrics import Metric, Replicates, gains
+from reproduce.verdicts.metrics import Metric, Replicates, gains, other_starts
 from reproduce.verdicts.statistics import (
     MINIMUM_SEEDS,
     Direction,
@@ -145,6 +145,10 @@ def _paper_gain(case: Case) -> float | None:
     return None if better is None or worse is None else case.metric.gain(better, worse)
 
 
+#: Why methods that start from one backbone cannot be compared, where there are two trainings of it.
+OTHER_START = "no common seed that starts from one training of the backbone"
+
+
 class _Comparison(Kind):
     """What "better" and "similar" share: gains seed by seed, or episode by episode."""
 
@@ -160,7 +164,8 @@ class _Comparison(Kind):
         if case.better.diverged or case.worse.diverged:
             reason = "a run diverged"
         elif found is None or len(found.values) < MINIMUM_SEEDS:
-            reason = too_few(len(by_seed))
+            left_out = other_starts(case.metric, case.better.records, case.worse.records)
+            reason = OTHER_START if left_out and not by_seed else too_few(len(by_seed))
         if found is not None and not reason:
             return Evidence(paper, gains=found)
         mean = mean_interval(by_seed) if by_seed else None

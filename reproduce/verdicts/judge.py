@@ -9,10 +9,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from reproduce.verdicts.claims import KINDS, Case, Evidence, Side
-from reproduce.verdicts.metrics import Replicates, start_differs
+from reproduce.verdicts.claims import KINDS, Case, Evidence, Kind, Side
+from reproduce.verdicts.metrics import Replicates, other_starts, paired_seeds
 from reproduce.verdicts.spread import Pool, pool
-from reproduce.verdicts.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined
+from reproduce.verdicts.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined, values_text
 
 if TYPE_CHECKING:
     from reproduce.declare.experiments import Claim, Method
@@ -38,6 +38,28 @@ class Judged:
     def difference(self) -> Interval | None:
         """What was observed, in the unit of ``quantity``, with the ends of the interval that decided."""
         return self.verdict.interval
+
+    @property
+    def comparable_paper(self) -> float | None:
+        """The paper's difference where ours is on the same data; points on other data are points of another size."""
+        return None if self.verdict.scope.data else self.paper
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What takes from a claim that agrees: a method that did nothing of its own, controls that it does not beat."""
+        vain = [f"{label} did nothing of what it is about" for label in self.verdict.vain]
+        beaten = [one for one in self.controls if one.verdict.direction == Direction.DISAGREES]
+        open_ = [one for one in self.controls if one.verdict.direction not in (Direction.AGREES, Direction.DISAGREES)]
+        return (
+            *vain,
+            *(f"our control, {one.control_name}, beats {one.better.label}" for one in beaten),
+            *(f"{one.better.label} is not shown to beat our control, {one.control_name}" for one in open_),
+        )
+
+    @property
+    def control_name(self) -> str:
+        """Of a control, what it compares with."""
+        return self.worse.label.removesuffix(" (not in the paper)")
 
 
 def pair(case: Case) -> Hashable:
@@ -103,12 +125,13 @@ def _idle(case: Case) -> str:
 
 
 def _pairs(case: Case) -> dict[int, tuple[float, float]]:
-    """The values of the common seeds, where one of the rows has others too."""
+    """The values of the compared seeds, where a row has others too, or where a mean over episodes hides them."""
     first, second = (case.metric.values(side.records) for side in (case.better, case.worse))
-    common = first.keys() & second.keys()
-    if common == first.keys() | second.keys():
+    common = paired_seeds(case.metric, case.better.records, case.worse.records)
+    hidden = case.metric.unit == EPISODE and len(common) > 1
+    if set(common) == first.keys() | second.keys() and not hidden:
         return {}
-    return {seed: (first[seed], second[seed]) for seed in sorted(common)}
+    return {seed: (first[seed], second[seed]) for seed in common}
 
 
 def _levels(cases: Sequence[Case], found: Sequence[Evidence]) -> dict[Hashable, float]:
@@ -119,6 +142,16 @@ def _levels(cases: Sequence[Case], found: Sequence[Evidence]) -> dict[Hashable, 
         if item.gains is not None:
             p_values[pair(case)] = item.gains.p
     return holm_levels(p_values)
+
+
+def _of_trainings(kind: Kind, found: Replicates, direction: Direction, reason: str) -> tuple[Direction, str]:
+    """Direction and reason, where episodes decide which of two methods is better: not against one of its trainings."""
+    signs = {gain > 0 for gain in found.by_seed.values()}
+    decided = direction in (Direction.AGREES, Direction.DISAGREES)
+    if found.unit == EPISODE and kind.ranks and decided and len(signs) > 1:
+        told = values_text(list(found.by_seed.values()))
+        return Direction.UNDECIDED, f"trainings differ in sign, {told}; three would decide"
+    return direction, reason
 
 
 def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ...]:
@@ -138,18 +171,23 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
         verdict = item.verdict
         if item.gains is not None and own.gains is not None:
             interval, by_seed = item.gains.interval(levels[pair(case)]), tuple(item.gains.by_seed.values())
-            direction, reason = kind.decide(case, interval, item.paper)
+            # Points on other data are points of another size: only the sign is compared.
+            paper = None if case.scope.data else item.paper
+            direction, reason = _of_trainings(kind, item.gains, *kind.decide(case, interval, paper))
             seeds = len(by_seed)
             trainings = []
             if item.gains.unit == EPISODE:
                 trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
             elif case.metric.episodes is not None:
                 trainings.append("these test episodes only")
-            if start_differs(case.metric, case.better.records, case.worse.records):
-                trainings.append("which start from two trainings of one backbone")
+            if left_out := other_starts(case.metric, case.better.records, case.worse.records):
+                named = ", ".join(map(str, left_out))
+                trainings.append(f"without seed {named}, which starts from two trainings of one backbone")
             scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
-            other, _ = kind.decide(case, own.gains.interval(own_levels[pair(case)]), item.paper)
+            other, _ = _of_trainings(
+                kind, own.gains, *kind.decide(case, own.gains.interval(own_levels[pair(case)]), paper)
+            )
             by_itself = "" if other == direction else f"by the spread of its own gains alone: {other}"
             verdict = Verdict(
                 direction, scope, interval, item.gains.unit, seeds, by_seed, "", reason, "", handicap, by_itself

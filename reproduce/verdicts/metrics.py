@@ -151,21 +151,29 @@ def replicates(metric: Metric, records: Mapping[int, Record]) -> Replicates | No
     return Replicates(_over_episodes({seed: metric.episodes(records[seed]) for seed in by_seed}), EPISODE, by_seed)
 
 
-def start_differs(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> bool:
-    """Whether runs of a common seed that should have the same start have two: made on machines that round otherwise."""
-    if metric.start is None:
-        return False
-    for seed in metric.values(better).keys() & metric.values(worse).keys():
+def other_starts(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> list[int]:
+    """The common seeds whose runs should have one start and have two: made on machines that round otherwise."""
+    found = []
+    for seed in sorted(metric.values(better).keys() & metric.values(worse).keys()) if metric.start else []:
+        assert metric.start is not None
         first, second = metric.start(better[seed]), metric.start(worse[seed])
         if first and second and first[0] == second[0] and first[1] != second[1]:
-            return True
-    return False
+            found.append(seed)
+    return found
+
+
+def paired_seeds(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> list[int]:
+    """The common seeds whose runs can be compared: without those of `other_starts`, whose difference is that of two
+    backbones as well."""
+    left_out = other_starts(metric, better, worse)
+    return sorted((metric.values(better).keys() & metric.values(worse).keys()) - set(left_out))
 
 
 def gains(metric: Metric, better: Mapping[int, Record], worse: Mapping[int, Record]) -> Replicates | None:
-    """The gain of one method over another with the same seed, or on the same episode; None without a common seed."""
+    """The gain of one method over another with the same seed, or on the same episode; None without a seed of which
+    they can be compared."""
     first, second = metric.values(better), metric.values(worse)
-    by_seed = {seed: metric.gain(first[seed], second[seed]) for seed in first if seed in second}
+    by_seed = {seed: metric.gain(first[seed], second[seed]) for seed in paired_seeds(metric, better, worse)}
     if not by_seed:
         return None
     if metric.episodes is None or len(by_seed) >= MINIMUM_SEEDS:

@@ -17,7 +17,8 @@ better (``reproduce/verdicts/metrics.py``). Their mean has one interval, which i
   - *undecided* otherwise.
 
   An interval above 0 that ends below the paper's difference, or begins above it, *agrees*, and the words say that the
-  effect is smaller, or larger.
+  effect is smaller, or larger. On other data than the paper's a point is of another size: there only the sign is
+  compared, and no effect is called the paper's, smaller or larger.
 * "similar", with a declared margin d (an equivalence test):
 
   - *agrees*: the interval lies within (-d, d). Where it excludes 0 the words say that there is a difference, if one
@@ -42,12 +43,16 @@ The unit of replication
 -----------------------
 Errors are replicated by seeds. Accuracies of few-shot learning (Table 6) are too, from three seeds on. With one or two
 trainings a method the replicates are the test episodes (averaged over the trainings, which share their episodes):
-the interval then speaks of these trainings only, and the scope says so.
+the interval then speaks of these trainings only, and the scope says so. How far trainings scatter it does not count; so
+it decides nothing against one of its trainings: where two differ in sign, the claim is *undecided*.
 
 How far gains scatter over seeds is not told by the few seeds of a pair alone: methods trained alike tell it together
 (``spread.py`` beside this file). They are those whose errors the claims of a table compare; those of the paper's tables
-on the same data tell it for all these, so that two methods have one spread wherever they are compared. Not so in Table
-6, where methods start from one backbone. Where the spread of the pair's own gains alone, with Holm's procedure over
+on the same data tell it for all these, so that two methods have one spread wherever they are compared. Believed is the
+largest of three standard deviations (of the pair's own gains, of its two methods, of all methods): what others lend is
+above all degrees of freedom, so that a verdict can change when other methods get seeds. Not so in Table 6, where
+methods start from one backbone; of two trainings of that backbone, made on machines that round otherwise, the runs are
+not compared. Where the spread of the pair's own gains alone, with Holm's procedure over
 such, would give another direction, the verdict names it. This was brought in on 2026-11-29, when most records of the
 profile cpu were known: by their own spread alone three seeds could decide next to nothing, either way.
 
@@ -85,8 +90,8 @@ to five a true null is decided in about 10 % of cases instead of 5 %.
 Scope
 -----
 Other data than the paper's, other widths, a training of less than half of the paper's images or in bfloat16, few
-trainings: each is named beside the direction, and none makes a result undecided. The paper's difference in points is
-compared as it is, on whatever data. A claim won against a competitor that is known to be handicapped says so.
+trainings: each is named beside the direction, and none makes a result undecided. A claim won against a competitor that
+is known to be handicapped says so.
 
 A table's row has the direction of the "better" claims in which its method is the better one (of its other claims where
 it has none): *disagrees* or *no effect* when one of them is, then *undecided*, else *agrees*; the baseline's row is the

@@ -242,6 +242,62 @@ def test_with_fewer_seeds_episodes_decide_about_these_trainings_only(tmp_path: P
     assert (row["unit"], row["episodes"]) == ("episode", str(4 * seeds))
 
 
+def test_episodes_do_not_decide_against_one_of_two_trainings(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+    put(store, profile, "finetune", [30, 45, 60, 50], 0)
+    put(store, profile, "static", [53, 69, 83, 74], 0)
+    put(store, profile, "finetune", [31, 46, 61, 51], 1)
+    put(store, profile, "static", [30, 45, 60, 50], 1)
+    judged = make_table(6, profile, store).claims[0]
+    # Averaged over the trainings every episode is better by far.
+    assert judged.difference is not None
+    assert judged.difference.low is not None
+    assert judged.difference.low > 0
+    assert judged.verdict.direction == "undecided"
+    assert judged.verdict.reason == "trainings differ in sign, 31.33, -1.33; three would decide"
+    assert list(judged.pairs) == [0, 1]  # both are shown
+
+
+def test_runs_that_start_from_two_trainings_of_one_backbone_are_not_compared(tmp_path: Path) -> None:
+    profile, store = plan.profile("paper"), Store(tmp_path, "paper")
+
+    def put_from(key: str, right: list[int], seed: int, curve: list[float]) -> None:
+        put(store, profile, key, right, seed)
+        run = profile.run(plan.experiment(6).method(key), SLOT, seed)
+        found = {one["config"]["seed"]: one for one in store.records() if one["config"]["model"] == run.model}
+        record = found[seed]
+        record["result"]["curves"] = {"pretrain": curve}
+        store.write(record)
+
+    def judged() -> Judged:
+        return make_table(6, profile, store).claims[0]
+
+    for seed in range(2):
+        put_from("finetune", [30, 45, 60, 50], seed, [1.0, 0.5])
+        put_from("static", [53, 69, 83, 74], seed, [1.0, 0.5] if seed else [1.0, 0.4])
+    found = judged()
+    assert found.verdict.direction == "agrees"
+    assert list(found.pairs) == [1]
+    assert "without seed 0, which starts from two trainings of one backbone" in str(found.verdict.scope)
+    put_from("static", [53, 69, 83, 74], 1, [1.0, 0.4])
+    found = judged()
+    assert found.verdict.direction == "undecided"
+    assert found.verdict.reason == "no common seed that starts from one training of the backbone"
+    put_from("finetune", [30, 45, 60, 50], 0, [1.0, 0.4])
+    assert judged().verdict.seeds == 1
+
+
+def test_points_on_other_data_are_not_compared_in_size(tmp_path: Path) -> None:
+    for name, size in (("paper", "a smaller effect than the paper's"), ("cpu", "")):
+        profile, store = plan.profile(name), Store(tmp_path, name)
+        for seed in range(3):
+            put(store, profile, "finetune", [30 + seed, 45, 60], seed)
+            put(store, profile, "static", [33 + seed, 48, 63], seed)
+        judged = make_table(6, profile, store).claims[0]
+        assert (judged.verdict.direction, judged.verdict.reason) == ("agrees", size)
+        assert judged.comparable_paper == (None if name == "cpu" else judged.paper)
+
+
 def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -> None:
     scopes = {}
     for name in ("paper", "cpu"):
