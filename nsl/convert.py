@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from nsl.classifier import CLASSIFIER_NAMES, named_classifiers
 from nsl.layers.dynamic import DynamicLayer
@@ -212,7 +213,7 @@ def convert(
     read_by_parents = _read_by_parents(model)
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
-        similar = replacement(type(module), dynamic=kind == "dynamic")
+        similar = replacement(type_before_parametrizations(module), dynamic=kind == "dynamic")
         lazy = isinstance(getattr(module, "weight", None), UninitializedParameter)
         if lazy and (isinstance(module, _ConvNd) if where is None else where(name, module)):
             raise ValueError(
@@ -245,7 +246,9 @@ def fold(model: nn.Module) -> nn.Module:
     """Turn every static layer into a plain one with equal outputs, in place; dynamic layers stay.
 
     A kernel or bias that is frozen stays frozen; a parametrised one (`torch.nn.utils.parametrizations`) becomes its
-    present value. Torch's global generators are left as they were.
+    present value. A bias that layers share stays one parameter, and a kernel where they share the similarity too; with
+    similarities of their own shared kernels become kernels of their own. Torch's global generators are left as they
+    were.
 
     Returns:
         The model; a new object only if the model itself is one static layer.
@@ -253,6 +256,16 @@ def fold(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a layer has hooks or a forward of its own, or a forward pre-hook computes one of its tensors.
     """
+    tied: dict[Any, nn.Parameter] = {}
+
+    def tie(module: nn.Module, folded: nn.Module) -> None:
+        # Kernels stay one parameter where their similarity is one too.
+        origin: dict[str, tuple[int, ...]] = {"bias": (id(getattr(module, "bias", None)),)}
+        origin["weight"] = (id(module.weight), *map(id, module.parts()))  # type: ignore[operator]
+        for name, key in origin.items():
+            own = getattr(folded, name)
+            if own is not None and name in module._parameters:
+                setattr(folded, name, tied.setdefault((name, *key), own))
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, Similar) or module.is_dynamic:
@@ -260,6 +273,7 @@ def fold(model: nn.Module) -> nn.Module:
         if own := _computes_its_own(module):
             raise ValueError(f"module {name or '(root)'!r} has {own}, which folding would lose")
         folded: nn.Module = module.fold()  # type: ignore[operator]
+        tie(module, folded)
         on_tensors = any(
             parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
             for parameter in module.parameters()

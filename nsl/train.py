@@ -37,6 +37,7 @@ from nsl.training.loop import TrainResult, train
 from nsl.training.ranges import LARGEST
 from nsl.training.request import check, checked_options
 from nsl.training.schedule import AUGMENTATIONS, PRECISIONS, SCHEDULES, Recipe
+from nsl.training.state import described
 
 _CHOICES = {"schedule": SCHEDULES, "precision": PRECISIONS, "augment": AUGMENTATIONS}
 _DEFAULT_ITERATIONS = 1000
@@ -134,12 +135,17 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
     else:
         dataset = _load(arguments, arguments.data)
         model = _build(arguments, dataset)[0]
+        kept = load_checkpoint(path)
+        identity = kept.get("identity") or {}
         try:
-            model.load_state_dict(load_checkpoint(path)["model"])
+            model.load_state_dict(kept["model"])
+            same = identity.get("network", described(model)) == described(model)
         except (KeyError, RuntimeError):
-            raise CheckpointError(
-                f"checkpoint {path} holds another network; name its --model and --option."
-            ) from None
+            same = False
+        if not same:
+            raise CheckpointError(f"checkpoint {path} holds another network; name its --model and --option.")
+        if identity.get("data", dataset.fingerprint) != dataset.fingerprint:
+            print(f"{dataset.name}: not the data that {path.name} was trained on; they are normalised by their own.")
     model.to(local_device(arguments.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = evaluate(model, dataset, arguments.precision)
     _say(f"{path.name} on {dataset.name}", found.error, found.top5_error, found.loss)

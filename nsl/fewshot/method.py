@@ -281,6 +281,8 @@ class FewShotMethod(metaclass=_Seeded):
             raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
         if torch.is_inference_mode_enabled():
             raise ValueError(f"{self.name}: adapt needs gradients; use torch.no_grad() in place of inference_mode().")
+        if support.is_inference():  # represented in inference mode, whose tensors no graph may keep
+            support = support.clone()
         with torch.enable_grad():  # whoever adapts may keep no graph of their own
             return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)
 

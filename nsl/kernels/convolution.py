@@ -32,7 +32,7 @@ from torch import Tensor
 
 from nsl.kernels import compiled, operators
 from nsl.kernels.definition import gradients_by_definition
-from nsl.kernels.patches import Patches, chunk_bounds, fitting_size, wide_type
+from nsl.kernels.patches import Patches, as_laid_out, chunk_bounds, fitting_size, wide_type
 from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
@@ -107,7 +107,8 @@ def neural_similarity_conv2d(
         output = _SimilarityConv.apply(input, weight, similarity, stride, padding, dilation)
     else:
         output = _unfolded(input, weight, similarity, stride, padding, dilation, groups)
-    return output if bias is None else output + bias.view(1, -1, 1, 1)
+    output = output if bias is None else output + bias.view(1, -1, 1, 1)
+    return as_laid_out(output, input)
 
 
 def _by_definition(input: Tensor, weight: Tensor, similarity: Tensor) -> bool:

@@ -78,8 +78,25 @@ def fitting_size(
     return out
 
 
+def as_laid_out(output: Tensor, input: Tensor) -> Tensor:
+    """A map in the memory format of the input where that is PyTorch's usual one, as a convolution gives it.
+
+    What is computed with channels innermost comes out in channels_last, on which a later `view` fails.
+    """
+    if not isinstance(output, Tensor) or torch.compiler.is_exporting() or compiled.in_transform():
+        return output
+    usual = input.is_contiguous() and not input.is_contiguous(memory_format=torch.channels_last)
+    return output.contiguous() if usual else output
+
+
 def wide_type(x: Tensor) -> torch.dtype:
-    """Type of sums over x: at least float32."""
+    """Type of sums over x: at least float32.
+
+    Raises:
+        ValueError: x is complex, whose norms and places are not defined here.
+    """
+    if x.dtype.is_complex:
+        raise ValueError(f"input must be real, got {x.dtype}: norms of patches and places of taps are real numbers")
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

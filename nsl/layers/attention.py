@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.kernels.convolution import pair
+from nsl.kernels.patches import as_laid_out
 from nsl.layers.spherical import SphereConv2d
 
 
@@ -45,7 +47,7 @@ class StaticGlobalSimilarity(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.size = pair(size, "size")
         positions = self.size[0] * self.size[1]
         self.similarity = nn.Parameter(torch.empty(positions, positions, device=device, dtype=dtype))
         self.reset_parameters()
@@ -137,20 +139,25 @@ class GlobalSimilarity(nn.Module):
         if torch.compiler.is_exporting():  # ONNX knows the attention of heads only
             attended = self.predict_similarity(input) @ self.value(input).flatten(2).transpose(1, 2)
         else:
-            rows = [part(input).flatten(2).transpose(1, 2) for part in (self.query, self.key, self.value)]
+            found = [part(input) for part in (self.query, self.key, self.value)]
+            if isinstance(input, Tensor) and (found[2].shape[1] != input.shape[1] or _elsewhere(found[0], input)):
+                raise ValueError(
+                    f"query must give the positions of the input {list(input.shape)}, and value its channels; got "
+                    f"{list(found[0].shape)} and {list(found[2].shape)}"
+                )
+            rows = [maps.flatten(2).transpose(1, 2) for maps in found]
             # On the CPU a fused kernel, which never forms the N x N matrices of all images; on CUDA, where without
             # heads there is none, the plain products, whose gradients repeat.
             attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=self.scale)
-        output = attended.transpose(1, 2)
-        if isinstance(input, Tensor) and not torch.compiler.is_exporting() and output.numel() != input.numel():
-            raise ValueError(
-                f"query and value must give as many positions as the input {list(input.shape)} has, and value its "
-                f"channels; got {list(output.shape)}, channels before positions"
-            )
-        output = output.reshape(input.shape)
+        output = as_laid_out(attended.transpose(1, 2).reshape(input.shape), input)
         if self.gamma is not None:
             output = self.gamma * output
         return output + input if self.residual else output
+
+
+def _elsewhere(maps: Tensor, input: Tensor) -> bool:
+    """Whether maps have other positions than the input; not asked of symbols."""
+    return not torch.compiler.is_exporting() and maps.shape[2:] != input.shape[2:]
 
 
 def sphere_maps(channels: int, reduction: int = 8) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import neural_similarity_conv2d, pair
+from nsl.kernels.patches import fitting_size
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor
@@ -311,6 +312,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         if unbatched(input, self.in_channels):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         padded, padding = self._padded(input)
+        fitting_size(padded, pair(self.kernel_size), pair(self.stride), padding, pair(self.dilation))
         return neural_similarity_conv2d(
             padded,
             self.neural.on_kernel(self.weight),

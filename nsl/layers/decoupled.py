@@ -156,8 +156,9 @@ class DecoupledConv2d(Unfusible, nn.Conv2d):
             return self.forward(input.unsqueeze(0)).squeeze(0)
         stride, dilation = pair(self.stride), pair(self.dilation)
         geometry = (stride, pair(self.padding), dilation)
-        length = (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
-        product = F.conv2d(input, self.weight / length, None, *geometry)
+        weight = self.weight  # read once: a parametrisation may draw at random
+        length = (weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
+        product = F.conv2d(input, weight / length, None, *geometry)
         norm = patch_norm(input, pair(self.kernel_size), *geometry)
         cosine = (product.to(norm.dtype) / norm).clamp(-1, 1)
         if self.angle == "square":
@@ -173,4 +174,6 @@ class DecoupledConv2d(Unfusible, nn.Conv2d):
 
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, magnitude={self.magnitude!r}, angle={self.angle!r}"
-        return text + f", weighted={self.weighted}, learnable={self.learnable}"
+        text += f", weighted={self.weighted}, learnable={self.learnable}"
+        usual = math.sqrt(self.in_channels * self.kernel_size[0] * self.kernel_size[1])
+        return text + ("" if self.radius == usual else f", radius={self.radius:g}")

@@ -120,8 +120,13 @@ class DeformConv2d(Window):
         for part in (self.offset, self.places, self.modulation):
             if part is not None:
                 part.rate = rate  # type: ignore[assignment]
+        self.rate_of_offsets = rate
         self.add_bias(bias, **made)
         self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        usual = self.rate_of_offsets == OFFSET_RATE
+        return super().extra_repr() + ("" if usual else f", rate={self.rate_of_offsets:g}")
 
     def reset_parameters(self) -> None:
         """He initialisation of the kernel; everything that moves or scales taps starts at zero."""

@@ -53,7 +53,8 @@ class DynamicSimilarity(Similarity):
         self.degrees_of_freedom = self.structure.degrees_of_freedom(block)
 
     def reset_parameters(self) -> None:
-        """The full shape, and the predictor's own initialisation near M = I."""
+        """The full shape, and the predictor's own initialisation near M = I; kernels that it shares with other layers
+        too, for all of them."""
         super().reset_parameters()
         # Children first, so that a predictor's own scaled initialisation has the last word.
         for module in reversed(list(self.predictor.modules())):

@@ -147,7 +147,7 @@ class DynamicFilterConv2d(Window):
         """
         assert self.scale is not None
         assert self.shift is not None
-        inverse = (squares / count + EPSILON).rsqrt()
+        inverse = (squares / count + EPSILON).rsqrt().to(maps.dtype)
         return maps * (inverse * self.scale.to(maps.dtype)) + sums * self.shift.to(maps.dtype)
 
     def _sums(self, input: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class DynamicFilterConv2d(Window):
         maps = self.each_its_kernel(input, filters)
         if not self.normalise:
             return maps
-        squares = filters.square().sum((2, 3))[:, None, None]  # [B, 1, 1, F]
+        squares = _wide(filters).square().sum((2, 3))[:, None, None]  # [B, 1, 1, F]
         count = self.in_channels * self.taps
         return self._spread(maps.permute(0, 2, 3, 1), squares, self._sums(input), count).permute(0, 3, 1, 2)
 
@@ -180,7 +180,7 @@ class DynamicFilterConv2d(Window):
             maps = (filters * patches).sum(3)
             if self.normalise:
                 # The normalised filters' product with the patches, without writing those filters down.
-                maps = self._spread(maps, filters.square().sum(3), self._sums(images), self.taps)
+                maps = self._spread(maps, _wide(filters).square().sum(3), self._sums(images), self.taps)
             parts.append(maps)
         return torch.cat(parts).permute(0, 3, 1, 2)
 
@@ -194,7 +194,7 @@ class DynamicFilterConv2d(Window):
             return filters
         shape = [-1 if axis == owner else 1 for axis in range(5 if self.depthwise else 6)]
         centred = filters - filters.mean(axes, keepdim=True)
-        inverse = (centred.square().mean(axes, keepdim=True) + EPSILON).rsqrt()
+        inverse = (_wide(centred).square().mean(axes, keepdim=True) + EPSILON).rsqrt().to(centred.dtype)
         scale, shift = (part.to(filters.dtype).view(shape) for part in (self.scale, self.shift))
         return centred * (inverse * scale) + shift
 
@@ -237,6 +237,11 @@ class DynamicFilterConv2d(Window):
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, local={self.local}, depthwise={self.depthwise}"
         return f"{text}, hidden={self.hidden}, normalise={self.normalise}"
+
+
+def _wide(filters: Tensor) -> Tensor:
+    """Filters as their variance is computed: float16 has no room for squares, nor for the slope of their root."""
+    return filters.float() if filters.dtype == torch.float16 else filters
 
 
 def similarity_of_filters(weight: Tensor, filters: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ class KernelGenerator(nn.Module):
         return blocks * (self.weight_in.numel() + self.block[1] * self.weight_out.numel())
 
     def extra_repr(self) -> str:
-        return f"block={self.block}, kernel_size={self.kernel_size}, embedding={self.embedding}, hidden={self.hidden}"
+        text = f"block={self.block}, kernel_size={self.kernel_size}, embedding={self.embedding}, hidden={self.hidden}"
+        return text if self.decayed else f"{text}, decay=False"
 
     def forward(self, embedding: Tensor, scale: float = 1.0) -> Tensor:
         """[..., embedding] to blocks [..., outputs, inputs, K], times `scale`."""
@@ -138,6 +139,7 @@ class HyperConv2d(Window):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        shares = generator is not None
         if generator is None:
             generator = KernelGenerator(self.kernel_size, (out_channels, in_channels), device=device, dtype=dtype)
         outputs, inputs = generator.block
@@ -148,7 +150,7 @@ class HyperConv2d(Window):
             )
         if bounded and not dynamic:
             raise ValueError("bounded says how the input scales the embeddings: it needs dynamic=True")
-        self.generator, self.dynamic, self.bounded = generator, dynamic, bounded
+        self.generator, self.dynamic, self.bounded, self.shares = generator, dynamic, bounded, shares
         self.decayed = ("embedding",) if generator.decayed else ()
         shape = (out_channels // outputs, in_channels // inputs, generator.embedding)
         self.embedding = nn.Parameter(torch.empty(*shape, device=device, dtype=dtype))
@@ -156,10 +158,16 @@ class HyperConv2d(Window):
             nn.Linear(in_channels, generator.embedding, bias=False, device=device, dtype=dtype) if dynamic else None
         )
         self.add_bias(bias, device=device, dtype=dtype)
-        self.reset_parameters()
+        self._start()
 
     def reset_parameters(self) -> None:
-        """Embeddings of variance 1; scaling and bias zero. The shared generator keeps its own."""
+        """Embeddings of variance 1; scaling and bias zero; a generator of the layer's own to its start. A shared one
+        keeps its numbers."""
+        if not self.shares:
+            self.generator.reset_parameters()
+        self._start()
+
+    def _start(self) -> None:
         nn.init.normal_(self.embedding)
         if self.scaling is not None:
             nn.init.zeros_(self.scaling.weight)
@@ -223,4 +231,4 @@ class HyperConv2d(Window):
         return plain.train(self.training)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, dynamic={self.dynamic}"
+        return f"{super().extra_repr()}, dynamic={self.dynamic}" + (", bounded=True" if self.bounded else "")

@@ -13,6 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nsl.kernels.patches import wide_type
+from nsl.layers.static import exactly
+
 
 class Mahalanobis(nn.Module):
     """A learned metric on vectors, M = L L^T, which starts as the Euclidean one.
@@ -57,10 +60,13 @@ class Mahalanobis(nn.Module):
     def squared_distance(self, x: Tensor, y: Tensor) -> Tensor:
         """(x - y)^T M (x - y): [N, n] and [P, n] to [N, P], at least zero.
 
-        From the points' own lengths and products: distances far below those are lost to rounding, so centre the data.
+        From the points' own lengths and products, in at least float32 also under autocast: distances far below those
+        are lost to rounding, so centre the data.
         """
-        a, b = x @ self.factor, y @ self.factor
-        return (a.square().sum(-1)[:, None] + b.square().sum(-1)[None, :] - 2 * a @ b.t()).clamp_min(0)
+        wide = wide_type(x)
+        with exactly(x):  # a difference of nearly equal numbers
+            a, b = x.to(wide) @ self.factor.to(wide), y.to(wide) @ self.factor.to(wide)
+            return (a.square().sum(-1)[:, None] + b.square().sum(-1)[None, :] - 2 * a @ b.t()).clamp_min(0)
 
     def extra_repr(self) -> str:
         return f"features={self.factor.shape[0]}, rank={self.factor.shape[1]}"

@@ -102,11 +102,22 @@ class ODEBlock(nn.Module):
         return SCHEMES[self.scheme][0]
 
     def forward(self, input: Tensor) -> Tensor:
-        """x(0) to x(time)."""
+        """x(0) to x(time).
+
+        Raises:
+            ValueError: the field's velocity is not of the state's shape.
+        """
         step = SCHEMES[self.scheme][1]
         for _ in range(self.steps):
-            input = step(self.field, input, self.time / self.steps, self.iterations)
+            input = step(self._velocity, input, self.time / self.steps, self.iterations)
         return input
 
+    def _velocity(self, state: Tensor) -> Tensor:
+        velocity: Tensor = self.field(state)
+        if isinstance(velocity, Tensor) and velocity.shape != state.shape:
+            raise ValueError(f"field must give a velocity {list(state.shape)} as the state, got {list(velocity.shape)}")
+        return velocity
+
     def extra_repr(self) -> str:
-        return f"scheme={self.scheme!r}, steps={self.steps}, time={self.time:g}"
+        text = f"scheme={self.scheme!r}, steps={self.steps}, time={self.time:g}"
+        return text + ("" if self.iterations == ITERATIONS else f", iterations={self.iterations}")

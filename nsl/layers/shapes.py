@@ -69,7 +69,8 @@ class Shaped(Structure):
         return self.inner.penalty(free[..., block.taps :], block)
 
     def __repr__(self) -> str:
-        return f"shaped({self.inner!r}, boolean={self.boolean})"
+        threshold = "" if self.threshold == SHAPE_THRESHOLD else f", threshold={self.threshold:g}"
+        return f"shaped({self.inner!r}, boolean={self.boolean}{threshold})"
 
 
 class FewTaps(Shift):

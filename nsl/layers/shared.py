@@ -101,7 +101,21 @@ def adaptation_network(
     )
     he_normal(convolution, 1.0)
     norm = nn.BatchNorm2d(width, eps=BATCH_NORM_EPSILON, momentum=batch_norm_momentum)
-    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
+    return _Adaptation(convolution, norm, nn.ReLU(inplace=True))
+
+
+class _Adaptation(nn.Sequential):
+    """Convolution, batch norm, ReLU, whose convolution has He's start."""
+
+    def reset_parameters(self) -> None:
+        """He's start of the convolution; batch norm resets itself."""
+        he_normal(self[0], 1.0)
+
+    def __getitem__(self, index: Any) -> Any:
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
+    def _get_name(self) -> str:
+        return "Sequential"  # as which checkpoints know it
 
 
 class SharedKernels(nn.Module):

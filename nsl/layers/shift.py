@@ -83,7 +83,8 @@ class ShiftConv2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        return f"shifts={len(self._places)}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text = f"shifts={len(self._places)}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{text}, padding={self.padding}, dilation={self.dilation}"
 
     def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to [B, F, Ho, Wo]."""

@@ -157,7 +157,10 @@ class Similarity(nn.Module):
         return None
 
     def extra_repr(self) -> str:
-        return f"similarity={self.structure!r}" + ("" if self.shape is None else ", learn_shape=True")
+        text = f"similarity={self.structure!r}" + ("" if self.shape is None else ", learn_shape=True")
+        # What is usual goes without saying, so that checkpoints know networks by what older versions called them.
+        text += "" if self.shape_threshold == SHAPE_THRESHOLD else f", shape_threshold={self.shape_threshold:g}"
+        return text + ("" if self.shape_rate == SHAPE_RATE else f", shape_rate={self.shape_rate:g}")
 
 
 class Similar(nn.Module):

@@ -111,8 +111,8 @@ def patch_norm(
         if groups == 1:
             energy = channel_energy(input, dtype)
         else:
-            grouped = input.reshape(batch, groups, channels // groups, height, width)
-            energy = (grouped * grouped).sum(2, dtype=dtype)
+            grouped = input.reshape(batch, groups, channels // groups, height, width).to(dtype)
+            energy = (grouped * grouped).sum(2)
         if energy.device.type == "cuda":  # no convolution there, which TF32 would round
             window = _window_sums(energy, kernel, pair(stride), pair(padding), pair(dilation))
             return (window + epsilon).sqrt()
@@ -229,7 +229,8 @@ class SphereConv2d(Unfusible, nn.Conv2d):
 
     def unit_weight(self) -> Tensor:
         """The kernels [F, C / groups, kh, kw] divided by their norms."""
-        return self.weight / (self.weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
+        weight = self.weight  # read once: a parametrisation may draw at random
+        return weight / (weight.square().sum((1, 2, 3), keepdim=True) + EPSILON).sqrt()
 
     def unscaled(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """The output as a map [B, F, Ho, Wo] and the factor [B, 1, Ho, Wo] that it is still to be multiplied with.

@@ -62,8 +62,12 @@ class StaticSimilarity(Similarity):
             mask = mask if shape is None else mask * shape
             if isinstance(weight, Tensor) and weight.dim() == 2:  # of a linear map, whose taps are blocks of features
                 return weight * mask.repeat(self.block.channels)
-            # The shape that the kernels of a convolution have; torch.fx traces linear maps this way too.
-            kernels = weight.reshape(-1, self.block.channels, *self.block.kernel_size)
+            # The shape that the kernels of a convolution have; torch.fx traces linear maps this way too. The mask is
+            # that of all channels, so that a layer may get others.
+            channels = self.block.channels
+            if isinstance(weight, Tensor) and weight.numel() % (channels * self.block.taps):
+                channels = 1
+            kernels = weight.reshape(-1, channels, *self.block.kernel_size)
             return (kernels * mask.view(self.block.kernel_size)).view_as(weight)
         matrix = self._matrix()
         return (weight.reshape(weight.shape[0], -1, matrix.shape[0]) @ matrix).view_as(weight)
@@ -89,7 +93,7 @@ def keep_frozen(plain: nn.Module, layer: nn.Module) -> nn.Module:
 
 
 def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
-    """`plain` with the given kernel; bias, mode, memory format and what is frozen are the folded layer's."""
+    """`plain` with the given kernel; bias, mode, memory format, rate and what is frozen are the folded layer's."""
     refuse_stale(layer, "bias")
     if plain.weight.shape != weight.shape:
         raise ValueError(
@@ -102,6 +106,8 @@ def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
             plain.bias.copy_(layer.bias)  # type: ignore[operator]
     if weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if hasattr(layer, "rate"):  # of its learning, see `nsl.training.parameter_groups`
+        plain.rate = layer.rate
     return keep_frozen(plain, layer).train(layer.training)
 
 

@@ -334,6 +334,8 @@ class Dilated(Diagonal):
 class L1(Structure):
     """Another structure whose M_s pays coefficient * sum |M_s[k, l]|: soft sparsity. Static only.
 
+    With `learn_shape` it is R of M_s = D R that pays, also for taps that D has dropped and may bring back.
+
     The layer computes the same as without; `nsl.similarity_penalty(model)` collects the penalties for the loss.
 
     Args:

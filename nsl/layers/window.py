@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import pair
-from nsl.kernels.patches import fitting_size, output_size
+from nsl.kernels.patches import as_laid_out, fitting_size, output_size
 from nsl.layers.inputs import unbatched
 
 torch.fx.wrap("image_by_image")  # a leaf of the graphs that torch.fx traces
@@ -95,8 +95,8 @@ class Window(nn.Module):
             ValueError: the input is neither.
         """
         if unbatched(input, self.in_channels):
-            return self.maps(input.unsqueeze(0)).squeeze(0)
-        return self.maps(input)
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        return as_laid_out(self.maps(input), input)
 
     def maps(self, input: Tensor) -> Tensor:
         """The layer itself, [B, C, H, W] to [B, F, Ho, Wo]."""

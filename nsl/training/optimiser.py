@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.classifier import CLASSIFIER_NAMES, named_classifiers, unwrapped
-from nsl.layers.similarity import Similarity
+from nsl.layers.similarity import Similar, Similarity
 from nsl.training.checkpoint import check_optimiser
 from nsl.training.schedule import Recipe
 
@@ -29,7 +29,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Returns:
         Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
         which is 1 except for the parameters of the classifier (recipe.classifier_rate; the network's attribute
-        classifier, fc, head or linear) and of modules that have an attribute `rate`.
+        classifier, fc, head or linear) and of modules that have an attribute `rate`: their own parameters and those of
+        their similarities, not those of other modules inside.
 
     Raises:
         ValueError: the recipe has a rate for the classifier and none is found.
@@ -43,6 +44,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         )
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
+    layers = {id(part): module for module in model.modules() if isinstance(module, Similar) for part in module.parts()}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
@@ -61,7 +63,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
                 or (release and isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)))
             ):
                 decay = recipe.weight_decay
-            rate = recipe.classifier_rate if id(parameter) in scaled else float(getattr(module, "rate", 1.0))
+            own = getattr(layers.get(id(module), module), "rate", 1.0)
+            rate = recipe.classifier_rate if id(parameter) in scaled else float(own)
             groups.setdefault((decay, rate, recipe.momentum), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "rate": rate, "momentum": momentum}

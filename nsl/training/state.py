@@ -35,8 +35,12 @@ def digest(text: str) -> str:
 
 
 def described(model: nn.Module) -> str:
-    """A hash of what a network says it is made of."""
-    return digest(repr(model))
+    """A hash of what a network says it is made of, and of which of its parameters are one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    tied = [" = ".join(same) for same in names.values() if len(same) > 1]
+    return digest("\n".join([repr(model), *tied]))
 
 
 class Kept(Protocol):

@@ -39,12 +39,12 @@ OPEN = {Direction.UNDECIDED, Direction.NOT_RUN}
 
 #: What to know of verdicts that rest on a spread which other methods tell too.
 SHARED = (
-    "How far methods scatter over seeds is told by all that Tables 1 to 5 train alike on one data set: believed is the "
-    "largest of three standard deviations (of the pair's gains, of its two methods, of all), with degrees of freedom "
-    "that all lend, so that a verdict may change when other rows get seeds. That rule was brought in when most of these "
-    "records were known, and a verdict that the pair's own gains alone would not give says so. Intervals speak of this "
-    "test set (Table 6: of these novel classes), on which all seeds are measured; how far another one would move them is "
-    "not counted, and may be as much again."
+    "How far methods scatter over seeds is told by all that Tables 1 to 5 train alike on one data set: believed is "
+    "the largest of three standard deviations (of the pair's gains, of its two methods, of all), with degrees of "
+    "freedom that all lend, so that a verdict may change when other rows get seeds. That rule was brought in when "
+    "most of these records were known, and a verdict that the pair's own gains alone would not give says so. "
+    "Intervals speak of this test set (Table 6: of these novel classes), on which all seeds are measured; how far "
+    "another one would move them is not counted, and may be as much again."
 )
 
 #: The names of methods.

@@ -17,6 +17,7 @@ from nsl.layers.predictors import Predictor
 from nsl.models.registry import _MODELS, list_models
 from nsl.training import Recipe
 from nsl.training.optimiser import ScheduledSGD
+from nsl.training.state import described
 
 MAPS = (2, 2, 6, 5)
 CONV = {"in_channels": 2, "out_channels": 4, "kernel_size": 3, "padding": 1}
@@ -192,6 +193,24 @@ def test_no_argument_of_a_layer_is_ignored(name: str, argument: str) -> None:
     )
 
 
+#: What is no part of a description: where tensors are; where a learned number starts; for what size nothing depends on.
+UNDESCRIBED = {"device", "gamma", "image_size"}
+
+
+def tells_apart(one: nn.Module, other: nn.Module) -> bool:
+    """Whether a state dict, or the description of a checkpoint, says which of two networks it is of."""
+    states = [{name: (v.shape, v.dtype) for name, v in module.state_dict().items()} for module in (one, other)]
+    return states[0] != states[1] or described(one) != described(other)
+
+
+@pytest.mark.parametrize(("name", "argument"), [pair for pair in LAYER_ARGUMENTS if pair[1] not in UNDESCRIBED])
+def test_no_other_layer_is_taken_for_the_one_that_a_checkpoint_is_of(name: str, argument: str) -> None:
+    build, base, _ = LAYERS[name]
+    base = base | of(BESIDE, name, argument, {})
+    other = base | {argument: of(OTHER, name, argument)}
+    assert refused(argument, lambda: build(**other)) or tells_apart(build(**base), build(**other))
+
+
 def test_every_public_layer_is_here() -> None:
     public = {name for name in nsl.__all__ if isinstance(getattr(nsl, name), type)}
     assert {name for name in public if issubclass(getattr(nsl, name), nn.Module)} <= set(LAYERS) | PARTS
@@ -237,6 +256,8 @@ def test_no_option_of_a_network_is_ignored(name: str, option: str) -> None:
     base |= beside
     if refused(option, lambda: nsl.create_model(**base | {option: value})):
         return
+    if option not in UNDESCRIBED:
+        assert tells_apart(nsl.create_model(**base), nsl.create_model(**base | {option: value}))
     build = partial(made, nsl.create_model)
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     if option == "image_size" and name in ANY_SIZE:

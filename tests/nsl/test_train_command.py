@@ -89,6 +89,21 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         load_model(foreign)
 
 
+def test_a_checkpoint_is_evaluated_as_the_network_that_it_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "run.pt")
+    own = ["--model", "nsn9_dynamic_diagonal", "--option", "width=4", *TRAIN[4:]]
+    assert main([*own, "--option", "residual=false", "--checkpoint", path]) == 0
+    evaluate = ["--evaluate", path, *own[:10]]
+    assert main(evaluate) == 2
+    assert "holds another network; name its --model and --option" in capsys.readouterr().err
+    assert main([*evaluate, "--option", "residual=false"]) == 0
+    assert "not the data" not in capsys.readouterr().out
+    assert main([*evaluate[:-1], "test_per_class=3", "--option", "residual=false"]) == 0
+    assert "digits: not the data that run.pt was trained on" in capsys.readouterr().out
+
+
 def test_options_are_json_where_they_can_be() -> None:
     assert pairs(["width=8", "predictor=cnn", 'predictor_options={"hidden": 4}'], "--option") == {
         "width": 8,

@@ -53,6 +53,18 @@ def test_adapting_and_predicting_leave_the_trained_network_alone(name: str) -> N
     torch.testing.assert_close(adapted.predict(query), first, rtol=0, atol=0)  # nor does one task touch another
 
 
+@pytest.mark.parametrize("name", ["finetune", "static_nsn", "maml", "proto"])
+def test_images_may_be_represented_in_inference_mode(name: str) -> None:
+    found = method(name, iterations=1)
+    found.fit(toy().base)
+    support, labels, query = episode(found)
+    expected = found.adapt(support, labels).predict(query)
+    with torch.inference_mode():
+        represented, _, _ = episode(found)
+    assert represented.is_inference()
+    assert torch.equal(found.adapt(represented, labels).predict(query), expected)
+
+
 def test_static_adaptation_changes_the_similarity_and_the_classifier_only() -> None:
     found = method("static_nsn", iterations=2)
     assert isinstance(found, StaticNSN)
