@@ -259,13 +259,11 @@ def fold(model: nn.Module) -> nn.Module:
     tied: dict[Any, nn.Parameter] = {}
 
     def tie(module: nn.Module, folded: nn.Module) -> None:
-        # Kernels stay one parameter where their similarity is one too.
-        origin: dict[str, tuple[int, ...]] = {"bias": (id(getattr(module, "bias", None)),)}
-        origin["weight"] = (id(module.weight), *map(id, module.parts()))  # type: ignore[operator]
-        for name, key in origin.items():
-            own = getattr(folded, name)
-            if own is not None and name in module._parameters:
-                setattr(folded, name, tied.setdefault((name, *key), own))
+        for name in module._parameters.keys() & folded._parameters.keys():
+            own, parts = folded._parameters[name], module.parts() if name.startswith("weight") else []  # type: ignore[operator]
+            if own is not None:  # kernels stay one parameter where their similarity is one too
+                key = (id(module._parameters[name]), *map(id, parts))
+                setattr(folded, name, tied.setdefault(key, own))
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
         if not isinstance(module, Similar) or module.is_dynamic:

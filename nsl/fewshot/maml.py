@@ -23,6 +23,7 @@ from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import STEP_PASSES, Adapted, FewShotMethod
 from nsl.fewshot.pretrain import as_dataset
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.kernels.patches import layouts_kept
 from nsl.models.backbones import BackboneClassifier, create_backbone
 
 #: Largest images on which tasks side by side pay on a CPU; measured on two cores by `make bench`.
@@ -101,7 +102,8 @@ class GradientMeta(FewShotMethod):
 
     def inner_loss(self, fast: Parameters, items: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy of items [n, 3, S, S] with one-hot targets [n, way] under `fast`."""
-        return cross_entropy(torch.func.functional_call(self.network, fast, (items,)), targets)
+        with layouts_kept():
+            return cross_entropy(torch.func.functional_call(self.network, fast, (items,)), targets)
 
     def loss(self, tasks: Tasks) -> Tensor:
         """The meta-loss of a meta-batch."""

@@ -29,6 +29,7 @@ from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.settings import History, Place, Settings
+from nsl.kernels.patches import layouts_kept
 from nsl.models.backbones import BackboneClassifier
 
 #: Images over which mean and scale of the pretrained features are measured.
@@ -61,7 +62,8 @@ class StandardisedClassifier(BackboneClassifier):
     @torch.no_grad()
     def standardise(self, images: torch.Tensor) -> None:
         """Take the constants from the features of images [B, 3, S, S]."""
-        features = self.backbone(images)
+        with layouts_kept():
+            features = self.backbone(images)
         self.centre.copy_(features.mean(0))
         self.scale.copy_(feature_scale(features - self.centre))
 

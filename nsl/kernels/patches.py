@@ -10,6 +10,8 @@ x [n, H, W, C], u [n, Ho, Wo, K, C], m [n, Ho, Wo, K] or [n, Ho, Wo, K, K].
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,12 +80,27 @@ def fitting_size(
     return out
 
 
+_kept = False
+
+
+@contextmanager
+def layouts_kept() -> Iterator[None]:
+    """Inside, maps stay as they were computed, channels innermost: for networks that are known not to mind, which then
+    copy nothing between two layers."""
+    global _kept
+    before, _kept = _kept, True
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def as_laid_out(output: Tensor, input: Tensor) -> Tensor:
     """A map in the memory format of the input where that is PyTorch's usual one, as a convolution gives it.
 
     What is computed with channels innermost comes out in channels_last, on which a later `view` fails.
     """
-    if not isinstance(output, Tensor) or torch.compiler.is_exporting() or compiled.in_transform():
+    if _kept or not isinstance(output, Tensor) or torch.compiler.is_exporting() or compiled.in_transform():
         return output
     usual = input.is_contiguous() and not input.is_contiguous(memory_format=torch.channels_last)
     return output.contiguous() if usual else output

@@ -244,6 +244,9 @@ def _wide(filters: Tensor) -> Tensor:
     return filters.float() if filters.dtype == torch.float16 else filters
 
 
+torch.fx.wrap("_wide")  # a leaf of the graphs that torch.fx traces
+
+
 def similarity_of_filters(weight: Tensor, filters: Tensor) -> Tensor:
     """The unconstrained similarity with which a dynamic NSN computes a dynamic filter network (paper 6).
 

@@ -16,7 +16,7 @@ from nsl.models.modes import begin_training, evaluating
 from nsl.training.execution import Execution
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState, described
+from nsl.training.state import TrainingState, described, own_draws
 
 Measured = Mapping[str, float | None]
 
@@ -126,7 +126,7 @@ def fit(
         measure: the model's test metrics by name, in evaluation mode; called at the recipe's points.
         count: number of training samples.
         recipe: budget, batch size and SGD; `augment`, `precision` and `label_smoothing` are the loss's own affair.
-        seed: of the order of the samples.
+        seed: of the order of the samples, and of what the model or the loss draws from the CPU's global generator.
         identity: what else determines the result (JSON-ready), so that a checkpoint of another training is refused.
         checkpoint: to resume from, and to write every `minutes`; the caller deletes it.
         minutes: at most so much work is lost.
@@ -161,19 +161,21 @@ def fit(
     begin_training(model)
     clock = torch.zeros(1, dtype=torch.int64, device=state.device)
     per_epoch, epoch, order = count // size, -1, torch.empty(0, device="cpu")
-    for iteration in state.steps():
-        if iteration // per_epoch != epoch:
-            epoch = iteration // per_epoch
-            order = order_of(count, seed, epoch)
-        place = iteration % per_epoch * size
-        optimiser.begin(iteration)
-        optimiser.zero_grad()
-        value = loss(model, order[place : place + size], iteration)
-        value.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        clock.fill_(iteration)
-        optimiser.step(clock)
-        state.note(clock, value)
+    with own_draws(seed) as seeded:
+        for iteration in state.steps():
+            if iteration // per_epoch != epoch:
+                epoch = iteration // per_epoch
+                order = order_of(count, seed, epoch)
+            place = iteration % per_epoch * size
+            optimiser.begin(iteration)
+            optimiser.zero_grad()
+            seeded(iteration)
+            value = loss(model, order[place : place + size], iteration)
+            value.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            clock.fill_(iteration)
+            optimiser.step(clock)
+            state.note(clock, value)
     model.eval()
     return state.result()

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +27,7 @@ from nsl.training.execution import IN_NUMBERS, Execution, own_stream
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.ranges import check_seed
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState, described, digest
+from nsl.training.state import TrainingState, described, digest, own_draws
 from nsl.training.step import ClassifierStep
 
 #: A loss above this multiple of ln(classes), the loss of a uniform guess, counts as diverged.
@@ -152,22 +150,6 @@ class ClassifierState(TrainingState):
         return result
 
 
-@contextmanager
-def _own_draws(seed: int) -> Iterator[Callable[[int], None]]:
-    """A function that seeds the CPU's global generator for a step, for networks that draw from it themselves (dropout);
-    afterwards it is as it was."""
-    before, rank = torch.get_rng_state(), world().rank
-    start = np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]
-
-    def seeded(step: int) -> None:
-        torch.default_generator.manual_seed((int(start) + step) % 2**63)
-
-    try:
-        yield seeded
-    finally:
-        torch.set_rng_state(before)
-
-
 def _check_kinds(dataset: Any, recipe: Any) -> None:
     """Raise TypeError unless these are what their names say."""
     for name, value, kind in (("dataset", dataset, Dataset), ("recipe", recipe, Recipe)):
@@ -271,7 +253,7 @@ def train(
         begin_training(model)
         step.note = state.note
         try:
-            with _own_draws(seed) as seeded:
+            with own_draws(seed) as seeded:
                 for iteration in state.steps():
                     if before_step is not None:
                         before_step(iteration)

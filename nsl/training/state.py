@@ -14,10 +14,12 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,22 @@ def described(model: nn.Module) -> str:
         names.setdefault(id(parameter), []).append(name)
     tied = [" = ".join(same) for same in names.values() if len(same) > 1]
     return digest("\n".join([repr(model), *tied]))
+
+
+@contextmanager
+def own_draws(seed: int) -> Iterator[Callable[[int], None]]:
+    """A function that seeds the CPU's global generator for a step, for networks that draw from it themselves (dropout);
+    afterwards it is as it was."""
+    before, rank = torch.get_rng_state(), world().rank
+    start = np.random.SeedSequence([seed, rank]).generate_state(1, np.uint64)[0]
+
+    def seeded(step: int) -> None:
+        torch.default_generator.manual_seed((int(start) + step) % 2**63)
+
+    try:
+        yield seeded
+    finally:
+        torch.set_rng_state(before)
 
 
 class Kept(Protocol):

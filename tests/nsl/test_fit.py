@@ -56,6 +56,25 @@ def test_an_interrupted_training_ends_at_the_same_numbers(tmp_path: Path) -> Non
         assert resumed[key] == whole[key]
 
 
+def test_what_a_network_draws_is_the_seeds_and_leaves_the_global_state_alone() -> None:
+    def dropped(model: nn.Module, chosen: Tensor, _step: int) -> Tensor:
+        return (model(nn.functional.dropout(X[chosen], 0.5)) - Y[chosen]).square().mean()
+
+    _, one = run(loss=dropped)
+    before = torch.get_rng_state()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    torch.set_rng_state(state)  # elsewhere than `run` was
+    other = fit(
+        model, dropped, lambda m: {"test_error": (m(X) - Y).square().mean().item()}, len(X), RECIPE, seed=1, identity=""
+    )
+    assert other["test_error"] == one["test_error"]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_rng_state(before)
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
     run(file, minutes=0.0)

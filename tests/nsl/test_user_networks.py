@@ -229,7 +229,7 @@ def test_many_gradients_at_once_are_those_one_after_the_other(
 
 
 def test_attention_over_maps_of_other_sizes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"as many positions as the input \[2, 3, 6, 6\] has"):
+    with pytest.raises(ValueError, match=r"positions of the input \[2, 3, 6, 6\], and value its channels"):
         nsl.GlobalSimilarity(value=nn.Conv2d(3, 2, 1))(IMAGES)
 
 
