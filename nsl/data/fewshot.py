@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -304,6 +305,20 @@ def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: in
     for _, name, wnid in annotated_files(notes):
         if wnid in files:
             files[wnid].append(folder / "val" / "images" / name)
+    listed = folder / "wnids.txt"
+    wanted = set(listed.read_text("utf-8").split()) if listed.is_file() else set(files)
+    if missing := sorted(wanted & {wnid for part in PARTS for wnid in MINI_IMAGENET[part]} - set(files)):
+        raise DataError(
+            f"tiny_imagenet_25_fs: {listed} names {len(missing)} classes without a folder, the first {missing[0]}; "
+            "unpack the data again."
+        )
+    few = [wnid for wnid in files if len(files[wnid]) < 250]
+    if few:
+        warnings.warn(
+            f"{folder} has fewer than the published 250 images of {len(few)} classes, the first {few[0]}; numbers are "
+            "of other data.",
+            stacklevel=2,
+        )
     split = {part: tuple(wnid for wnid in MINI_IMAGENET[part] if wnid in files) for part in PARTS}
     return _from_files("tiny_imagenet_25_fs", files, split, image_size, images_per_class)
 

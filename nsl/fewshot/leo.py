@@ -140,6 +140,11 @@ class LEO(Pretrained):
         dropout: float = 0.3,
     ) -> None:
         super().__init__(settings)
+        if settings.meta.augment != "none":
+            raise ValueError(
+                f"{self.name}: meta.augment must be 'none', got {settings.meta.augment!r}: it trains on features of "
+                "images as they are; pretrain.augment is for the backbone."
+            )
         self.steps, self.weight_steps = steps, weight_steps
         self.beta, self.gamma, self.decay, self.orthogonality = beta, gamma, decay, orthogonality
         self._features = self.network.output_size(settings.image_size)

@@ -78,7 +78,8 @@ def pretrain(
         seed: of batches and augmentation; the network was initialised from it.
         device: "auto" or a torch device.
         identity: what tells this network from others: name and options.
-        place: with `shared`, the trained network is kept there under a name made of all that determines it, the
+        place: without `shared`, the state is kept beside `checkpoint`, as `STEM.pretrain.pt`, also once it is trained;
+            with `shared`, the trained network is kept there under a name made of all that determines it, the
             arithmetic (`nsl.kernels.paths.arithmetic`) included; a second process that wants the same one waits for
             it. Where one is kept that only other arithmetic made, a line on stderr says so, and it is trained anew.
 
@@ -97,7 +98,7 @@ def pretrain(
     alone = nullcontext() if place.shared is None else locked(place.shared / f"backbone-{key}.lock", _wait)
     with alone:
         done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
-        part = None if place.shared is None else place.shared / f"backbone-{key}.part.pt"
+        part = _beside(place.checkpoint) if place.shared is None else place.shared / f"backbone-{key}.part.pt"
         diary = None if place.shared is None else place.shared / f"backbone-{key}.attempts.json"
         if done is not None and done.exists():
             state = load_checkpoint(done)
@@ -107,7 +108,7 @@ def pretrain(
             except (KeyError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
         else:
-            if part is not None and not part.exists():
+            if done is not None and part is not None and not part.exists():
                 _tell_of_others(part.parent, _digest(what), path)
             attempts = _begin(diary, place.attempt)
             begun = time.perf_counter()
@@ -120,6 +121,7 @@ def pretrain(
                     device=device,
                     checkpoint=part,
                     checkpoint_minutes=place.minutes,
+                    keep_last=done is None,
                     progress=place.progress,
                     description=f"base classes, {identity.get('backbone', 'network')}",
                 ),
@@ -137,6 +139,11 @@ def pretrain(
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return history
+
+
+def _beside(checkpoint: Path | None) -> Path | None:
+    """Where the training on the base classes is kept beside a method's checkpoint."""
+    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}.pretrain.pt")
 
 
 def _digest(what: dict[str, Any]) -> str:

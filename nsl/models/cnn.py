@@ -228,15 +228,15 @@ def cnn9pp(num_classes: int, *, width: int = 32, image_size: int = 32, variant: 
     """CNN++: deeper (four convolutions a stage) and wider, slightly more parameters than every NSN variant.
 
     The paper gives no widths. Ours is the smallest width whose parameters exceed those of the largest NSN-9
-    (dynamic, unconstrained) of base width `width`: 55 for 32, 2.05 million parameters for 10 classes.
+    (dynamic, unconstrained) of base width `width` for such images: 55 for 32, 2.05 million parameters for 10 classes.
     """
     with torch.device("meta"):
-        largest = nsn9(num_classes, kind="dynamic", similarity="unconstrained", width=width)
+        largest = nsn9(num_classes, kind="dynamic", similarity="unconstrained", width=width, image_size=image_size)
     target = sum(parameter.numel() for parameter in largest.parameters())
 
     def count(wider: int) -> int:
         with torch.device("meta"):
-            return sum(p.numel() for p in PlainCNN(num_classes, wider, 4).parameters())
+            return sum(p.numel() for p in PlainCNN(num_classes, wider, 4, image_size).parameters())
 
     widths = range(width + 1, 8 * width + 8)
     wider = widths[bisect_right(widths, target, key=count)]

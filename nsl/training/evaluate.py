@@ -82,9 +82,10 @@ class Evaluator:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.model(inputs)
         logits = logits.float()
-        found = [F.cross_entropy(logits, labels, reduction="sum"), (logits.argmax(1) != labels).sum()]
+        lost = ~logits.isfinite().all(1)  # logits that are no numbers are no answer
+        found = [F.cross_entropy(logits, labels, reduction="sum"), ((logits.argmax(1) != labels) | lost).sum()]
         if self.dataset.num_classes > 5:
-            found.append((logits.topk(5).indices != labels[:, None]).all(1).sum())
+            found.append(((logits.topk(5).indices != labels[:, None]).all(1) | lost).sum())
         for own, value in zip(self.sums, found):
             own.add_(value)
 

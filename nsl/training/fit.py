@@ -16,7 +16,7 @@ from nsl.models.modes import begin_training, evaluating
 from nsl.training.execution import Execution
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState, described, own_draws
+from nsl.training.state import TrainingState, described, frozen_parameters, own_draws
 
 Measured = Mapping[str, float | None]
 
@@ -81,21 +81,27 @@ class FitState(TrainingState):
             measured = dict(self.measured_by(self.model))
         self.evaluate_seconds += time.perf_counter() - started
         # A step is judged by its loss, which comes before its update.
+        numbers = {key: _number(value) for key, value in measured.items()}
         if self.iteration == self.total and not _finite(self.model):
             self.divergence = f"weights that are no numbers after iteration {self.iteration}"
+        lost = [key for key, value in measured.items() if numbers[key] is None and value is not None]
+        if self.iteration == self.total and lost and self.divergence is None:
+            self.divergence = f"{lost[0]} that is no number after iteration {self.iteration}"
         self.curve.append(
             {
                 "iteration": self.iteration,
                 "images": self.iteration * self.batch,
                 "learning_rate": self.recipe.rate(self.iteration - 1),
                 "train_loss": self.loss_sum / self.seen,
-                **{key: _number(value) for key, value in measured.items()},
+                **numbers,
             }
         )
 
 
 def _number(value: Any) -> Any:
-    """None in place of what is no number, which JSON has not."""
+    """None in place of what is no number, which JSON has not; of a tensor of one number that number."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -149,6 +155,7 @@ def fit(
             "identity": identity,
             "network": described(model),
             "clip": clip,
+            "frozen": frozen_parameters(model),
         },
         {"model": model, "optimiser": optimiser},
         Execution(checkpoint=checkpoint, checkpoint_minutes=minutes, progress=progress, description=description),

@@ -27,10 +27,11 @@ from nsl.training.execution import IN_NUMBERS, Execution, own_stream
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.ranges import check_seed
 from nsl.training.schedule import Recipe
-from nsl.training.state import TrainingState, described, digest, own_draws
+from nsl.training.state import TrainingState, described, frozen_parameters, own_draws
 from nsl.training.step import ClassifierStep
 
-#: A loss above this multiple of ln(classes), the loss of a uniform guess, counts as diverged.
+#: A loss above this multiple of ln(classes), the loss of a uniform guess, and the penalties at the start counts as
+#: diverged.
 DIVERGED_FACTOR = 50.0
 
 Log = Callable[[int, dict[str, float]], None]
@@ -79,17 +80,18 @@ class ClassifierState(TrainingState):
         evaluator: measures the network at the points of the curve.
         recipe: the settings.
         log: see `train`.
+        penalties: their sum at the start.
         arguments: see `TrainingState`.
     """
 
     def __init__(
-        self, *arguments: Any, evaluator: Evaluator, recipe: Recipe, log: Log | None, **more: Any
+        self, *arguments: Any, evaluator: Evaluator, recipe: Recipe, log: Log | None, penalties: float, **more: Any
     ) -> None:
         super().__init__(*arguments, total=recipe.iterations, points=recipe.evaluation_points(), **more)
         self.evaluator, self.recipe = evaluator, recipe
         self.log = log if self.first else None
         self.result = TrainResult()
-        self.limit = DIVERGED_FACTOR * math.log(max(2, evaluator.dataset.num_classes))
+        self.limit = DIVERGED_FACTOR * math.log(max(2, evaluator.dataset.num_classes)) + penalties
 
     def numbers(self) -> dict[str, Any]:
         result = replace(
@@ -148,6 +150,11 @@ class ClassifierState(TrainingState):
         if result.train_seconds > 0:
             result.images_per_second = result.iterations_done * self.size / result.train_seconds
         return result
+
+
+def _inputs(dataset: Dataset) -> list[Any]:
+    """What becomes of images before the network sees them, which is no part of the data's fingerprint."""
+    return [list(dataset.mean), list(dataset.std), dataset.crop_size]
 
 
 def _check_kinds(dataset: Any, recipe: Any) -> None:
@@ -228,9 +235,8 @@ def train(
     _check_kinds(dataset, recipe)
     execution = execution or Execution()
     device = local_device(execution.device)
-    network = described(model)
     # What is frozen says whose momentum is whose: the optimiser knows parameters by their places.
-    frozen = digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
+    network, frozen = described(model), frozen_parameters(model)
     model = _synchronised(model, device) if execution.sync_batch_norm else model
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with own_stream(device):
@@ -238,6 +244,7 @@ def train(
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
         identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen, **_unusual(execution)}
+        identity["inputs"] = _inputs(dataset)
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
         state = ClassifierState(
             identity,
@@ -248,6 +255,7 @@ def train(
             evaluator=evaluator,
             recipe=recipe,
             log=log,
+            penalties=step.penalty(),
         )
         state.resume()
         begin_training(model)

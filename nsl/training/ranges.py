@@ -62,6 +62,8 @@ def check_steps(what: str, schedule: str, milestones: tuple[Any, ...], factor: A
         )
     if not _is_number(factor) or not 0 < factor <= 1:
         raise ValueError(f"{what}: decay_factor must be above 0 and at most 1, got {factor!r}")
+    if schedule == "steps" and not milestones:
+        raise ValueError(f"{what}: schedule 'steps' needs milestones, at which the rate drops; 'constant' has none")
     if schedule != "steps":
         for name, value, ignored in (("milestones", milestones, usual[0]), ("decay_factor", factor, usual[1])):
             if value and value != ignored:

@@ -61,6 +61,11 @@ def own_draws(seed: int) -> Iterator[Callable[[int], None]]:
         torch.set_rng_state(before)
 
 
+def frozen_parameters(model: nn.Module) -> str:
+    """A hash of the names of a network's parameters that are not trained."""
+    return digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
+
+
 class Kept(Protocol):
     """What a checkpoint can keep: a module, an optimiser."""
 
@@ -258,7 +263,7 @@ class TrainingState(ABC):
 
 
 #: What identities in checkpoints of earlier versions do not say.
-_SAID_LATER = ("network", "penalty", "frozen", "clip")
+_SAID_LATER = ("network", "penalty", "frozen", "clip", "inputs")
 
 
 def _same(kept: Any, own: dict[str, Any]) -> bool:

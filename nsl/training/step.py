@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -114,6 +115,12 @@ class ClassifierStep:
             wrong += (logits.detach().argmax(1) != y).sum()
         self.optimiser.step(self.batches.clock)
         self.note(self.batches.clock, value, wrong)
+
+    def penalty(self) -> float:
+        """The sum of the penalties of the network as it is; 0 where that is no number."""
+        with torch.no_grad():
+            value = sum(float(extra(self.model)) for extra in self.penalties)
+        return value if math.isfinite(value) and value > 0 else 0.0
 
     def _check(self, logits: Tensor, count: int) -> None:
         classes = self.num_classes

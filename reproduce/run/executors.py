@@ -190,7 +190,9 @@ def summary(record: dict[str, Any]) -> str:
     if record["status"] == "diverged":
         return f"diverged ({result.get('divergence') or 'no reason recorded'})"
     metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
-    return f"{metric.title} {result[metric.name]:.2f} % in {result['train_seconds']:.0f} s"
+    value = result.get(metric.name)
+    found = "no number" if value is None else f"{value:.2f} %"
+    return f"{metric.title} {found} in {result['train_seconds']:.0f} s"
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproduce.declare.runs import NUMERICS
+from reproduce.declare.runs import NUMERICS, REVISIONS
 from reproduce.run.attempts import code, machine
 from reproduce.show import fewshot_tables
 from reproduce.show.cells import as_csv
@@ -125,6 +125,7 @@ class FewShot(Task):
     def passes(self, run: Run, sizes: Shape) -> int:
         """Passes of the backbone; what costs little beside it is left out."""
         from nsl.fewshot import METHODS
+        from nsl.fewshot.meta import CURVE_POINTS
 
         method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
         defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
@@ -136,6 +137,9 @@ class FewShot(Task):
             support, query = way * int(part["shot"]), way * int(part["query"])
             total += round(tasks * method.task_passes(support, query, options))
             total += sizes.train if method.trains_on_features else 0
+            # The start and every point of the curve are looked at on validation classes.
+            looks = (CURVE_POINTS + 1) * int(options.get("validation_episodes") or 0)
+            total += looks * method.episode_passes(support, query, int(options.get("steps") or 0))
         way, query = int(episodes["way"]), int(episodes["way"]) * int(episodes["query"])
         total += sizes.test if method.features_once else 0
         steps = options.get("steps")
@@ -251,7 +255,8 @@ def train(run: Run, data: FewShotData, checkpoint: Path, minutes: float, progres
     parameters = method.parameters
     tested = measured_classes(run, data)
     # By names made of what determines them: other settings, data or arithmetic are other files.
-    shared = checkpoint.parent / f"shared-{NUMERICS}"
+    revision = REVISIONS.get(run.model["name"], 0)
+    shared = checkpoint.parent / (f"shared-{NUMERICS}.{revision}" if revision else f"shared-{NUMERICS}")
     place = Place(checkpoint, shared, minutes, progress, {**code(), **machine()})
     try:
         history = method.fit(data.base, place, data.validation)

@@ -143,9 +143,20 @@ class Task(ABC):
     def fitted(
         self, run: Run, dataset: Any, model: Any, loss: Any, measure: Any, count: int, **options: Any
     ) -> dict[str, Any]:
-        """What ``nsl.training.fit.fit`` makes of its arguments with the run's name, recipe and seed."""
+        """What ``nsl.training.fit.fit`` makes of its arguments with the run's name, recipe and seed.
+
+        Raises:
+            ValueError: the recipe has a setting that this loop leaves to the loss, which does not look at it.
+        """
         from nsl.training import Recipe
         from nsl.training.fit import fit
+
+        for name, usual in (("precision", "float32"), ("label_smoothing", 0.0), ("augment", "none")):
+            if run.recipe.get(name, usual) != usual:
+                raise ValueError(
+                    f"{run.name}: {name} is {run.recipe[name]!r}, which the task {self.name} does not have; "
+                    f"declare {usual!r}."
+                )
 
         identity = [run.model, dataset.fingerprint]
         more: dict[str, Any] = {"seed": run.seed, "identity": identity, "description": run.name, **options}

@@ -72,6 +72,11 @@ def test_a_field_that_the_schedule_would_ignore_is_refused(name: str) -> None:
         Recipe(**{**PLAIN, "schedule": "linear", name: OTHER[name]})
 
 
+def test_a_rate_that_drops_nowhere_is_called_constant() -> None:
+    with pytest.raises(ValueError, match="schedule 'steps' needs milestones"):
+        Recipe(**{**PLAIN, "schedule": "steps", "milestones": ()})
+
+
 def learned(name: str, more: dict[str, Any], **changes: Any) -> Any:
     """Everything a few-shot method learns of the base classes and makes of a task."""
     pretrain = Recipe(iterations=2, batch_size=8, evaluations=1, augment="none")

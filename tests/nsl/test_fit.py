@@ -116,3 +116,29 @@ def test_a_last_step_that_breaks_the_weights_is_a_divergence() -> None:
 def test_every_epoch_has_an_order_of_its_own() -> None:
     assert sorted(order_of(9, 0, 0).tolist()) == list(range(9))
     assert order_of(9, 0, 0).tolist() != order_of(9, 0, 1).tolist()
+
+
+def test_a_metric_that_is_no_number_at_the_end_is_a_divergence() -> None:
+    def measured(at: int) -> Any:
+        calls = iter(range(10))
+        return lambda m: {"test_error": torch.tensor(float("inf")) if next(calls) == at else torch.tensor(1.0)}
+
+    def result(at: int) -> dict[str, Any]:
+        return fit(nn.Linear(3, 1), squared, measured(at), len(X), RECIPE, seed=1, identity="")
+
+    early, late = result(0), result(2)
+    assert (early["diverged"], early["test_error"]) == (False, 1.0)
+    assert early["curve"][0]["test_error"] is None
+    assert late["divergence"] == "test_error that is no number after iteration 12"
+
+
+def test_a_checkpoint_with_other_frozen_parameters_is_refused(tmp_path: Path) -> None:
+    def trained(frozen: int) -> None:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+        model[frozen].requires_grad_(False)
+        kept: dict[str, Any] = {"checkpoint": tmp_path / "state.pt", "minutes": 0.0}
+        fit(model, squared, lambda m: {"test_error": 0.0}, len(X), RECIPE, seed=1, identity="", **kept)
+
+    trained(0)
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        trained(1)

@@ -185,3 +185,14 @@ def test_importing_nsl_loads_no_plotting_or_notebook_library() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize(("classes", "size", "width"), [(20, 16, 8), (100, 16, 32), (10, 48, 8)])
+def test_cnn_plus_plus_is_the_smallest_beyond_the_largest_nsn_for_images_of_other_sizes(
+    classes: int, size: int, width: int
+) -> None:
+    def count(name: str) -> int:
+        return nsl.count_parameters(nsl.create_model(name, classes, image_size=size, width=width))
+
+    largest = count("nsn9_dynamic_unconstrained")
+    assert largest < count("cnn9pp") < 1.15 * largest

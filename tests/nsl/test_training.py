@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -382,3 +383,37 @@ def test_a_structures_penalty_counts_once_also_where_it_is_asked_for() -> None:
         recipe = Recipe(iterations=1, batch_size=16)
         losses.append(train(small("l1"), tiny(), recipe, seed=0, penalty=penalty).train_loss)
     assert losses[0] == losses[1]
+
+
+def test_a_heavy_penalty_at_the_start_is_no_divergence() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nsl.NSConv2d(3, 32, 3, similarity=nsl.L1("full", 30.0)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(32, 4),
+    )  # fmt: skip
+    result = train(model, tiny(), Recipe(iterations=2, batch_size=4, learning_rate=1e-4), seed=0)
+    assert result.train_loss is not None
+    assert result.train_loss > 50 * math.log(4)
+    assert not result.diverged
+
+
+@pytest.mark.parametrize("changed", [{"crop_size": 6}, {"moments": ((0.1,) * 3, (0.5,) * 3)}])
+def test_a_checkpoint_of_inputs_made_otherwise_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    file, dataset = tmp_path / "state.pt", tiny()
+    recipe = Recipe(iterations=3, batch_size=4)
+    keeping = Execution(checkpoint=file, checkpoint_minutes=0.0, keep_last=True)
+    train(small(), dataset, recipe, seed=0, execution=keeping)
+    with pytest.raises(CheckpointError, match="belongs to another training"):
+        train(small(), replace(dataset, **changed), recipe, seed=0, execution=keeping)
+
+
+def test_logits_that_are_no_numbers_are_wrong_answers() -> None:
+    class Lost(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 4), float("nan")) * self.weight
+
+    assert nsl.training.evaluate(Lost(), tiny()).error == 100

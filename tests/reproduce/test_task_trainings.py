@@ -19,8 +19,8 @@ from nsl.data.scenes import load_segmentation
 from nsl.fewshot import FewShotMethod
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import Run
-from reproduce.run import selection
+from reproduce.declare.runs import NUMERICS, REVISIONS, Run
+from reproduce.run import executors, selection
 from reproduce.tasks.few_shot import on_validation
 from reproduce.tasks.robustness import TASK as ROBUSTNESS
 from reproduce.tasks.robustness import attacked, attacks
@@ -254,3 +254,29 @@ def test_an_attack_keeps_pixels_pixels_and_its_errors_are_means_over_the_radii()
     assert 0 < found["fgsm_error"] < 100
     recipe = {"recipe": ROBUSTNESS.recipe(SimpleNamespace(), {}) | {"attack": attack}}  # type: ignore[arg-type]
     assert attacks({"config": recipe}) == 60
+
+
+@pytest.mark.parametrize("name", ["sequences", "segmentation", "metric"])
+@pytest.mark.parametrize("changed", [{"precision": "bfloat16"}, {"label_smoothing": 0.1}, {"augment": "crop_flip"}])
+def test_settings_that_a_loss_does_not_look_at_are_refused(
+    name: str, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    table, key, _ = ROWS[name]
+    run = run_of(table, key)
+    with pytest.raises(ValueError, match=f"{next(iter(changed))} is .*, which the task {name} does not have"):
+        trained(replace(run, recipe={**run.recipe, **changed}), tmp_path)
+
+
+def test_a_revised_method_trains_its_backbone_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(6, "nearest")
+    first = trained(run, tmp_path).result["backbone_attempts"]
+    assert trained(run, tmp_path).result["backbone_attempts"] == first
+    monkeypatch.setitem(REVISIONS, run.model["name"], 1)
+    assert len(list(tmp_path.glob("shared-*"))) == 1
+    trained(run, tmp_path)
+    assert {path.name for path in tmp_path.glob("shared-*")} == {f"shared-{NUMERICS}", f"shared-{NUMERICS}.1"}
+
+
+def test_a_run_without_a_number_is_said_so() -> None:
+    record = {"status": "finished", "config": {}, "result": {"test_error": None, "train_seconds": 3.0}}
+    assert executors.summary(record) == "test error no number in 3 s"

@@ -215,3 +215,12 @@ def test_images_of_cifar_fs_keep_their_labels_and_all_of_them_are_used(monkeypat
         assert part.labels.bincount().tolist() == [5] * part.num_classes
         for image, label in zip(part.images, part.labels):
             assert names[int(image[0, 0, 0])] == part.class_names[int(label)]
+
+
+def test_missing_classes_and_images_of_tiny_imagenet_are_told(tmp_path: Path) -> None:
+    novel = MINI_IMAGENET["novel"][0]
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "val_annotations.txt").write_text("")
+    (tmp_path / "wnids.txt").write_text(f"{novel}\nn00000000\n")
+    with pytest.raises(DataError, match=f"wnids.txt names 1 classes without a folder, the first {novel}"):
+        load_fewshot("tiny_imagenet_25_fs", tmp_path)

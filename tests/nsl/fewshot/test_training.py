@@ -32,6 +32,7 @@ from nsl.training import state as state_module
 from nsl.training.batches import generator
 from nsl.training.checkpoint import CheckpointError
 from nsl.training.schedule import AUGMENTATIONS
+from nsl.training.step import ClassifierStep
 from tests.nsl.fewshot.toy import method, toy
 
 
@@ -404,3 +405,25 @@ def test_a_second_fit_of_one_method_is_refused() -> None:
     loaded.restore(found.trained_tensors(), found.moments)
     with pytest.raises(ValueError, match="proto was fitted before"):
         loaded.fit(toy().base)
+
+
+@pytest.mark.parametrize("name", ["finetune", "meta_static_nsn"])
+def test_a_training_on_base_classes_goes_on_from_the_place_too(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path / "run.pt", minutes=0.0)
+    fitted(name, place)
+    assert (tmp_path / "run.pretrain.pt").exists()
+    stepped = []
+    monkeypatch.setattr(ClassifierStep, "__call__", lambda self, iteration: stepped.append(iteration))
+    again = fitted(name, place)
+    assert stepped == []
+    monkeypatch.undo()
+    whole = fitted(name)
+    assert all(torch.equal(a, b) for a, b in zip(again.network.parameters(), whole.network.parameters()))
+
+
+def test_leo_trains_on_features_of_images_as_they_are() -> None:
+    settings = replace(method("leo").settings, meta=MetaRecipe(iterations=1, augment="crop_flip"))
+    with pytest.raises(ValueError, match="meta.augment must be 'none', got 'crop_flip'"):
+        create_method("leo", settings)
