@@ -235,7 +235,6 @@ def train(
     _check_kinds(dataset, recipe)
     execution = execution or Execution()
     device = local_device(execution.device)
-    # What is frozen says whose momentum is whose: the optimiser knows parameters by their places.
     network, frozen = described(model), frozen_parameters(model)
     model = _synchronised(model, device) if execution.sync_batch_norm else model
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -243,8 +242,8 @@ def train(
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)
         identity: dict[str, Any] = {"recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
-        identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen, **_unusual(execution)}
-        identity["inputs"] = _inputs(dataset)
+        identity |= {"network": network, "penalty": _name(penalty), "frozen": frozen, "inputs": _inputs(dataset)}
+        identity |= _unusual(execution)
         evaluator = Evaluator(model, dataset, recipe.precision, graph=step.captured)
         state = ClassifierState(
             identity,

@@ -62,7 +62,10 @@ def own_draws(seed: int) -> Iterator[Callable[[int], None]]:
 
 
 def frozen_parameters(model: nn.Module) -> str:
-    """A hash of the names of a network's parameters that are not trained."""
+    """A hash of the names of a network's parameters that are not trained.
+
+    It says whose momentum is whose: the optimiser knows parameters by their places.
+    """
     return digest(" ".join(name for name, parameter in model.named_parameters() if not parameter.requires_grad))
 
 
