@@ -26,7 +26,6 @@ from reproduce.verdicts.statistics import (
     Verdict,
     mean_interval,
     too_few,
-    values_text,
 )
 
 #: The table, and the methods whose difference is asked about: which the paper says is better, and beside which.
@@ -93,7 +92,7 @@ def trend(found: list[Budget]) -> Trend:
     seeds = tuple(sorted(set.intersection(*(set(budget.gains) for budget in found))))
     slopes = tuple(slope({budget.images: budget.gains[seed] for budget in found}) for seed in seeds)
     if len(seeds) < MINIMUM_SEEDS:
-        return Trend(UNDECIDED, mean_interval(slopes) if slopes else None, slopes, too_few(len(seeds)), seeds)
+        return Trend(UNDECIDED, None, slopes, too_few(len(seeds)), seeds)  # a line of one seed tells its noise
     interval = mean_interval(slopes)
     assert interval.low is not None
     assert interval.high is not None
@@ -117,9 +116,8 @@ def answer(table: Table) -> str:
     parts = [f"{said} ({asked.reason})" if asked.reason else said]
     if asked.slope is not None:
         low, high = asked.slope.low, asked.slope.high
-        shown = values_text(asked.slopes) if low is None else number(asked.slope.mean)
-        ends = "" if low is None else f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
-        parts.append(f"with every doubling of the images it changes by {shown} points{ends}")
+        ends = f" (95 % interval {number(low)} to {number(high)} over {len(asked.slopes)} seeds)"
+        parts.append(f"with every doubling of the images it changes by {number(asked.slope.mean)} points{ends}")
     if found:
         count = len(asked.seeds)
         who = f"in the {number_word(count)} seed{'s' * (count > 1)} of all budgets it" if count else "it"

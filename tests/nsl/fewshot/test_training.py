@@ -425,5 +425,5 @@ def test_a_training_on_base_classes_goes_on_from_the_place_too(
 
 def test_leo_trains_on_features_of_images_as_they_are() -> None:
     settings = replace(method("leo").settings, meta=MetaRecipe(iterations=1, augment="crop_flip"))
-    with pytest.raises(ValueError, match="meta.augment must be 'none', got 'crop_flip'"):
+    with pytest.raises(ValueError, match=r"meta\.augment must be 'none', got 'crop_flip'"):
         create_method("leo", settings)
