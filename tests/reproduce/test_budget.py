@@ -27,7 +27,9 @@ CASES = {
     f"is undecided (the interval holds 0); {BY} 0.0": [
         [0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]
     ],
-    "is undecided (2 common seeds, three decide); in the two seeds of all budgets it is": [[0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]],
+    "is undecided (2 common seeds, three decide); in the two seeds of all budgets it is": [
+        [0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]
+    ],
     "is undecided (one common seed, three decide); in the one seed of all budgets it is": [[0.0], [0.25], [0.5], [1.0]],
     "is undecided (fewer than two budgets are stored)": [[], [], [0.5, 0.6, 0.7], []],
 }
