@@ -51,7 +51,7 @@ def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> 
     if seeds_wanted > MOST:
         return f"more than {MOST} seeds"
     # Without a difference of the paper's, the interval's end then falls at what decides: half of all reach over it.
-    sure = judged.claim.kind == "better" and (judged.comparable_paper or 0.0) > 0
+    sure = judged.claim.kind == "better" and (judged.excluded or 0.0) > 0
     more = _missing(rows, seeds_wanted, profile, costs)
     return f"{'at most' if sure else 'about'} {seeds_wanted} seeds: {more}"
 
@@ -108,6 +108,6 @@ def _longest(judged: Judged, mean: float) -> float | None:
         return abs(judged.claim.margin - abs(mean)) or None
     if judged.claim.kind != "better":
         return None
-    if judged.comparable_paper is not None and judged.comparable_paper > 0:
-        return judged.comparable_paper / 2
+    if judged.excluded is not None and judged.excluded > 0:
+        return judged.excluded / 2
     return abs(mean) or None

@@ -211,7 +211,8 @@ def _verdict(judged: Judged) -> str:
         than = "smaller" if "smaller" in reason else "larger"
         return f"agrees in direction, {than} than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
-        return f"no effect of the paper's size, which is {number(paper)} {_side(judged, paper)}"
+        even = " even halved, since it is of other data," if verdict.scope.data else ""
+        return f"no effect of the paper's size,{even} which is {number(paper)} {_side(judged, paper)}"
     said = f"{direction} ({reason})" if reason else str(direction)
     return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
 

@@ -181,7 +181,7 @@ class Better(_Comparison):
     ranks = True
 
     def decide(self, case: Case, interval: Interval, paper: float | None) -> tuple[Direction, str]:
-        return decide_better(interval, paper)
+        return decide_better(interval, paper, bool(case.scope.data))
 
 
 class Similar(_Comparison):

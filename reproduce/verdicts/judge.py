@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from reproduce.verdicts.claims import KINDS, Case, Evidence, Kind, Side
 from reproduce.verdicts.metrics import Replicates, other_starts, paired_seeds
 from reproduce.verdicts.spread import Pool, pool
-from reproduce.verdicts.statistics import EPISODE, Direction, Interval, Verdict, holm_levels, joined, values_text
+from reproduce.verdicts.statistics import (
+    EPISODE,
+    OTHER_DATA,
+    Direction,
+    Interval,
+    Verdict,
+    holm_levels,
+    joined,
+    values_text,
+)
 
 if TYPE_CHECKING:
     from reproduce.declare.experiments import Claim, Method
@@ -40,9 +49,11 @@ class Judged:
         return self.verdict.interval
 
     @property
-    def comparable_paper(self) -> float | None:
-        """The paper's difference where ours is on the same data; points on other data are points of another size."""
-        return None if self.verdict.scope.data else self.paper
+    def excluded(self) -> float | None:
+        """The difference that an interval around 0 has to end below, to show no effect of the paper's size."""
+        if self.paper is None or not self.verdict.scope.data:
+            return self.paper
+        return OTHER_DATA * self.paper
 
     @property
     def reservations(self) -> tuple[str, ...]:
@@ -171,9 +182,7 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
         verdict = item.verdict
         if item.gains is not None and own.gains is not None:
             interval, by_seed = item.gains.interval(levels[pair(case)]), tuple(item.gains.by_seed.values())
-            # Points on other data are points of another size: only the sign is compared.
-            paper = None if case.scope.data else item.paper
-            direction, reason = _of_trainings(kind, item.gains, *kind.decide(case, interval, paper))
+            direction, reason = _of_trainings(kind, item.gains, *kind.decide(case, interval, item.paper))
             seeds = len(by_seed)
             trainings = []
             if item.gains.unit == EPISODE:
@@ -186,7 +195,7 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
             scope = replace(case.scope, trainings=", ".join(trainings))
             handicap = _handicap(case, direction, interval.mean)
             other, _ = _of_trainings(
-                kind, own.gains, *kind.decide(case, own.gains.interval(own_levels[pair(case)]), paper)
+                kind, own.gains, *kind.decide(case, own.gains.interval(own_levels[pair(case)]), item.paper)
             )
             by_itself = "" if other == direction else f"by the spread of its own gains alone: {other}"
             verdict = Verdict(

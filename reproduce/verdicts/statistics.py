@@ -17,8 +17,8 @@ better (``reproduce/verdicts/metrics.py``). Their mean has one interval, which i
   - *undecided* otherwise.
 
   An interval above 0 that ends below the paper's difference, or begins above it, *agrees*, and the words say that the
-  effect is smaller, or larger. On other data than the paper's a point is of another size: there only the sign is
-  compared, and no effect is called the paper's, smaller or larger.
+  effect is smaller, or larger. On other data than the paper's a point is of another size: there no effect is called
+  smaller or larger, and *no effect of the paper's size* has to end below half of the paper's difference.
 * "similar", with a declared margin d (an equivalence test):
 
   - *agrees*: the interval lies within (-d, d). Where it excludes 0 the words say that there is a difference, if one
@@ -113,6 +113,9 @@ FAMILY_ALPHA = 0.05
 
 #: A smaller part of the paper's training than this is named in the scope.
 FULL_BUDGET = 0.5
+
+#: The part of the paper's difference that counts on other data, where a point is of another size.
+OTHER_DATA = 0.5
 
 SEED, EPISODE = "seed", "episode"
 
@@ -279,22 +282,23 @@ def holm_levels(p_values: Mapping[Hashable, float], alpha: float = FAMILY_ALPHA)
     return levels
 
 
-def decide_better(interval: Interval, paper: float | None) -> tuple[Direction, str]:
+def decide_better(interval: Interval, paper: float | None, other_data: bool = False) -> tuple[Direction, str]:
     """Direction and reason of a "better" claim; ``paper`` is the paper's gain in points, None where illegible."""
     low, high = interval.low, interval.high
     assert low is not None
     assert high is not None
     if low > 0:
-        if paper is None or paper <= 0 or low <= paper <= high:
+        if paper is None or paper <= 0 or other_data or low <= paper <= high:
             return Direction.AGREES, ""
         return Direction.AGREES, f"a {'smaller' if high < paper else 'larger'} effect than the paper's"
     if high < 0:
         return Direction.DISAGREES, ""
     if paper is None:
         return Direction.UNDECIDED, "the interval holds 0; no difference of the paper's to compare it with"
-    if paper > 0 and high < paper:
+    if paper > 0 and high < (OTHER_DATA * paper if other_data else paper):
         return Direction.NO_EFFECT, ""
-    return Direction.UNDECIDED, "the interval holds 0" + (" and the paper's difference" if paper > 0 else "")
+    of = "half of the paper's difference, which is of other data" if other_data else "the paper's difference"
+    return Direction.UNDECIDED, "the interval holds 0" + (f" and {of}" if paper > 0 else "")
 
 
 def decide_similar(interval: Interval, margin: float) -> tuple[Direction, str]:

@@ -295,7 +295,8 @@ def test_points_on_other_data_are_not_compared_in_size(tmp_path: Path) -> None:
             put(store, profile, "static", [33 + seed, 48, 63], seed)
         judged = make_table(6, profile, store).claims[0]
         assert (judged.verdict.direction, judged.verdict.reason) == ("agrees", size)
-        assert judged.comparable_paper == (None if name == "cpu" else judged.paper)
+        assert judged.paper is not None
+        assert judged.excluded == judged.paper * (0.5 if name == "cpu" else 1)
 
 
 def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -> None:
