@@ -85,7 +85,13 @@ class ClassifierState(TrainingState):
     """
 
     def __init__(
-        self, *arguments: Any, evaluator: Evaluator, recipe: Recipe, log: Log | None, penalties: float, **more: Any
+        self,
+        *arguments: Any,
+        evaluator: Evaluator,
+        recipe: Recipe,
+        log: Log | None,
+        penalties: float = 0.0,
+        **more: Any,
     ) -> None:
         super().__init__(*arguments, total=recipe.iterations, points=recipe.evaluation_points(), **more)
         self.evaluator, self.recipe = evaluator, recipe
