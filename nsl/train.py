@@ -136,10 +136,10 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
         dataset = _load(arguments, arguments.data)
         model = _build(arguments, dataset)[0]
         kept = load_checkpoint(path)
-        identity = kept.get("identity") or {}
+        identity, own = kept.get("identity") or {}, described(model)
         try:
             model.load_state_dict(kept["model"])
-            same = identity.get("network", described(model)) == described(model)
+            same = identity.get("network", own) == own
         except (KeyError, RuntimeError):
             same = False
         if not same:

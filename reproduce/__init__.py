@@ -2,6 +2,5 @@
 
 One way through: ``declare/experiments/*.toml`` -> run identity (:mod:`reproduce.declare.runs`) -> record
 (:mod:`reproduce.run.store`) -> verdicts (:mod:`reproduce.verdicts.judge`) -> table (:mod:`reproduce.show.tables`) ->
-notebook. Nothing flows back: tables and
-notebooks read records and never train.
+notebook. Nothing flows back: tables and notebooks read records and never train.
 """

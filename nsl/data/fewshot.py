@@ -312,11 +312,13 @@ def load_tiny_imagenet_fs(root: Path, image_size: int = 64, images_per_class: in
             f"tiny_imagenet_25_fs: {listed} names {len(missing)} classes without a folder, the first {missing[0]}; "
             "unpack the data again."
         )
-    few = [wnid for wnid in files if len(files[wnid]) < 250]
+    published = CATALOGUE["tiny_imagenet_25_fs"]
+    each = published.train // published.classes
+    few = [wnid for wnid in files if len(files[wnid]) < each]
     if few:
         warnings.warn(
-            f"{folder} has fewer than the published 250 images of {len(few)} classes, the first {few[0]}; numbers are "
-            "of other data.",
+            f"{folder} has fewer than the published {each} images of {len(few)} classes, the first {few[0]}; numbers "
+            "are of other data.",
             stacklevel=2,
         )
     split = {part: tuple(wnid for wnid in MINI_IMAGENET[part] if wnid in files) for part in PARTS}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -80,19 +81,19 @@ def fitting_size(
     return out
 
 
-_kept = False
+#: One a thread: trainings may run side by side.
+_kept: ContextVar[bool] = ContextVar("layouts_kept", default=False)
 
 
 @contextmanager
 def layouts_kept() -> Iterator[None]:
     """Inside, maps stay as they were computed, channels innermost: for networks that are known not to mind, which then
     copy nothing between two layers."""
-    global _kept
-    before, _kept = _kept, True
+    before = _kept.set(True)
     try:
         yield
     finally:
-        _kept = before
+        _kept.reset(before)
 
 
 def as_laid_out(output: Tensor, input: Tensor) -> Tensor:
@@ -100,7 +101,9 @@ def as_laid_out(output: Tensor, input: Tensor) -> Tensor:
 
     What is computed with channels innermost comes out in channels_last, on which a later `view` fails.
     """
-    if _kept or not isinstance(output, Tensor) or torch.compiler.is_exporting() or compiled.in_transform():
+    if not isinstance(output, Tensor) or torch.compiler.is_exporting() or compiled.in_transform():
+        return output
+    if not torch.compiler.is_compiling() and _kept.get():  # nothing that a compiler has to read
         return output
     usual = input.is_contiguous() and not input.is_contiguous(memory_format=torch.channels_last)
     return output.contiguous() if usual else output

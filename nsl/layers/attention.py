@@ -140,7 +140,9 @@ class GlobalSimilarity(nn.Module):
             attended = self.predict_similarity(input) @ self.value(input).flatten(2).transpose(1, 2)
         else:
             found = [part(input) for part in (self.query, self.key, self.value)]
-            if isinstance(input, Tensor) and (found[2].shape[1] != input.shape[1] or _elsewhere(found[0], input)):
+            if isinstance(input, Tensor) and (
+                found[0].shape[2:] != input.shape[2:] or found[2].shape[1] != input.shape[1]
+            ):
                 raise ValueError(
                     f"query must give the positions of the input {list(input.shape)}, and value its channels; got "
                     f"{list(found[0].shape)} and {list(found[2].shape)}"
@@ -153,11 +155,6 @@ class GlobalSimilarity(nn.Module):
         if self.gamma is not None:
             output = self.gamma * output
         return output + input if self.residual else output
-
-
-def _elsewhere(maps: Tensor, input: Tensor) -> bool:
-    """Whether maps have other positions than the input; not asked of symbols."""
-    return not torch.compiler.is_exporting() and maps.shape[2:] != input.shape[2:]
 
 
 def sphere_maps(channels: int, reduction: int = 8) -> dict[str, Any]:

@@ -175,5 +175,5 @@ class DecoupledConv2d(Unfusible, nn.Conv2d):
     def extra_repr(self) -> str:
         text = f"{super().extra_repr()}, magnitude={self.magnitude!r}, angle={self.angle!r}"
         text += f", weighted={self.weighted}, learnable={self.learnable}"
-        usual = math.sqrt(self.in_channels * self.kernel_size[0] * self.kernel_size[1])
+        usual = math.sqrt(self.weight[0].numel())
         return text + ("" if self.radius == usual else f", radius={self.radius:g}")

@@ -34,6 +34,9 @@ HEADINGS = {
     "What has not been run, and what it would take": (Direction.NOT_RUN,),
 }
 
+#: The table whose replicates may be test episodes.
+FEW_SHOT = "Table 6"
+
 #: What says nothing yet.
 OPEN = {Direction.UNDECIDED, Direction.NOT_RUN}
 
@@ -110,22 +113,18 @@ def _counts(claims: Sequence[Shown]) -> list[str]:
     untrained: list[Judged] = []
     for shown in claims:
         numbers = [name for name in shown.tables if name.startswith("Table")]
-        of_trainings = few_shot if numbers == [_FEW_SHOT] else pictures if numbers else others
+        of_trainings = few_shot if numbers == [FEW_SHOT] else pictures if numbers else others
         (untrained if shown.judged.verdict.counted else of_trainings).append(shown.judged)
     parts = {
         "Errors in Tables 1 to 5": pictures,
-        f"Accuracy in {_FEW_SHOT}": few_shot,
+        f"Accuracy in {FEW_SHOT}": few_shot,
         "What the paper says in words of other trainings": others,
         "Sizes of networks and identities": untrained,
     }
     lines = [f"- {title}: **{words.count(found)}**{_untested(found)}" for title, found in parts.items() if found]
-    verdicts = [judged.verdict for judged in pictures + few_shot]
-    lines += [f"- {rest}" for rest in [basis(verdicts)] if rest]
+    if rest := basis([judged.verdict for judged in pictures + few_shot]):
+        lines.append(f"- {rest}")
     return [*lines, *_without_reservation(claims), *_decided(claims)]
-
-
-#: The table whose replicates may be test episodes.
-_FEW_SHOT = "Table 6"
 
 
 def _untested(found: Sequence[Judged]) -> str:
