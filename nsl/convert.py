@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from nsl.classifier import CLASSIFIER_NAMES, named_classifiers
 from nsl.layers.dynamic import DynamicLayer
+from nsl.layers.hypernetwork import HyperConv2d
 from nsl.layers.linear import no_fast_path
 from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
 from nsl.layers.structures import Structure
@@ -245,6 +246,8 @@ def convert(
 def fold(model: nn.Module) -> nn.Module:
     """Turn every static layer into a plain one with equal outputs, in place; dynamic layers stay.
 
+    Static are layers with a static similarity and hypernetworks that do not look at the input.
+
     A kernel or bias that is frozen stays frozen; a parametrised one (`torch.nn.utils.parametrizations`) becomes its
     present value. A bias that layers share stays one parameter, and a kernel where they share the similarity too; with
     similarities of their own shared kernels become kernels of their own. Torch's global generators are left as they
@@ -266,7 +269,11 @@ def fold(model: nn.Module) -> nn.Module:
                 setattr(folded, name, tied.setdefault(key, own))
 
     def build(name: str, module: nn.Module) -> nn.Module | None:
-        if not isinstance(module, Similar) or module.is_dynamic:
+        if isinstance(module, Similar):
+            stays, parts = module.is_dynamic, list[nn.Module](module.parts())
+        else:
+            stays, parts = not isinstance(module, HyperConv2d) or module.dynamic, list(module.children())
+        if stays:
             return None
         if own := _computes_its_own(module):
             raise ValueError(f"module {name or '(root)'!r} has {own}, which folding would lose")
@@ -276,7 +283,7 @@ def fold(model: nn.Module) -> nn.Module:
             parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)
             for parameter in module.parameters()
         )
-        if on_tensors or any(_has_hooks(part) for part in (module, *module.parts())):
+        if on_tensors or any(_has_hooks(part) for part in (module, *parts)):
             raise ValueError(
                 f"module {name or '(root)'!r} has hooks, which folding would lose: remove them first and register "
                 "them again on the folded layer"

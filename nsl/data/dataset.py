@@ -41,6 +41,13 @@ def check_labelled(what: str, images: Tensor, labels: Tensor, class_names: Seque
         )
 
 
+def check_dataset(dataset: Any) -> None:
+    """Raise `TypeError` unless it is one."""
+    if not isinstance(dataset, Dataset):
+        got = type(dataset).__name__
+        raise TypeError(f"dataset must be a Dataset, got {got}; make one of your images by nsl.data.make_dataset")
+
+
 def moments_of(
     total: Sequence[int], squares: Sequence[int], pixels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsl.data.episodes import EpisodeSampler
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.evaluation import evaluate, now
 from nsl.fewshot.heads import cross_entropy, one_hot
@@ -83,6 +84,15 @@ class GradientMeta(FewShotMethod):
         self.measures = vectorise is None and possible and self.device.type == "cuda"
         usual = possible and settings.image_size <= VECTORISED_SIZE
         self.vectorise = usual if vectorise is None else vectorise
+
+    def fit(self, base: ImageSet, place: Place | None = None, validation: ImageSet | None = None) -> History:
+        if self.validation_episodes and validation is not None:
+            meta, names = self.settings.meta, validation.class_names
+            try:  # before any training: a backbone's takes hours
+                EpisodeSampler(validation.labels, self.settings.way, meta.shot, meta.query, 1, class_names=names)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: no episode of the validation classes is possible. {error}") from None
+        return super().fit(base, place, validation)
 
     def adapts(self, name: str) -> bool:
         """Whether the inner steps change this parameter of `network`."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.data.augment import Normalise, centre_crop
-from nsl.data.dataset import Dataset
+from nsl.data.dataset import Dataset, check_dataset
 from nsl.models.modes import evaluating
 from nsl.training.batches import split_on_device
 from nsl.training.distributed import add_up, own_range, share_buffers
@@ -44,6 +44,7 @@ class Evaluator:
         graph: on CUDA capture the work on a batch, whose tensors then lie where they lie.
 
     Raises:
+        TypeError: the data are no data set.
         ValueError: an unknown precision, or a batch of no image.
     """
 
@@ -56,6 +57,7 @@ class Evaluator:
         graph: bool = False,
     ) -> None:
         self.model, self.dataset, self.precision, self.batch_size = model, dataset, precision, batch_size
+        check_dataset(dataset)
         check_counts("evaluation", self, ("batch_size",))
         if precision not in PRECISIONS:
             raise ValueError(f"evaluation: precision must be one of {list(PRECISIONS)}, got {precision!r}")

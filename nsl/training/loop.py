@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nsl.data.dataset import Dataset
+from nsl.data.dataset import Dataset, check_dataset
 from nsl.models.modes import begin_training
 from nsl.training.distributed import local_device, world
 from nsl.training.evaluate import Evaluator
@@ -165,10 +165,9 @@ def _inputs(dataset: Dataset) -> list[Any]:
 
 def _check_kinds(dataset: Any, recipe: Any) -> None:
     """Raise TypeError unless these are what their names say."""
-    for name, value, kind in (("dataset", dataset, Dataset), ("recipe", recipe, Recipe)):
-        if not isinstance(value, kind):
-            hint = "; make one of your images by nsl.data.make_dataset" if kind is Dataset else ""
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}")
+    check_dataset(dataset)
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe must be a Recipe, got {type(recipe).__name__}")
 
 
 def _unusual(execution: Execution) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Work:
 
 
 def work(run: Run) -> Work:
-    """What a run does."""
+    """What a run does, by itself: with all that it could share with others."""
     import nsl
 
     task = tasks.named(run.task)
@@ -213,7 +213,8 @@ def estimate(
     slots: tuple[str, ...] | None = None,
     methods: tuple[str, ...] | None = None,
 ) -> Estimate:
-    """The cost of the tables, as ``plan.planned_runs`` chooses; a run that several share is paid for by the first."""
+    """The cost of the tables, as ``plan.planned_runs`` chooses; what several share is paid for by the first: a run
+    that is in two tables, or the training of a backbone that methods start from."""
     by_table: list[tuple[plan.Key, list[Run]]] = []
     seen: set[str] = set()
     for table in tables:
@@ -231,13 +232,19 @@ def estimate(
     def of(run: Run) -> Work:
         return counted[network_key(run) + canonical_json([run.recipe, run.dataset])]
 
-    costs = []
+    costs, paid = [], set[str]()
     for table, own in by_table:
+        done = []
+        for run in own:
+            task, mine = tasks.named(run.task), of(run)
+            again = task.shared_images(run) if task.shares(run) in paid else 0
+            done.append(replace(mine, images=mine.images - again, passes=mine.passes - STEP_PASSES * again))
+            paid.add(task.shares(run))
         # A few long runs cannot be shared out evenly: never less than the longest one.
-        seconds = [of(run).passes * speed.passes[network_key(run)] for run in own]
+        seconds = [work.passes * speed.passes[network_key(run)] for run, work in zip(own, done)]
         here = max([sum(seconds) / side_by_side, *seconds]) if seconds else 0.0
-        h100 = sum(_h100_seconds(run, of(run)) for run in own)
-        images, total = sum(of(run).images for run in own), sum(of(run).multiply_adds for run in own)
+        h100 = sum(_h100_seconds(run, work) for run, work in zip(own, done))
+        images, total = sum(work.images for work in done), sum(work.multiply_adds for work in done)
         costs.append(Cost(table, len(own), images, total, here, h100))
     data = {canonical_json(run.dataset): tasks.named(run.task).shape(run.dataset).bytes for run in every}
     # Weights and momentum of the runs that are executing.

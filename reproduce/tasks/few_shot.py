@@ -129,9 +129,7 @@ class FewShot(Task):
 
         method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
         defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-        options, total = defaults | run.model, 0
-        if part := recipe.get("pretrain"):
-            total += STEP_PASSES * int(part["iterations"]) * int(part["batch_size"])
+        options, total = defaults | run.model, STEP_PASSES * self.shared_images(run)
         if part := recipe.get("meta"):
             tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
             support, query = way * int(part["shot"]), way * int(part["query"])
@@ -150,6 +148,10 @@ class FewShot(Task):
             one = method.episode_passes(way * int(episodes["shot"]), query, int(number))
             total += int(episodes["step_episodes"]) * one
         return total
+
+    def shared_images(self, run: Run) -> int:
+        part = run.recipe.get("pretrain")
+        return super().images(part) if part else 0
 
     def training(self, run: Run) -> tuple[int, str]:
         part = run.recipe.get("pretrain") or run.recipe["meta"]

@@ -189,6 +189,10 @@ class Task(ABC):
         """Images through the network, once forward each: three a training image, one a test image."""
         return STEP_PASSES * run.images + int(run.recipe["evaluations"]) * sizes.test
 
+    def shared_images(self, run: Run) -> int:
+        """Training images of the training that all runs of equal :meth:`shares` start from."""
+        return 0
+
     def training(self, run: Run) -> tuple[int, str]:
         """Images in the network at once while it trains, and the precision."""
         return int(run.recipe["batch_size"]), str(run.recipe.get("precision", "float32"))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nsl
+from nsl.layers.hypernetwork import HyperConv2d
 
 
 class Foreign(nn.Module):
@@ -115,6 +116,21 @@ def test_weights_are_the_old_parameters_and_a_tied_layer_stays_tied() -> None:
     nsl.fold(model)
     assert model.again is model.tied
     assert type(model.tied) is nn.Conv2d
+
+
+def test_a_hypernetwork_that_does_not_look_at_the_input_folds_and_the_other_stays() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(HyperConv2d(4, 4, 3, padding=1), HyperConv2d(4, 4, 3, dynamic=True)).double()
+    layers[0].bias.data.normal_()  # type: ignore[union-attr]
+    inputs = torch.randn(2, 4, 6, 5, dtype=torch.float64)
+    before = layers(inputs)
+    folded = nsl.fold(layers)
+    assert [type(layer) for layer in folded] == [nn.Conv2d, HyperConv2d]  # type: ignore[attr-defined]
+    torch.testing.assert_close(folded(inputs), before)
+    hooked = HyperConv2d(4, 4, 3)
+    hooked.generator.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="has hooks, which folding would lose"):
+        nsl.fold(hooked)
 
 
 def test_where_chooses_by_name_and_module() -> None:

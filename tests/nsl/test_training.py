@@ -407,6 +407,13 @@ def test_a_checkpoint_of_inputs_made_otherwise_is_refused(tmp_path: Path, change
         train(small(), replace(dataset, **changed), recipe, seed=0, execution=keeping)
 
 
+def test_images_that_are_no_data_set_are_refused_in_one_sentence() -> None:
+    model, pair = nsl.create_model("cnn9", 4, width=4, image_size=8), (torch.zeros(2, 3, 8, 8), torch.zeros(2))
+    for use in (lambda: nsl.training.evaluate(model, pair), lambda: train(model, pair, Recipe(iterations=1), seed=0)):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="dataset must be a Dataset, got tuple; make one"):
+            use()
+
+
 def test_logits_that_are_no_numbers_are_wrong_answers() -> None:
     class Lost(nn.Module):
         def __init__(self) -> None:

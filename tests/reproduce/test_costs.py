@@ -117,6 +117,20 @@ def test_with_a_card_the_plan_calibrates_there_in_one_process_what_runs_there(mo
     assert costs.lines(found, demo, 2)[4].startswith("Here: on A Card, captured steps, as if one run followed")
 
 
+def test_a_backbone_that_methods_start_from_is_paid_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "cards", lambda: 0)
+    monkeypatch.setattr(costs.multiprocessing, "get_context", lambda kind: Inline())
+    monkeypatch.setattr(costs, "pass_seconds", lambda *_: 1e-6)
+    demo = plan.profile("demo")
+    (one,) = costs.estimate(demo, (6,), 1, 1, methods=("finetune",)).costs
+    (two,) = costs.estimate(demo, (6,), 1, 1, methods=("finetune", "nearest")).costs
+    (seeds,) = costs.estimate(demo, (6,), 2, 1, methods=("finetune",)).costs
+    assert (one.images, two.images, seeds.images) == (one.images, one.images, 2 * one.images)
+    alone, beside = (costs.work(run_of(6, name)) for name in ("finetune", "nearest"))
+    assert alone.images == beside.images == one.images
+    assert two.here == pytest.approx(1e-6 * (alone.passes + beside.passes - 3 * one.images))
+
+
 def test_no_more_processes_calibrate_than_there_are_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     context = Inline()
     monkeypatch.setattr(costs, "cards", lambda: 0)

@@ -158,7 +158,7 @@ def test_a_training_ends_with_its_best_state_by_validation_classes_even_when_int
     options = {"width": 2, "train_steps": 1, "validation_episodes": 1}
     found = method("maml", iterations=4, **options)  # type: ignore[arg-type]
     place = Place(checkpoint=tmp_path / "run.pt")
-    history = found.fit(toy().base, place, toy().validation)["meta"]
+    history = found.fit(toy().base, place, toy().novel)["meta"]
     assert [point["accuracy"] for point in history["selection"]] == [50.0, 70.0, 60.0, 70.0, 10.0]
     assert [point["iteration"] for point in history["selection"]] == [0, 1, 2, 3, 4]
     one = method("maml", iterations=4, width=2, train_steps=1)
@@ -167,18 +167,25 @@ def test_a_training_ends_with_its_best_state_by_validation_classes_even_when_int
         maml_module.GradientMeta, "_score", lambda self, _: lambda: states.append(weights(self)) or float(len(states))
     )
     last = method("maml", iterations=4, **options)  # type: ignore[arg-type]
-    last.fit(toy().base, None, toy().validation)
-    one.fit(toy().base, None, toy().validation)  # asked for none: the last state
+    last.fit(toy().base, None, toy().novel)
+    one.fit(toy().base, None, toy().novel)  # asked for none: the last state
     assert torch.equal(weights(found), states[1])
     assert torch.equal(weights(last), states[-1])
     assert torch.equal(weights(one), states[-1])
     # What was measured before an interruption is in the checkpoint.
     again = method("maml", iterations=4, **options)  # type: ignore[arg-type]
-    assert again.fit(toy().base, place, toy().validation)["meta"]["selection"] == history["selection"]
+    assert again.fit(toy().base, place, toy().novel)["meta"]["selection"] == history["selection"]
     assert torch.equal(weights(again), states[1])
-    other = replace(toy().validation, images=toy().validation.images.flip(0))
+    other = replace(toy().novel, images=toy().novel.images.flip(0))
     with pytest.raises(CheckpointError, match="belongs to another training"):
         method("maml", iterations=4, **options).fit(toy().base, place, other)  # type: ignore[arg-type]
+
+
+def test_too_few_validation_classes_are_refused_before_any_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = method("meta_static_nsn", validation_episodes=1, steps=1)
+    monkeypatch.setattr(type(found), "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=r"meta_static_nsn: no episode of the validation classes is possible.* got 1"):
+        found.fit(toy().base, None, toy().validation)
 
 
 def weights(found: FewShotMethod) -> torch.Tensor:
