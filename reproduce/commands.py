@@ -269,21 +269,6 @@ def _declare_select(parser: argparse.ArgumentParser) -> None:
     common(*EXECUTED)(parser)
 
 
-def migrate(arguments: argparse.Namespace) -> int:
-    """Carry the records of an earlier schema along."""
-    from reproduce.run.migration import migrate as carry
-
-    if not (arguments.folder / "runs").is_dir():
-        raise FileNotFoundError(f"{arguments.folder} has no runs/; name a folder such as results/cpu.")
-    done = carry(arguments.folder)
-    print("\n".join([*done, f"{len(done)} records carried along."]))
-    return 0
-
-
-def _declare_migrate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=path_argument, help="a profile's folder of results, such as results/cpu")
-
-
 def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmarks."""
     from reproduce.bench import BENCHMARKS, run_benchmarks
@@ -352,7 +337,6 @@ COMMANDS = {
         rehearse,
     ),
     "compare": Command("compare the records of two result folders", _declare_compare, compare),
-    "migrate": Command("carry the records of an earlier schema along", _declare_migrate, migrate),
     "bench": Command("run the benchmarks", _declare_bench, bench),
     "theory": Command("the claims of section 5 and the theory's notebooks", theory.declare, theory.run),
     "torture": Command("kills, full disks, two at once, damaged checkpoints", torture.declare, torture.run),

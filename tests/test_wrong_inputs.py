@@ -141,8 +141,6 @@ REPRODUCE = [
     "compare {folder}",
     "compare {folder} {folder}",
     "compare {text} {text}",
-    "migrate",
-    "migrate {folder}",
     "bench nonsense",
     "bench gpu nonsense",
     "bench --results {text}",

@@ -270,8 +270,6 @@ def build_packed(
             killed.unlink(missing_ok=True)
         if (index := read_index(folder)) is not None and {key: index.get(key) for key in identity} == identity:
             if not _healed(index, size):
-                if "checksum" not in index:
-                    _seal(folder, index)
                 return
             say("again: an image that had been left out can be decoded now")
         begun = folder / "building.json"
@@ -310,20 +308,6 @@ def _healed(index: dict[str, Any], size: int) -> bool:
     """Whether an image that a finished cache leaves out can be decoded now."""
     bad = [Path(path) for split in index["splits"].values() for path in split.get("bad", ())]
     return any(reason is None for path in bad for reason in decode_chunk([path], size)[1])
-
-
-def _seal(folder: Path, index: dict[str, Any]) -> None:
-    """Give the index of a cache from before there was a checksum its own, if it says what the pixels say."""
-    size = index["size"]
-    for name, entry in index["splits"].items():
-        try:
-            data = np.memmap(folder / f"{name}.u8", np.uint8, "r", shape=(int(entry["images"]), 3, size, size))
-            same = all(entry[key] == value for key, value in _summary(data).items())
-        except (OSError, ValueError):  # absent or too short
-            same = False
-        if not same:
-            raise DataError(f"{folder}: index.json and {name}.u8 differ; delete the folder to have it packed again.")
-    write_index(folder, index)
 
 
 def _open_split(folder: Path, name: str, index: dict[str, Any], verify: bool | None) -> tuple[Tensor, Tensor]:
@@ -370,7 +354,7 @@ def open_packed(name: str, folder: Path, *, crop_size: int | None = None, verify
         DataError: the cache is unfinished or damaged; the sentence names the file.
     """
     index = read_index(folder)
-    if index is None or index.get("format") != FORMAT or "checksum" not in index:
+    if index is None or index.get("format") != FORMAT:
         raise DataError(f"{folder} holds no finished packed cache; load the data set {name} to build it.")
     train_images, train_labels = _open_split(folder, "train", index, verify)
     test_images, test_labels = _open_split(folder, "test", index, verify)

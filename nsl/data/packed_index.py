@@ -28,7 +28,7 @@ def write_index(folder: Path, index: dict[str, Any]) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
-    """The index; None where there is none. Caches made before there was a checksum have no key "checksum".
+    """The index; None where there is none.
 
     Raises:
         DataError: it is no JSON object, or does not match its checksum.
@@ -36,7 +36,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     path = folder / "index.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        right = isinstance(found, dict) and found.get("checksum", _checksum(found)) == _checksum(found)
+        right = isinstance(found, dict) and found.get("checksum") == _checksum(found)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -47,8 +47,8 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 
 def is_whole(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds a finished cache of this identity, with a checksum, that leaves no image out."""
+    """Whether the folder holds a finished cache of this identity that leaves no image out."""
     index = read_index(folder)
-    if index is None or "checksum" not in index or {key: index.get(key) for key in identity} != identity:
+    if index is None or {key: index.get(key) for key in identity} != identity:
         return False
     return not any(split.get("bad") for split in index["splits"].values())

@@ -126,7 +126,7 @@ class EpisodesState(TrainingState):
 
     def restore(self, kept: dict[str, Any]) -> None:
         self.iteration, self.seconds, self.loss_sum, self.seen = kept["position"]
-        self.curve, self.choice = kept["curve"], kept.get("choice")
+        self.curve, self.choice = kept["curve"], kept["choice"]
         self.best.load(kept["best"])
 
     def measure(self) -> None:

@@ -153,7 +153,7 @@ def _digest(what: dict[str, Any]) -> str:
 def _tell_of_others(folder: Path, key: str, path: dict[str, str]) -> None:
     """Say which network of this key, begun or done, cannot be used here, and why."""
     for file in sorted(folder.glob(f"backbone-{key}-*.pt")):
-        with suppress(CheckpointError, OSError, LookupError):  # those of earlier versions do not say
+        with suppress(CheckpointError, OSError, LookupError):  # damaged: its own training says so
             other = load_checkpoint(file)["path"]
             print(
                 f"The base classes are trained anew with {paths.differing(path, other)}, since {file} was made with "

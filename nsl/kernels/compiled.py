@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nsl import seals
 from nsl.folders import home_cache, temporary_folder
 from nsl.outputs import scratch
 
@@ -40,9 +41,6 @@ _FLAGS = (
 )
 #: Types that the kernels are compiled for, and their names there.
 TYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-#: Stands before the 64 hexadecimal digits of the SHA-256 at the end of a library.
-_MARK = b"\nnsl-sha256 "
-_TRAILER = len(_MARK) + 64
 
 
 class Geometry(ctypes.Structure):
@@ -98,18 +96,15 @@ def _cache() -> Path:
 def _is_whole(path: Path) -> bool:
     """Whether a compiled library is there as it was written: loading a truncated one ends the process by a signal."""
     try:
-        content = path.read_bytes()
+        return seals.unsealed(path.read_bytes()) is not None
     except OSError:
         return False
-    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
-    return trailer == _MARK + hashlib.sha256(body).hexdigest().encode()
 
 
 def _seal(path: Path) -> None:
     """Append the check sum of a library to it; the loader does not look behind the end."""
     with path.open("rb+") as file:
-        body = file.read()
-        file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
+        file.write(seals.seal(file.read()))
 
 
 def _compile(compiler: str, target: Path) -> None:

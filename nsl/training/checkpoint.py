@@ -7,7 +7,6 @@ their containers are not, nor a tensor that is larger than its file.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickletools
 import sys
@@ -20,14 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nsl import seals
 from nsl.outputs import check_regular, replacing
 
-#: Files of format 1, of earlier versions, have no check sum.
 FORMAT = 2
-
-#: Stands before the 64 hexadecimal digits at the end of a file.
-_MARK = b"\nnsl-sha256 "
-_TRAILER = len(_MARK) + 64
 
 
 class CheckpointError(ValueError):
@@ -51,7 +46,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     # Let go of before an error leaves: collected in a cycle with its traceback, it crashes Python 3.12.
     with stream.getbuffer() as body, replacing(path) as temporary, temporary.open("wb") as file:
         file.write(body)
-        file.write(_MARK + hashlib.sha256(body).hexdigest().encode())
+        file.write(seals.seal(body))
 
 
 @contextmanager
@@ -72,18 +67,15 @@ def _checked(content: bytes) -> Any:
     Raises:
         ValueError: the content is not what was written; `torch.load` raises others.
     """
-    body, trailer = content[:-_TRAILER], content[-_TRAILER:]
-    whole = trailer == _MARK + hashlib.sha256(body).hexdigest().encode()
-    body = body if whole else content
+    body = seals.unsealed(content)
+    if body is None:
+        raise ValueError("the check sum differs")
     _check_archive(body)
     # First without memory: a forged tensor may claim any size.
     for tensor in _tensors(torch.load(io.BytesIO(body), map_location="meta", weights_only=True)):
         if max(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()) > len(body):
             raise ValueError("a tensor is larger than the file")
-    state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    if not whole and isinstance(state, dict) and state.get("format") == FORMAT:
-        raise ValueError("the check sum differs")
-    return state
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 
 def _check_archive(body: bytes) -> None:
@@ -131,8 +123,8 @@ def is_foreign(path: Path) -> bool:
     """Whether a file, such as a text, never was a checkpoint; no one should be told to delete it."""
     with path.open("rb") as file:
         start = file.read(2)
-        file.seek(-min(_TRAILER, file.seek(0, 2)), 2)
-        return bool(start) and start != b"PK" and not file.read().startswith(_MARK)
+        file.seek(-min(seals.LENGTH, file.seek(0, 2)), 2)
+        return bool(start) and start != b"PK" and not file.read().startswith(seals.MARK)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -150,7 +142,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = _checked(content)
     except Exception as error:  # a damaged stream of objects can raise anything
         raise CheckpointError(f"checkpoint {path} is damaged; delete it to start this run again") from error
-    if not isinstance(state, dict) or state.get("format") not in (1, FORMAT):
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
             f"checkpoint {path} is not a training checkpoint of format {FORMAT}; delete it to start this run again"
         )

@@ -165,8 +165,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise ExportError(f"{path} is not a readable safetensors file ({error}); export the network again.") from None
     if metadata.get("format") != FORMAT:
         raise ExportError(f"{path} has no description of a network of this package; export it again.")
-    checksum = metadata.pop("checksum", None)  # files of earlier versions have none
-    if checksum is not None and checksum != _checksum(tensors, metadata):
+    if metadata.pop("checksum", None) != _checksum(tensors, metadata):
         raise ExportError(f"{path} does not match its check sum, so it has been damaged; export the network again.")
     try:
         about = {key: json.loads(value) for key, value in metadata.items() if key != "format"}

@@ -155,13 +155,13 @@ class TrainingState(ABC):
         if file is None or not file.exists():
             return
         kept = load_checkpoint(file)
-        if not _same(kept.get("identity"), self.identity):
+        if kept.get("identity") != self.identity:
             raise CheckpointError(
                 f"checkpoint {file} belongs to another training (another network, recipe, penalty, seed or data, or "
                 "other options); delete it to start this one again"
             )
         path = kept.get("path")
-        if isinstance(path, dict) and path != self.path:  # checkpoints of earlier versions do not say
+        if isinstance(path, dict) and path != self.path:
             raise CheckpointError(
                 f"checkpoint {file} was made with {paths.differing(path, self.path)}, and would go on with "
                 f"{paths.differing(self.path, path)}, to numbers of neither; go on as it began, or delete it to start "
@@ -263,17 +263,6 @@ class TrainingState(ABC):
             self.read(self.iteration, loss)
         self.seconds += now - self._mark
         self._mark = now
-
-
-#: What identities in checkpoints of earlier versions do not say.
-_SAID_LATER = ("network", "penalty", "frozen", "clip", "inputs")
-
-
-def _same(kept: Any, own: dict[str, Any]) -> bool:
-    """Whether a checkpoint's identity is this training's."""
-    if not isinstance(kept, dict):
-        return False
-    return kept == {key: value for key, value in own.items() if key in kept or key not in _SAID_LATER}
 
 
 def _progress_bar(execution: Execution, total: int, initial: int) -> Any:

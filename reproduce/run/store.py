@@ -53,12 +53,6 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise RecordError(f"Run record {path} is not valid JSON; {advice}.") from None
-    if isinstance(record, dict) and record.get("schema") in range(1, SCHEMA):
-        folder = path.parent.parent
-        raise RecordError(
-            f"Run record {path} is of the earlier schema {record['schema']}; carry the records of this folder along by "
-            f"`python -m reproduce migrate {folder}`."
-        )
     if isinstance(record, dict) and isinstance(record.get("schema"), int) and record["schema"] > SCHEMA:
         raise RecordError(f"Run record {path} is of the newer schema {record['schema']}; update this checkout.")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:

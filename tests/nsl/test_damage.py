@@ -62,12 +62,6 @@ def test_no_truncated_checkpoint_is_used(tmp_path: Path, kept: float) -> None:
         load_checkpoint(path)
 
 
-def test_a_checkpoint_of_an_earlier_version_without_check_sum_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "run.pt"
-    torch.save({"format": 1, **STATE}, path)
-    assert load_checkpoint(path)["iteration"] == 7
-
-
 def test_no_flipped_bit_of_an_export_is_used(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     exported(path, "cnn9", 2)

@@ -20,9 +20,10 @@ import nsl.data
 from nsl.data import DataError
 from nsl.data.files import annotated_files
 from nsl.outputs import LEFT_OVER, OutputError, replacing, scratch
+from nsl.seals import seal
 from nsl.training import CheckpointError, Execution, Recipe, load_checkpoint, train
-from nsl.training.checkpoint import check_optimiser
-from nsl.training.export import ExportError, load_model, save_model, write_tensors
+from nsl.training.checkpoint import FORMAT, check_optimiser, save_checkpoint
+from nsl.training.export import ExportError, _checksum, load_model, save_model, write_tensors
 from reproduce.run.files import write_text
 from theory.__main__ import claims as theory_claims
 from theory.claims import ledger
@@ -37,8 +38,15 @@ def exported(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     save_model(path, nsl.create_model("cnn9", 10, image_size=16, width=2), "cnn9", {"width": 2}, dataset)
     with safe_open(path, framework="pt") as opened:
         metadata = dict(opened.metadata())
-    metadata.pop("checksum")  # files of earlier versions have none: what a forger would do
+    metadata.pop("checksum")
     return load_file(path), metadata
+
+
+def forge(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write them with a right check sum, as a forger would."""
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, {**metadata, "checksum": _checksum(tensors, metadata)})
 
 
 FORGED: list[tuple[str, Any]] = [
@@ -60,50 +68,50 @@ FORGED: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("key", "value"), FORGED)
 def test_a_forged_export_is_refused_before_anything_is_built(tmp_path: Path, key: str, value: Any) -> None:
-    from safetensors.torch import save_file
-
     path = tmp_path / "net.safetensors"
     tensors, metadata = exported(path)
-    save_file(tensors, path, {**metadata, key: json.dumps(value)})
+    forge(path, tensors, {**metadata, key: json.dumps(value)})
     with pytest.raises(ExportError, match=r"net\.safetensors"):
         load_model(path)
 
 
 def test_an_export_without_some_tensor_or_of_another_shape_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     path = tmp_path / "net.safetensors"
     tensors, metadata = exported(path)
     name = next(iter(tensors))
     for changed in ({**tensors, name: torch.zeros(7)}, {key: tensors[key] for key in tensors if key != name}):
-        save_file(changed, path, metadata)
+        forge(path, changed, metadata)
         with pytest.raises(ExportError, match="does not fit the network that it names"):
             load_model(path)
 
 
 def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
     stream = io.BytesIO()
-    torch.save({"format": 1, "model": torch.zeros(10**6)}, stream)
-    path = tmp_path / "run.pt"
-    with zipfile.ZipFile(stream) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
+    torch.save({"format": FORMAT, "model": torch.zeros(10**6)}, stream)
+    path, packed = tmp_path / "run.pt", io.BytesIO()
+    with zipfile.ZipFile(stream) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
         for item in whole.infolist():
             small.writestr(item.filename, whole.read(item))
-    with pytest.raises(CheckpointError, match="is damaged"):
+    path.write_bytes(packed.getvalue() + seal(packed.getvalue()))
+    with pytest.raises(CheckpointError, match="is damaged") as refused:
         load_checkpoint(path)
+    assert "compressed" in str(refused.value.__cause__)
 
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    torch.save({"format": 1, "model": torch.zeros(1).expand(10**10)}, path)
-    with pytest.raises(CheckpointError, match="is damaged"):
+    save_checkpoint(path, {"model": torch.zeros(1).expand(10**10)})
+    with pytest.raises(CheckpointError, match="is damaged") as refused:
         load_checkpoint(path)
+    assert "larger than the file" in str(refused.value.__cause__)
 
 
 def test_a_checkpoint_that_names_anything_but_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    torch.save({"format": 1, "model": bytearray(8)}, path)
-    with pytest.raises(CheckpointError, match="is damaged"):
+    save_checkpoint(path, {"model": bytearray(8)})
+    with pytest.raises(CheckpointError, match="is damaged") as refused:
         load_checkpoint(path)
+    assert "which no checkpoint does" in str(refused.value.__cause__)
 
 
 def test_an_optimisers_state_of_another_shape_is_refused() -> None:

@@ -21,7 +21,6 @@ from nsl.training import (
     Execution,
     Recipe,
     batches,
-    load_checkpoint,
     observe,
     parameter_groups,
     save_checkpoint,
@@ -346,15 +345,6 @@ def test_a_checkpoint_is_refused_by_a_training_that_computes_otherwise(tmp_path:
     interrupted(small(), tmp_path / "run.pt")
     with pytest.raises(CheckpointError, match="belongs to another training"):
         train(small(), tiny(), RECIPE, seed=0, execution=Execution(checkpoint=tmp_path / "run.pt", **chosen))
-
-
-def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    interrupted(small(), tmp_path / "run.pt")
-    kept = load_checkpoint(tmp_path / "run.pt")
-    del kept["identity"]["network"], kept["identity"]["penalty"]
-    save_checkpoint(tmp_path / "run.pt", kept)
-    execution = Execution(checkpoint=str(tmp_path / "run.pt"), progress=False)  # type: ignore[arg-type]
-    assert train(small(), tiny(), RECIPE, seed=0, execution=execution).iterations_done == RECIPE.iterations
 
 
 def test_dropout_is_drawn_from_the_seed_and_goes_on_as_it_would_have(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ import pytest
 from reproduce.declare import plan
 from reproduce.declare.runs import Run, declared_id, run_id
 from reproduce.run.attempts import Attempts
-from reproduce.run.migration import migrate
-from reproduce.run.store import RecordError, Store, checksum
+from reproduce.run.store import Store
 from reproduce.run.worker import execute
 from reproduce.show import rows
 from reproduce.tasks.task import Outcome
@@ -107,52 +105,3 @@ def test_a_table_takes_one_record_a_run_whatever_it_was_executed_on(tmp_path: Pa
     found = Store(tmp_path, "tiny").find(declared_id(run.declared(MARK)))
     assert found is not None
     assert found["id"] == other["id"]
-
-
-def old_record(run: Run) -> dict:
-    config = run.declared(MARK)
-    record = {
-        "schema": 1,
-        "id": run_id(config),
-        "config": config,
-        "status": "finished",
-        "result": {"test_error": 5.0, "curve": [], "train_seconds": 10.0, "evaluate_seconds": 2.0, "diverged": False},
-        "parameters": 1000,
-        "observations": {},
-        "code": {"commit": "abc", "dirty": False, "version": "0.1.0"},
-        "environment": {
-            "python": "3.11", "platform": "Linux", "cpu": "a", "cores": 2, "torch": "2", "device": "cpu",
-            "threads": 1, "kernels": "compiled",
-        },
-        "started": "2026-01-01T00:00:00+00:00",
-        "finished": "2026-01-01T00:00:12+00:00",
-    }  # fmt: skip
-    return record | {"checksum": checksum(record)}
-
-
-def test_records_of_the_first_schema_are_carried_along_with_their_numbers(tmp_path: Path, run: Run) -> None:
-    store = Store(tmp_path, "tiny")
-    store.runs.mkdir(parents=True)
-    dynamic = replace(run, model={"name": "nsn9_dynamic_diagonal", "width": 4})
-    for old in (old_record(run), old_record(dynamic)):
-        store.path(old["id"]).write_text(json.dumps(old))
-    with pytest.raises(RecordError, match="python -m reproduce migrate"):
-        list(store.records())
-    assert len(migrate(store.folder)) == 2
-    assert migrate(store.folder) == []
-    found = {record["config"]["model"]["name"]: record for record in store.records()}
-    assert found["cnn9"]["config"] == run.config(MARK, {"device": "cpu", "kernels": "native", "matmul": "highest"})
-    assert found["cnn9"]["result"]["test_error"] == 5.0
-    assert found["cnn9"]["attempts"][0]["commit"] == "abc"
-    assert found["nsn9_dynamic_diagonal"]["config"]["model"]["predictor"] == "release"
-    assert store.find(declared_id(dynamic.declared(MARK))) is None
-
-
-def test_a_damaged_record_is_not_carried_along(tmp_path: Path, run: Run) -> None:
-    store = Store(tmp_path, "tiny")
-    store.runs.mkdir(parents=True)
-    old = old_record(run)
-    store.path(old["id"]).write_text(json.dumps(old).replace("5.0", "4.0"))
-    with pytest.raises(RecordError, match="does not match its checksum"):
-        migrate(store.folder)
-    assert store.path(old["id"]).exists()

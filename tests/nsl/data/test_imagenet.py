@@ -332,28 +332,6 @@ def test_a_changed_number_in_the_index_is_detected_and_not_a_wrong_mean(tmp_path
             load("tiny_imagenet_25", tmp_path, image_size=8)
 
 
-def test_an_index_from_before_the_checksum_gets_one_if_the_pixels_say_the_same(tmp_path: Path, cache: Path) -> None:
-    tiny(tmp_path)
-    first = load("tiny_imagenet_25", tmp_path, image_size=8)
-    (path,) = cache.glob("*/index.json")
-    whole = path.read_text()
-    index = json.loads(whole)
-    del index["checksum"]
-    path.write_text(json.dumps(index))
-    with pytest.raises(DataError, match="holds no finished packed cache; load the data set"):
-        open_packed("tiny_imagenet_25", path.parent)
-    again = load("tiny_imagenet_25", tmp_path, image_size=8)
-    assert (again.fingerprint, again.mean) == (first.fingerprint, first.mean)
-    assert path.read_text() == whole
-    index["splits"]["train"]["total"][0] += 1
-    path.write_text(json.dumps(index))
-    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
-        load("tiny_imagenet_25", tmp_path, image_size=8)
-    path.with_name("train.u8").unlink()
-    with pytest.raises(DataError, match=r"index\.json and train\.u8 differ; delete the folder"):
-        load("tiny_imagenet_25", tmp_path, image_size=8)
-
-
 def test_a_folder_that_is_not_whole_is_told_and_a_file_listed_twice_is_refused(tmp_path: Path) -> None:
     folder = tiny(tmp_path)
     with pytest.warns(UserWarning, match=r"has 3 classes, 12 training and 6 validation images, Tiny-ImageNet-25 25"):
