@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nsl.kernels.precision import exactly
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,11 +20,10 @@ def full_precision(function: Function) -> Function:
 
     @wraps(function)
     def run(*arguments: Any) -> Any:
-        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
         exact = [
             a.float() if isinstance(a, Tensor) and a.dtype in (torch.bfloat16, torch.float16) else a for a in arguments
         ]
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with exactly(next(a for a in arguments if isinstance(a, Tensor))):
             return function(*exact)
 
     return run  # type: ignore[return-value]

@@ -24,7 +24,7 @@ from nsl.fewshot.meta import Tasks, image_fetcher, meta_train
 from nsl.fewshot.method import STEP_PASSES, Adapted, FewShotMethod
 from nsl.fewshot.pretrain import as_dataset
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.kernels.patches import layouts_kept
+from nsl.kernels.layouts import layouts_kept
 from nsl.models.backbones import BackboneClassifier, create_backbone
 
 #: Largest images on which tasks side by side pay on a CPU; measured on two cores by `make bench`.

@@ -29,7 +29,7 @@ from nsl.fewshot.inner import Rates
 from nsl.fewshot.maml import GradientMeta
 from nsl.fewshot.meta import image_fetcher
 from nsl.fewshot.settings import History, Place, Settings
-from nsl.kernels.patches import layouts_kept
+from nsl.kernels.layouts import layouts_kept
 from nsl.models.backbones import BackboneClassifier
 
 #: Images over which mean and scale of the pretrained features are measured.

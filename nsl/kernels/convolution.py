@@ -32,8 +32,11 @@ from torch import Tensor
 
 from nsl.kernels import compiled, operators
 from nsl.kernels.definition import gradients_by_definition
-from nsl.kernels.patches import Patches, as_laid_out, chunk_bounds, fitting_size, wide_type
+from nsl.kernels.geometry import fitting_size, tap_slices
+from nsl.kernels.layouts import as_laid_out
+from nsl.kernels.patches import Patches, chunk_bounds
 from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
+from nsl.kernels.precision import wide_type
 
 # Without the compiled kernels: with fewer channels than this and all patches fitting the cache (elements), unfolding is
 # the faster, 3.4 against 8.8 ms at 8 channels, 16x16, batch 32 on one core; 144 against 109 ms at 32x32, batch 128.
@@ -168,9 +171,7 @@ def _unfolded(
     padded = F.pad(input, (padding[1], padding[1], padding[0], padding[0]))
     # Slices and not F.unfold: every tool that reads a graph knows them.
     slices = [
-        padded[:, :, i : i + stride[0] * (out[0] - 1) + 1 : stride[0], j : j + stride[1] * (out[1] - 1) + 1 : stride[1]]
-        for i in range(0, dilation[0] * kh, dilation[0])
-        for j in range(0, dilation[1] * kw, dilation[1])
+        padded[:, :, rows, columns] for rows, columns in tap_slices((kh, kw), stride, dilation, out)
     ]
     patches = torch.stack(slices, 2).flatten(3)
     places = out[0] * out[1]  # not -1, which an empty batch leaves open

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nsl.kernels import sphere
+from nsl.kernels.geometry import output_size
 
 Pair = tuple[int, int]
 
@@ -17,10 +18,7 @@ def _rows(maps: Tensor) -> Tensor:
 
 def inverse_of_energy(e: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, epsilon: float) -> Tensor:
     """Energies [B, H, W] of the positions to the inverse norms [B, 1, Ho, Wo] of the patches, float32."""
-    out = [
-        (size + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
-        for i, size in enumerate(e.shape[1:])
-    ]
+    out = [*output_size((e.shape[1], e.shape[2]), kernel, stride, padding, dilation)]
     window = [*kernel, *stride, *padding, *dilation]
     return sphere.inverse_norms(e, out, window, epsilon).unsqueeze(1)
 

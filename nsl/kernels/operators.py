@@ -21,16 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nsl.kernels.geometry import tap_slices
+
 
 def taps(x: Tensor, out: Sequence[int], window: list[int]) -> list[Tensor]:
     """What each tap reads of x, K times [B, Ho, Wo, C]."""
     kh, kw, sh, sw, top, left, dh, dw = window
     padded = F.pad(x, (0, 0, left, left, top, top))
-    return [
-        padded[:, i * dh : i * dh + (out[0] - 1) * sh + 1 : sh, j * dw : j * dw + (out[1] - 1) * sw + 1 : sw]
-        for i in range(kh)
-        for j in range(kw)
-    ]
+    return [padded[:, rows, columns] for rows, columns in tap_slices((kh, kw), (sh, sw), (dh, dw), out)]
 
 
 def definition(x: Tensor, w: Tensor, m: Tensor, window: list[int]) -> Tensor:

@@ -1,4 +1,6 @@
-"""What a float32 product is on a GPU: IEEE's float32, or TF32 (10 bits of mantissa, on the tensor cores).
+"""How precisely numbers are computed: types of sums, no autocast, and what a float32 product is on a GPU.
+
+There it is IEEE's float32, or TF32 (10 bits of mantissa, on the tensor cores).
 
 PyTorch keeps two switches with different defaults, IEEE for matrix products and TF32 for cuDNN's convolutions. A
 dynamic layer against a plain convolution would then be unequal arithmetic. One setting here moves both, and our kernels
@@ -8,10 +10,11 @@ follow it. The CPU has no TF32, and bfloat16 and float16 do not ask.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Products = Literal["ieee", "tf32"]
 
@@ -51,3 +54,22 @@ def float32_products() -> dict[str, Products]:
     else:
         wide = {"matmul": backends.cuda.matmul.allow_tf32, "convolution": backends.cudnn.allow_tf32}
     return {name: "tf32" if value else "ieee" for name, value in wide.items()}
+
+
+def wide_type(x: Tensor) -> torch.dtype:
+    """Type of sums over x: at least float32.
+
+    Raises:
+        ValueError: x is complex, whose norms and places are not defined here.
+    """
+    if x.dtype.is_complex:
+        raise ValueError(f"input must be real, got {x.dtype}: norms of patches and places of taps are real numbers")
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def exactly(tensor: Tensor) -> Iterator[None]:
+    """No autocast on the tensor's device: a kernel that is kept is not rounded as one that is used."""
+    device = tensor.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        yield

@@ -25,15 +25,10 @@ from torch import Tensor, nn
 from nsl.kernels import compiled, maps
 from nsl.kernels.convolution import pair
 from nsl.kernels.definition import gradients_by_definition
-from nsl.kernels.patches import (
-    Windows,
-    chunk_bounds,
-    inverse_norm_slopes,
-    inverse_window_norm,
-    scale_positions,
-    wide_type,
-)
+from nsl.kernels.norms import Windows, inverse_norm_slopes, inverse_window_norm, scale_positions
+from nsl.kernels.patches import chunk_bounds
 from nsl.kernels.paths import path
+from nsl.kernels.precision import wide_type
 from nsl.layers.spherical import EPSILON, SphereConv2d, observed
 
 torch.fx.wrap("scale_positions")

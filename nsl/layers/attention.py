@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import pair
-from nsl.kernels.patches import as_laid_out
+from nsl.kernels.layouts import as_laid_out
 from nsl.layers.spherical import SphereConv2d
 
 

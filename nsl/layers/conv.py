@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import neural_similarity_conv2d, pair
-from nsl.kernels.patches import fitting_size
+from nsl.kernels.geometry import fitting_size
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.inputs import check_maps, unbatched
 from nsl.layers.predictors import make_predictor

@@ -7,7 +7,6 @@ ConvNets v2, CVPR 2019. Active convolution: Jeon, Kim, Active Convolution, CVPR 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.maps import Pair
-from nsl.kernels.patches import wide_type
+from nsl.kernels.precision import exactly, wide_type
 from nsl.layers.inputs import check_maps
 from nsl.layers.window import Window
 
@@ -46,7 +45,7 @@ def moved_patches(input: Tensor, offsets: Tensor, kernel: Pair, stride: Pair, pa
     Returns:
         [B, C, K, Ho, Wo] in at least float32.
     """
-    size, wide, device = offsets.shape[3:], wide_type(input), input.device.type
+    size, wide = offsets.shape[3:], wide_type(input)
 
     def axis(number: int) -> Tensor:
         outputs = torch.arange(size[number], device=input.device, dtype=wide) * stride[number]
@@ -54,7 +53,7 @@ def moved_patches(input: Tensor, offsets: Tensor, kernel: Pair, stride: Pair, pa
         return outputs - padding[number] + dilation[number] * taps[:, None]  # [taps, outputs]
 
     # Places in bfloat16 would be whole pixels apart.
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with exactly(input):
         down = axis(0)[:, None, :, None].expand(*kernel, *size)
         right = axis(1)[None, :, None, :].expand(*kernel, *size)
         places = torch.stack([down, right], 2).flatten(0, 1) + offsets.to(wide)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nsl.kernels.precision import exactly
 from nsl.layers.inputs import check_maps
 from nsl.layers.similarity import random_state_kept
-from nsl.layers.static import exactly, keep_frozen
+from nsl.layers.static import keep_frozen
 from nsl.layers.window import Window
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nsl.kernels.patches import wide_type
-from nsl.layers.static import exactly
+from nsl.kernels.precision import exactly, wide_type
 
 
 class Mahalanobis(nn.Module):

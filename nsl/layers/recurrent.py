@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nsl.kernels.precision import exactly
 from nsl.layers.similarity import NAME_ENDS, Similar, refuse_stale
-from nsl.layers.static import StaticSimilarity, exactly, keep_frozen
+from nsl.layers.static import StaticSimilarity, keep_frozen
 from nsl.layers.structures import Block, Structure
 
 MAPS = ("ih", "hh")

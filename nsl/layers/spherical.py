@@ -11,7 +11,6 @@ The operators of the angle theta between kernel and patch, all 1 at 0, 0 at a ri
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +18,11 @@ from torch import Tensor, nn
 
 from nsl.kernels import maps
 from nsl.kernels.convolution import pair
+from nsl.kernels.geometry import output_size
+from nsl.kernels.norms import ProductAndNorm, channel_energy, scale_positions
 from nsl.kernels.operators import taps
-from nsl.kernels.patches import ProductAndNorm, channel_energy, output_size, scale_positions, wide_type
 from nsl.kernels.paths import path
+from nsl.kernels.precision import exactly, wide_type
 from nsl.layers.inputs import unbatched
 from nsl.layers.unfusible import Unfusible
 
@@ -103,8 +104,7 @@ def patch_norm(
     kernel = pair(kernel_size)
     dtype = wide_type(input)
     batch, channels, height, width = input.shape
-    device = input.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with exactly(input):
         if groups == 1 and path(input) == "triton" and input.numel():
             geometry = (kernel, pair(stride), pair(padding), pair(dilation))
             return maps.inverse_patch_norms(input, *geometry, epsilon).reciprocal()

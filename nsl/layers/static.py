@@ -5,13 +5,12 @@ The layers that have one are in `conv.py`, `linear.py`, `recurrent.py` and `unsh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nsl.kernels.precision import exactly
 from nsl.layers.similarity import OneSimilarity, Similarity, refuse_stale
 from nsl.layers.structures import Block, Structure
 
@@ -109,14 +108,6 @@ def filled(plain: nn.Module, layer: Any, weight: Tensor) -> nn.Module:
     if hasattr(layer, "rate"):  # of its learning, see `nsl.training.parameter_groups`
         plain.rate = layer.rate
     return keep_frozen(plain, layer).train(layer.training)
-
-
-@contextmanager
-def exactly(tensor: Tensor) -> Iterator[None]:
-    """No autocast on the tensor's device: a kernel that is kept is not rounded as one that is used."""
-    device = tensor.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        yield
 
 
 class StaticLayer(OneSimilarity):

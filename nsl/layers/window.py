@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import pair
-from nsl.kernels.patches import as_laid_out, fitting_size, output_size
+from nsl.kernels.geometry import fitting_size, output_size, tap_slices
+from nsl.kernels.layouts import as_laid_out
 from nsl.layers.inputs import unbatched
 
 torch.fx.wrap("image_by_image")  # a leaf of the graphs that torch.fx traces
@@ -112,19 +113,11 @@ class Window(nn.Module):
 
     def taps_of(self, input: Tensor) -> list[Tensor]:
         """What every tap sees at every output position: K views [B, C, Ho, Wo] of the padded input."""
-        height, width = self.map_size(input)
+        out = self.map_size(input)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
         # Slices, not unfold: it knows neither an empty batch nor every type.
-        return [
-            padded[
-                :,
-                :,
-                i * self.dilation[0] : i * self.dilation[0] + (height - 1) * self.stride[0] + 1 : self.stride[0],
-                j * self.dilation[1] : j * self.dilation[1] + (width - 1) * self.stride[1] + 1 : self.stride[1],
-            ]
-            for i in range(self.kernel_size[0])
-            for j in range(self.kernel_size[1])
-        ]
+        slices = tap_slices(self.kernel_size, self.stride, self.dilation, out)
+        return [padded[:, :, rows, columns] for rows, columns in slices]
 
     def patches(self, input: Tensor) -> Tensor:
         """[B, C, H, W] to the patch of every output position, [B, C, K, Ho, Wo]."""

@@ -108,7 +108,7 @@ def check_convolution(
     import torch
 
     from nsl.kernels import operators
-    from nsl.kernels.patches import output_size
+    from nsl.kernels.geometry import output_size
 
     batch, height, width, channels, filters, *window = geometry
     (kh, kw), stride, padding, dilation = window
@@ -131,7 +131,7 @@ def check_predictor(geometry: tuple[Any, ...], dtype: Any, device: str, seed: in
     import torch
 
     from nsl.kernels import sphere
-    from nsl.kernels.patches import output_size
+    from nsl.kernels.geometry import output_size
 
     batch, height, width, channels, filters, *window = geometry
     (kh, kw), stride, padding, dilation = window

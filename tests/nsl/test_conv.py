@@ -14,6 +14,7 @@ from torch import nn
 import nsl
 import nsl.kernels.convolution as functional
 from nsl.kernels import compiled, patches
+from nsl.kernels.geometry import output_size
 from tests.nsl.configurations import Geometry, random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 
@@ -44,7 +45,7 @@ def test_unfolding_and_chunking_are_the_same_function(
 ) -> None:
     g = random_geometry(seed)
     torch.manual_seed(seed)
-    out = patches.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
+    out = output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
     blocks = (g.taps,) if similarity == "diagonal" else (g.taps, g.taps)
     tensors = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -71,7 +72,7 @@ def test_unfolding_and_chunking_are_the_same_function(
 def test_the_published_definition_is_the_oracle_and_what_the_kernels_compute(seed: int, similarity: str) -> None:
     g = random_geometry(seed)
     torch.manual_seed(seed)
-    out = patches.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
+    out = output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
     blocks = (g.taps,) if similarity == "diagonal" else (g.taps, g.taps)
     shapes = [(g.batch, g.channels, *g.size), (g.filters, g.channels // g.groups, *g.kernel), (g.batch, *blocks, *out)]
     tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
@@ -155,7 +156,7 @@ def test_gradients_for_input_weight_and_similarity_pass_gradcheck(
     monkeypatch.setattr(patches, "_CHUNK_BYTES", chunk)  # one image a chunk, and all in one
     g = random_geometry(seed)
     generator = torch.Generator().manual_seed(seed)
-    out = patches.output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
+    out = output_size(g.size, g.kernel, g.stride, g.padding, g.dilation)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()

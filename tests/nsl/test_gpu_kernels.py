@@ -68,7 +68,7 @@ def tensors(number: int, block: int, dtype: torch.dtype) -> tuple[list[Tensor], 
     """x, w and m with one or two axes of taps, dy, and the window, of one of the geometries."""
     batch, height, width, channels, filters, *window = GEOMETRIES[number]
     (kh, kw), stride, padding, dilation = window
-    out = nsl.kernels.patches.output_size((height, width), *window)
+    out = nsl.kernels.geometry.output_size((height, width), *window)
     draw = torch.Generator().manual_seed(number)
     shapes = [
         (batch, height, width, channels),

@@ -13,7 +13,7 @@ import torch
 
 import nsl.kernels.convolution as functional
 from nsl.kernels import compiled, patches, paths
-from nsl.kernels.patches import channel_energy, scale_positions
+from nsl.kernels.norms import channel_energy, scale_positions
 
 pytestmark = pytest.mark.skipif(compiled.library() is None, reason="no C++ compiler here")
 ROOT = Path(__file__).parents[2]
