@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,17 @@ def _slowness(seen: Sequence[tuple[tuple[str, str], str, float]]) -> dict[str, f
 
 
 class Costs:
-    """Seconds a training image costs (evaluation included), by model and data set, as in the newest sitting.
+    """Seconds a training image costs (evaluation included), by model and data set.
 
     Records come from machines, and hours of one machine, that differ several times in speed, so that the mean of a
     model's own times says as much about where it ran as about the model. The logarithm of a time is therefore taken
     as the sum of what model and data cost and of how slow its sitting was (one machine, day and commit), told apart
-    by least squares over all records; a run is foretold at the pace of the newest record's sitting.
+    by least squares over all records. A run is foretold at the pace of the newest record's sitting, as suits the time
+    that is left here, or at a ``typical`` pace, the median over all records: words about it then stay as they are when
+    a machine is busy.
     """
 
-    def __init__(self, records: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, records: Iterable[dict[str, Any]], *, typical: bool = False) -> None:
         seen: list[tuple[tuple[str, str], tuple[str, int], str, float]] = []
         newest, here = "", ""
         for record in records:
@@ -100,10 +102,12 @@ class Costs:
             kind = (task.name + model, task.shape(data).image_size)
             seen.append(((exact, canonical_json(data)), kind, sitting, seconds))
         slowness = _slowness([(cost, sitting, seconds) for cost, _, sitting, seconds in seen])
+        paces = [slowness[sitting] for _, _, sitting, _ in seen]
+        pace = median(paces) if typical and paces else slowness.get(here, 0.0)
         measured: dict[tuple[str, str], list[float]] = {}
         alike: dict[tuple[str, int], list[float]] = {}
         for cost, kind, sitting, seconds in seen:
-            there = seconds * exp(slowness[here] - slowness[sitting])
+            there = seconds * exp(pace - slowness[sitting])
             measured.setdefault(cost, []).append(there)
             alike.setdefault(kind, []).append(there)
         self._cost = {key: fmean(values) for key, values in measured.items()}

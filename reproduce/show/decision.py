@@ -28,7 +28,7 @@ MOST = 50
 LEGEND = (
     "\"At most N seeds\" tell 0 from the paper's difference; where that is not known, \"about N\" decide with a chance "
     "of one half, if the difference seen is the true one; three are the least with which anything is decided, and may "
-    "not do. Both suppose the spread seen. Times are of one process at the pace of the newest stored runs."
+    "not do. Both suppose the spread seen. Times are of one process at the median pace of the stored runs."
 )
 
 

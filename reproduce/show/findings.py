@@ -61,7 +61,7 @@ NAMES = (
 def page(profile: plan.Profile, store: Store) -> str:
     """The page of a profile in Markdown, with the theory's ledger where one lies beside the profile's folder."""
     tables = shown_tables(profile, store)
-    costs = Costs(store.records())
+    costs = Costs(store.records(), typical=True)
     every = distinct(tables)
     claims = [shown for shown in every if not shown.judged.claim.control]
     lines = [

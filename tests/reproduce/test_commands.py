@@ -252,6 +252,9 @@ def test_status_foretells_at_the_pace_of_the_newest_sitting(tmp_path: Path) -> N
     foretold = Costs(store.records()).predict(profile.run(dynamic, "cifar10", 1))
     assert foretold is not None
     assert 25 < foretold < 45  # 30, but for the slight pull towards equal days; the mean of its own times is 120
+    typical = Costs(store.records(), typical=True).predict(profile.run(dynamic, "cifar10", 1))
+    assert typical == pytest.approx(120)  # two of the three ran on the slow day
+    assert Costs([], typical=True).predict(profile.run(dynamic, "cifar10", 1)) is None
 
 
 def test_plan_names_every_run_with_its_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
