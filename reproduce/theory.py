@@ -7,8 +7,6 @@ The package ``theory`` knows nothing of this one; what executes notebooks lives 
 from __future__ import annotations
 
 import argparse
-import sys
-from concurrent.futures import Future, as_completed
 from pathlib import Path
 
 from reproduce.run.files import digest, path_argument
@@ -47,32 +45,14 @@ def inputs_hash(path: Path, out: Path, quick: bool) -> str:
 
 def execute(*, quick: bool, out: Path, jobs: int) -> list[str]:
     """Execute the theory's notebooks that are out of date; returns one sentence a failure."""
-    folder = out.resolve()
-    # Kernels run in the repository's root; a path relative to it names no one's home folder.
-    shown = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    parameters = {"profile": "demo" if quick else "full", "out": str(shown)}
-    due = {}
+    parameters = {"profile": "demo" if quick else "full", "out": str(notebooks.relative(out))}
+    due = []
     for name, path in sources().items():
-        mark = inputs_hash(path, out, quick)
-        if notebooks.stamp(out / "notebooks" / f"{name}.ipynb") != mark:
-            due[name] = (path, mark)
+        mark, output = inputs_hash(path, out, quick), out / "notebooks" / f"{name}.ipynb"
+        if notebooks.stamp(output) != mark:
+            due.append((path, output, mark))
     print(f"theory: {len(sources()) - len(due)} of {len(sources())} notebooks are up to date.", flush=True)
-    failures: list[str] = []
-    from nsl.processes import workers
-
-    with workers(jobs) as pool:
-        waiting: dict[Future[float], str] = {
-            pool.submit(notebooks.execute, path, out / "notebooks" / f"{name}.ipynb", parameters, mark): name
-            for name, (path, mark) in due.items()
-        }
-        for future in as_completed(waiting):
-            try:
-                print(f"notebook {waiting[future]}: {future.result():.0f} s", flush=True)
-            except Exception as error:  # papermill wraps whatever a cell raised
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                failures.append(f"Notebook {waiting[future]} failed: {lines[-1].strip() if lines else error!r}")
-                print(failures[-1], file=sys.stderr, flush=True)
-    return failures
+    return notebooks.execute_due(due, parameters, jobs, lambda line: print(line, flush=True))
 
 
 def run(arguments: argparse.Namespace) -> int:

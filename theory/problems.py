@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from theory.arrays import Array, as_count, as_float, as_indices, check_batch
 from theory.separability import check_separable
@@ -77,10 +77,15 @@ class LinearRegression(Problem):
         return self.X @ self.residual(weight).swapaxes(-1, -2)
 
     @cached_property
+    def _range(self) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Left singular vectors of X, its singular values, and which of them are not within rounding of zero."""
+        u, s, _ = np.linalg.svd(self.X, full_matrices=False)
+        return u, s, s > s.max(axis=-1, keepdims=True) * max(self.X.shape[-2:]) * np.finfo(float).eps
+
+    @cached_property
     def null_projector(self) -> Array:
         """Pi [n, n], the orthogonal projector off the range of X (zero when the inputs span R^n)."""
-        u, s, _ = np.linalg.svd(self.X, full_matrices=False)
-        keep = s > s.max(axis=-1, keepdims=True) * max(self.X.shape[-2:]) * np.finfo(float).eps
+        u, _, keep = self._range
         u = u * keep[..., None, :]
         return np.eye(self.shape[0]) - u @ u.swapaxes(-1, -2)
 
@@ -95,8 +100,7 @@ class LinearRegression(Problem):
         That is the Newton step `(X X^T)^+ S`: what is left to go for a flow, in modes of any speed. Singular values of
         X within rounding of zero count as zero.
         """
-        u, s, _ = np.linalg.svd(self.X, full_matrices=False)
-        keep = s > s.max(axis=-1, keepdims=True) * max(self.X.shape[-2:]) * np.finfo(float).eps
+        u, s, keep = self._range
         inverse = np.divide(1.0, s, out=np.zeros_like(s), where=keep)[..., None] ** 2
         step = inverse * (u.swapaxes(-1, -2) @ self.descent(weight))
         return np.sqrt(np.sum(step**2, axis=(-1, -2)))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from nsl.fewshot.finetune import Pretrained
 from nsl.fewshot.heads import cosine, cross_entropy, one_hot
-from nsl.fewshot.method import Adapted, random_state_kept
+from nsl.fewshot.method import Adapted
 from nsl.fewshot.settings import Settings
+from nsl.layers.similarity import random_state_kept
 from nsl.models.backbones import Backbone
 from nsl.training.execution import upload
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -18,6 +17,7 @@ from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
 from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.layers.conv import NSConv2d
+from nsl.layers.similarity import random_state_kept
 
 #: Images that are represented at once.
 BATCH = 256
@@ -41,14 +41,6 @@ class Adapted:
     def predict(self, query: Tensor) -> Tensor:
         """Queries [Q, ...] from `represent` to logits [Q, way]."""
         return self.classify(query)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """What is drawn and seeded inside leaves the caller's global random state as it was, on every device in use."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices):
-        yield
 
 
 class _Seeded(ABCMeta):

@@ -70,13 +70,17 @@ def refuse_stale(owner: nn.Module, *names: str) -> None:
 
 
 @contextmanager
-def random_state_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """What is drawn inside leaves the global generators of the CPU and of these tensors' GPUs as they were.
+def random_state_kept(tensors: Iterable[Tensor] | None = None) -> Iterator[None]:
+    """What is drawn inside leaves the global generators of the CPU and of these tensors' GPUs as they were; without
+    tensors, of all GPUs.
 
     For layers whose first values are overwritten. `torch.nn.utils.skip_init` would leave buffers of a plain class of
     the user's without their values.
     """
-    gpus = {tensor.device for tensor in tensors if tensor.is_cuda} if torch.cuda.is_initialized() else set()
+    gpus: set[torch.device | int] = set()
+    if torch.cuda.is_initialized():
+        used = None if tensors is None else {tensor.device for tensor in tensors if tensor.is_cuda}
+        gpus.update(range(torch.cuda.device_count()) if used is None else used)
     with torch.random.fork_rng(gpus, device_type="cuda"):
         yield
 

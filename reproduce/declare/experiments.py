@@ -238,7 +238,7 @@ def every() -> tuple[Key, ...]:
     return (*tables(), *beyond())
 
 
-def listed(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The parts of a list such as ``1,3`` or ``1 3``; one is empty where two commas meet or one stands at an end."""
     return re.split(r"\s*,\s*|\s+", text.strip())
 
@@ -248,7 +248,7 @@ def parse_tables(text: str | None) -> tuple[Key, ...]:
     if text is None or not text.strip():
         return tables()
     found: list[Key] = []
-    for part in listed(text):
+    for part in parts_of(text):
         first, _, last = part.partition("-")
         if part == BEYOND:
             if not beyond():

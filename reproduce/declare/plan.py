@@ -15,6 +15,7 @@ from reproduce.declare.experiments import (
     every,
     experiment,
     parse_tables,
+    parts_of,
     tables,
 )
 from reproduce.declare.profiles import Profile, Slot, names, parse_slots, profile
@@ -43,7 +44,7 @@ __all__ = [
 
 def parse_methods(text: str | None, keys: tuple[Key, ...]) -> tuple[str, ...] | None:
     """Keys of rows of the tables from text such as ``cnn`` or ``cnn,dynamic``; None or empty means all."""
-    wanted = tuple((text or "").replace(",", " ").split())
+    wanted = tuple(parts_of(text)) if text and text.strip() else ()
     known = dict.fromkeys(method.key for key in keys for method in experiment(key).methods)
     for name in wanted:
         if name not in known:

@@ -14,7 +14,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import overrides
-from reproduce.declare.experiments import EXPERIMENTS, Key, Method, every, experiment, listed, read
+from reproduce.declare.experiments import EXPERIMENTS, Key, Method, every, experiment, parts_of, read
 from reproduce.declare.runs import Run
 from reproduce.declare.shapes import CATALOGUE, title
 from reproduce.verdicts.statistics import Scope
@@ -249,7 +249,7 @@ def parse_slots(text: str | None, chosen: Profile) -> tuple[str, ...] | None:
     """Slots from text such as ``cifar10`` or ``cifar10,cifar100``; None or empty means all of the profile's."""
     if text is None or not text.strip():
         return None
-    wanted = tuple(listed(text))
+    wanted = tuple(parts_of(text))
     for name in wanted:
         if name not in chosen.slots:
             known = ", ".join(chosen.slots)

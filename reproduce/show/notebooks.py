@@ -158,10 +158,41 @@ def _use_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _reason(error: BaseException) -> str:
-    """The last line of a failing cell's own message."""
+def reason(error: BaseException) -> str:
+    """The last line of a message: of a failing cell's, of a job's that died."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
+
+
+def execute_due(
+    due: list[tuple[Path, Path, str]], parameters: dict[str, Any], jobs: int, say: Callable[[str], None]
+) -> list[str]:
+    """Execute notebooks ``(percent file, output, mark)``, ``jobs`` at a time; returns one sentence a failure."""
+    if not due:
+        return []
+    from nsl.processes import workers
+
+    failures: list[str] = []
+    count = min(jobs, len(due))
+    threads = max(1, (os.cpu_count() or 1) // count)
+    with workers(count, _use_threads, (threads,)) as pool:
+        waiting = {
+            pool.submit(execute, path, output, parameters, mark): path.stem for path, output, mark in due
+        }
+        for future in as_completed(waiting):
+            name = waiting[future]
+            try:
+                say(f"notebook {name}: executed in {future.result():.0f} s")
+            except Exception as error:  # papermill wraps whatever a cell raised
+                failures.append(f"Notebook {name} failed: {reason(error)}")
+                say(failures[-1])
+    return failures
+
+
+def relative(folder: Path) -> Path:
+    """A folder as kernels are told it, which run in the repository's root: a path in it names no one's home folder."""
+    folder = folder.resolve()
+    return folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
 
 
 def execute_all(
@@ -177,28 +208,7 @@ def execute_all(
     for name in chosen:
         mark = inputs_hash(name, profile, store)
         if stamp(output_path(name, store)) != mark:
-            due.append((name, mark))
+            due.append((SOURCES / f"{name}.py", output_path(name, store), mark))
     say(f"{profile.name}: {len(chosen) - len(due)} of {len(chosen)} notebooks are up to date.")
-    if not due:
-        return []
-    folder = store.folder.parent.resolve()
-    folder = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-    parameters = {"profile": profile.name, "results": str(folder)}
-    failures: list[str] = []
-    count = min(jobs, len(due))
-    threads = max(1, (os.cpu_count() or 1) // count)
-    from nsl.processes import workers
-
-    with workers(count, _use_threads, (threads,)) as pool:
-        waiting = {
-            pool.submit(execute, SOURCES / f"{name}.py", output_path(name, store), parameters, mark): name
-            for name, mark in due
-        }
-        for future in as_completed(waiting):
-            name = waiting[future]
-            try:
-                say(f"notebook {name}: executed in {future.result():.0f} s")
-            except Exception as error:
-                failures.append(f"Notebook {name} failed: {_reason(error)}")
-                say(failures[-1])
-    return failures
+    parameters = {"profile": profile.name, "results": str(relative(store.folder.parent))}
+    return execute_due(due, parameters, jobs, say)

@@ -7,6 +7,7 @@ import numpy as np
 from theory.arrays import Array
 from theory.claims.equations import random_factorised, random_regression
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.claims.orders import slope, worst
 from theory.flows import Factorised
 from theory.integrators import integrate
 from theory.problems import Problem
@@ -28,17 +29,17 @@ def convergence_slopes(problem: Problem, pair: Factorised, time: float = 1.0) ->
     """Slopes of log(global error) against log(step) of Euler (gradient descent) and of Runge-Kutta 4."""
     exact = integrate(problem, pair, times=[0.0, time]).states[-1]
 
-    def slope(counts: list[int], end: dict[int, Array]) -> float:
+    def order(counts: list[int], end: dict[int, Array]) -> float:
         errors = [float(np.linalg.norm(end[k] - exact)) for k in counts]
         if not np.all(np.isfinite(errors)):
             return np.inf
-        return float(np.polyfit(np.log([time / k for k in counts]), np.log(errors), 1)[0])
+        return slope([time / k for k in counts], errors)
 
     many, few = [2000, 4000, 8000], [200, 400, 800]
     euler = {k: gradient_descent(problem, pair, step=time / k, steps=k, every=k).states[-1] for k in many}
     with np.errstate(over="ignore", invalid="ignore"):  # a wrong flow may become infinite
         classic = {k: runge_kutta(velocity_of(problem, pair), pair.initial, step=time / k, steps=k) for k in few}
-    return {"Euler": slope(many, euler), "RK4": slope(few, classic)}
+    return {"Euler": order(many, euler), "RK4": order(few, classic)}
 
 
 @claim(
@@ -64,9 +65,6 @@ def discrete_steps(settings: Settings) -> Finding:
         descent.append(max(gradient_descent(problem, pair, step=0.005, steps=1200).invariants().values()))
         heavy = gradient_descent(problem, pair, step=0.0005, steps=1200, momentum=0.9)
         momentum.append(max(heavy.invariants().values()))
-
-    def worst(values: list[float], middle: float) -> float:
-        return max(values, key=lambda v: abs(v - middle))
 
     return Finding(
         verdict_of(

@@ -10,6 +10,7 @@ from theory import convex
 from theory.arrays import Array
 from theory.batched import adaptive_flow
 from theory.claims.ledger import Finding, Settings, claim, shared, verdict_of
+from theory.claims.orders import slope, worst
 from theory.flows import DiagonalSimilarity, Factorised, Parametrisation
 from theory.problems import RescaledByLoss, SeparableClassification
 from theory.trajectory import ended
@@ -187,14 +188,14 @@ def factors_align(settings: Settings) -> Finding:
         late = path.levels <= -30
         ratios.append(float(spread[-1]))
         misses.append(float(off[-1]))
-        slopes.append(float(np.polyfit(np.log(-path.levels[late]), np.log(spread[late]), 1)[0]))
-    worst = max(slopes, key=lambda slope: abs(slope + 0.5))
+        slopes.append(slope(-path.levels[late], spread[late]))
+    farthest = worst(slopes, -0.5)
     return Finding(
-        verdict_of(max(ratios) < 0.01, max(misses) < 1e-8, abs(worst + 0.5) < 0.05),
+        verdict_of(max(ratios) < 0.01, max(misses) < 1e-8, abs(farthest + 0.5) < 0.05),
         {
             "sigma_2/sigma_1 at log L = -1000 (max)": max(ratios),
             "1 - |<u_1, w'>| / |w'| (max)": max(misses),
-            "slope of sigma_2/sigma_1 (worst)": worst,
+            "slope of sigma_2/sigma_1 (worst)": farthest,
         },
         f"{len(paths)} problems and starts of claim 15.",
     )

@@ -9,6 +9,7 @@ from scipy.linalg import expm
 
 from theory import dynamics
 from theory.claims.ledger import Finding, Settings, claim, verdict_of
+from theory.claims.orders import slope, worst
 from theory.steps import runge_kutta
 
 if TYPE_CHECKING:
@@ -60,11 +61,6 @@ def refinement_errors(seed: int, depths: list[int], size: int = 6) -> tuple[list
     return static, [float((out - x).abs().max()) for out in outputs]
 
 
-def slope(depths: list[int], errors: list[float]) -> float:
-    """Order of convergence in the step 1/depth."""
-    return float(np.polyfit(np.log(1 / np.array(depths)), np.log(errors), 1)[0])
-
-
 def memory() -> float:
     """How far the state of a DNU (a = 1, w = 2) under input 0 depends on the input before it, +1 or -1."""
     unit = dynamics.DynamicNeuralUnit()
@@ -87,8 +83,8 @@ def residual_is_euler(settings: Settings) -> Finding:
     seeds, depths = settings.seeds(3, 1), [32, 64, 128]
     identity = max(residual_identity(1700 + seed) for seed in seeds)
     pairs = [refinement_errors(1700 + seed, depths) for seed in seeds]
-    static = [slope(depths, errors) for errors, _ in pairs]
-    dynamic = [slope(depths, errors) for _, errors in pairs]
+    static = [slope(1 / np.array(depths), errors) for errors, _ in pairs]
+    dynamic = [slope(1 / np.array(depths), errors) for _, errors in pairs]
     unit = dynamics.DynamicNeuralUnit()
     equilibria = unit.equilibria(0.0)
     reached = unit.respond(0.3, [0.0])[-1], unit.respond(-0.3, [0.0])[-1]
@@ -106,8 +102,8 @@ def residual_is_euler(settings: Settings) -> Finding:
         ),
         {
             "layer identity (max)": identity,
-            "order, static layers (worst)": max(static, key=lambda s: abs(s - 1)),
-            "order, dynamic layers (worst)": max(dynamic, key=lambda s: abs(s - 1)),
+            "order, static layers (worst)": worst(static, 1),
+            "order, dynamic layers (worst)": worst(dynamic, 1),
             "DNU w = 2: equilibria": len(equilibria),
             "DNU w = 2: stable ones": len(stable),
             "DNU w = 0.5: equilibria": len(single),

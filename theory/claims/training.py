@@ -12,6 +12,7 @@ from theory import convex
 from theory.arrays import Array
 from theory.claims.equations import random_factorised, random_regression
 from theory.claims.ledger import MEASURED, Finding, Settings, claim, verdict_of
+from theory.claims.orders import slope, worst
 from theory.flows import Decayed, DiagonalSimilarity, Factorised, Parametrisation
 from theory.integrators import integrate
 from theory.problems import LinearRegression
@@ -60,23 +61,19 @@ def one_sided_decay(problem: LinearRegression, start: Factorised, decay: float) 
     def sizes(parts: Array) -> Array:
         return np.linalg.norm(parts, axis=(-1, -2))
 
-    def slope(distances: Array) -> float:
-        return float(np.polyfit(np.log(times[4:]), np.log(distances[4:]), 1)[0])
+    def late(distances: Array) -> float:
+        return slope(times[4:], distances[4:])
 
     deficient = np.linalg.matrix_rank(problem.X) < problem.shape[0]
     free = integrate(problem, start).limit() if deficient else exact
     return OneSided(
-        slope(sizes(path.weights - off - exact)),
-        slope(sizes(off)) if deficient else np.nan,
+        late(sizes(path.weights - off - exact)),
+        late(sizes(off)) if deficient else np.nan,
         float(sizes(path.weights[-1] - exact) / np.linalg.norm(exact)),
         float(np.linalg.norm(start.blocks(path.states[-1])[1])),
         float(sizes(off[-1])),
         float(np.linalg.norm(projector @ free)),
     )
-
-
-def _worst(values: list[float], stated: float) -> float:
-    return max(values, key=lambda value: abs(value - stated))
 
 
 @claim(
@@ -106,15 +103,15 @@ def weight_decay(settings: Settings) -> Finding:
         full.append(one_sided_decay(problem, random_factorised(rng, 4, 3, 0.5), decay))
         few = random_regression(rng, 6, 4, 3)
         deficient.append(one_sided_decay(few, random_factorised(rng, 6, 3, 0.5), decay))
-    slope = _worst([end.slope for end in full + deficient], -0.5)
-    off_slope = _worst([end.off_slope for end in deficient], -0.25)
+    on_slope = worst([end.slope for end in full + deficient], -0.5)
+    off_slope = worst([end.off_slope for end in deficient], -0.25)
     left = max(end.off / end.free_off for end in deficient)
     both = nuclear + rows
     return Finding(
         verdict_of(
             max(r[0] for r in both) < 1e-8,
             max(r[1] for r in both) < 1e-6,
-            abs(slope + 0.5) < 0.05,
+            abs(on_slope + 0.5) < 0.05,
             abs(off_slope + 0.25) < 0.025,
             left < 0.1,
         ),
@@ -122,7 +119,7 @@ def weight_decay(settings: Settings) -> Finding:
             "UNS: duality gap (max)": max(r[0] for r in nuclear),
             "DNS: duality gap (max)": max(r[0] for r in rows),
             "difference to cvxpy (max)": max(r[1] for r in both),
-            "decay on W' alone: slope of the distance within the range of X (worst)": slope,
+            "decay on W' alone: slope of the distance within the range of X (worst)": on_slope,
             "decay on W' alone, full rank: distance to least squares at t = 1e7 (max)": max(e.distance for e in full),
             "decay on W' alone, full rank: |M| at t = 1e7 (min)": min(end.size for end in full),
             "decay on W' alone, 4 samples: slope of |Pi W| (worst)": off_slope,
