@@ -25,6 +25,7 @@ from nsl.arguments import SEEDS, Parser, pairs, real, whole
 from nsl.data import NAMES, Dataset, load
 from nsl.folders import expand_paths
 from nsl.models.cost import count_multiply_adds
+from nsl.models.modes import placed
 from nsl.models.registry import count_parameters, create_model, list_models
 from nsl.outputs import write_text
 from nsl.training.checkpoint import CheckpointError, load_checkpoint
@@ -146,8 +147,7 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
             raise CheckpointError(f"checkpoint {path} holds another network; name its --model and --option.")
         if identity.get("data", dataset.fingerprint) != dataset.fingerprint:
             print(f"{dataset.name}: not the data that {path.name} was trained on; they are normalised by their own.")
-    model.to(local_device(arguments.device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = evaluate(model, dataset, arguments.precision)
+    found = evaluate(placed(model, local_device(arguments.device)), dataset, arguments.precision)
     _say(f"{path.name} on {dataset.name}", found.error, found.top5_error, found.loss)
 
 

@@ -354,8 +354,8 @@ def _measure_episodes(method: Any, data: Any, recipe: dict[str, Any]) -> float:
 
 
 def _measure_images(network: Any, data: Any, recipe: dict[str, Any]) -> float:
-    import torch
 
+    from nsl.models.modes import placed
     from nsl.training import evaluate
 
-    return evaluate(network.to(memory_format=torch.channels_last), data, recipe["precision"]).error
+    return evaluate(placed(network), data, recipe["precision"]).error

@@ -15,7 +15,7 @@ import numpy as np
 from theory.arrays import Array, as_count
 from theory.flows import Parametrisation
 from theory.problems import Problem
-from theory.steps import check_shapes
+from theory.steps import check_shapes, starts_of_batch
 from theory.trajectory import FlowError
 
 _A = (
@@ -76,9 +76,7 @@ def adaptive_flow(
     """
     check_shapes(problem, parametrisation)
     _check_numbers(stop_loss, horizon, rtol, atol, max_steps)
-    states = np.array(parametrisation.initial)
-    if states.ndim != 2:
-        raise ValueError(f"adaptive_flow needs a batch of initial states [B, D], got shape {states.shape}.")
+    states = starts_of_batch("adaptive_flow", problem, parametrisation)
     count = len(states)
     times = np.zeros(count)
     active = np.arange(count)

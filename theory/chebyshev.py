@@ -24,7 +24,7 @@ from theory.arrays import Array
 from theory.batched import BatchEnd
 from theory.flows import Parametrisation
 from theory.problems import MatrixCompletion, Problem
-from theory.steps import check_shapes
+from theory.steps import check_shapes, starts_of_batch
 from theory.trajectory import FlowError
 
 MAX_STAGES = 200
@@ -219,12 +219,7 @@ def follow(
         ValueError: shapes disagree, or the initial state has no batch axis. FlowError: a member became infinite.
     """
     check_shapes(problem, parametrisation)
-    states = np.array(parametrisation.initial)
-    if states.ndim != 2:
-        raise ValueError(
-            f"follow needs a batch of initial states [B, D], got shape {states.shape}; give the start a batch axis "
-            "(start[None]), or use integrate."
-        )
+    states = starts_of_batch("follow", problem, parametrisation)
     losses, times, converged, evaluations = [], [], [], 0
     for member in range(len(states)):
         part = problem.members(np.array([member]))

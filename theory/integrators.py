@@ -26,7 +26,7 @@ from theory.arrays import Array, as_count, as_float
 from theory.flows import Parametrisation
 from theory.problems import Problem
 from theory.scales import curvature, leads_down, spectral_radius, weight_scale
-from theory.steps import check_shapes, velocity_of
+from theory.steps import check_shapes, common_start, velocity_of
 from theory.trajectory import SMALL_GRADIENT, FlowError, Trajectory
 
 EXPLICIT_BUDGET = 40_000
@@ -249,9 +249,7 @@ def integrate(
     if times is not None and (horizon is not None or stop_loss > 0):
         raise ValueError("times says where the flow ends: give neither horizon nor stop_loss beside it.")
     grid = None if times is None else _checked_times(times)
-    start = parametrisation.initial
-    batch = np.broadcast_shapes(start.shape[:-1], problem.loss(parametrisation.weight(start)).shape)
-    start = np.broadcast_to(start, (*batch, start.shape[-1]))
+    start = common_start(problem, parametrisation)
     atol *= min(1.0, weight_scale(problem, parametrisation.weight(start)) or 1.0)
     run = _Run(problem, parametrisation, start.shape, stop_gradient, stop_loss, rtol, atol)
     flat = start.reshape(-1)

@@ -40,6 +40,15 @@ class Problem(ABC):
         return self
 
 
+def _check_one_axis(axes: int) -> None:
+    """Raise ValueError where data have so many batch axes that a place among them is not one number."""
+    if axes > 1:
+        raise ValueError(
+            f"the data have {axes} batch axes, of which no member can be picked by one number, as this method has to: "
+            "reshape them, and the start, to one axis."
+        )
+
+
 class LinearRegression(Problem):
     """`L(W) = 1/2 sum_i ||y_i - W^T X_i||^2` (paper, section 5.1).
 
@@ -63,6 +72,7 @@ class LinearRegression(Problem):
         self.shape = (self.X.shape[-2], self.Y.shape[-2])
 
     def members(self, chosen: np.ndarray) -> LinearRegression:
+        _check_one_axis(max(self.X.ndim, self.Y.ndim) - 2)
         parts = (data[chosen] if data.ndim > 2 else data for data in (self.X, self.Y))
         return LinearRegression(*parts)
 
@@ -149,6 +159,7 @@ class MatrixSensing(Problem):
         self._rows = self.A.reshape(*self.A.shape[:-2], -1)
 
     def members(self, chosen: np.ndarray) -> MatrixSensing:
+        _check_one_axis(max(self.A.ndim - 3, self.y.ndim - 1))
         return MatrixSensing(
             self.A[chosen] if self.A.ndim > 3 else self.A, self.y[chosen] if self.y.ndim > 1 else self.y
         )
@@ -187,7 +198,7 @@ class MatrixCompletion(Problem):
         *,
         mean: bool = False,
     ) -> None:
-        if len(shape) != 2:
+        if np.shape(shape) != (2,):
             raise ValueError(f"shape must be the two sizes (n, m) of W, got {shape}.")
         self.shape = (as_count("shape[0]", shape[0]), as_count("shape[1]", shape[1]))
         self.values = as_float("values", values, 1)
@@ -215,6 +226,7 @@ class MatrixCompletion(Problem):
         return self._with(self.positions, self.values * factor)
 
     def members(self, chosen: np.ndarray) -> Self:
+        _check_one_axis(self.positions.ndim - 1)
         return self._with(self.positions[chosen], self.values[chosen]) if self.positions.ndim == 2 else self
 
     def single(self, member: int) -> Self:
@@ -226,19 +238,26 @@ class MatrixCompletion(Problem):
         flat = weight.reshape(*weight.shape[:-2], -1)
         if self.positions.ndim == 1:
             return self.values - flat[..., self.positions]
-        return self.values - np.take_along_axis(flat, self.positions, axis=-1)
+        return self.values - np.take_along_axis(*self._together(flat), axis=-1)
+
+    def _together(self, flat: Array) -> tuple[Array, NDArray[np.int64]]:
+        """Flattened weights [..., n m] and the positions [..., N] with the same leading axes."""
+        leading = np.broadcast_shapes(flat.shape[:-1], self.positions.shape[:-1])
+        positions = np.broadcast_to(self.positions, (*leading, self.positions.shape[-1]))
+        return np.broadcast_to(flat, (*leading, flat.shape[-1])), positions
 
     def loss(self, weight: Array) -> Array:
         return (0.5 * self.scale) * np.sum(self.residual(weight) ** 2, axis=-1)
 
     def descent(self, weight: Array) -> Array:
-        flat = np.zeros((*weight.shape[:-2], self.shape[0] * self.shape[1]))
         residual = self.scale * self.residual(weight)
+        leading = residual.shape[:-1]
+        flat = np.zeros((*leading, self.shape[0] * self.shape[1]))
         if self.positions.ndim == 1:
             flat[..., self.positions] = residual
         else:
-            np.put_along_axis(flat, self.positions, residual, axis=-1)
-        return flat.reshape(weight.shape)
+            np.put_along_axis(flat, self._together(flat)[1], residual, axis=-1)
+        return flat.reshape(*leading, *self.shape)
 
 
 class SeparableClassification(Problem):

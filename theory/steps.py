@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,9 @@ def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
     weight = np.asarray(parametrisation.weight(parametrisation.initial), dtype=float)
     if weight.ndim > 2:  # batches of problems are the package's own
         return
+    with suppress(ValueError, TypeError, IndexError):  # told below
+        if np.ndim(problem.loss(weight)):
+            return
     weights = np.stack([weight, weight])
     asked = (("loss", problem.loss, weights.shape[:-2]), ("descent", problem.descent, weights.shape))
     for name, method, shape in asked:
@@ -49,6 +53,34 @@ def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
                 f"the problem's {name} must take weights {list(weights.shape)} to {list(shape)}, and {found}; write it "
                 "for leading axes, with W.swapaxes(-1, -2) and sum(axis=(-1, -2))."
             )
+
+
+def common_start(problem: Problem, parametrisation: Parametrisation) -> Array:
+    """The initial state, once for each member of the problem's batch."""
+    start = parametrisation.initial
+    batch = np.broadcast_shapes(start.shape[:-1], np.shape(problem.loss(parametrisation.weight(start))))
+    return np.broadcast_to(start, (*batch, start.shape[-1]))
+
+
+def starts_of_batch(what: str, problem: Problem, parametrisation: Parametrisation) -> Array:
+    """A copy of the initial states [B, D] for a method that follows one of each member of the problem's batch.
+
+    Raises:
+        ValueError: they have not one batch axis, or the problem has another number of members.
+    """
+    states = np.array(parametrisation.initial)
+    if states.ndim != 2:
+        raise ValueError(
+            f"{what} needs a batch of initial states [B, D], got shape {states.shape}; give the start a batch axis "
+            "(start[None]), or use integrate."
+        )
+    problems = np.shape(problem.loss(parametrisation.weight(states[:1])))
+    if problems not in ((1,), (len(states),)):
+        raise ValueError(
+            f"{what} follows {len(states)} initial states, but the problem is a batch of {list(problems)}: give one "
+            "initial state for each of its members."
+        )
+    return states
 
 
 def _check_numbers(step: float, momentum: float = 0.0) -> None:
@@ -91,7 +123,7 @@ def gradient_descent(
     check_shapes(problem, parametrisation)
     _check_numbers(step, momentum)
     steps, every = as_count("steps", steps), as_count("every", every)
-    state = np.array(parametrisation.initial)
+    state = common_start(problem, parametrisation).copy()
     memory = np.zeros_like(state)
     states = [state.copy()]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -152,7 +184,7 @@ def implicit_midpoint(
     _check_numbers(step)
     steps, every = as_count("steps", steps), as_count("every", every)
     velocity = velocity_of(problem, parametrisation)
-    state = np.array(parametrisation.initial)
+    state = common_start(problem, parametrisation).copy()
     states = [state]
     with np.errstate(over="ignore", invalid="ignore"):
         for k in range(1, steps + 1):

@@ -28,6 +28,9 @@ Choices = tuple[Tensor, ...]
 
 
 def _check_bytes(what: str, images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        got = type(images).__name__
+        raise ValueError(f"{what} takes a tensor of uint8 images, got {got}; arrays become one by torch.from_numpy")
     if images.dtype != torch.uint8:
         raise ValueError(
             f"{what} takes uint8 images (0 to 255), got {images.dtype}; images in 0 to 1 become bytes by "
@@ -135,6 +138,8 @@ def window_flip_by(images: Tensor, corners: Tensor, mirrored: Tensor | None = No
 def _windows(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
     """The window [height, width] of each of the contiguous images [B, C, H, W] at its own (top, left), each [B]."""
     batch, channels, full_height, full_width = images.shape
+    if batch == 0:
+        return images.new_empty(0, channels, height, width)
     # Every run of `width` neighbouring values is one row of this overlapping view, so that the whole crop
     # is one index_select that copies image rows: faster than per-pixel gathers or a loop over images.
     runs = images.as_strided((images.numel() - width + 1, width), (1, 1))
@@ -158,9 +163,9 @@ def resized_crop(
 ) -> Tensor:
     """Cut a random rectangle out of every image, bring it to `size`, and mirror a random half of them.
 
-    The rectangle's area is uniform between `scale` and 1 of the image's, its aspect ratio between 3/4 and 4/3; a side
-    that would be longer than the image is as long as the image. Bilinear, without antialiasing: windows are rarely
-    much larger than the result. The usual lower end of 0.08 is for networks trained several times longer.
+    The rectangle's area is uniform between `scale` and 1 of the image's, its aspect ratio 3/4 to 4/3 times the
+    image's; a side that would be longer than the image is as long as the image. Bilinear, without antialiasing:
+    windows are rarely much larger than the result. The usual lower end of 0.08 is for networks trained several times longer.
 
     Args:
         images: uint8 [B, C, H, W], on any device.
@@ -203,6 +208,8 @@ def resized_crop_by(images: Tensor, affine: Tensor, *, size: int | None = None) 
     """`resized_crop` of images [B, C, H, W] by choices on their device; see `resized_crop_choices`."""
     batch, channels, height, width = images.shape
     shape = [batch, channels, height if size is None else size, width if size is None else size]
+    if batch == 0:
+        return images.new_empty(shape)
     grid = F.affine_grid(affine, shape, align_corners=False) if affine.device.type == "cpu" else _grid(affine, shape)
     sampled = F.grid_sample(images.float(), grid, "bilinear", "border", align_corners=False)
     return sampled.round().to(images.dtype)
@@ -218,9 +225,15 @@ def _grid(affine: Tensor, shape: list[int]) -> Tensor:
 
 
 def centre_crop(images: Tensor, size: int | None) -> Tensor:
-    """The central [B, C, size, size] of images [B, C, H, W]; None leaves them as they are."""
+    """The central [B, C, size, size] of images [B, C, H, W]; None leaves them as they are.
+
+    Raises:
+        ValueError: `size` is larger than the images, or below 1.
+    """
     if size is None or images.shape[-2:] == (size, size):
         return images
+    if not 0 < size <= min(images.shape[-2:]):
+        raise ValueError(f"a crop of {size} x {size} cannot be cut out of images of {list(images.shape[-2:])}")
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
 

@@ -76,9 +76,9 @@ class EpisodeSampler(Sequence[Episode]):
             ("n_query", n_query, 1),
             ("n_episodes", n_episodes, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"EpisodeSampler: {name} must be a whole number of at least {least}, got {value!r}.")
-        self.n_way, self.n_shot, self.n_query, self.n_episodes = n_way, n_shot, n_query, n_episodes
+        self.n_way, self.n_shot, self.n_query, self.n_episodes = map(int, (n_way, n_shot, n_query, n_episodes))
         if isinstance(labels, Tensor):
             if labels.dim() != 1 or labels.is_floating_point():
                 raise ValueError(
@@ -98,16 +98,16 @@ class EpisodeSampler(Sequence[Episode]):
         needed = n_shot + n_query
         for label, found in zip(self.classes, self._positions):
             if len(found) < needed:
-                name = repr(class_names[label] if class_names is not None and isinstance(label, int) else label)
+                name = repr(class_names[label] if class_names and isinstance(label, int) else label)
                 raise ValueError(
                     f"EpisodeSampler: class {name} has {len(found)} images, "
                     f"an episode takes {needed} of it ({n_shot} support and {n_query} query)."
                 )
         if generator is not None:
             seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device))
-        if seed < 0:
-            raise ValueError(f"EpisodeSampler: seed must be at least 0, got {seed}.")
-        self.seed = seed
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"EpisodeSampler: seed must be a whole number of at least 0, got {seed!r}.")
+        self.seed = int(seed)
         self._support_labels = torch.arange(n_way, device="cpu").repeat_interleave(n_shot)
         self._query_labels = torch.arange(n_way, device="cpu").repeat_interleave(n_query)
 
@@ -128,7 +128,7 @@ class EpisodeSampler(Sequence[Episode]):
         return Episode(
             classes=tuple(self.classes[c] for c in chosen),
             support=torch.from_numpy(taken[:, : self.n_shot].reshape(-1)),
-            support_labels=self._support_labels,
+            support_labels=self._support_labels.clone(),
             query=torch.from_numpy(taken[:, self.n_shot :].reshape(-1)),
-            query_labels=self._query_labels,
+            query_labels=self._query_labels.clone(),
         )

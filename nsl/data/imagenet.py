@@ -294,7 +294,7 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
         assert callable(work)
         done, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
-            work(rng.integers(len(paths) - 10, size=step))
+            work(rng.integers(max(1, len(paths) - 10), size=step))
             done += step
         return done / (time.perf_counter() - started)
 

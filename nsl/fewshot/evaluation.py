@@ -94,8 +94,11 @@ def evaluate(
         steps: see `FewShotMethod.adapt`.
 
     Raises:
+        TypeError: the classes are no set of images.
         ValueError: too few classes or images for such episodes.
     """
+    if not isinstance(novel, ImageSet):
+        raise TypeError(f"evaluate takes the images of classes, as data.novel, got {type(novel).__name__}")
     sampler = EpisodeSampler(
         novel.labels, method.settings.way, shot, query, episodes, seed=seed, class_names=novel.class_names
     )

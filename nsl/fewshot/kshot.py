@@ -132,8 +132,7 @@ class DiscriminativeKShot(Pretrained):
         self._prior = (mean, variance, scale)
 
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
-        if self._prior is None:
-            raise ValueError(f"{self.name}: call fit before adapt.")
+        assert self._prior is not None
         mean, variance, scale = self._prior
         targets = one_hot(labels, self.settings.way, support.dtype)
         weight = maximum(support * scale, targets, mean, variance, steps) * scale

@@ -239,8 +239,7 @@ class LEO(Pretrained):
         self._scale = tensors["scale"].to(self.device)
 
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:
-        if self._scale is None:
-            raise ValueError(f"{self.name}: call fit before adapt.")
+        assert self._scale is not None
         targets, scale = one_hot(labels, self.settings.way, support.dtype), self._scale
         found, _, _ = self.adapted_weights((support * scale).unsqueeze(0), targets, None, steps)
         weight = found[0].detach()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nsl.data.augment import normalise
 from nsl.data.fewshot import ImageSet
 from nsl.fewshot.meta import Fetch, Tasks, image_fetcher, meta_train
+from nsl.fewshot.options import checked
 from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.layers.conv import NSConv2d
@@ -44,7 +45,8 @@ class Adapted:
 
 
 class _Seeded(ABCMeta):
-    """Construction that draws from the seed of the settings and leaves the caller's random state as it was."""
+    """Construction that checks the options, draws from the settings' seed and leaves the caller's random state as it
+    was."""
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -53,6 +55,7 @@ class _Seeded(ABCMeta):
         return own.replace(parameters=list(own.parameters.values())[1:], return_annotation=inspect.Signature.empty)
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        options = checked(getattr(cls, "name", cls.__name__), cls.__signature__, options)
         with random_state_kept():
             return super().__call__(*arguments, **options)
 
@@ -128,6 +131,10 @@ class FewShotMethod(metaclass=_Seeded):
         """
         if not isinstance(base, ImageSet):
             raise TypeError(f"fit takes the images of the base classes (data.base), got {type(base).__name__}")
+        if not isinstance(validation, ImageSet | None):
+            raise TypeError(f"validation must be images of classes (data.validation), got {type(validation).__name__}")
+        if not isinstance(place, Place | None):
+            raise TypeError(f"place must be a Place(checkpoint=...), got {type(place).__name__}")
         if base.image_size != self.settings.image_size:
             raise ValueError(
                 f"{base.name} has images of {base.image_size} pixels, the settings say {self.settings.image_size}."
@@ -257,6 +264,7 @@ class FewShotMethod(metaclass=_Seeded):
             ValueError: steps are negative or were asked of a method that takes none, labels do not fit the support, a
                 class has no image, it needs `fit` first, or inference mode is on.
         """
+        self.check_fitted("adapt")
         whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
         if not whole or list(labels.shape) != [len(support)]:
             got = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__

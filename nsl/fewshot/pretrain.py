@@ -31,7 +31,6 @@ from nsl.training.side_by_side import pass_turn
 HELD_OUT = 20
 
 
-@lru_cache(maxsize=2)
 def as_dataset(base: ImageSet) -> Dataset:
     """The base classes as a set for `nsl.training.train`; the last images of each class (1 in 20) are its test.
 
@@ -40,6 +39,12 @@ def as_dataset(base: ImageSet) -> Dataset:
     Raises:
         DataError: no class has two images, so that none is left for a test.
     """
+    return _as_dataset(base, *(0 if part.is_inference() else part._version for part in (base.images, base.labels)))
+
+
+@lru_cache(maxsize=2)
+def _as_dataset(base: ImageSet, *versions: int) -> Dataset:
+    """`as_dataset`, made once; images that were changed in place have another version."""
     held = torch.zeros(len(base.labels), dtype=torch.bool, device="cpu")
     for label in range(base.num_classes):
         where = torch.nonzero(base.labels == label).flatten()

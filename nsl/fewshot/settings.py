@@ -94,9 +94,13 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, kind in (("pretrain", Recipe), ("meta", MetaRecipe)):
+            if not isinstance(getattr(self, name), kind):
+                got = type(getattr(self, name)).__name__
+                raise ValueError(f"settings: {name} must be a {kind.__name__}, got {got}")
         check_counts("settings", self, ("image_size", "way", *(("width",) if self.width is not None else ())))
         _check_way("settings", self.way)
-        check_seed("settings", self.seed)
+        object.__setattr__(self, "seed", check_seed("settings", self.seed))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values of what determines a result: the device is none of it."""

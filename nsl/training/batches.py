@@ -77,7 +77,7 @@ class DeviceBatches:
         seed: of order and augmentation.
         crop_size: height and width of the network's input, when it is cut out of larger images.
         device: where the batches are made; None: where the images are.
-        own: which images of every batch to make, as they are in the whole batch; None: all.
+        own: which images of every batch to make, as they are in the whole batch, in one run; None: all.
         every: steps whose choices go over at once.
 
     Attributes:
@@ -101,6 +101,8 @@ class DeviceBatches:
         self.size = min(recipe.batch_size, len(images))
         self.count, self.stored = len(images), (images.shape[2], images.shape[3])
         self.own = range(self.size) if own is None else own
+        if self.own.step != 1 or not 0 <= self.own.start <= self.own.stop <= self.size:
+            raise ValueError(f"own must be a run of places within the batch of {self.size} images, got {self.own}")
         self.every = stretch(self.device) if every is None else every
         self.clock = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._orders: dict[int, Tensor] = {}

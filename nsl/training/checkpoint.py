@@ -8,6 +8,7 @@ their containers are not, nor a tensor that is larger than its file.
 from __future__ import annotations
 
 import io
+import os
 import pickletools
 import sys
 import zipfile
@@ -34,19 +35,41 @@ _GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch
 _FETCHING = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, lists, dicts) under a temporary name, then rename.
 
     Raises:
         OSError: it cannot be written, because the disk is full for example.
-        ValueError: `path` is no regular file.
+        ValueError: `path` is no regular file, or the state holds what `load_checkpoint` would not read again.
     """
-    stream = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, stream)
+    if "format" in state:
+        raise ValueError("the state of a checkpoint cannot have the key 'format', which is the file's own")
+    try:
+        stream = _written({"format": FORMAT, **state})
+    except ValueError:
+        for name, part in state.items():
+            try:
+                _written(part)
+            except ValueError as error:
+                raise ValueError(
+                    f"the state's {name!r} cannot be kept in a checkpoint ({error}), which takes tensors, numbers, "
+                    "texts and their lists and dicts: of a parameter its detach(), of an expanded tensor its clone(), "
+                    "of numpy's numbers item()"
+                ) from None
+        raise
     # Let go of before an error leaves: collected in a cycle with its traceback, it crashes Python 3.12.
     with stream.getbuffer() as body, replacing(path) as temporary, temporary.open("wb") as file:
         file.write(body)
         file.write(seals.seal(body))
+
+
+def _written(state: Any) -> io.BytesIO:
+    """The archive of a state; raises ValueError where `load_checkpoint` would refuse it."""
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    _check_archive(stream)
+    _check_sizes(state, stream.getbuffer().nbytes)
+    return stream
 
 
 @contextmanager
@@ -70,21 +93,26 @@ def _checked(content: bytes) -> Any:
     body = seals.unsealed(content)
     if body is None:
         raise ValueError("the check sum differs")
-    _check_archive(body)
+    _check_archive(io.BytesIO(body))
     # First without memory: a forged tensor may claim any size.
-    for tensor in _tensors(torch.load(io.BytesIO(body), map_location="meta", weights_only=True)):
-        if max(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()) > len(body):
-            raise ValueError("a tensor is larger than the file")
+    _check_sizes(torch.load(io.BytesIO(body), map_location="meta", weights_only=True), len(body))
     return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 
 
-def _check_archive(body: bytes) -> None:
+def _check_sizes(state: Any, size: int) -> None:
+    """Raise ValueError where a tensor is larger than the archive that it is in."""
+    for tensor in _tensors(state):
+        if max(tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()) > size:
+            raise ValueError("a tensor is larger than the file")
+
+
+def _check_archive(stream: io.BytesIO) -> None:
     """Raise ValueError unless the archive unpacks to its own size and names nothing but tensors and containers."""
-    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+    with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
         if any(item.compress_type != zipfile.ZIP_STORED for item in members):
             raise ValueError("it is compressed, which checkpoints are not")
-        if sum(item.file_size for item in members) > len(body):
+        if sum(item.file_size for item in members) > stream.getbuffer().nbytes:
             raise ValueError("it unpacks to more than its size")
         for item in members:
             if not item.filename.endswith("/data.pkl"):
@@ -127,7 +155,7 @@ def is_foreign(path: Path) -> bool:
         return bool(start) and start != b"PK" and not file.read().startswith(seals.MARK)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote.
 
     Raises:
@@ -136,6 +164,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: `path` is a folder, a device, ...
         OSError: the file cannot be read.
     """
+    path = Path(path).expanduser()
     check_regular(path, "checkpoint")
     content = path.read_bytes()
     try:

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nsl.training.execution import choose_device
+
 
 class World(NamedTuple):
     """This process's number and how many there are."""
@@ -39,7 +41,7 @@ def local_device(device: str | torch.device) -> torch.device:
     """The device of this process: with "auto" or "cuda", one GPU a process of the machine."""
     if str(device) in ("auto", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu" if str(device) == "auto" else device)
+    return choose_device(device)
 
 
 @contextmanager

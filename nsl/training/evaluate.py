@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,13 +31,20 @@ class Evaluation(NamedTuple):
     loss: float
 
 
+def check_logits(logits: Any, count: int, classes: int) -> None:
+    """Raise ValueError unless these are logits [count, classes], or of more classes than the data have."""
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != count or logits.shape[1] < classes:
+        raise ValueError(f"the network must give logits [{count}, {classes}] of so many images, got {shape}")
+
+
 class Evaluator:
     """Measures a network on a set's test images as often as it is called; sums stay on the device until the end.
 
     Processes that share a training share the images, and find the same.
 
     Args:
-        model: from images [B, 3, H, W] to logits [B, num_classes].
+        model: from images [B, 3, H, W] to logits [B, num_classes]; one without parameters works on the CPU.
         dataset: whose test images are meant.
         precision: "float32", or "bfloat16" for autocast.
         batch_size: images at a time.
@@ -45,7 +52,8 @@ class Evaluator:
 
     Raises:
         TypeError: the data are no data set.
-        ValueError: an unknown precision, or a batch of no image.
+        ValueError: an unknown precision, a batch of no image, or (when called) logits of fewer classes than the data
+            have.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class Evaluator:
         check_counts("evaluation", self, ("batch_size",))
         if precision not in PRECISIONS:
             raise ValueError(f"evaluation: precision must be one of {list(PRECISIONS)}, got {precision!r}")
-        self.device = next(model.parameters()).device
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.normalise = Normalise(dataset.mean, dataset.std, self.device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._inputs: tuple[Tensor, Tensor] | None = None
@@ -83,6 +91,7 @@ class Evaluator:
         inputs = self.normalise(images, channels_last=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.model(inputs)
+        check_logits(logits, len(images), self.dataset.num_classes)
         logits = logits.float()
         lost = ~logits.isfinite().all(1)  # logits that are no numbers are no answer
         found = [F.cross_entropy(logits, labels, reduction="sum"), ((logits.argmax(1) != labels) | lost).sum()]

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from nsl.training.ranges import check_counts, check_numbers
+
 #: Steps that a CUDA device is given before the host looks at what came out: choices go over and losses come back once
 #: in so many. The CPU works step by step.
 STRETCH = 128
@@ -61,15 +63,27 @@ class Execution:
     graph: bool = True
 
     def __post_init__(self) -> None:
+        check_counts("execution", self, ("accumulate",))
+        check_numbers("execution", self, ("checkpoint_minutes",))
         if self.checkpoint is not None:
             object.__setattr__(self, "checkpoint", Path(self.checkpoint).expanduser())
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The named device, or for "auto" CUDA where there is one and the CPU otherwise."""
+    """The named device, or for "auto" CUDA where there is one and the CPU otherwise.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be 'auto' or one of PyTorch's, as 'cpu' or 'cuda:0', got {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(chosen)!r} was asked for, and PyTorch finds no CUDA here; use 'auto' or 'cpu'")
+    return chosen
 
 
 def stretch(device: torch.device) -> int:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.data.dataset import Dataset, check_dataset
-from nsl.models.modes import begin_training
+from nsl.models.modes import begin_training, placed
 from nsl.training.distributed import local_device, world
 from nsl.training.evaluate import Evaluator
 from nsl.training.execution import IN_NUMBERS, Execution, own_stream
@@ -160,14 +160,16 @@ class ClassifierState(TrainingState):
 
 def _inputs(dataset: Dataset) -> list[Any]:
     """What becomes of images before the network sees them, which is no part of the data's fingerprint."""
-    return [list(dataset.mean), list(dataset.std), dataset.crop_size]
+    return [[float(value) for value in dataset.mean], [float(value) for value in dataset.std], dataset.crop_size]
 
 
-def _check_kinds(dataset: Any, recipe: Any) -> None:
+def _check_kinds(model: Any, dataset: Any, recipe: Any, execution: Any) -> None:
     """Raise TypeError unless these are what their names say."""
     check_dataset(dataset)
-    if not isinstance(recipe, Recipe):
-        raise TypeError(f"recipe must be a Recipe, got {type(recipe).__name__}")
+    kinds = (("model", model, nn.Module), ("recipe", recipe, Recipe), ("execution", execution, Execution))
+    for name, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
 
 def _unusual(execution: Execution) -> dict[str, Any]:
@@ -178,10 +180,10 @@ def _unusual(execution: Execution) -> dict[str, Any]:
 
 def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
     """The network with batch norms that tell their statistics to all processes; alone, itself."""
-    if world().size < 2:
-        return model
     if device.type != "cuda":
         raise ValueError("sync_batch_norm needs CUDA, whose kernels it is made of; leave it out on a CPU.")
+    if world().size < 2:
+        return model
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
@@ -230,19 +232,19 @@ def train(
         The result; a diverged training returns normally with `diverged` set.
 
     Raises:
-        TypeError: the data or the recipe are none.
+        TypeError: an argument is not what its name says.
         CheckpointError: the checkpoint is damaged or belongs to another run: of another recipe, seed or data, or of a
             network or a penalty of another description (its `repr`, its name), or of other frozen parameters.
         ValueError: a negative seed, no parameter to train, logits of fewer classes than the data have, parts that are
             more than the batch has images, or `sync_batch_norm` on a CPU.
     """
-    check_seed("training", seed)
-    _check_kinds(dataset, recipe)
-    execution = execution or Execution()
+    seed = check_seed("training", seed)
+    execution = Execution() if execution is None else execution
+    _check_kinds(model, dataset, recipe, execution)
     device = local_device(execution.device)
     network, frozen = described(model), frozen_parameters(model)
     model = _synchronised(model, device) if execution.sync_batch_norm else model
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = placed(model, device)
     with own_stream(device):
         optimiser = ScheduledSGD(model, recipe)
         step = ClassifierStep(model, dataset, recipe, optimiser, execution, seed=seed, penalty=penalty)

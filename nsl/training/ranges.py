@@ -6,8 +6,24 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 #: Whole numbers of a recipe are at most this large: no training takes so many steps, or evaluates so often.
 LARGEST = 10**9
+
+
+def plain(value: Any) -> Any:
+    """numpy's numbers as Python's own: what is kept of a training, in checkpoints and records, holds no other."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _read(values: Any, name: str) -> Any:
+    """A named attribute of `values`, which from then on is no number of numpy's."""
+    value = getattr(values, name)
+    if isinstance(value, np.generic):
+        value = plain(value)
+        object.__setattr__(values, name, value)  # of a frozen dataclass too
+    return value
 
 
 def _is_number(value: Any) -> bool:
@@ -15,9 +31,10 @@ def _is_number(value: Any) -> bool:
 
 
 def check_counts(what: str, values: Any, names: Iterable[str]) -> None:
-    """Raise ValueError unless each named attribute of `values` is a whole number of 1 to `LARGEST`."""
+    """Raise ValueError unless each named attribute of `values` is a whole number of 1 to `LARGEST`; numpy's numbers
+    become Python's."""
     for name in names:
-        value = getattr(values, name)
+        value = _read(values, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{what}: {name} must be a whole number of at least 1, got {value!r}")
         if value > LARGEST:
@@ -25,17 +42,20 @@ def check_counts(what: str, values: Any, names: Iterable[str]) -> None:
 
 
 def check_numbers(what: str, values: Any, names: Iterable[str]) -> None:
-    """Raise ValueError unless each named attribute of `values` is a finite number that is not negative."""
+    """Raise ValueError unless each named attribute of `values` is a finite number that is not negative; numpy's numbers
+    become Python's."""
     for name in names:
-        value = getattr(values, name)
+        value = _read(values, name)
         if not _is_number(value) or value < 0:
             raise ValueError(f"{what}: {name} must be a finite number that is not negative, got {value!r}")
 
 
-def check_seed(what: str, seed: Any) -> None:
-    """Raise ValueError unless the seed is a whole number from 0 on."""
+def check_seed(what: str, seed: Any) -> int:
+    """The seed as Python's own number; raises ValueError unless it is a whole one from 0 on."""
+    seed = plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"{what}: seed must be a whole number from 0 on, got {seed!r}")
+    return seed
 
 
 def check_below(what: str, values: Any, limits: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nsl.training.ranges import check_below, check_counts, check_numbers, check_steps
+from nsl.training.ranges import check_below, check_counts, check_numbers, check_steps, plain
 
 SCHEDULES = ("steps", "linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
@@ -64,7 +64,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not isinstance(self.milestones, list | tuple):
             raise ValueError(f"recipe: milestones must be a list of numbers, got {self.milestones!r}")
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "milestones", tuple(plain(milestone) for milestone in self.milestones))
+        object.__setattr__(self, "decay_factor", plain(self.decay_factor))
         for field, choices in (
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),

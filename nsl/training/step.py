@@ -15,6 +15,7 @@ from nsl.data.dataset import Dataset
 from nsl.layers.similarity import has_penalty, similarity_penalty
 from nsl.training.batches import make_batches
 from nsl.training.distributed import own_range, world
+from nsl.training.evaluate import check_logits
 from nsl.training.execution import Execution
 from nsl.training.graph import Captured
 from nsl.training.optimiser import ScheduledSGD
@@ -122,17 +123,11 @@ class ClassifierStep:
             value = sum(float(extra(self.model)) for extra in self.penalties)
         return value if math.isfinite(value) and value > 0 else 0.0
 
-    def _check(self, logits: Tensor, count: int) -> None:
-        classes = self.num_classes
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != count or logits.shape[1] < classes:
-            raise ValueError(f"the network must give logits [{count}, {classes}] of so many images, got {shape}")
-
     def loss(self, images: Tensor, labels: Tensor, last: bool) -> tuple[Tensor, Tensor]:
         """Loss and logits of a part of the batch; the penalties belong to the last part."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
             logits = self.forward(images)
-        self._check(logits, len(images))
+        check_logits(logits, len(images), self.num_classes)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         if len(labels) * self.processes != self.size:
             # The mean over the batch, of parts that need not be of one size; gradients are averaged.

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,13 @@ def forge(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
     from safetensors.torch import save_file
 
     save_file(tensors, path, {**metadata, "checksum": _checksum(tensors, metadata)})
+
+
+def forge_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state with a right check sum that `save_checkpoint` would refuse."""
+    stream = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, stream)
+    path.write_bytes(stream.getvalue() + seal(stream.getvalue()))
 
 
 FORGED: list[tuple[str, Any]] = [
@@ -100,7 +108,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Pa
 
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    save_checkpoint(path, {"model": torch.zeros(1).expand(10**10)})
+    forge_checkpoint(path, {"model": torch.zeros(1).expand(10**10)})
     with pytest.raises(CheckpointError, match="is damaged") as refused:
         load_checkpoint(path)
     assert "larger than the file" in str(refused.value.__cause__)
@@ -108,10 +116,28 @@ def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_names_anything_but_tensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    save_checkpoint(path, {"model": bytearray(8)})
+    forge_checkpoint(path, {"model": bytearray(8)})
     with pytest.raises(CheckpointError, match="is damaged") as refused:
         load_checkpoint(path)
     assert "which no checkpoint does" in str(refused.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        torch.nn.Parameter(torch.zeros(2)), np.float64(0.1), torch.zeros(1).expand(30, 30), bytearray(8),
+        torch.zeros(2, dtype=torch.uint16), {"deep": [torch.nn.Parameter(torch.zeros(2))]},
+    ],
+)  # fmt: skip
+def test_what_would_not_be_read_again_is_not_written(tmp_path: Path, part: Any) -> None:
+    """It was written, and called damaged when it was wanted: after hours, with the advice to delete it."""
+    with pytest.raises(ValueError, match="'mine' cannot be kept in a checkpoint"):
+        save_checkpoint(tmp_path / "run.pt", {"model": torch.zeros(2), "mine": part})
+    with pytest.raises(ValueError, match="cannot have the key 'format'"):
+        save_checkpoint(tmp_path / "run.pt", {"format": part})
+    assert list(tmp_path.iterdir()) == []
+    save_checkpoint(tmp_path / "run.pt", {"model": torch.zeros(2), "mine": [1, 0.5, "a", None, True]})
+    assert load_checkpoint(tmp_path / "run.pt")["mine"] == [1, 0.5, "a", None, True]
 
 
 def test_an_optimisers_state_of_another_shape_is_refused() -> None:

@@ -116,6 +116,10 @@ def claim(
         ValueError: the number or the id is taken, or a mutant is unknown.
     """
 
+    if isinstance(mutants, str):
+        raise ValueError(f"mutants must be names in a list, got the text {mutants!r}.")
+    mutants = tuple(mutants)  # an iterator is read once only
+
     def enter(check: Callable[[Settings], Finding]) -> Callable[[Settings], Finding]:
         name = id or check.__name__.replace("_", "-")
         taken = {known.number for known in _REGISTRY.values()}
@@ -125,7 +129,7 @@ def claim(
         unknown = [mutant for mutant in mutants if mutant not in mutants_known()]
         if unknown:
             raise ValueError(f"claim {name}: no mutant is called {unknown[0]!r}; known: {', '.join(mutants_known())}.")
-        _REGISTRY[name] = Claim(place, name, statement, source, threshold, check, tuple(mutants))
+        _REGISTRY[name] = Claim(place, name, statement, source, threshold, check, mutants)
         return check
 
     return enter
@@ -158,14 +162,14 @@ def registered() -> list[Claim]:
     return sorted(_REGISTRY.values(), key=lambda known: known.number)
 
 
-def find(name: str) -> Claim:
+def find(name: str | int) -> Claim:
     """The claim with this id or number.
 
     Raises:
         ValueError: there is none.
     """
     for known in registered():
-        if name in (known.id, str(known.number)):
+        if str(name) in (known.id, str(known.number)):
             return known
     raise ValueError(f"there is no claim {name!r}; known: {', '.join(f'{c.number}={c.id}' for c in registered())}.")
 
@@ -178,7 +182,7 @@ def run(known: Claim, *, quick: bool = False, mutate: bool = True) -> Verdict:
     return Verdict(known, finding, quick, time.perf_counter() - start, fates)
 
 
-def check(name: str, *, quick: bool = False, mutate: bool = True) -> Verdict:
+def check(name: str | int, *, quick: bool = False, mutate: bool = True) -> Verdict:
     """Check the claim with this id or number, one of your own for example."""
     return run(find(name), quick=quick, mutate=mutate)
 

@@ -84,7 +84,7 @@ def test_every_class_and_every_image_is_drawn_sooner_or_later() -> None:
         ([0] * 9 + [1] * 9, {"n_shot": 0}, "n_shot must be a whole number of at least 1, got 0"),
         ([0] * 9 + [1] * 9, {"n_way": 1}, "n_way must be a whole number of at least 2, got 1"),
         ([0] * 9 + [1] * 9, {"n_episodes": True}, "n_episodes must be"),
-        ([0] * 9 + [1] * 9, {"seed": -1}, "seed must be at least 0"),
+        ([0] * 9 + [1] * 9, {"seed": -1}, "seed must be a whole number of at least 0"),
         (torch.zeros(4), {}, "labels must be whole numbers"),
     ],
 )

@@ -41,7 +41,7 @@ def test_protonet_is_a_softmax_over_negative_squared_distances_to_class_means() 
     found = method("proto", way=2)
     assert isinstance(found, ProtoNet)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    adapted = found.adapt(support, labels)
+    adapted = found.adapted(support, labels, 0)
     torch.testing.assert_close(adapted.predict(query), expected, **EXACT)
 
 
@@ -51,7 +51,7 @@ def test_matchingnet_is_an_attention_over_the_support() -> None:
     found = method("matching", way=2, full_context=False, scale=1.0)
     assert isinstance(found, MatchingNet)
     labels = torch.tensor([0, 1, 0, 1, 1, 0])
-    adapted = found.adapt(support, labels)
+    adapted = found.adapted(support, labels, 0)
     expected = torch.zeros(5, 2, dtype=torch.float64)
     for q in range(5):
         closeness = [float(query[q] @ s / query[q].norm() / s.norm()) for s in support]
@@ -89,7 +89,7 @@ def test_relationnet_scores_every_pair_of_class_and_query() -> None:
     found.network.double().eval()
     support, query = randn(4, 2, 4, 4), randn(3, 2, 4, 4, seed=1)
     labels = torch.tensor([0, 1, 1, 0])
-    adapted = found.adapt(support, labels)
+    adapted = found.adapted(support, labels, 0)
     scores = adapted.predict(query)
     for q in range(3):
         for w in range(2):
@@ -117,7 +117,7 @@ def test_tadam_scales_the_metric_and_conditions_every_convolution() -> None:
             p.copy_(0.3 * randn(1, seed=i)[0])
     support, query = randn(4, 3, 8, 8), randn(3, 3, 8, 8, seed=1)
     labels = torch.tensor([0, 0, 1, 1])
-    adapted = found.adapt(support, labels)
+    adapted = found.adapted(support, labels, 0)
     logits = adapted.predict(query)
     with torch.no_grad():
         plain = network.backbone(support)

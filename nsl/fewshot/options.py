@@ -1,0 +1,54 @@
+"""Options of few-shot methods, checked before hours of training: by the types that constructors declare."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nsl.training.ranges import plain
+
+#: Whole numbers that count something there has to be one of.
+AT_LEAST_ONE = ("auxiliary_batch", "batch_size", "latent")
+#: Numbers that must be below 1.
+BELOW_ONE = ("dropout", "momentum")
+
+
+def checked(what: str, signature: inspect.Signature, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with numpy's numbers as Python's.
+
+    Raises:
+        ValueError: one is not of its type or out of range; the sentence names it.
+    """
+    return {
+        name: _checked(f"{what}: {name}", name, _kind(signature.parameters[name].annotation), plain(value))
+        if name in signature.parameters
+        else value
+        for name, value in options.items()
+    }
+
+
+def _kind(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _checked(what: str, name: str, kind: str, value: Any) -> Any:
+    if value is None and kind.endswith("| None"):
+        return value
+    kind = kind.removesuffix(" | None")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if kind == "int":
+        least = 1 if name in AT_LEAST_ONE else 0
+        if not number or not isinstance(value, int) or value < least:
+            raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    elif kind == "float":
+        if not number or value < 0:
+            raise ValueError(f"{what} must be a finite number that is not negative, got {value!r}")
+        if name in BELOW_ONE and value >= 1:
+            raise ValueError(f"{what} must be below 1, got {value!r}")
+    elif kind == "bool" and not isinstance(value, bool):
+        raise ValueError(f"{what} must be True or False, got {value!r}")
+    elif kind.startswith("dict") and not isinstance(value, Mapping):
+        raise ValueError(f"{what} must be a dict of options by name, got {value!r}")
+    return value

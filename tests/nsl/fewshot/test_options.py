@@ -1,0 +1,61 @@
+"""What a method is told is checked before it trains, and what it keeps can be read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nsl.fewshot import METHODS, Place
+from tests.nsl.fewshot.toy import method, toy
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("finetune", {"steps": -1}, "finetune: steps must be a whole number of at least 0, got -1"),
+    ("finetune", {"steps": 1.5}, "finetune: steps must be a whole number"),
+    ("finetune", {"rate": float("nan")}, "finetune: rate must be a finite number that is not negative, got nan"),
+    ("finetune", {"momentum": 1.0}, "finetune: momentum must be below 1"),
+    ("maml", {"train_steps": -1}, "maml: train_steps must be"),
+    ("maml", {"vectorise": "no"}, "maml: vectorise must be True or False, got 'no'"),
+    ("meta_static_nsn", {"steps": "3"}, "meta_static_nsn: steps must be a whole number"),
+    ("leo", {"dropout": 2.0}, "leo: dropout must be below 1"),
+    ("leo", {"latent": 0}, "leo: latent must be a whole number of at least 1"),
+    ("baseline_pp", {"batch_size": 0}, "baseline_pp: batch_size must be a whole number of at least 1"),
+    ("dynamic_nsn", {"predictor_options": 3}, "dynamic_nsn: predictor_options must be a dict"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), WRONG)
+def test_an_impossible_option_is_refused_before_any_training(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method(name, **options)
+
+
+def test_numbers_of_numpy_are_taken_and_a_training_with_them_goes_on(tmp_path: Path) -> None:
+    """They went into the checkpoint, which was then called damaged."""
+    place = Place(checkpoint=tmp_path / "run.pt")
+    options = {"rate": np.float64(0.01), "train_steps": np.int64(2)}
+    found = method("maml", **options)
+    assert [type(found.options[name]) for name in options] == [float, int]
+    first = found.fit(toy().base, place)
+    assert method("maml", **options).fit(toy().base, place)["meta"]["curve"] == first["meta"]["curve"]
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"leo", "kshot", "tadam"}))
+def test_nothing_is_adapted_before_it_is_fitted(name: str) -> None:
+    found, labels = method(name), torch.arange(3)
+    with pytest.raises(ValueError, match=f"{name}: call fit before adapt"):
+        found.adapt(torch.zeros(3, 3, 16, 16), labels)
+
+
+def test_images_that_were_changed_in_place_are_trained_on_as_they_are() -> None:
+    base = toy().base
+    changed = type(base)(base.name, base.images.clone(), base.labels, base.class_names)
+    method("finetune").fit(changed)
+    changed.images.fill_(200)
+    found = method("finetune")
+    found.fit(changed)
+    assert found.moments is not None
+    assert found.moments[0] == pytest.approx((200 / 255,) * 3)
