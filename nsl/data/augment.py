@@ -165,7 +165,8 @@ def resized_crop(
 
     The rectangle's area is uniform between `scale` and 1 of the image's, its aspect ratio 3/4 to 4/3 times the
     image's; a side that would be longer than the image is as long as the image. Bilinear, without antialiasing:
-    windows are rarely much larger than the result. The usual lower end of 0.08 is for networks trained several times longer.
+    windows are rarely much larger than the result. The usual lower end of 0.08 is for networks trained several times
+    longer.
 
     Args:
         images: uint8 [B, C, H, W], on any device.

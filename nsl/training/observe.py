@@ -54,7 +54,8 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
             similarity = layer.predict_similarity(inputs[0]).float().cpu()
             entry: dict[str, Any] = {"layer": name}
             axes = (0, similarity.dim() - 2, similarity.dim() - 1)
-            mean, std = similarity.mean(axes), similarity.std(axes)
+            mean = similarity.mean(axes)  # of one position there is no deviation
+            std = similarity.std(axes) if similarity.numel() > mean.numel() else torch.zeros_like(mean)
             if similarity.dim() == 4:
                 mean, std = mean.view(layer.kernel_size), std.view(layer.kernel_size)
             entry["mean"], entry["std"] = _rounded(mean), _rounded(std)

@@ -72,6 +72,12 @@ def test_a_network_without_parameters_is_evaluated_and_observed() -> None:
     assert observe(Constant(), DATA) == {}
 
 
+def test_the_deviation_of_one_position_is_zero() -> None:
+    one = make_dataset("one", IMAGES[:, :, :1, :1], LABELS, IMAGES[:1, :, :1, :1], LABELS[:1], list("abcdefg"))
+    network = nn.Sequential(nsl.DynamicNSConv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4, 7))
+    assert observe(network, one)["dynamic"][0]["std"] == [[0.0] * 3] * 3
+
+
 @pytest.mark.parametrize("size", [12, 0, -1])
 def test_a_crop_that_is_no_part_of_the_image_is_refused(size: int) -> None:
     images = torch.zeros(2, 3, 9, 13, dtype=torch.uint8)
