@@ -135,6 +135,7 @@ REPRODUCE = [
     "run --results {text}",
     "run --results /dev/null",
     "tables --results {text}/under",
+    "tables --results /dev/null/under",
     "select demo",
     "select demo 99",
     "select demo 2",
