@@ -30,18 +30,17 @@ from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import is_dynamic, similarity_penalty
 from nsl.layers.spherical import SphereConv2d, angular, patch_norm
 from nsl.layers.static import StaticSimilarity
+from nsl.layers.structure import Block, Structure
 from nsl.layers.structures import (
     L1,
     PSD,
     STRUCTURES,
-    Block,
     Diagonal,
     Dilated,
     Full,
     HardSparse,
     LowRank,
     Shift,
-    Structure,
     Symmetric,
     Unconstrained,
 )

@@ -23,7 +23,7 @@ from nsl.layers.dynamic import DynamicLayer
 from nsl.layers.hypernetwork import HyperConv2d
 from nsl.layers.linear import no_fast_path
 from nsl.layers.similarity import Similar, Similarity, parts_of_similarities, random_state_kept, replacement
-from nsl.layers.structures import Structure
+from nsl.layers.structure import Structure
 from nsl.layers.window import Window
 
 Where = Callable[[str, nn.Module], bool]

@@ -15,11 +15,12 @@ from nsl.kernels.convolution import neural_similarity_conv2d, pair
 from nsl.kernels.geometry import fitting_size
 from nsl.layers.dynamic import DynamicLayer, DynamicSimilarity
 from nsl.layers.inputs import check_maps, unbatched
-from nsl.layers.predictors import make_predictor
+from nsl.layers.predictors import AnyPredictor, make_predictor
 from nsl.layers.shift import ShiftConv2d
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD, plain_options, random_state_kept, refuse_stale
 from nsl.layers.static import StaticLayer, StaticSimilarity, filled, keep_frozen
-from nsl.layers.structures import Block, Dilated, Shift, Structure
+from nsl.layers.structure import Block, Structure
+from nsl.layers.structures import Dilated, Shift
 
 torch.fx.wrap("neural_similarity_conv2d")  # a leaf of the graphs that torch.fx traces
 
@@ -208,12 +209,14 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
             but "full" and "l1". The predictor's numbers are added to the identity's before the structure makes a
             matrix of them, so that every predicted M has the structure.
         predictor: "sphere" (SphereNet, the default: every predicted number lies in [-1, 1]), "cnn", "release" (the
-            authors' code), or any module from [B, C, H, W] to [B, D, Ho, Wo]. With a padding_mode other than "zeros"
-            it is given the padded input.
+            authors' code), any module from [B, C, H, W] to [B, D, Ho, Wo], or a class or function that makes one of
+            (in_channels, D, kernel_size, stride, padding, dilation) and the options. With a padding_mode other than
+            "zeros" it is given the padded input.
         learn_shape, shape_threshold, shape_rate: as in `NSConv2d`; the shape D is static here too (paper 3.5).
         residual: False leaves out the identity, M(X) = predictor(X): the ablation of "naively using a neural
             network" (paper 3.3.1).
-        predictor_options: further arguments of the built-in predictor (hidden, operator, head, shared, ...).
+        predictor_options: further arguments of what makes the predictor (of the built-in ones hidden, operator, head,
+            shared, ...).
 
     Parameters:
         weight [F, C / groups, kh, kw], bias [F], neural.predictor.*, and with learn_shape neural.shape [K].
@@ -242,7 +245,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         dtype: torch.dtype | None = None,
         *,
         similarity: str | Structure = "diagonal",
-        predictor: str | nn.Module = "sphere",
+        predictor: AnyPredictor = "sphere",
         residual: bool = True,
         predictor_options: dict[str, Any] | None = None,
         **shape: Any,
@@ -253,7 +256,7 @@ class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
         self.neural = DynamicSimilarity(similarity, block, self.weight, residual, **shape)
         layer = (in_channels, self.neural.degrees_of_freedom, block.kernel_size, *self._geometry())
         # A predictor of the user's goes its own ways.
-        self._made_for = self._geometry() if isinstance(predictor, str) else None
+        self._made_for = None if isinstance(predictor, nn.Module) else self._geometry()
         self.neural.predictor = make_predictor(predictor, self.structure, layer, self.weight, predictor_options)
 
     def _explicit_padding(self) -> tuple[int, int] | None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nsl.layers.similarity import OneSimilarity, Similarity
-from nsl.layers.structures import Block, Diagonal, Structure
+from nsl.layers.structure import Block, Structure
+from nsl.layers.structures import Diagonal
 
 
 class DynamicSimilarity(Similarity):

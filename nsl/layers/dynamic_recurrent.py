@@ -16,7 +16,7 @@ from nsl.layers.linear import LinearPredictor, check_own, feature_block, similar
 from nsl.layers.predictors import move_like
 from nsl.layers.recurrent import Cell, check_nonlinearity
 from nsl.layers.shared import HIDDEN
-from nsl.layers.structures import Structure
+from nsl.layers.structure import Structure
 
 
 class _DynamicCell(Cell, DynamicLayer):

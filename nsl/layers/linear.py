@@ -13,7 +13,7 @@ from nsl.layers.shared import HIDDEN
 from nsl.layers.similarity import SHAPE_RATE, SHAPE_THRESHOLD
 from nsl.layers.spherical import EPSILON
 from nsl.layers.static import StaticLayer, StaticSimilarity
-from nsl.layers.structures import Block, Structure
+from nsl.layers.structure import Block, Structure
 
 
 def feature_block(features: int, block_size: int | None, name: str = "in_features") -> Block:

@@ -14,6 +14,7 @@ Every layer owns its predictor, or its kernels are shared with others' (`nsl.lay
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ from nsl.layers.shared import (
     uneven_padding,
 )
 from nsl.layers.spherical import SphereConv2d, inverse_patch_norm, patch_norm_multiply_adds
-from nsl.layers.structures import Structure, Unconstrained, make_structure
+from nsl.layers.structure import Structure
+from nsl.layers.structures import Unconstrained, make_structure
 
 torch.fx.wrap("inverse_patch_norm")
 
@@ -328,36 +330,63 @@ def move_like(module: nn.Module, like: Tensor) -> nn.Module:
     return module if same else module.to(device=like.device, dtype=like.dtype)
 
 
+#: What a layer takes as its predictor: a key of `PREDICTORS`, a module, or what makes one for a layer.
+AnyPredictor = str | nn.Module | Callable[..., nn.Module]
+
+
+def _options_of(make: Callable[..., nn.Module]) -> tuple[list[str], bool]:
+    """The names of the options that something takes which makes predictors, and whether it takes any other too."""
+    parameters = inspect.signature(make).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    return known, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def hidden_option(predictor: AnyPredictor, structure: str | Structure, width: int) -> dict[str, Any]:
+    """The option `hidden` in proportion to a network's width, for predictors that have it."""
+    if isinstance(predictor, nn.Module):
+        return {}
+    known, any_other = (["hidden"], False) if isinstance(predictor, str) else _options_of(predictor)
+    return {"hidden": hidden_width(structure, width)} if "hidden" in known or any_other else {}
+
+
 def make_predictor(
-    predictor: str | nn.Module,
+    predictor: AnyPredictor,
     structure: Structure,
     place: tuple[Any, ...],
     like: Tensor,
     options: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """A predictor by its name, or the user's module itself.
+    """A predictor by its name, the user's module itself, or what the user's class or function makes.
 
     Args:
-        predictor: a key of `PREDICTORS`, or a module.
+        predictor: a key of `PREDICTORS`, a module, or what makes one of the arguments of a `Predictor`: one for every
+            layer, whose channels differ.
         structure: of the similarity.
         place: the first six arguments of a `Predictor`: channels, degrees of freedom and geometry of the layer.
         like: a tensor whose device and type the predictor gets.
-        options: further arguments of the built-in predictor.
+        options: further arguments, by name, of what makes it.
 
     Raises:
         ValueError: an unknown name or option, or options for a module of the user's.
     """
     if isinstance(predictor, nn.Module):
         if options:
-            raise ValueError("predictor_options are for the built-in predictors, not for your own module")
+            raise ValueError("predictor_options are for predictors that are made here, not for a module of your own")
         return predictor
-    if predictor not in PREDICTORS:
-        raise ValueError(f"predictor must be one of {sorted(PREDICTORS)} or a module, got {predictor!r}")
-    parameters = inspect.signature(PREDICTORS[predictor]).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    if (isinstance(predictor, str) and predictor not in PREDICTORS) or not isinstance(predictor, str | Callable):
+        raise ValueError(
+            f"predictor must be one of {sorted(PREDICTORS)}, a module, or a class or function that makes one, got "
+            f"{predictor!r}"
+        )
+    make = PREDICTORS[predictor] if isinstance(predictor, str) else predictor
     chosen: dict[str, Any] = dict(options or {})
-    if unknown := sorted(set(chosen) - set(known)):
-        raise ValueError(f"predictor {predictor!r} has no option {unknown[0]!r}, it takes {known}")
+    known, any_other = _options_of(make)
+    any_other = any_other and not isinstance(predictor, str)
+    if (unknown := sorted(set(chosen) - set(known))) and not any_other:
+        name = repr(predictor) if isinstance(predictor, str) else getattr(predictor, "__name__", repr(predictor))
+        raise ValueError(f"predictor {name} has no option {unknown[0]!r}, it takes {known}")
+    if not isinstance(predictor, str):
+        return move_like(make(*place, **chosen), like)
     if isinstance(structure, Unconstrained) and predictor != "cnn":  # the release's choices for UNS
         norm = {"batch_norm": False} if predictor == "release" else {}
         chosen = {"hidden": hidden_width(structure), **norm, **chosen}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nsl.kernels.precision import exactly
 from nsl.layers.similarity import NAME_ENDS, Similar, refuse_stale
 from nsl.layers.static import StaticSimilarity, keep_frozen
-from nsl.layers.structures import Block, Structure
+from nsl.layers.structure import Block, Structure
 
 MAPS = ("ih", "hh")
 #: Attributes of a cell that are its similarities', and where they are.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nsl.layers.largest import keep_largest
 from nsl.layers.similarity import SHAPE_THRESHOLD, boolean_shape, check_threshold
-from nsl.layers.structures import Block, Shift, Structure, Unconstrained, check_whole, make_structure
+from nsl.layers.structure import Block, Structure, check_whole
+from nsl.layers.structures import Shift, Unconstrained, make_structure
 
 
 class Shaped(Structure):

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.kernels.compiled import has_memory
-from nsl.layers.structures import Block, Structure, make_structure
+from nsl.layers.structure import Block, Structure
+from nsl.layers.structures import make_structure
 
 #: D_r starts here and a tap is dropped once its D_r falls to the threshold alpha. The paper fixes alpha and
 #: gives neither value; these are ours. Only their distance over the rate matters.

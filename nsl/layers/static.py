@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nsl.kernels.precision import exactly
 from nsl.layers.similarity import OneSimilarity, Similarity, refuse_stale
-from nsl.layers.structures import Block, Structure
+from nsl.layers.structure import Block, Structure
 
 
 class StaticSimilarity(Similarity):

@@ -21,98 +21,17 @@ The joint shape of paper 3.5, M_s = D R, is an argument of the layers (`learn_sh
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nsl.layers.largest import keep_largest
+from nsl.layers.structure import Block, Structure, check_whole, device_of
 
 #: An unshared M with more entries than this is warned about (256 MiB in float32, and its gradient again).
 FULL_WARNING_ENTRIES = 1 << 26
-
-
-@dataclass(frozen=True)
-class Block:
-    """What a structure may depend on.
-
-    Attributes:
-        kernel_size: of the layer; (in_features,) for a linear map.
-        channels: input channels of one group, which only an unshared structure reads.
-    """
-
-    kernel_size: tuple[int, ...]
-    channels: int = 1
-
-    @property
-    def taps(self) -> int:
-        """K."""
-        return math.prod(self.kernel_size)
-
-
-class Structure:
-    """A parametrisation of M_s. Subclass it to bring your own; instances hold no tensors and can be shared.
-
-    `assemble` must act on the last axis, so that the same code serves one matrix and a map of matrices.
-
-    Attributes:
-        name: in `extra_repr` and in messages.
-        is_mask: M_s is diagonal for all free numbers; then `mask` gives the diagonal and layers use the cheaper
-            diagonal code.
-        is_shared: one K x K block for all channels; otherwise the matrix is (C K) x (C K).
-        takes_device: whether `identity` takes a device; found by itself.
-    """
-
-    name = "structure"
-    is_mask = False
-    is_shared = True
-    takes_device = True
-
-    def size(self, block: Block) -> int:
-        """Rows of the matrix: K, or C K when it is not shared."""
-        return block.taps if self.is_shared else block.channels * block.taps
-
-    def degrees_of_freedom(self, block: Block) -> int:
-        """D, the number of free numbers."""
-        raise NotImplementedError
-
-    def identity(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        """Free numbers [D] whose matrix is the identity, or the nearest the structure has.
-
-        A structure of yours may leave out `device`; a dynamic layer then copies from the CPU, on CUDA once.
-        """
-        raise NotImplementedError
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.takes_device = "device" in inspect.signature(cls.identity).parameters
-
-    def identity_on(self, block: Block, device: torch.device | str = "cpu") -> Tensor:
-        """`identity` on the device, also of a structure that knows no other than the CPU."""
-        if self.takes_device:
-            return self.identity(block, device)
-        free = self.identity(block)
-        return free if free.is_meta else free.to(device)
-
-    def assemble(self, free: Tensor, block: Block) -> Tensor:
-        """Free numbers [..., D] to matrices [..., size, size]."""
-        raise NotImplementedError
-
-    def mask(self, free: Tensor, block: Block) -> Tensor:
-        """Free numbers [..., D] to diagonals [..., K]; only where `is_mask`."""
-        raise NotImplementedError
-
-    def penalty(self, free: Tensor, block: Block) -> Tensor | None:
-        """A scalar for the loss, or None."""
-        return None
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 class Diagonal(Structure):
@@ -169,17 +88,6 @@ class Full(Unconstrained):
         return super().identity(block, device)
 
 
-def check_whole(what: str, value: Any) -> None:
-    """Raise ValueError unless the argument named `what` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
-
-
-def _device(free: Tensor) -> torch.device:
-    """Where constants for these numbers belong; what torch.fx traces with is nowhere."""
-    return free.device if isinstance(free, Tensor) else torch.device("cpu")
-
-
 def _triangle(taps: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """For every entry of a K x K matrix its place in the row-major lower triangle, and whether it lies in it."""
     rows, columns = torch.meshgrid(*(torch.arange(taps, device=device),) * 2, indexing="ij")
@@ -200,7 +108,7 @@ class Symmetric(Structure):
         return eye[tuple(torch.tril_indices(block.taps, block.taps, device=device))]
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        places, _ = _triangle(block.taps, _device(free))
+        places, _ = _triangle(block.taps, device_of(free))
         return free[..., places].unflatten(-1, (block.taps, block.taps))
 
 
@@ -210,7 +118,7 @@ class PSD(Symmetric):
     name = "psd"
 
     def assemble(self, free: Tensor, block: Block) -> Tensor:
-        _, inside = _triangle(block.taps, _device(free))
+        _, inside = _triangle(block.taps, device_of(free))
         lower = super().assemble(free, block) * inside
         return lower @ lower.transpose(-1, -2)
 
@@ -251,7 +159,7 @@ class LowRank(Structure):
         matrix = left @ right.transpose(-1, -2)
         if not self.residual:
             return matrix
-        return matrix + torch.eye(block.taps, device=_device(free)).to(free)
+        return matrix + torch.eye(block.taps, device=device_of(free)).to(free)
 
     def __repr__(self) -> str:
         return f"low_rank(rank={self.rank}, residual={self.residual})"
@@ -324,7 +232,7 @@ class Dilated(Diagonal):
         return torch.ones(self.degrees_of_freedom(block), device=device)
 
     def mask(self, free: Tensor, block: Block) -> Tensor:
-        grid = self.grid(block, _device(free))
+        grid = self.grid(block, device_of(free))
         return free[..., (grid.long().cumsum(0) - 1).clamp_min(0)] * grid
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nsl.layers.conv import CONV_ARGUMENTS
 from nsl.layers.inputs import check_maps
 from nsl.layers.static import StaticLayer, StaticSimilarity
-from nsl.layers.structures import Block, Structure
+from nsl.layers.structure import Block, Structure
 
 
 class UnsharedSimilarity(StaticSimilarity):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
-from nsl.layers.predictors import hidden_width
+from nsl.layers.predictors import AnyPredictor, hidden_option
 from nsl.models.backbone import Backbone, halve, norm_of
 from nsl.models.cnn import Convolution
 from nsl.models.residual import WRN28, ResNet12, ResNet34
@@ -117,7 +117,7 @@ def create_backbone(
     width: int | None = None,
     kind: str = "none",
     similarity: str = "diagonal",
-    predictor: str = "sphere",
+    predictor: AnyPredictor = "sphere",
     predictor_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Backbone:
@@ -154,7 +154,7 @@ def create_backbone(
     if kind == "static":
         convolution: Convolution = partial(NSConv2d, similarity=similarity)
     else:
-        own = {"hidden": hidden_width(similarity, width), **(predictor_options or {})}
+        own = hidden_option(predictor, similarity, width) | (predictor_options or {})
         convolution = partial(DynamicNSConv2d, similarity=similarity, predictor=predictor, predictor_options=own)
     return build(width=width, convolution=convolution, **options)
 

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from nsl.layers.conv import DynamicNSConv2d, NSConv2d
 from nsl.layers.deformable import DeformConv2d
 from nsl.layers.dynamic_filter import DynamicFilterConv2d
-from nsl.layers.predictors import hidden_width
+from nsl.layers.predictors import AnyPredictor, hidden_option
 from nsl.layers.shared import BATCH_NORM_EPSILON, SharedKernels, adaptation_network
 from nsl.layers.similarity import SHAPE_RATE, parts_of_similarities
-from nsl.layers.structures import Block, make_structure
+from nsl.layers.structure import Block
+from nsl.layers.structures import make_structure
 
 VARIANTS = ("paper", "release")
 #: Running averages. The release's decay of 0.999 suits its 42,500 iterations; ours also serves short budgets.
@@ -251,7 +252,7 @@ def nsn9(
     width: int = 32,
     image_size: int = 32,
     variant: str = "paper",
-    predictor: str | None = None,
+    predictor: AnyPredictor | None = None,
     sharing: str = "disjoint",
     adaptation: str = "layer",
     learn_shape: bool = False,
@@ -265,8 +266,8 @@ def nsn9(
         num_classes, width, image_size, variant: as in `PlainCNN`.
         kind: "static" or "dynamic".
         similarity: "diagonal" or "unconstrained".
-        predictor: "sphere", "cnn" or "release" (dynamic only; Table 1); None: "sphere", the release's with
-            variant="release".
+        predictor: "sphere", "cnn" or "release" (dynamic only; Table 1), or what makes one of your own, see
+            `nsl.DynamicNSConv2d`; None: "sphere", the release's with variant="release".
         sharing: "disjoint", one predictor a layer, or "shared", one for all layers behind adaptation networks
             (dynamic only; Table 3).
         adaptation: "layer", an adaptation network a layer, or "map_size", one for all layers of equal map size and
@@ -292,7 +293,7 @@ def nsn9(
     if kind != "dynamic":
         raise ValueError(f"kind must be 'static' or 'dynamic', got {kind!r}")
     predictor = default_predictor(variant) if predictor is None else predictor
-    options = {"hidden": hidden_width(similarity, width)} | (predictor_options or {})
+    options = hidden_option(predictor, similarity, width) | (predictor_options or {})
     convolution = partial(
         DynamicNSConv2d, similarity=similarity, predictor=predictor, residual=residual, **shape
     )
@@ -318,7 +319,7 @@ def _sharing(
     convolution: Convolution,
     width: int,
     similarity: str,
-    predictor: str,
+    predictor: AnyPredictor,
     adaptation: str,
     options: dict[str, Any],
 ) -> Convolution:

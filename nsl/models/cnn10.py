@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nsl.layers.conv import DynamicNSConv2d
-from nsl.layers.predictors import hidden_width
+from nsl.layers.predictors import AnyPredictor, hidden_option
 from nsl.layers.shared import BATCH_NORM_EPSILON
 from nsl.models.cnn import (
     BATCH_NORM_MOMENTUM,
@@ -115,7 +115,7 @@ def nsn10(
     width: int = 32,
     image_size: int = 224,
     variant: str = "paper",
-    predictor: str | None = None,
+    predictor: AnyPredictor | None = None,
     predictor_options: dict[str, Any] | None = None,
 ) -> ImageNetCNN:
     """CNN-10 with a dynamic diagonal similarity (DNS) in its nine 3x3 convolutions.
@@ -128,11 +128,12 @@ def nsn10(
     """
     if kind != "dynamic":
         raise ValueError(f"kind must be 'dynamic', got {kind!r}")
-    options = {"hidden": hidden_width("diagonal", width)} | (predictor_options or {})
+    predictor = default_predictor(variant) if predictor is None else predictor
+    options = hidden_option(predictor, "diagonal", width) | (predictor_options or {})
     convolution: Callable[..., nn.Module] = partial(
         DynamicNSConv2d,
         similarity="diagonal",
-        predictor=default_predictor(variant) if predictor is None else predictor,
+        predictor=predictor,
         predictor_options=options,
     )
     network = ImageNetCNN(num_classes, 4 * width, DEPTHS, image_size, convolution, variant)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -33,6 +34,8 @@ from nsl.training.step import ClassifierStep
 #: A loss above this multiple of ln(classes), the loss of a uniform guess, and the penalties at the start counts as
 #: diverged.
 DIVERGED_FACTOR = 50.0
+#: A training of at least so many steps that ends within this share of the loss of guessing is warned about.
+WORTH_A_WARNING, GUESSING = 50, 0.02
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -155,6 +158,15 @@ class ClassifierState(TrainingState):
             result.test_error = result.test_top5_error = result.test_loss = None
         if result.train_seconds > 0:
             result.images_per_second = result.iterations_done * self.size / result.train_seconds
+        guess = math.log(max(2, self.evaluator.dataset.num_classes))
+        long = self.first and result.iterations_done >= WORTH_A_WARNING
+        if long and result.test_loss is not None and abs(result.test_loss - guess) < GUESSING * guess:
+            warnings.warn(
+                f"the network has learned next to nothing: its loss is {result.test_loss:.2f}, that of guessing. Its "
+                "classifier may have been torn away in the first steps: try a smaller learning_rate, a smaller "
+                "classifier_rate (0.05, say) or a longer warmup.",
+                stacklevel=3,
+            )
         return result
 
 

@@ -25,6 +25,8 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 Key = int | str
 #: What the file of a table beyond the paper is called before its name, and what TABLES says for all of them.
 BEYOND = "beyond"
+#: Tables of the paper.
+PAPERS_TABLES = 6
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,11 @@ def experiment(table: Key) -> Experiment:
 def tables(task: str | None = None) -> tuple[int, ...]:
     """The numbers of the paper's declared tables; with ``task``, of those whose runs are of that kind."""
     every = sorted(int(path.stem.removeprefix("table")) for path in EXPERIMENTS.glob("table*.toml"))
+    if every[-1:] > [PAPERS_TABLES]:
+        raise ValueError(
+            f"{EXPERIMENTS}/table{every[-1]}.toml: the paper has {PAPERS_TABLES} tables, and what is claimed in theirs "
+            f"counts as its claims; call a table of your own {BEYOND}_NAME.toml, without the line table = {every[-1]}."
+        )
     return tuple(number for number in every if task is None or experiment(number).task == task)
 
 

@@ -49,12 +49,13 @@ def describe(layer: Any) -> Predictor:
     def normed(module: nn.Module, *words: str) -> str:
         return ", ".join((["batch norm"] if isinstance(module, nn.BatchNorm2d) else []) + list(words))
 
+    if not isinstance(predictor, SpherePredictor | ReleasePredictor | CNNPredictor):
+        return Predictor(type(predictor).__name__, "–", "–", "–", "unknown here", similarity)
     first, second = convolution(predictor.first), convolution(predictor.second)
     if isinstance(predictor, SpherePredictor):
         relu = predictor.relu_output
         bounds = "[0, 1]" if relu else "[-1, 1]"
         return Predictor(first, "ReLU", second, "ReLU" if relu else "nothing", bounds, similarity)
-    assert isinstance(predictor, ReleasePredictor | CNNPredictor)
     between, after = normed(predictor.first_norm, "ReLU"), normed(predictor.second_norm)
     if isinstance(predictor, ReleasePredictor):
         first = first if predictor.full else _PATCH

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import nsl
 import nsl.data
-from nsl.layers.structures import Structure
+from nsl.layers.structure import Structure
 from nsl.training import Execution, Recipe, train
 from reproduce.show import figures
 

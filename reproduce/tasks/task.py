@@ -54,7 +54,7 @@ class Task(ABC):
       ``name`` (that of the file, hyphens for underscores), ``metric``, and :meth:`train`. The rest has defaults, those
       of one network of ``nsl.create_model`` trained with one ``nsl.training.Recipe`` on a set of ``nsl.data.load``:
       override what differs. Import torch and ``nsl`` inside the methods: ``status`` and ``tables`` import this file.
-    * ``reproduce/declare/experiments/tableN.toml``, or ``beyond_NAME.toml`` for a table that is not the paper's, with
+    * ``reproduce/declare/experiments/beyond_NAME.toml`` (``tableN.toml`` are the paper's six), with
       ``task = "NAME"``, rows and claims as in the others, and, under ``[profiles.demo.slot.NAME]`` (and ``cpu``,
       ``paper``), what the profiles run for it: ``data``, ``recipe`` and whatever differs from the profile (``width``,
       ``seeds``, ``threads``, ``jobs``, ``same_data``, ``same_width``; ``method.KEY`` for single rows). A table on a
@@ -62,7 +62,7 @@ class Task(ABC):
 
     A notebook of the table's name (``notebooks/beyond_NAME.py``) is executed where there is one. The name of the task
     is part of every run's identity, and so is all that :meth:`model` and :meth:`recipe` return: what determines the
-    numbers belongs there. ``tests/reproduce/test_seventh_table.py`` adds a task this way, from run to summary.
+    numbers belongs there. ``tests/reproduce/test_own_table.py`` adds a task this way, from run to summary.
 
     Attributes:
         name: as ``task`` in a table's declaration.

@@ -115,7 +115,12 @@ def numbers(case: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    found, own = {case: numbers(case) for case in CASES}, machine()
+    own, known = machine(), json.loads(FILE.read_text())
+    if sys.argv[1:] == ["add"]:  # what is new, with the machine it was computed on
+        new = {case: {**numbers(case), "machine": own} for case in CASES if case not in known}
+        FILE.write_text(json.dumps(known | new, indent=1) + "\n")
+        sys.exit()
+    found = {case: numbers(case) for case in CASES}
     if sys.argv[1:] == ["elsewhere"]:
         stored = json.loads(FILE.read_text())
         stored["elsewhere"] = stored.get("elsewhere", {}) | {own: found}

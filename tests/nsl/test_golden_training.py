@@ -23,6 +23,8 @@ CHECKPOINTS = Path(__file__).with_name("checkpoints")
 @pytest.mark.parametrize("case", golden.CASES)
 def test_a_training_has_the_numbers_of_the_loop_before_it_was_taken_apart(case: str) -> None:
     own = STORED["elsewhere"].get(golden.machine(), {}).get(case)
+    if case not in STORED:
+        pytest.fail(f"{case} is new: keep its numbers by `python -m tests.nsl.golden add`")
     found, stored = golden.numbers(case), {"machine": STORED["machine"], **STORED[case]}
     if own is not None:
         assert found == own

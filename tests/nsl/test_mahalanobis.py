@@ -7,7 +7,8 @@ import torch
 
 import nsl
 from nsl.layers.mahalanobis import Mahalanobis, neighbourhood_loss
-from nsl.layers.structures import PSD, Block
+from nsl.layers.structure import Block
+from nsl.layers.structures import PSD
 
 
 def test_distances_and_similarities_are_those_of_one_matrix() -> None:

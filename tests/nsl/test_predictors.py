@@ -15,7 +15,9 @@ from torch.testing import assert_close
 
 import nsl
 from nsl.kernels import predictor_middle as middle
-from nsl.layers.structures import Block, make_structure
+from nsl.kernels.geometry import output_size
+from nsl.layers.structure import Block
+from nsl.layers.structures import make_structure
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -222,3 +224,45 @@ def test_a_cnn_predictor_starts_small_as_spherenet_does_unless_it_is_not_to() ->
     he = [(2 / (9 * 32)) ** 0.5, (2 / (9 * 64)) ** 0.5]
     assert deviations(small=False) == pytest.approx(he, rel=0.1)
     assert deviations() == pytest.approx([0.1 * he[0], 1e-3 * he[1]], rel=0.1)
+
+
+class OneAnImage(nn.Module):
+    """A predictor of a user's: one bounded M an image."""
+
+    def __init__(
+        self, channels: int, freedom: int, kernel: Any, stride: Any, padding: Any, dilation: Any, *, bound=0.5
+    ) -> None:
+        super().__init__()
+        self.linear, self.bound = nn.Linear(channels, freedom), bound
+        self.place = (kernel, stride, padding, dilation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = output_size((x.shape[2], x.shape[3]), *self.place)
+        numbers = self.bound * torch.tanh(self.linear(x.mean((2, 3))))
+        return numbers[:, :, None, None].expand(-1, -1, *size)
+
+    def reset_to_identity(self) -> None:
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+
+def test_a_class_of_the_users_makes_a_predictor_for_every_layer_of_a_network() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 16, 16)
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("nsn9_dynamic_diagonal", {}),
+        ("nsn9_dynamic_unconstrained", {"predictor_options": {"bound": 0.1}}),
+    ]
+    for name, more in cases:
+        network = nsl.create_model(name, 5, width=4, image_size=16, predictor=OneAnImage, **more)
+        made = [module for module in network.modules() if isinstance(module, OneAnImage)]
+        assert len(made) == 9
+        assert {module.bound for module in made} == {more.get("predictor_options", {}).get("bound", 0.5)}
+        network(images).sum().backward()
+        assert all(p.grad is not None for p in made[0].parameters())
+    backbone = nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), kind="dynamic", predictor=OneAnImage)
+    assert isinstance(backbone[0].predictor, OneAnImage)
+    with pytest.raises(ValueError, match=r"predictor OneAnImage has no option 'hidden', it takes \['bound'\]"):
+        nsl.DynamicNSConv2d(3, 4, 3, predictor=OneAnImage, predictor_options={"hidden": 3})
+    with pytest.raises(ValueError, match="a module, or a class or function that makes one, got 3"):
+        nsl.DynamicNSConv2d(3, 4, 3, predictor=3)  # type: ignore[arg-type]

@@ -176,3 +176,13 @@ def test_few_shot_learning_says_what_it_takes() -> None:
         evaluate_episodes(found, data, 1, 1, 1, 0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="settings: pretrain must be a Recipe, got NoneType"):
         Settings(image_size=16, pretrain=None)  # type: ignore[arg-type]
+
+
+def test_a_network_that_has_learned_nothing_is_told() -> None:
+    """A classifier torn away in the first steps gives every image the same logits, and no number is infinite."""
+    torch.manual_seed(0)
+    network = nsl.create_model("cnn9", 7, width=4, image_size=8)
+    nn.init.zeros_(network.classifier.weight)
+    network.classifier.requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"has learned next to nothing: its loss is 1\.95, that of guessing"):
+        train(network, DATA, recipe(iterations=50), seed=0, execution=Execution(**CPU))

@@ -7,7 +7,7 @@ import torch
 
 import nsl
 from nsl.layers.shapes import FewTaps, Shaped
-from nsl.layers.structures import Block
+from nsl.layers.structure import Block
 from tests.nsl.windows import moved, passes_gradcheck
 
 BLOCK = Block((3, 3), 2)

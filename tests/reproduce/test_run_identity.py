@@ -93,8 +93,8 @@ def test_a_run_that_several_tables_ask_for_is_planned_once() -> None:
     cpu = plan.profile("cpu")
     alone = [plan.planned_runs(cpu, (number,), 1) for number in plan.tables(CLASSIFICATION)]
     together = plan.planned_runs(cpu, plan.tables(CLASSIFICATION), 1)
-    assert [len(runs) for runs in alone] == [7, 5, 3, 12, 3]
-    assert len(together) == 23
+    assert [run.key for run in together] == list(dict.fromkeys(run.key for runs in alone for run in runs))
+    assert len(together) < sum(len(runs) for runs in alone) - 5  # CNN-9 alone is in four tables
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -192,7 +192,9 @@ def test_command_line_says_what_is_wrong_in_one_line(capsys):
 
 
 def test_claims_are_numbered_without_gaps_and_written_the_same_twice(tmp_path):
-    assert [claim.number for claim in ledger.registered() if claim.number < ledger.OWN_NUMBERS] == list(range(1, 30))
+    numbers = [claim.number for claim in ledger.registered() if claim.number < ledger.OWN_NUMBERS]
+    assert numbers == list(range(1, 1 + len(numbers)))
+    assert len(numbers) >= 29
     for name in ("a", "b"):
         ledger.write([ledger.run(ledger.find("flow-equations"), quick=True)], tmp_path / name)
     first = (tmp_path / "a" / "claims.json").read_bytes()

@@ -304,7 +304,6 @@ def test_bad_input_is_one_clear_sentence() -> None:
 
 
 def test_every_method_has_its_own_name_and_says_where_it_is_from() -> None:
-    assert len(METHODS) == 15
     for found in METHODS.values():
         assert issubclass(found, FewShotMethod)
         assert found.__doc__
