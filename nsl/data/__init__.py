@@ -10,6 +10,7 @@ from nsl.data.augment import centre_crop, crop_flip, normalise, resized_crop, wi
 from nsl.data.dataset import DataError, Dataset, fingerprint, hold_out, make_dataset, subset
 from nsl.data.episodes import Episode, EpisodeSampler
 from nsl.data.fewshot import FEWSHOT_NAMES, FewShotData, ImageSet, load_fewshot, split_classes
+from nsl.data.folder import load_folder, read_folder
 from nsl.data.loading import load_entry
 from nsl.data.root import data_root
 
@@ -30,8 +31,10 @@ __all__ = [
     "hold_out",
     "load",
     "load_fewshot",
+    "load_folder",
     "make_dataset",
     "normalise",
+    "read_folder",
     "resized_crop",
     "split_classes",
     "subset",
