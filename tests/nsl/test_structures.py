@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import nsl
 import nsl.layers.structures as similarity_module
+from nsl.layers.predictors import PREDICTORS
 from nsl.layers.structure import Block
 from tests.nsl.configurations import random_geometry
 from tests.nsl.oracle import dense_neural_similarity_conv2d
@@ -287,3 +288,7 @@ def test_a_parametrisation_of_the_free_numbers_works_as_on_any_parameter() -> No
     assert torch.equal(layer.similarity_matrix().diagonal(), torch.tanh(torch.ones(9)))
     x = torch.randn(1, 2, 5, 5)
     torch.testing.assert_close(layer.fold()(x), layer(x))
+
+
+def test_every_structure_and_predictor_by_name_is_exported() -> None:
+    assert {kind.__name__ for kind in (*nsl.STRUCTURES.values(), *PREDICTORS.values())} <= set(nsl.__all__)

@@ -93,9 +93,11 @@ def test_a_claim_is_found_by_its_number_and_mutants_may_come_one_by_one() -> Non
     try:
         name = "one-by-one"
         ledger.claim(id=name, statement="", source="", threshold="", mutants=(m for m in ("preconditioned",)))(
-            lambda settings: ledger.Finding(True, {}, "")
+            lambda settings: None  # type: ignore[arg-type, return-value]
         )
         assert ledger.find(name).mutants == ("preconditioned",)
+        with pytest.raises(TypeError, match=r"the claim one-by-one must return a theory\.Finding, got NoneType"):
+            ledger.check(name)
     finally:
         ledger._REGISTRY.pop("one-by-one", None)
 

@@ -178,6 +178,8 @@ def run(known: Claim, *, quick: bool = False, mutate: bool = True) -> Verdict:
     """Check one claim and (with `mutate`) that it fails under each of its mutants, which run in the quick profile."""
     start = time.perf_counter()
     finding = known.check(Settings(quick))
+    if not isinstance(finding, Finding):
+        raise TypeError(f"the claim {known.id} must return a theory.Finding, got {type(finding).__name__}.")
     fates = {name: fate(known, name) for name in known.mutants} if mutate else {}
     return Verdict(known, finding, quick, time.perf_counter() - start, fates)
 
