@@ -135,7 +135,7 @@ def show_plan(arguments: argparse.Namespace) -> int:
     now = session(arguments)
     if arguments.runs:
         for run in now.runs:
-            options = ", ".join(f"{key}={value}" for key, value in run.model.items() if key != "name")
+            options = ", ".join(f"{key}={value}" for key, value in run.options.items())
             print(f"{run.name}: {run.model['name']}({options}), {run.images:,} images")
     else:
         from reproduce.run import costs

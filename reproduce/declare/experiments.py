@@ -15,7 +15,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare.overrides import base_of
-from reproduce.declare.runs import CLASSIFICATION
+from reproduce.tasks import CLASSIFICATION
 from reproduce.verdicts import claims as claim_kinds
 from reproduce.verdicts.metrics import Metric
 

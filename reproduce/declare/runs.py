@@ -57,10 +57,6 @@ def model_config(name: str, options: dict[str, Any]) -> dict[str, Any]:
 _MISSING = object()
 
 
-#: The task of runs that do not name one: Tables 1 to 5.
-CLASSIFICATION = "classification"
-
-
 @dataclass(frozen=True)
 class Run:
     """One training to be done: the configuration without the data's fingerprint, and what to call it.
@@ -75,11 +71,11 @@ class Run:
     recipe: dict[str, Any]
     seed: int
     threads: int
-    task: str = CLASSIFICATION
+    task: str = tasks.CLASSIFICATION
 
     def declared(self, fingerprint: str) -> dict[str, Any]:
         """The configuration without the execution."""
-        task = {} if self.task == CLASSIFICATION else {"task": self.task}
+        task = {} if self.task == tasks.CLASSIFICATION else {"task": self.task}
         revision = REVISIONS.get(self.model["name"])
         return {
             **task,
@@ -95,6 +91,11 @@ class Run:
     def config(self, fingerprint: str, execution: dict[str, str]) -> dict[str, Any]:
         """The full configuration; its hash is the identity of the run's record."""
         return {**self.declared(fingerprint), "execution": execution}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model's options, without its name."""
+        return {name: value for name, value in self.model.items() if name != "name"}
 
     @property
     def key(self) -> str:

@@ -29,7 +29,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from reproduce import tasks
-from reproduce.declare.runs import CLASSIFICATION, Run
+from reproduce.declare.runs import Run
 from reproduce.run.store import Store
 from reproduce.run.worker import Backend, execute, load_backend
 
@@ -189,7 +189,7 @@ def summary(record: dict[str, Any]) -> str:
     result = record["result"]
     if record["status"] == "diverged":
         return f"diverged ({result.get('divergence') or 'no reason recorded'})"
-    metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+    metric = tasks.of(record).metric
     value = result.get(metric.name)
     found = "no number" if value is None else f"{value:.2f} %"
     return f"{metric.title} {found} in {result['train_seconds']:.0f} s"

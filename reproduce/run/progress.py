@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reproduce import tasks
-from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
+from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints
 from reproduce.run.files import canonical_json
 from reproduce.run.store import Store
@@ -91,7 +91,7 @@ class Costs:
             seconds = result["train_seconds"] + (result.get("evaluate_seconds") or 0.0)
             if not seconds > 0:
                 continue
-            task, model = tasks.named(config.get("task", CLASSIFICATION)), _network(config["model"], config["recipe"])
+            task, model = tasks.of(record), _network(config["model"], config["recipe"])
             exact = _exactly(config["model"], config["recipe"])
             seconds /= max(1, task.images(config["recipe"]))
             last = record["attempts"][-1] if record.get("attempts") else {}

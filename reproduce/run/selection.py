@@ -17,7 +17,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, Run, declared_id
+from reproduce.declare.runs import Run, declared_id
 from reproduce.run import fingerprints
 from reproduce.run.store import Store
 
@@ -207,7 +207,7 @@ def _starts(records: list[dict[str, Any]]) -> str:
     """Which trainings of backbones records start from, in words; empty where from none."""
     starts = set()
     for record in records:
-        metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+        metric = tasks.of(record).metric
         if metric.start is not None and (start := metric.start(record)) is not None:
             starts.add(start[1][:6])
     return f"from training {' and '.join(sorted(starts))} of the backbone" if starts else ""
@@ -216,14 +216,14 @@ def _starts(records: list[dict[str, Any]]) -> str:
 def _error(record: dict[str, Any] | None) -> float | None:
     if record is None or record["status"] != "finished":
         return None
-    metric = tasks.named(record["config"].get("task", CLASSIFICATION)).metric
+    metric = tasks.of(record).metric
     found = record["result"].get(metric.name)
     return None if found is None else metric.error(float(found))
 
 
 def _idle(record: dict[str, Any]) -> str:
     """What says that a trial learned nothing of what it tried; empty where it did."""
-    return tasks.named(record["config"].get("task", CLASSIFICATION)).idle(record)
+    return tasks.of(record).idle(record)
 
 
 def best(found: list[Tried]) -> Tried | None:

@@ -74,7 +74,7 @@ def predictors(profile: plan.Profile, table: plan.Key, slot: str) -> dict[str, P
     found = {}
     for method in plan.experiment(table).methods:
         run = profile.run(method, slot, 0)
-        options = {key: value for key, value in run.model.items() if key != "name"}
+        options = run.options
         with torch.device("meta"):
             model = nsl.create_model(run.model["name"], 10, **options)
         layer = next((module for module in model.modules() if isinstance(module, nsl.DynamicNSConv2d)), None)

@@ -10,10 +10,14 @@ import importlib
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reproduce.tasks.task import Task
+
+
+#: The task of configurations that name none: Tables 1 to 5.
+CLASSIFICATION = "classification"
 
 
 def _module(name: str) -> str:
@@ -31,6 +35,11 @@ def named(name: str) -> Task:
         raise ValueError(f"task {name!r} has no file in reproduce/tasks; write one that ends in TASK, an instance.")
     task: Task = importlib.import_module(_module(name)).TASK
     return task
+
+
+def of(record: dict[str, Any]) -> Task:
+    """The task of a stored run."""
+    return named(record["config"].get("task", CLASSIFICATION))
 
 
 def source(name: str) -> Path:

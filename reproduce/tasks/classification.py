@@ -73,7 +73,7 @@ class Classification(Task):
         from nsl.training import Execution, Recipe, train
         from nsl.training.export import save_model
 
-        options = {name: value for name, value in run.model.items() if name != "name"}
+        options = run.options
         torch.manual_seed(run.seed)
         model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
         trained = train(

@@ -91,7 +91,7 @@ class Segmentation(Task):
 def _network(run: Run, classes: int) -> Any:
     from nsl.models.segmentation import SegmentationNetwork
 
-    options = {name: value for name, value in run.model.items() if name != "name"}
+    options = run.options
     return SegmentationNetwork(classes, kind=run.model["name"], **options)
 
 

@@ -108,7 +108,7 @@ class Sequences(Task):
 def _network(run: Run, channels: int, classes: int) -> Any:
     from nsl.models.sequence import SequenceNetwork
 
-    options = {name: value for name, value in run.model.items() if name != "name"}
+    options = run.options
     return SequenceNetwork(channels, max(1, classes), cell=run.model["name"], **options)
 
 

@@ -178,7 +178,7 @@ class Task(ABC):
         """The run's network as it is trained, randomly initialised."""
         import nsl
 
-        options = {key: value for key, value in run.model.items() if key != "name"}
+        options = run.options
         return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
 
     def deployed(self, network: Any) -> Any:

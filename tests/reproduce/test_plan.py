@@ -9,7 +9,7 @@ import pytest
 
 from reproduce import commands
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION
+from reproduce.tasks import CLASSIFICATION
 from tests.reproduce.helpers import write_profile
 
 PROFILES = ("demo", "cpu", "paper")

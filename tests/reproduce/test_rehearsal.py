@@ -9,9 +9,9 @@ import pytest
 
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION
 from reproduce.declare.shapes import shape
 from reproduce.run.rehearsal import STEPS, RehearsalBackend, Rehearsed, rehearse, rehearse_alone, rehearse_run
+from reproduce.tasks import CLASSIFICATION
 from tests.reproduce.helpers import call, write_profile
 from tests.reproduce.test_costs import run_of
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION
 from reproduce.run.store import Store
 from reproduce.show import figures
 from reproduce.show.report import Report, draw_picture, layer_name
+from reproduce.tasks import CLASSIFICATION
 from tests.reproduce.helpers import drawn, fill, put_record
 
 IDENTITY = [[float(row == column) for column in range(9)] for row in range(9)]

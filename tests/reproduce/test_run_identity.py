@@ -11,7 +11,8 @@ import pytest
 from nsl.models.registry import builder, list_models
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.declare.runs import CLASSIFICATION, Run, declared_id, model_config, model_defaults, run_id
+from reproduce.declare.runs import Run, declared_id, model_config, model_defaults, run_id
+from reproduce.tasks import CLASSIFICATION
 
 RUN = Run(
     label="a label",
