@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from nsl.arguments import SEEDS, Parser, pairs, real, whole
-from nsl.data import NAMES, Dataset, load
-from nsl.folders import expand_paths
+from nsl.data import NAMES, Dataset, load, load_folder
+from nsl.data.folder import OPTIONS
+from nsl.folders import expand_paths, expanded
 from nsl.models.cost import count_multiply_adds
 from nsl.models.modes import placed
 from nsl.models.registry import count_parameters, create_model, list_models
@@ -53,7 +54,9 @@ def parser() -> Parser:
     what.add_argument("--model", help=f"one of: {', '.join(list_models())}")
     what.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the model, e.g. width=16")
     what.add_argument(
-        "--data", help=f"name of the data set, one of: {', '.join(NAMES)} (its folder, --data elsewhere, is --root)"
+        "--data",
+        help=f"name of the data set, one of: {', '.join(NAMES)} (its folder, --data elsewhere, is --root), or a folder "
+        "with one folder of your own images a class",
     )
     what.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="e.g. image_size=64")
     what.add_argument("--root", type=Path, default=None, help="folder of the data (default: NSL_DATA, ~/.cache/nsl)")
@@ -88,7 +91,15 @@ def parser() -> Parser:
 
 
 def _load(arguments: argparse.Namespace, name: str) -> Dataset:
-    return load(name, arguments.root, **pairs(arguments.data_option, "--data-option"))
+    options = pairs(arguments.data_option, "--data-option")
+    if name in NAMES or not expanded(name).is_dir():
+        return load(name, arguments.root, **options)
+    if arguments.root is not None:
+        raise ValueError(f"--root belongs to the data sets that have names; {name} is a folder itself: leave it out.")
+    options = {"image_size": 32} | options
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ValueError(f"--data-option {unknown[0]}: images of a folder take {', '.join(OPTIONS)}.")
+    return load_folder(name, **options)
 
 
 def _build(arguments: argparse.Namespace, dataset: Dataset) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,6 +12,8 @@ from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.files import decode_chunk, is_image
 from nsl.folders import expanded
 
+#: What `load_folder` takes beside the folder.
+OPTIONS = ("image_size", "test_share", "seed")
 #: Names of the folder of test images beside `train`.
 _TEST = ("test", "val")
 
@@ -32,7 +34,9 @@ def load_folder(
             range.
     """
     place = expanded(folder)
-    if not 0 < test_share < 1:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise DataError(f"load_folder: seed must be a whole number from 0 on, got {seed!r}.")
+    if isinstance(test_share, bool) or not isinstance(test_share, int | float) or not 0 < test_share < 1:
         raise DataError(f"load_folder: test_share must be above 0 and below 1, got {test_share!r}.")
     train = place / "train"
     if train.is_dir():
@@ -46,7 +50,7 @@ def load_folder(
             raise DataError(f"{place}: the class {wrong!r} is not both in train and in {tests[0].name}.")
         return make_dataset(place.name, images, labels, test_images, test_labels, names)
     images, labels, names = read_folder(place, image_size)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed), device="cpu")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(int(seed)), device="cpu")
     tested = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label, name in enumerate(names):
         own = order[labels[order] == label]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,22 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path: Path) -> None:
         read_folder(pets, 8)
     with pytest.raises(DataError, match="has one image, of which none is left for a test"):
         load_folder(write(tmp_path / "one", count=1), 8)
+
+
+def test_the_command_trains_on_a_folder_and_evaluates_what_it_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nsl.train import main
+
+    pets, file = str(write(tmp_path / "pets")), str(tmp_path / "pets.safetensors")
+    data = ["--data", pets, "--data-option", "image_size=8"]
+    recipe = ["--model", "cnn9", "--option", "width=2", "--iterations", "2", "--batch-size", "4", "--device", "cpu"]
+    assert main([*recipe, *data, "--export", file]) == 0
+    said = capsys.readouterr().out
+    assert "cnn9 on pets" in said
+    assert main(["--evaluate", file, *data]) == 0
+    assert re.search(r"test error [\d.]+ %", capsys.readouterr().out)
+    assert main([*recipe, *data, "--data-option", "width=3"]) == 2
+    assert "--data-option width: images of a folder take image_size, test_share, seed" in capsys.readouterr().err
+    assert main([*recipe, *data, "--root", str(tmp_path)]) == 2
+    assert "--root belongs to the data sets that have names" in capsys.readouterr().err
