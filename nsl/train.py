@@ -90,13 +90,13 @@ def parser() -> Parser:
     return made
 
 
-def _load(arguments: argparse.Namespace, name: str) -> Dataset:
+def _load(arguments: argparse.Namespace, name: str, usual_size: int = 32) -> Dataset:
     options = pairs(arguments.data_option, "--data-option")
     if name in NAMES or not expanded(name).is_dir():
         return load(name, arguments.root, **options)
     if arguments.root is not None:
         raise ValueError(f"--root belongs to the data sets that have names; {name} is a folder itself: leave it out.")
-    options = {"image_size": 32} | options
+    options = {"image_size": usual_size} | options
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise ValueError(f"--data-option {unknown[0]}: images of a folder take {', '.join(OPTIONS)}.")
     return load_folder(name, **options)
@@ -134,8 +134,10 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
     path: Path = arguments.evaluate
     if path.suffix == ".safetensors":
         model, about = load_model(path)
-        dataset = _load(arguments, arguments.data or about["data"]["name"])
         known = about["data"]
+        if not arguments.data and known["name"] not in NAMES:
+            raise ValueError(f"{path} was trained on images of your own, {known['name']}: name their folder by --data.")
+        dataset = _load(arguments, arguments.data or known["name"], known["image_size"])
         if (dataset.num_classes, dataset.image_size) != (len(known["class_names"]), known["image_size"]):
             raise ValueError(
                 f"{path} was trained on {known['name']}, which has another number of classes or size than "

@@ -39,8 +39,10 @@ def check_shapes(problem: Problem, parametrisation: Parametrisation) -> None:
     if weight.ndim > 2:  # batches of problems are the package's own
         return
     with suppress(ValueError, TypeError, IndexError):  # told below
-        if np.ndim(problem.loss(weight)):
-            return
+        if batch := np.shape(problem.loss(weight)):  # a batch of problems, where all else agrees
+            each = np.broadcast_to(weight, (*batch, *weight.shape))
+            if np.shape(problem.loss(each)) == batch and np.shape(problem.descent(each)) == each.shape:
+                return
     weights = np.stack([weight, weight])
     asked = (("loss", problem.loss, weights.shape[:-2]), ("descent", problem.descent, weights.shape))
     for name, method, shape in asked:

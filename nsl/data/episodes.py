@@ -98,7 +98,8 @@ class EpisodeSampler(Sequence[Episode]):
         needed = n_shot + n_query
         for label, found in zip(self.classes, self._positions):
             if len(found) < needed:
-                name = repr(class_names[label] if class_names and isinstance(label, int) else label)
+                named = class_names is not None and len(class_names) > 0 and isinstance(label, int)
+                name = repr(class_names[label] if named else label)  # type: ignore[call-overload, index]
                 raise ValueError(
                     f"EpisodeSampler: class {name} has {len(found)} images, "
                     f"an episode takes {needed} of it ({n_shot} support and {n_query} query)."

@@ -39,7 +39,7 @@ def load_folder(
     if isinstance(test_share, bool) or not isinstance(test_share, int | float) or not 0 < test_share < 1:
         raise DataError(f"load_folder: test_share must be above 0 and below 1, got {test_share!r}.")
     train = place / "train"
-    if train.is_dir():
+    if train.is_dir() and any(path.is_dir() for path in train.iterdir()):  # else a class of that name
         tests = [place / name for name in _TEST if (place / name).is_dir()]
         if not tests:
             raise DataError(f"{place} has a folder train and neither test nor val; add one, or name {train} itself.")
@@ -48,7 +48,7 @@ def load_folder(
         if names != test_names:
             wrong = sorted(set(names) ^ set(test_names))[0]
             raise DataError(f"{place}: the class {wrong!r} is not both in train and in {tests[0].name}.")
-        return make_dataset(place.name, images, labels, test_images, test_labels, names)
+        return make_dataset(place.resolve().name, images, labels, test_images, test_labels, names)
     images, labels, names = read_folder(place, image_size)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(int(seed)), device="cpu")
     tested = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
@@ -57,7 +57,7 @@ def load_folder(
         if len(own) < 2:
             raise DataError(f"{place / name} has one image, of which none is left for a test; add another.")
         tested[own[: min(len(own) - 1, max(1, round(test_share * len(own))))]] = True
-    return make_dataset(place.name, images[~tested], labels[~tested], images[tested], labels[tested], names)
+    return make_dataset(place.resolve().name, images[~tested], labels[~tested], images[tested], labels[tested], names)
 
 
 def read_folder(folder: str | os.PathLike[str], image_size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:

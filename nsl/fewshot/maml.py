@@ -86,7 +86,7 @@ class GradientMeta(FewShotMethod):
         self.vectorise = usual if vectorise is None else vectorise
 
     def fit(self, base: ImageSet, place: Place | None = None, validation: ImageSet | None = None) -> History:
-        if self.validation_episodes and validation is not None:
+        if self.validation_episodes and isinstance(validation, ImageSet):
             meta, names = self.settings.meta, validation.class_names
             try:  # before any training: a backbone's takes hours
                 EpisodeSampler(validation.labels, self.settings.way, meta.shot, meta.query, 1, class_names=names)

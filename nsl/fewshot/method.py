@@ -55,7 +55,8 @@ class _Seeded(ABCMeta):
         return own.replace(parameters=list(own.parameters.values())[1:], return_annotation=inspect.Signature.empty)
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
-        options = checked(getattr(cls, "name", cls.__name__), cls.__signature__, options)
+        ours = cls.__module__.startswith("nsl.")  # what a subclass of a user's may mean, it says itself
+        options = checked(getattr(cls, "name", cls.__name__), cls.__signature__, options, ours)
         with random_state_kept():
             return super().__call__(*arguments, **options)
 

@@ -1,4 +1,4 @@
-"""Compiles `kernels.cpp` once a machine and calls it; where there is no compiler, `nsl.kernels.patches` does the work.
+"""Compiles `kernels.cpp` once a machine and calls it; where there is no compiler, plain PyTorch does the work.
 
 The library is kept in `$XDG_CACHE_HOME/nsl` (default `~/.cache/nsl`; where that cannot be written, the user's temporary
 folder) under a name made of the source, the compiler and the processor, so that a changed one of them compiles again.

@@ -334,19 +334,23 @@ def move_like(module: nn.Module, like: Tensor) -> nn.Module:
 AnyPredictor = str | nn.Module | Callable[..., nn.Module]
 
 
-def _options_of(make: Callable[..., nn.Module]) -> tuple[list[str], bool]:
-    """The names of the options that something takes which makes predictors, and whether it takes any other too."""
-    parameters = inspect.signature(make).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    return known, any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+def _options_of(make: Callable[..., nn.Module]) -> tuple[list[inspect.Parameter], bool]:
+    """The options that something takes which makes predictors: what follows the six of a layer's place, by name; and
+    whether it takes any other too."""
+    parameters = list(inspect.signature(make).parameters.values())
+    named = [one for one in parameters if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    known = named[6:] + [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    return known, any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
 
 
 def hidden_option(predictor: AnyPredictor, structure: str | Structure, width: int) -> dict[str, Any]:
-    """The option `hidden` in proportion to a network's width, for predictors that have it."""
-    if isinstance(predictor, nn.Module):
-        return {}
-    known, any_other = (["hidden"], False) if isinstance(predictor, str) else _options_of(predictor)
-    return {"hidden": hidden_width(structure, width)} if "hidden" in known or any_other else {}
+    """The option `hidden` in proportion to a network's width, for built-in predictors and those of a user's that ask
+    for it, which is to have no number of their own."""
+    asks = isinstance(predictor, str) or (
+        not isinstance(predictor, nn.Module)
+        and any(one.name == "hidden" and one.default is one.empty for one in _options_of(predictor)[0])
+    )
+    return {"hidden": hidden_width(structure, width)} if asks else {}
 
 
 def make_predictor(
@@ -380,7 +384,8 @@ def make_predictor(
         )
     make = PREDICTORS[predictor] if isinstance(predictor, str) else predictor
     chosen: dict[str, Any] = dict(options or {})
-    known, any_other = _options_of(make)
+    parameters, any_other = _options_of(make)
+    known = [one.name for one in parameters]
     any_other = any_other and not isinstance(predictor, str)
     if (unknown := sorted(set(chosen) - set(known))) and not any_other:
         name = repr(predictor) if isinstance(predictor, str) else getattr(predictor, "__name__", repr(predictor))

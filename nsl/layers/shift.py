@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nsl.kernels.geometry import fitting_size, tap_slices
+from nsl.kernels.geometry import fitting_size
 from nsl.layers.inputs import unbatched
 from nsl.layers.similarity import random_state_kept
 
@@ -90,9 +90,13 @@ class ShiftConv2d(nn.Module):
         """[B, C, H, W] to [B, F, Ho, Wo]."""
         if unbatched(input, self.pointwise.in_channels // len(self._places)):
             return self(input.unsqueeze(0)).squeeze(0)
-        out = fitting_size(input, self.kernel_size, self.stride, self.padding, self.dilation)
+        fitting_size(input, self.kernel_size, self.stride, self.padding, self.dilation)
         padded = F.pad(input, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
-        slices = tap_slices(self.kernel_size, self.stride, self.dilation, out)
-        places = [slices[i * self.kernel_size[1] + j] for i, j in self._places]
-        shifted = [padded[:, :, rows, columns] for rows, columns in places]
+        # Not `tap_slices`, whose ends are rounded to the stride: sizes that a graph leaves open would be pinned down.
+        span = [self.dilation[i] * (self.kernel_size[i] - 1) for i in (0, 1)]
+        height, width = padded.shape[2] - span[0], padded.shape[3] - span[1]
+        shifted = []
+        for i, j in self._places:
+            top, left = i * self.dilation[0], j * self.dilation[1]
+            shifted.append(padded[:, :, top : top + height : self.stride[0], left : left + width : self.stride[1]])
         return self.pointwise(shifted[0] if len(shifted) == 1 else torch.cat(shifted, 1))

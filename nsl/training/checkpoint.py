@@ -7,6 +7,7 @@ their containers are not, nor a tensor that is larger than its file.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickletools
@@ -31,7 +32,13 @@ class CheckpointError(ValueError):
 
 
 #: What stands in a checkpoint beside numbers, texts, lists and dicts: tensors in their storages.
-_GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch Size"}
+_GLOBALS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",  # of the smallest types, with
+    "torch.storage UntypedStorage",
+    "torch Size",
+} | {str(kind).replace(".", " ") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 _FETCHING = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
 
 
@@ -42,10 +49,23 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
         OSError: it cannot be written, because the disk is full for example.
         ValueError: `path` is no regular file, or the state holds what `load_checkpoint` would not read again.
     """
+    stream = check_state(state)
+    # Let go of before an error leaves: collected in a cycle with its traceback, it crashes Python 3.12.
+    with stream.getbuffer() as body, replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(body)
+        file.write(seals.seal(body))
+
+
+def check_state(state: dict[str, Any]) -> io.BytesIO:
+    """What `save_checkpoint` writes before the check sum.
+
+    Raises:
+        ValueError: the state holds what `load_checkpoint` would not read again.
+    """
     if "format" in state:
         raise ValueError("the state of a checkpoint cannot have the key 'format', which is the file's own")
     try:
-        stream = _written({"format": FORMAT, **state})
+        return _written({"format": FORMAT, **state})
     except ValueError:
         for name, part in state.items():
             try:
@@ -53,23 +73,39 @@ def save_checkpoint(path: str | os.PathLike[str], state: dict[str, Any]) -> None
             except ValueError as error:
                 raise ValueError(
                     f"the state's {name!r} cannot be kept in a checkpoint ({error}), which takes tensors, numbers, "
-                    "texts and their lists and dicts: of a parameter its detach(), of an expanded tensor its clone(), "
-                    "of numpy's numbers item()"
+                    "texts and their lists and dicts: of a parameter its detach(), of numpy's numbers item()"
                 ) from None
         raise
-    # Let go of before an error leaves: collected in a cycle with its traceback, it crashes Python 3.12.
-    with stream.getbuffer() as body, replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(body)
-        file.write(seals.seal(body))
 
 
 def _written(state: Any) -> io.BytesIO:
     """The archive of a state; raises ValueError where `load_checkpoint` would refuse it."""
-    stream = io.BytesIO()
+    stream, state = io.BytesIO(), _unfolded(state)
     torch.save(state, stream)
     _check_archive(stream)
     _check_sizes(state, stream.getbuffer().nbytes)
     return stream
+
+
+def _unfolded(state: Any) -> Any:
+    """The state with tensors that repeat their numbers (`expand`) as ones that have them all; else the same object."""
+    if isinstance(state, Tensor):
+        folded = state.layout is torch.strided and any(
+            step == 0 and size > 1 for step, size in zip(state.stride(), state.shape)
+        )
+        return state.contiguous() if folded else state
+    if type(state) is tuple:
+        inside = tuple(map(_unfolded, state))
+        return state if all(new is old for new, old in zip(inside, state)) else inside
+    if not isinstance(state, dict | list):
+        return state
+    places = list(state) if isinstance(state, dict) else range(len(state))
+    changed = {place: new for place in places if (new := _unfolded(state[place])) is not state[place]}
+    if changed:
+        state = copy.copy(state)  # of its own kind, with the versions that a state dict carries
+        for place, new in changed.items():
+            state[place] = new
+    return state
 
 
 @contextmanager

@@ -7,20 +7,22 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
 #: Whole numbers of a recipe are at most this large: no training takes so many steps, or evaluates so often.
 LARGEST = 10**9
 
 
 def plain(value: Any) -> Any:
-    """numpy's numbers as Python's own: what is kept of a training, in checkpoints and records, holds no other."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Numbers of numpy, and tensors of one number, as Python's own: what is kept of a training holds no other."""
+    one = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+    return value.item() if one else value
 
 
 def _read(values: Any, name: str) -> Any:
     """A named attribute of `values`, which from then on is no number of numpy's."""
     value = getattr(values, name)
-    if isinstance(value, np.generic):
+    if value is not plain(value):
         value = plain(value)
         object.__setattr__(values, name, value)  # of a frozen dataclass too
     return value

@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from nsl.kernels import paths
-from nsl.training.checkpoint import CheckpointError, check_optimiser, load_checkpoint, save_checkpoint, training_goes_on
+from nsl.training.checkpoint import (
+    CheckpointError,
+    check_optimiser,
+    check_state,
+    load_checkpoint,
+    save_checkpoint,
+    training_goes_on,
+)
 from nsl.training.distributed import add_up, world
 from nsl.training.ending import ENDING, EXIT_CODE, INTERRUPTED
 from nsl.training.execution import Execution, stretch
@@ -150,9 +157,13 @@ class TrainingState(ABC):
         Raises:
             CheckpointError: it is damaged, belongs to another training, or was made by other arithmetic
                 (`nsl.kernels.paths.arithmetic`): what came out would be neither's.
+            ValueError: there is none, and what this training has to keep cannot be kept in one.
         """
         file = self.execution.checkpoint
-        if file is None or not file.exists():
+        if file is None:
+            return
+        if not file.exists():
+            check_state(self._kept())  # now, and not after hours
             return
         kept = load_checkpoint(file)
         if kept.get("identity") != self.identity:
@@ -183,9 +194,11 @@ class TrainingState(ABC):
         """Write the checkpoint; of processes that share a training the first does."""
         self._saved = time.perf_counter()
         if self.execution.checkpoint is not None and self.first:
-            parts = {name: part.state_dict() for name, part in self.parts.items()}
-            kept = {"identity": self.identity, "path": self.path, **parts, **self.numbers()}
-            save_checkpoint(self.execution.checkpoint, kept)
+            save_checkpoint(self.execution.checkpoint, self._kept())
+
+    def _kept(self) -> dict[str, Any]:
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return {"identity": self.identity, "path": self.path, **parts, **self.numbers()}
 
     def note(self, clock: Tensor, loss: Tensor, wrong: Tensor | None = None) -> None:
         """Leave a step's loss and number of wrong guesses, scalars, on the device; `clock` is its number, int64 [1]."""

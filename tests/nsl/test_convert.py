@@ -678,3 +678,13 @@ def test_what_a_user_puts_into_a_block_of_the_package_is_converted() -> None:
     model = nsl.convert(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), block))
     assert sum(isinstance(module, nsl.NSConv2d) for module in model.modules()) == 2
     assert not any(isinstance(module, nsl.NSConv2d) for module in nsl.fold(model).modules())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_folded_shift_layer_is_exported_for_any_size(stride: int) -> None:
+    layer = nsl.fold(nsl.NSConv2d(3, 4, 3, stride=stride, padding=1, similarity="shift")).eval()
+    assert isinstance(layer, nsl.ShiftConv2d)
+    sizes = {2: torch.export.Dim("H", min=4, max=64), 3: torch.export.Dim("W", min=4, max=64)}
+    program = torch.export.export(layer, (torch.randn(1, 3, 10, 12),), dynamic_shapes=(sizes,))
+    images = torch.randn(1, 3, 9, 17)
+    torch.testing.assert_close(program.module()(images), layer(images))

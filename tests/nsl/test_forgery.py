@@ -125,8 +125,8 @@ def test_a_checkpoint_that_names_anything_but_tensors_is_refused(tmp_path: Path)
 @pytest.mark.parametrize(
     "part",
     [
-        torch.nn.Parameter(torch.zeros(2)), np.float64(0.1), torch.zeros(1).expand(30, 30), bytearray(8),
-        torch.zeros(2, dtype=torch.uint16), {"deep": [torch.nn.Parameter(torch.zeros(2))]},
+        torch.nn.Parameter(torch.zeros(2)), np.float64(0.1), bytearray(8), torch.eye(3).to_sparse(),
+        {"deep": [torch.nn.Parameter(torch.zeros(2))]},
     ],
 )  # fmt: skip
 def test_what_would_not_be_read_again_is_not_written(tmp_path: Path, part: Any) -> None:
@@ -136,8 +136,31 @@ def test_what_would_not_be_read_again_is_not_written(tmp_path: Path, part: Any) 
     with pytest.raises(ValueError, match="cannot have the key 'format'"):
         save_checkpoint(tmp_path / "run.pt", {"format": part})
     assert list(tmp_path.iterdir()) == []
-    save_checkpoint(tmp_path / "run.pt", {"model": torch.zeros(2), "mine": [1, 0.5, "a", None, True]})
-    assert load_checkpoint(tmp_path / "run.pt")["mine"] == [1, 0.5, "a", None, True]
+    kept = [1, 0.5, "a", None, True]
+    small = torch.arange(3).to(torch.uint16)
+    wide = {"deep": (torch.arange(3.0)[:, None].expand(3, 400), small)}
+    save_checkpoint(tmp_path / "run.pt", {"model": torch.zeros(2), "mine": kept, "wide": wide})
+    found = load_checkpoint(tmp_path / "run.pt")
+    assert found["mine"] == kept
+    assert all(torch.equal(left, right) for left, right in zip(found["wide"]["deep"], wide["deep"]))
+
+
+def test_a_training_whose_state_cannot_be_kept_says_so_before_its_first_step(tmp_path: Path) -> None:
+    class Told(torch.nn.Flatten):
+        def get_extra_state(self) -> Any:
+            return np.float64(1)
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    steps: list[int] = []
+    dataset = nsl.data.load("digits", train_per_class=2, test_per_class=2)
+    model = torch.nn.Sequential(Told(), torch.nn.Linear(768, 10))
+    recipe = Recipe(iterations=3, batch_size=8, evaluations=1, augment="none")
+    execution = Execution(checkpoint=tmp_path / "run.pt", progress=False)
+    with pytest.raises(ValueError, match="the state's 'model' cannot be kept in a checkpoint"):
+        train(model, dataset, recipe, seed=0, execution=execution, before_step=steps.append)
+    assert steps == []
 
 
 def test_an_optimisers_state_of_another_shape_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,22 @@ def test_a_class_of_the_users_makes_a_predictor_for_every_layer_of_a_network() -
         nsl.DynamicNSConv2d(3, 4, 3, predictor=OneAnImage, predictor_options={"hidden": 3})
     with pytest.raises(ValueError, match="a module, or a class or function that makes one, got 3"):
         nsl.DynamicNSConv2d(3, 4, 3, predictor=3)  # type: ignore[arg-type]
+
+
+def test_the_hidden_maps_that_a_factory_has_chosen_stay() -> None:
+    class Asks(nsl.SpherePredictor):
+        def __init__(self, *place: Any, hidden: int) -> None:
+            super().__init__(*place, hidden=hidden)
+
+    class Named(nsl.SpherePredictor):
+        def __init__(self, a: int, b: int, kernel: Any, stride: Any, padding: Any, dilation: Any, hidden=5) -> None:
+            super().__init__(a, b, kernel, stride, padding, dilation, hidden=hidden)
+
+    def maps(predictor: Any, **more: Any) -> set[int]:
+        made = nsl.create_model("nsn9_dynamic_diagonal", 5, width=8, image_size=16, predictor=predictor, **more)
+        return {m.predictor.first.out_channels for m in made.modules() if isinstance(m, nsl.DynamicNSConv2d)}
+
+    assert maps(partial(nsl.SpherePredictor, hidden=7)) == {7}
+    assert maps(Named) == {5}
+    assert maps(Named, predictor_options={"hidden": 9}) == {9}
+    assert maps(Asks) == maps("sphere") == {16}

@@ -16,6 +16,7 @@ from theory import (
 )
 from theory.chebyshev import follow
 from theory.claims import ledger
+from theory.problems import Problem
 from theory.steps import implicit_midpoint
 
 
@@ -72,6 +73,33 @@ def test_adaptive_flow_refuses_another_number_of_starts(problems: int, starts: i
         adaptive_flow(together, Standard(np.zeros((starts, 4, 2))), stop_loss=0.5, horizon=50)
     with pytest.raises(ValueError, match=r"follow follows \d initial states"):
         follow(together, Standard(np.zeros((starts, 4, 2))), stop_loss=0.5)
+
+
+class Summed(Problem):
+    """A user's problem whose loss is summed over too few axes."""
+
+    def __init__(self, keep: bool) -> None:
+        self.shape, self.keep = (4, 2), keep
+
+    def loss(self, weight: np.ndarray) -> np.ndarray:
+        axes = (-2, -1) if self.keep else -1
+        return 0.5 * np.sum(weight**2, axis=axes, keepdims=self.keep)
+
+    def descent(self, weight: np.ndarray) -> np.ndarray:
+        return -weight
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_loss_of_another_shape_is_no_batch(keep: bool) -> None:
+    with pytest.raises(ValueError, match="the problem's loss must take weights"):
+        integrate(Summed(keep), Standard(np.ones((4, 2))), times=[0.0, 1.0])
+
+
+def test_a_batch_of_completions_serves_every_method_from_one_start() -> None:
+    together, alone = completions()
+    end = gradient_descent(together, Standard(np.zeros((3, 2))), step=0.1, steps=5).weights[-1]
+    one = [gradient_descent(each, Standard(np.zeros((3, 2))), step=0.1, steps=5).weights[-1] for each in alone]
+    np.testing.assert_allclose(end, one)
 
 
 def test_two_batch_axes_are_followed_or_refused_in_one_sentence() -> None:

@@ -46,6 +46,7 @@ def test_train_and_test_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     write(tmp_path / "val", count=3)
     data = load_folder(tmp_path, 8)
     assert (len(data.train_labels), len(data.test_labels)) == (10, 6)
+    assert load_folder(write(tmp_path / "vehicles", ("bus", "train")), 8).class_names == ("bus", "train")
     write(tmp_path / "test", ("cat", "cow"))
     with pytest.raises(DataError, match="the class 'cow' is not both in train and in test"):
         load_folder(tmp_path, 8)
@@ -82,6 +83,9 @@ def test_the_command_trains_on_a_folder_and_evaluates_what_it_exported(
     assert main([*recipe, *data, "--export", file]) == 0
     said = capsys.readouterr().out
     assert "cnn9 on pets" in said
+    assert main(["--evaluate", file, "--data", pets]) == 0  # in the size that it was trained on
+    assert main(["--evaluate", file]) == 2
+    assert "was trained on images of your own, pets: name their folder by --data" in capsys.readouterr().err
     assert main(["--evaluate", file, *data]) == 0
     assert re.search(r"test error [\d.]+ %", capsys.readouterr().out)
     assert main([*recipe, *data, "--data-option", "width=3"]) == 2

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from nsl.fewshot import METHODS, Place
+from nsl.fewshot import METHODS, Place, Settings
+from nsl.fewshot.proto import ProtoNet
 from tests.nsl.fewshot.toy import method, toy
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -59,3 +60,25 @@ def test_images_that_were_changed_in_place_are_trained_on_as_they_are() -> None:
     found.fit(changed)
     assert found.moments is not None
     assert found.moments[0] == pytest.approx((200 / 255,) * 3)
+
+
+class Shifted(ProtoNet):
+    """A method of a user's, whose options may mean anything."""
+
+    name = "shifted"
+
+    def __init__(self, settings: Settings, *, shift: float = -1.0, momentum: float = 0.5, offset: int = -1) -> None:
+        super().__init__(settings)
+        self.shift, self.momentum, self.offset = shift, momentum, offset
+
+
+def test_a_method_of_a_users_has_its_own_ranges_and_options_of_their_types() -> None:
+    settings = method("proto").settings
+    found = Shifted(settings, shift=torch.tensor(-2.0), momentum=1.0, offset=-2)
+    assert found.options == {"shift": -2.0, "momentum": 1.0, "offset": -2}
+    with pytest.raises(ValueError, match=r"shifted: offset must be a whole number, got 0\.5"):
+        Shifted(settings, offset=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dynamic_nsn: predictor must be a text, got <class"):
+        method("dynamic_nsn", predictor=ProtoNet)
+    with pytest.raises(TypeError, match="validation must be images of classes"):
+        method("maml", validation_episodes=3).fit(toy().base, None, "x")  # type: ignore[arg-type]
