@@ -354,7 +354,6 @@ def _measure_episodes(method: Any, data: Any, recipe: dict[str, Any]) -> float:
 
 
 def _measure_images(network: Any, data: Any, recipe: dict[str, Any]) -> float:
-
     from nsl.models.modes import placed
     from nsl.training import evaluate
 

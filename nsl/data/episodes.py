@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nsl.numbers import is_whole
+
 
 def _order(label: Any) -> Any:
     """Labels of several types can be sorted too."""
@@ -76,7 +78,7 @@ class EpisodeSampler(Sequence[Episode]):
             ("n_query", n_query, 1),
             ("n_episodes", n_episodes, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            if not is_whole(value, least):
                 raise ValueError(f"EpisodeSampler: {name} must be a whole number of at least {least}, got {value!r}.")
         self.n_way, self.n_shot, self.n_query, self.n_episodes = map(int, (n_way, n_shot, n_query, n_episodes))
         if isinstance(labels, Tensor):
@@ -106,7 +108,7 @@ class EpisodeSampler(Sequence[Episode]):
                 )
         if generator is not None:
             seed = int(torch.randint(0, 2**62, (), generator=generator, device=generator.device))
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        if not is_whole(seed, 0):
             raise ValueError(f"EpisodeSampler: seed must be a whole number of at least 0, got {seed!r}.")
         self.seed = int(seed)
         self._support_labels = torch.arange(n_way, device="cpu").repeat_interleave(n_shot)

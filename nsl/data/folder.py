@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nsl.data.dataset import DataError, Dataset, make_dataset
 from nsl.data.files import decode_chunk, is_image
 from nsl.folders import expanded
+from nsl.numbers import is_number, is_whole
 
 #: What `load_folder` takes beside the folder.
 OPTIONS = ("image_size", "test_share", "seed")
@@ -34,9 +34,9 @@ def load_folder(
             range.
     """
     place = expanded(folder)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if not is_whole(seed, 0):
         raise DataError(f"load_folder: seed must be a whole number from 0 on, got {seed!r}.")
-    if isinstance(test_share, bool) or not isinstance(test_share, int | float) or not 0 < test_share < 1:
+    if not is_number(test_share) or not 0 < test_share < 1:
         raise DataError(f"load_folder: test_share must be above 0 and below 1, got {test_share!r}.")
     train = place / "train"
     if train.is_dir() and any(path.is_dir() for path in train.iterdir()):  # else a class of that name
@@ -67,7 +67,7 @@ def read_folder(folder: str | os.PathLike[str], image_size: int) -> tuple[Tensor
         DataError: there is no such folder, it has no folder of images, a file is no image, or the size is none.
     """
     place = expanded(folder)
-    if isinstance(image_size, bool) or not isinstance(image_size, int | np.integer) or image_size < 1:
+    if not is_whole(image_size, 1):
         raise DataError(f"read_folder: image_size must be a whole number of at least 1, got {image_size!r}.")
     if not place.is_dir():
         raise DataError(f"{place} is no folder; name one that has a folder of images a class.")

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
 from nsl.data.catalogue import CATALOGUE, names
 from nsl.data.dataset import DataError
 from nsl.data.root import data_root
+from nsl.numbers import is_whole, plain
 
 #: Options that may be None, which means that they are not given.
 _OPTIONAL = ("train_per_class", "test_per_class", "images_per_class", "validation")
@@ -43,12 +42,10 @@ def load_entry(
         if option == "plain":
             if not isinstance(value, bool):
                 raise DataError(f"{what}: {option} must be True or False, got {value!r}.")
-        elif value is None and option in _OPTIONAL:
-            continue
-        elif isinstance(value, bool) or not isinstance(value, int | np.integer):
+        elif not is_whole(value) and not (option in _OPTIONAL and value is None):
             raise DataError(f"{what}: {option} must be a whole number, got {value!r}.")
     given = {"name": name, "root": data_root(root), "download": download}
-    options = {option: int(value) if isinstance(value, np.integer) else value for option, value in options.items()}
+    options = {option: plain(value) for option, value in options.items()}
     needed = {key: given[key] for key in entry.needs}
     validation = options.pop("validation", None) if hold_out else None
     module, function = entry.loader.split(":")

@@ -19,6 +19,7 @@ from nsl.fewshot.pretrain import as_dataset, moments
 from nsl.fewshot.settings import History, Place, Settings
 from nsl.layers.conv import NSConv2d
 from nsl.layers.similarity import random_state_kept
+from nsl.numbers import is_whole
 
 #: Images that are represented at once.
 BATCH = 256
@@ -276,7 +277,7 @@ class FewShotMethod(metaclass=_Seeded):
                 f"{self.name}: labels must be 0 to {way - 1}, since settings.way is {way}, with an image of each; got "
                 f"the classes {found}."
             )
-        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
+        if steps is not None and not is_whole(steps, 0):
             raise ValueError(f"{self.name}: steps must be a whole number from 0 on, got {steps!r}.")
         if steps is not None and self.steps is None:
             raise ValueError(f"{self.name}: adapting takes no gradient steps; leave steps out.")
@@ -285,7 +286,7 @@ class FewShotMethod(metaclass=_Seeded):
         if support.is_inference():  # represented in inference mode, whose tensors no graph may keep
             support = support.clone()
         with torch.enable_grad():  # whoever adapts may keep no graph of their own
-            return self.adapted(support, labels, (self.steps or 0) if steps is None else steps)
+            return self.adapted(support, labels, (self.steps or 0) if steps is None else int(steps))
 
     @abstractmethod
     def adapted(self, support: Tensor, labels: Tensor, steps: int) -> Adapted:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
-from nsl.training.ranges import plain
+from nsl.numbers import is_number, is_whole, plain
 
 #: Whole numbers that count something there has to be one of.
 AT_LEAST_ONE = ("auxiliary_batch", "batch_size", "latent")
@@ -40,13 +40,12 @@ def _checked(what: str, name: str, kind: str, value: Any, ranges: bool) -> Any:
     if value is None and kind.endswith("| None"):
         return value
     kind = kind.removesuffix(" | None")
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if kind == "int":
         least = 1 if name in AT_LEAST_ONE else 0
-        if not number or not isinstance(value, int) or (ranges and value < least):
+        if not is_whole(value, least if ranges else -inf):
             raise ValueError(f"{what} must be a whole number{f' of at least {least}' * ranges}, got {value!r}")
     elif kind == "float":
-        if not number or (ranges and value < 0):
+        if not is_number(value) or (ranges and value < 0):
             raise ValueError(f"{what} must be a finite number{' that is not negative' * ranges}, got {value!r}")
         if ranges and name in BELOW_ONE and value >= 1:
             raise ValueError(f"{what} must be below 1, got {value!r}")

@@ -386,9 +386,9 @@ def make_predictor(
     chosen: dict[str, Any] = dict(options or {})
     parameters, any_other = _options_of(make)
     known = [one.name for one in parameters]
-    any_other = any_other and not isinstance(predictor, str)
-    if (unknown := sorted(set(chosen) - set(known))) and not any_other:
-        name = repr(predictor) if isinstance(predictor, str) else getattr(predictor, "__name__", repr(predictor))
+    ours = isinstance(predictor, str)  # of the built-in ones what others are handed on is named too
+    if (unknown := sorted(set(chosen) - set(known))) and (ours or not any_other):
+        name = repr(predictor) if ours else getattr(predictor, "__name__", repr(predictor))
         raise ValueError(f"predictor {name} has no option {unknown[0]!r}, it takes {known}")
     if not isinstance(predictor, str):
         return move_like(make(*place, **chosen), like)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nsl.numbers import is_whole
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Structure:
 
 def check_whole(what: str, value: Any) -> None:
     """Raise ValueError unless the argument named `what` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+    if not is_whole(value, 1):
         raise ValueError(f"{what} must be a whole number of at least 1, got {value!r}")
 
 

@@ -69,7 +69,7 @@ class Evaluator:
         check_counts("evaluation", self, ("batch_size",))
         if precision not in PRECISIONS:
             raise ValueError(f"evaluation: precision must be one of {list(PRECISIONS)}, got {precision!r}")
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.device = next(model.parameters(), torch.empty(0, device="cpu")).device
         self.normalise = Normalise(dataset.mean, dataset.std, self.device)
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self._inputs: tuple[Tensor, Tensor] | None = None

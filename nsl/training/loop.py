@@ -185,7 +185,8 @@ def _check_kinds(model: Any, dataset: Any, recipe: Any, execution: Any) -> None:
 
 
 def _unusual(execution: Execution) -> dict[str, Any]:
-    """What changes numbers and is not as usual; the usual is left out: checkpoints of earlier versions go on."""
+    """What changes numbers and is not as usual. The usual is left out, so that a field that is new leaves checkpoints
+    what they were."""
     chosen = {name: getattr(execution, name) for name in IN_NUMBERS}
     return {name: value for name, value in chosen.items() if value != getattr(Execution, name)}
 

@@ -32,7 +32,7 @@ def observe(model: nn.Module, dataset: Dataset) -> dict[str, Any]:
          "other": [{"layer", and what the layer's method `observed(input)` says of those test images}],
          "image": uint8 [3][H][W], the first test image, only with "dynamic" or "other"}
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = next(model.parameters(), torch.empty(0, device="cpu")).device
     static: list[dict[str, Any]] = []
     dynamic: list[dict[str, Any]] = []
     other: list[dict[str, Any]] = []

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
+from nsl.numbers import is_number, is_whole, plain
 
 #: Whole numbers of a recipe are at most this large: no training takes so many steps, or evaluates so often.
 LARGEST = 10**9
 
 
-def plain(value: Any) -> Any:
-    """Numbers of numpy, and tensors of one number, as Python's own: what is kept of a training holds no other."""
-    one = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.dim() == 0)
-    return value.item() if one else value
-
-
 def _read(values: Any, name: str) -> Any:
     """A named attribute of `values`, which from then on is no number of numpy's."""
-    value = getattr(values, name)
-    if value is not plain(value):
-        value = plain(value)
-        object.__setattr__(values, name, value)  # of a frozen dataclass too
+    value = plain(getattr(values, name))
+    object.__setattr__(values, name, value)  # of a frozen dataclass too
     return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def check_counts(what: str, values: Any, names: Iterable[str]) -> None:
@@ -37,7 +23,7 @@ def check_counts(what: str, values: Any, names: Iterable[str]) -> None:
     become Python's."""
     for name in names:
         value = _read(values, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             raise ValueError(f"{what}: {name} must be a whole number of at least 1, got {value!r}")
         if value > LARGEST:
             raise ValueError(f"{what}: {name} must be at most {LARGEST}, got {value!r}")
@@ -48,16 +34,16 @@ def check_numbers(what: str, values: Any, names: Iterable[str]) -> None:
     become Python's."""
     for name in names:
         value = _read(values, name)
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise ValueError(f"{what}: {name} must be a finite number that is not negative, got {value!r}")
 
 
 def check_seed(what: str, seed: Any) -> int:
     """The seed as Python's own number; raises ValueError unless it is a whole one from 0 on."""
     seed = plain(seed)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed, 0):
         raise ValueError(f"{what}: seed must be a whole number from 0 on, got {seed!r}")
-    return seed
+    return int(seed)
 
 
 def check_below(what: str, values: Any, limits: dict[str, float]) -> None:
@@ -77,12 +63,12 @@ def check_steps(what: str, schedule: str, milestones: tuple[Any, ...], factor: A
         ValueError: a milestone outside 0 to 1 or before an earlier one, a factor that raises the rate, or either of
             them with another schedule, which would ignore it.
     """
-    rising = all(_is_number(value) for value in milestones) and list(milestones) == sorted(milestones)
+    rising = all(is_number(value) for value in milestones) and list(milestones) == sorted(milestones)
     if not rising or not all(0 <= value <= 1 for value in milestones):
         raise ValueError(
             f"{what}: milestones must be rising fractions of the budget, 0 to 1, got {list(milestones)!r}"
         )
-    if not _is_number(factor) or not 0 < factor <= 1:
+    if not is_number(factor) or not 0 < factor <= 1:
         raise ValueError(f"{what}: decay_factor must be above 0 and at most 1, got {factor!r}")
     if schedule == "steps" and not milestones:
         raise ValueError(f"{what}: schedule 'steps' needs milestones, at which the rate drops; 'constant' has none")

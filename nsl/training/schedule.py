@@ -10,7 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nsl.training.ranges import check_below, check_counts, check_numbers, check_steps, plain
+from nsl.numbers import plain
+from nsl.training.ranges import check_below, check_counts, check_numbers, check_steps
 
 SCHEDULES = ("steps", "linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")

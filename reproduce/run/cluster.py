@@ -18,6 +18,7 @@ from typing import Any
 
 from reproduce.declare.runs import Run
 from reproduce.run.executors import THREAD_VARIABLES, Answer, Report, attempt, ending_with_sigterm, environment
+from reproduce.run.files import last_line
 from reproduce.run.store import Store
 from reproduce.run.worker import load_backend
 
@@ -140,9 +141,7 @@ class ClusterExecutor:
         try:
             status, text = job.result()
         except Exception as error:
-            # submitit raises its own errors for jobs that died; their last line is the reason.
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            return "failed", f"its job {job.job_id} ended without an answer ({lines[-1].strip() if lines else error!r})"
+            return "failed", f"its job {job.job_id} ended without an answer ({last_line(error)})"
         return status, text
 
     def execute(

@@ -82,6 +82,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         lock.release()
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of a message, which is the reason in papermill's of a cell and submitit's of a job that died."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)
+
+
 def canonical_json(value: Any) -> str:
     """``value`` as JSON with sorted keys and no spaces: equal values give equal text. NaN is refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)

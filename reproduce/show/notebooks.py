@@ -21,7 +21,7 @@ from typing import Any
 
 from reproduce import tasks
 from reproduce.declare import plan
-from reproduce.run.files import digest, write_text
+from reproduce.run.files import digest, last_line, write_text
 from reproduce.run.store import Store
 from reproduce.show.closure import ROOT, closure_texts
 from reproduce.show.rows import make_table
@@ -158,12 +158,6 @@ def _use_threads(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def reason(error: BaseException) -> str:
-    """The last line of a message: of a failing cell's, of a job's that died."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
 def execute_due(
     due: list[tuple[Path, Path, str]], parameters: dict[str, Any], jobs: int, say: Callable[[str], None]
 ) -> list[str]:
@@ -184,7 +178,7 @@ def execute_due(
             try:
                 say(f"notebook {name}: executed in {future.result():.0f} s")
             except Exception as error:  # papermill wraps whatever a cell raised
-                failures.append(f"Notebook {name} failed: {reason(error)}")
+                failures.append(f"Notebook {name} failed: {last_line(error)}")
                 say(failures[-1])
     return failures
 

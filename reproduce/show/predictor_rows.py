@@ -74,9 +74,8 @@ def predictors(profile: plan.Profile, table: plan.Key, slot: str) -> dict[str, P
     found = {}
     for method in plan.experiment(table).methods:
         run = profile.run(method, slot, 0)
-        options = run.options
         with torch.device("meta"):
-            model = nsl.create_model(run.model["name"], 10, **options)
+            model = nsl.create_model(run.model["name"], 10, **run.options)
         layer = next((module for module in model.modules() if isinstance(module, nsl.DynamicNSConv2d)), None)
         if layer is not None:
             found[method.label] = describe(layer)

@@ -73,9 +73,8 @@ class Classification(Task):
         from nsl.training import Execution, Recipe, train
         from nsl.training.export import save_model
 
-        options = run.options
         torch.manual_seed(run.seed)
-        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **options)
+        model = nsl.create_model(run.model["name"], dataset.num_classes, image_size=dataset.image_size, **run.options)
         trained = train(
             model,
             dataset,
@@ -92,7 +91,7 @@ class Classification(Task):
             return Outcome(result, parameters, observations, multiply_adds)
 
         def keep(path: Path, facts: dict[str, Any]) -> None:
-            save_model(path, model, run.model["name"], options, dataset, facts)
+            save_model(path, model, run.model["name"], run.options, dataset, facts)
 
         return Outcome(result, parameters, observations, multiply_adds, keep)
 

@@ -91,8 +91,7 @@ class Segmentation(Task):
 def _network(run: Run, classes: int) -> Any:
     from nsl.models.segmentation import SegmentationNetwork
 
-    options = run.options
-    return SegmentationNetwork(classes, kind=run.model["name"], **options)
+    return SegmentationNetwork(classes, kind=run.model["name"], **run.options)
 
 
 def class_ious(predicted: Any, truth: Any, classes: int) -> list[float | None]:

@@ -108,8 +108,7 @@ class Sequences(Task):
 def _network(run: Run, channels: int, classes: int) -> Any:
     from nsl.models.sequence import SequenceNetwork
 
-    options = run.options
-    return SequenceNetwork(channels, max(1, classes), cell=run.model["name"], **options)
+    return SequenceNetwork(channels, max(1, classes), cell=run.model["name"], **run.options)
 
 
 def _observed(network: Any, dataset: SequenceSet) -> dict[str, Any]:

@@ -178,8 +178,7 @@ class Task(ABC):
         """The run's network as it is trained, randomly initialised."""
         import nsl
 
-        options = run.options
-        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **options)
+        return nsl.create_model(run.model["name"], sizes.classes, image_size=sizes.image_size, **run.options)
 
     def deployed(self, network: Any) -> Any:
         """The part of :meth:`network` whose parameters and multiply-adds claims count."""
