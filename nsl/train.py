@@ -93,6 +93,8 @@ def parser() -> Parser:
 def _load(arguments: argparse.Namespace, name: str, usual_size: int = 32) -> Dataset:
     options = pairs(arguments.data_option, "--data-option")
     if name in NAMES or not expanded(name).is_dir():
+        if "/" in name:
+            raise ValueError(f"--data {name} is no folder; name one of images, or a data set: {', '.join(NAMES)}.")
         return load(name, arguments.root, **options)
     if arguments.root is not None:
         raise ValueError(f"--root belongs to the data sets that have names; {name} is a folder itself: leave it out.")

@@ -90,5 +90,7 @@ def test_the_command_trains_on_a_folder_and_evaluates_what_it_exported(
     assert re.search(r"test error [\d.]+ %", capsys.readouterr().out)
     assert main([*recipe, *data, "--data-option", "width=3"]) == 2
     assert "--data-option width: images of a folder take image_size, test_share, seed" in capsys.readouterr().err
+    assert main([*recipe, "--data", f"{pets}/none"]) == 2
+    assert "none is no folder; name one of images, or a data set: digits, " in capsys.readouterr().err
     assert main([*recipe, *data, "--root", str(tmp_path)]) == 2
     assert "--root belongs to the data sets that have names" in capsys.readouterr().err
