@@ -67,12 +67,15 @@ class Predictor(nn.Module):
         norms: whether batch norm follows the first convolution, and the second.
         shared: kernels shared by several layers; an adaptation network then comes first.
         adaptation: an adaptation network that several layers share; None: one of this layer's own.
+        small: start with the release's small scales, which are made for M = I + output; False: with He's own, as any
+            convolution would.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
 
     Raises:
-        ValueError: hidden is not positive, the shared kernels do not fit, batch_norm_momentum without batch norm, or a
-            prediction so large that its last convolution would take more than 1 GiB.
+        ValueError: hidden is not positive, the shared kernels do not fit, batch_norm_momentum without batch norm,
+            small=False with shared kernels, or a prediction so large that its last convolution would take more than
+            1 GiB.
     """
 
     adaptation: nn.Module | None
@@ -93,14 +96,17 @@ class Predictor(nn.Module):
         norms: tuple[bool, bool] = (False, False),
         shared: SharedKernels | None = None,
         adaptation: nn.Module | None = None,
+        small: bool = True,
     ) -> None:
         super().__init__()
         check_hidden(hidden)
+        if not small and shared is not None:
+            raise ValueError("predictor: small=False is of a layer's own kernels; shared ones have their own start")
         kernel, geometry = pair(kernel_size), geometry_of(stride, padding, dilation)
         momentum = BATCH_NORM_MOMENTUM if batch_norm_momentum is None else batch_norm_momentum
         if batch_norm_momentum is not None and shared is None and not any(norms):
             raise ValueError("predictor: batch_norm_momentum belongs to batch norm, which this one has not")
-        self.in_channels = in_channels
+        self.in_channels, self.small = in_channels, small
         self.adaptation, self.pads = adaptation, uneven_padding(kernel)
         #: Of shared kernels the first one keeps the map's size too.
         self.first_pads = None if shared is None else self.pads
@@ -122,10 +128,11 @@ class Predictor(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation scaled by 0.1 and 1e-3 (release). The length of a hyperspherical kernel does not matter but
-        for the epsilon under its norm, beside which the second kernels are small: training starts near M = I."""
-        he_normal(self.first, FIRST_INIT_SCALE)
-        he_normal(self.second, SECOND_INIT_SCALE)
+        """He initialisation, where it is to be small scaled by 0.1 and 1e-3 (release). The length of a hyperspherical
+        kernel does not matter but for the epsilon under its norm, beside which the small second kernels are short:
+        training starts near M = I."""
+        he_normal(self.first, FIRST_INIT_SCALE if self.small else 1.0)
+        he_normal(self.second, SECOND_INIT_SCALE if self.small else 1.0)
 
     def reset_to_identity(self) -> None:
         """Silence the last step, so that M = I exactly."""
@@ -177,12 +184,14 @@ class SpherePredictor(Predictor):
         adaptation: an adaptation network that several layers share (of one map size, say); None: one of this layer's
             own. With `shared` only.
         batch_norm_momentum: of the adaptation network's running averages.
+        small: as in `Predictor`. Without the identity (`residual=False`) take False: all of M is then as small as the
+            start, and a stack of such layers passes next to nothing on.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
 
     Raises:
-        ValueError: the shared kernels do not fit, an adaptation network without shared kernels, or a prediction so
-            large that its last convolution would take more than 1 GiB.
+        ValueError: the shared kernels do not fit, an adaptation network without shared kernels or small=False with
+            them, or a prediction so large that its last convolution would take more than 1 GiB.
     """
 
     def __init__(
@@ -194,18 +203,19 @@ class SpherePredictor(Predictor):
         shared: SharedKernels | None = None,
         adaptation: nn.Module | None = None,
         batch_norm_momentum: float | None = None,
+        small: bool = True,
         **named_place: Any,
     ) -> None:
         if adaptation is not None and shared is None:
             raise ValueError("predictor: an adaptation network belongs to shared kernels; give shared=... too")
         super().__init__(
             *place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, kind=SphereConv2d,
-            options={"operator": operator}, shared=shared, adaptation=adaptation,
+            options={"operator": operator}, shared=shared, adaptation=adaptation, small=small,
         )  # fmt: skip
         self.relu_output = relu_output
 
     def extra_repr(self) -> str:
-        return "relu_output=True" if self.relu_output else ""
+        return ", ".join(["relu_output=True"] * self.relu_output + ["small=False"] * (not self.small))
 
     def reset_to_identity(self) -> None:
         """Silence the last step, so that M = I exactly.
@@ -278,7 +288,7 @@ class CNNPredictor(Predictor):
         head: last step: "batchnorm" (default), "sigmoid" (minus one half, so that zero means M = I), "tanh",
             or "none": the trivial application, which the paper says diverges; batch norm is then absent from
             the whole predictor.
-        small: start with the small scales of SphereNet's; False: with He's own, as any convolution would.
+        small: as in `Predictor`.
         batch_norm_momentum: of the running averages.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
@@ -296,17 +306,10 @@ class CNNPredictor(Predictor):
         if head not in CNN_HEADS:
             raise ValueError(f"head must be one of {list(CNN_HEADS)}, got {head!r}")
         norms = (head != "none", head == "batchnorm")
-        self.small = small  # before the base class resets the parameters
-        super().__init__(*place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, norms=norms)
+        super().__init__(
+            *place, **named_place, hidden=hidden, batch_norm_momentum=batch_norm_momentum, norms=norms, small=small
+        )
         self.head = head
-
-    def reset_parameters(self) -> None:
-        """He initialisation, scaled as in `Predictor` where it is to be small."""
-        if self.small:
-            super().reset_parameters()
-        else:
-            he_normal(self.first)
-            he_normal(self.second)
 
     def extra_repr(self) -> str:
         return f"head={self.head!r}" + ("" if self.small else ", small=False")
@@ -393,6 +396,7 @@ def make_predictor(
     if not isinstance(predictor, str):
         return move_like(make(*place, **chosen), like)
     if isinstance(structure, Unconstrained) and predictor != "cnn":  # the release's choices for UNS
-        norm = {"batch_norm": False} if predictor == "release" else {}
+        # Its best model, the full SphereNet, keeps the norms.
+        norm = {"batch_norm": False} if predictor == "release" and not chosen.get("full") else {}
         chosen = {"hidden": hidden_width(structure), **norm, **chosen}
     return move_like(PREDICTORS[predictor](*place, **chosen), like)

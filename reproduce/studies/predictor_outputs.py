@@ -22,12 +22,15 @@ NAIVE = "dynamic_cnn_naive"
 PREDICTORS: dict[str, dict[str, Any]] = {
     "SphereNet": {"predictor": "sphere"},
     "SphereNet, no identity": {"predictor": "sphere", "residual": False},
+    "SphereNet, no identity, He's start": {
+        "predictor": "sphere", "residual": False, "predictor_options": {"small": False},
+    },
     "release": {"predictor": "release"},
     "CNN, batch-normalised": {"predictor": "cnn"},
     "CNN, sigmoid": {"predictor": "cnn", "predictor_options": {"head": "sigmoid"}},
     "CNN, tanh": {"predictor": "cnn", "predictor_options": {"head": "tanh"}},
     "CNN, trivial": {"predictor": "cnn", "predictor_options": {"head": "none"}},
-}
+}  # fmt: skip
 #: The demo's recipe with a shorter budget; the same for every predictor.
 RECIPE = Recipe(
     iterations=150, batch_size=32, learning_rate=0.1, schedule="linear", warmup=0.1, classifier_rate=0.05,

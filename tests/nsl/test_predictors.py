@@ -286,3 +286,33 @@ def test_the_hidden_maps_that_a_factory_has_chosen_stay() -> None:
     assert maps(Named) == {5}
     assert maps(Named, predictor_options={"hidden": 9}) == {9}
     assert maps(Asks) == maps("sphere") == {16}
+
+
+def test_without_the_identity_only_hes_start_passes_a_signal_on() -> None:
+    """The release's small scales are made for M = I + output; alone they silence a stack of layers."""
+
+    def spread(**options: Any) -> float:
+        torch.manual_seed(0)
+        model = nsl.create_model(
+            "nsn9_dynamic_diagonal", width=8, image_size=16, residual=False, predictor_options=options
+        )
+        with torch.no_grad():
+            return float(model(torch.randn(8, 3, 16, 16)).std())
+
+    assert spread() < 1e-3 < 0.1 < spread(small=False)
+
+
+def test_a_start_that_is_not_small_is_of_own_kernels() -> None:
+    shared = nsl.SharedKernels(4, 9, 3)
+    with pytest.raises(ValueError, match="small=False is of a layer's own kernels"):
+        nsl.SpherePredictor(4, 9, 3, shared=shared, small=False)
+    assert "small=False" in repr(nsl.SpherePredictor(4, 9, 3, small=False))
+
+
+def test_the_full_spherenet_of_the_release_keeps_its_norms_with_any_structure() -> None:
+    for similarity in ("diagonal", "unconstrained"):
+        own = {full: nsl.DynamicNSConv2d(4, 4, 3, similarity=similarity, predictor="release",
+                                         predictor_options={"full": full}) for full in (False, True)}
+        kinds = {full: type(layer.neural.predictor.second_norm) for full, layer in own.items()}
+        assert kinds[True] is nn.BatchNorm2d
+        assert kinds[False] is (nn.Identity if similarity == "unconstrained" else nn.BatchNorm2d)
