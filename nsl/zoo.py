@@ -218,8 +218,10 @@ def find(
         folder: where weights lie, see above.
 
     Raises:
-        ZooError: there is none; the sentence says which there are.
+        ZooError: the identity is empty, or there is no such network; the sentence says which there are.
     """
+    if identity == "":  # every identity begins with it, so that the first network would be meant
+        raise ZooError("The identity is empty; name one that `nsl zoo` lists.")
     known = entries(folder)
     if isinstance(table, str) and table.isascii() and table.isdigit():
         table = int(table)
@@ -262,8 +264,6 @@ def load(
     asked = (which, table, method, data, seed)
     if all(value is None for value in asked):
         raise ZooError("Say which network: nsl.load(table=1, method='dynamic'), or an identity that `nsl zoo` lists.")
-    if which == "":
-        raise ZooError("The identity is empty; name one that `nsl zoo` lists.")
     if which is not None and str(which).endswith(".safetensors"):
         if any(value is not None for value in asked[1:]):
             raise ZooError(f"{which} is a file, which holds one network; leave out table, method, data and seed.")

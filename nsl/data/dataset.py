@@ -215,6 +215,9 @@ def subset(
 
 #: Seed of the choice of the images that are held out.
 _HOLD_OUT_SEED = 0
+#: Bytes of training images beyond which none are held out: both parts are copied into memory, where ILSVRC-2012 would
+#: take 235 GiB. Tiny-ImageNet takes 1.1 GiB.
+HOLD_OUT_BYTES = 16 << 30
 
 
 def hold_out(dataset: Dataset, count: int) -> Dataset:
@@ -228,9 +231,15 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
         The set with N - count training and `count` "test" images, with a fingerprint of its own.
 
     Raises:
-        DataError: `count` is below 1 or leaves no training image.
+        DataError: `count` is below 1 or leaves no training image, or the training images have more than
+            `HOLD_OUT_BYTES` bytes.
     """
-    total = len(dataset.train_images)
+    total, size = len(dataset.train_images), dataset.train_images.numel()
+    if size > HOLD_OUT_BYTES:
+        raise DataError(
+            f"{dataset.name}: holding images out would copy {size / 2**30:.0f} GiB of training images into memory, "
+            f"more than the {HOLD_OUT_BYTES >> 30} GiB that are allowed; take fewer images by train_per_class."
+        )
     if not 1 <= count < total:
         raise DataError(
             f"{dataset.name}: validation must be 1 to {total - 1} of the {total} training images, got {count}."

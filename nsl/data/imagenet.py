@@ -29,16 +29,17 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nsl.arguments import Parser, check_apart, whole
 from nsl.data.catalogue import CATALOGUE
 from nsl.data.dataset import DataError, Dataset, first_per_class
-from nsl.data.files import annotated_files, decode, is_image, text_of
+from nsl.data.files import annotated_files, decode_chunk, is_image, text_of
 from nsl.data.packed import BAD_LIMIT, Split, build_packed, open_packed, verify_packed
 from nsl.folders import expand_paths, expanded, home_cache
 
@@ -288,17 +289,17 @@ def measure(name: str, root: Path, seconds: float = 2.0) -> dict[str, float]:
     folder = find(name, root)
     splits, _ = list_images(name, folder)
     paths, size = splits["train"].paths, CATALOGUE[name].stored(dataset.image_size)
-    rng = np.random.default_rng(0)
+    # The cache may leave out images that cannot be decoded: it has no more rows than there are files.
+    rng, count = np.random.default_rng(0), len(dataset.train_images)
 
-    def rate(step: int, work: object) -> float:
-        assert callable(work)
+    def rate(step: int, work: Callable[[NDArray[np.int64]], object]) -> float:
         done, started = 0, time.perf_counter()
         while time.perf_counter() - started < seconds:
-            work(rng.integers(max(1, len(paths) - 10), size=step))
+            work(rng.integers(count, size=step))
             done += step
         return done / (time.perf_counter() - started)
 
-    decoded = rate(16, lambda rows: [decode(paths[row], size) for row in rows])
+    decoded = rate(16, lambda rows: decode_chunk([paths[row] for row in rows], size))
     packed = rate(128, lambda rows: dataset.train_images[np.sort(rows)])
     return {"decoded": decoded, "packed": packed, "ratio": packed / decoded}
 
@@ -321,6 +322,7 @@ _APART = {"pack": (), "verify": ("workers",), "bench": ("workers", "image_size")
 
 def main(arguments: list[str] | None = None) -> None:
     """Pack, verify or measure a data set."""
+    goes_on = False
     try:
         chosen = parser().read(arguments)
         check_apart(chosen.given, _APART[chosen.command], f"is not for {chosen.command}; leave it out.")
@@ -329,6 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
         folder = find(chosen.name, chosen.root)
         cache = cache_folder(chosen.name, folder, wanted, (None, None))
         if chosen.command == "pack":
+            goes_on = True
             dataset = load_imagenet(chosen.name, chosen.root, image_size=wanted, workers=chosen.workers)
             print(f"{cache}: {len(dataset.train_images)} train and {len(dataset.test_images)} test images.")
         elif chosen.command == "verify":
@@ -340,7 +343,9 @@ def main(arguments: list[str] | None = None) -> None:
                 f"{found['ratio']:.1f} times as many (one thread)."
             )
     except (ValueError, OSError) as error:
-        parser().exit(2, f"error: {error}\n")
+        parser().exit(2, f"error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser().exit(130, "Interrupted; the same command goes on from here.\n" if goes_on else "Interrupted.\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from nsl.data.dataset import DataError, Dataset, moments_of
 from nsl.data.files import Decoded, decode_chunk
 from nsl.data.packed_index import is_whole, read_index, write_index, write_json
 from nsl.locks import locked
-from nsl.outputs import replacing
+from nsl.outputs import replacing, write_text
 
 FORMAT = 1
 #: Images a chunk: what is decoded, written, checksummed and, after a kill, decoded again as one.
@@ -152,8 +152,9 @@ class _Builder:
         missing = [chunk for chunk in range(self.chunks) if chunk not in finished]
         if finished and missing:
             say(f"{self.name}: going on after {len(finished)} of {self.chunks} chunks")
-        # Rewritten, so that a torn last line does not swallow the next one.
-        self.journal.write_text("".join(json.dumps(entry) + "\n" for entry in finished.values()), encoding="utf-8")
+        # Rewritten, so that a torn last line does not swallow the next one; by a rename, since a process that is killed
+        # here must not lose the journal of hours.
+        write_text(self.journal, "".join(json.dumps(entry) + "\n" for entry in finished.values()))
         data = self._map()
         started, last_said = time.monotonic(), time.monotonic()
         with self.journal.open("a", encoding="utf-8") as journal, closing(self._decoded(missing, workers)) as decoded:

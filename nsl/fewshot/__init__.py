@@ -64,9 +64,10 @@ def create_method(name: str, settings: Settings, **options: Any) -> FewShotMetho
     if name not in METHODS:
         raise ValueError(f"few-shot method must be one of {sorted(METHODS)}, got {name!r}")
     build = METHODS[name]
-    known = set(inspect.signature(build).parameters) - {"settings"}
+    parameters = inspect.signature(build).parameters
+    known = set(parameters) - {"settings"}
     unknown = sorted(set(options) - known)
-    if unknown:
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         raise ValueError(f"few-shot method {name!r} has no option {unknown[0]!r}, it takes {sorted(known)}")
     return build(settings, **options)
 

@@ -14,6 +14,9 @@ from nsl.kernels.precision import exactly
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: Of the descent of `fit_linear`.
+MOMENTUM = 0.9
+
 
 def full_precision(function: Function) -> Function:
     """Autocast ends here and half precision becomes float32: differences of nearly equal numbers follow."""
@@ -51,15 +54,14 @@ def fit_linear(
     *,
     steps: int,
     rate: float,
-    momentum: float = 0.9,
     decay: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax regression from zero by gradient descent with momentum, gradients in closed form.
+    """Softmax regression from zero by gradient descent with momentum 0.9, gradients in closed form.
 
     Args:
         features: [S, D].
         targets: one-hot [S, way].
-        steps, rate, momentum: of the descent.
+        steps, rate: of the descent.
         decay: l2 coefficient on the weight.
 
     Returns:
@@ -70,8 +72,8 @@ def fit_linear(
     weight_speed, bias_speed = torch.zeros_like(weight), torch.zeros_like(bias)
     for _ in range(steps):
         error = (torch.addmm(bias, features, weight.T).softmax(1) - targets) / len(features)
-        weight_speed = momentum * weight_speed + error.T @ features + decay * weight
-        bias_speed = momentum * bias_speed + error.sum(0)
+        weight_speed = MOMENTUM * weight_speed + error.T @ features + decay * weight
+        bias_speed = MOMENTUM * bias_speed + error.sum(0)
         weight, bias = weight - rate * weight_speed, bias - rate * bias_speed
     return weight, bias
 

@@ -169,7 +169,19 @@ class MetaStaticNSN(_MetaNSN):
         validation_episodes: int = 0,
         vectorise: bool | None = None,
     ) -> None:
-        super().__init__(settings, **self.options)
+        super().__init__(
+            settings,
+            similarity=similarity,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
+            train_steps=train_steps,
+            steps=steps,
+            first_order=first_order,
+            first_order_until=first_order_until,
+            validation_episodes=validation_episodes,
+            vectorise=vectorise,
+        )
 
     def pretrained_kind(self) -> str:
         return "none"
@@ -203,7 +215,20 @@ class MetaDynamicNSN(_MetaNSN):
         validation_episodes: int = 0,
     ) -> None:
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
-        super().__init__(settings, **self.options, first_order=True, vectorise=False)
+        super().__init__(
+            settings,
+            similarity=similarity,
+            predictor=predictor,
+            predictor_options=predictor_options,
+            classifier_rate=classifier_rate,
+            similarity_rate=similarity_rate,
+            learn_rates=learn_rates,
+            train_steps=train_steps,
+            steps=steps,
+            validation_episodes=validation_episodes,
+            first_order=True,
+            vectorise=False,
+        )
 
     def adapts(self, name: str) -> bool:
         return ".predictor.second." in name or name.startswith("classifier.")

@@ -95,7 +95,9 @@ class FewShotMethod(metaclass=_Seeded):
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
         found = super().__new__(cls)
-        defaults = {name: known.default for name, known in inspect.signature(cls).parameters.items()}
+        known = inspect.signature(cls).parameters.items()
+        # `**more` stands for options of other names, and is none itself.
+        defaults = {name: one.default for name, one in known if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
         found.options = {name: value for name, value in (defaults | options).items() if name != "settings"}
         return found
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import sys
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -97,53 +98,69 @@ def pretrain(
         CheckpointError: a file in `shared` is damaged.
     """
     dataset = as_dataset(base)
-    what = {"network": identity, "recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
-    path = {} if place.shared is None else paths.arithmetic(choose_device(device))
-    key = f"{_digest(what)}-{_digest(path)[:8]}"
-    alone = nullcontext() if place.shared is None else locked(place.shared / f"backbone-{key}.lock", _wait)
-    with alone:
-        done = None if place.shared is None else place.shared / f"backbone-{key}.pt"
-        part = _beside(place.checkpoint) if place.shared is None else place.shared / f"backbone-{key}.part.pt"
-        diary = None if place.shared is None else place.shared / f"backbone-{key}.attempts.json"
-        if done is not None and done.exists():
-            state = load_checkpoint(done)
-            try:
-                network.load_state_dict(state["network"])
-                history: History = {"attempts": [], **state["history"], "shared": True}
-            except (KeyError, TypeError, RuntimeError) as error:
-                raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
-        else:
-            if done is not None and part is not None and not part.exists():
-                _tell_of_others(part.parent, _digest(what), path)
-            attempts = _begin(diary, place.attempt)
-            begun = time.perf_counter()
-            result = train(
-                network,
-                dataset,
-                recipe,
-                seed=seed,
-                execution=Execution(
-                    device=device,
-                    checkpoint=part,
-                    checkpoint_minutes=place.minutes,
-                    keep_last=done is None,
-                    progress=place.progress,
-                    description=f"base classes, {identity.get('backbone', 'network')}",
-                ),
-            )
-            if result.diverged:
-                raise Diverged(f"training on the base classes diverged: {result.divergence}")
-            attempts[-1]["seconds"] = time.perf_counter() - begun
-            history = {"curve": result.curve, "seconds": result.train_seconds, "attempts": attempts, "shared": False}
-            if done is not None and part is not None:
-                save_checkpoint(done, {"network": network.state_dict(), "history": history, "path": path})
-                part.unlink(missing_ok=True)
-            if diary is not None:
-                diary.unlink(missing_ok=True)
+
+    def fit(checkpoint: Path | None, keep_last: bool, attempts: list[dict[str, Any]]) -> History:
+        execution = Execution(
+            device=device,
+            checkpoint=checkpoint,
+            checkpoint_minutes=place.minutes,
+            keep_last=keep_last,
+            progress=place.progress,
+            description=f"base classes, {identity.get('backbone', 'network')}",
+        )
+        begun = time.perf_counter()
+        result = train(network, dataset, recipe, seed=seed, execution=execution)
+        if result.diverged:
+            raise Diverged(f"training on the base classes diverged: {result.divergence}")
+        attempts[-1]["seconds"] = time.perf_counter() - begun
+        return {"curve": result.curve, "seconds": result.train_seconds, "attempts": attempts, "shared": False}
+
+    if place.shared is None:
+        history = fit(_beside(place.checkpoint), True, [_attempt(place)])
+    else:
+        what = {"network": identity, "recipe": recipe.as_dict(), "seed": seed, "data": dataset.fingerprint}
+        history = _shared(network, place, place.shared, what, paths.arithmetic(choose_device(device)), fit)
     # The training leaves channels_last kernels; what follows works on small batches and vmaps.
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
     return history
+
+
+def _shared(
+    network: nn.Module,
+    place: Place,
+    folder: Path,
+    what: dict[str, Any],
+    path: dict[str, str],
+    fit: Callable[[Path, bool, list[dict[str, Any]]], History],
+) -> History:
+    """The network kept in `folder`, or trained by `fit` and kept there, by one process at a time.
+
+    Args:
+        what, path: all that determines it: settings and data, and the arithmetic.
+    """
+    key = f"{_digest(what)}-{_digest(path)[:8]}"
+    with locked(folder / f"backbone-{key}.lock", _wait):
+        done, part, diary = (folder / f"backbone-{key}.{ending}" for ending in ("pt", "part.pt", "attempts.json"))
+        if done.exists():
+            return _loaded(network, done)
+        if not part.exists():
+            _tell_of_others(folder, _digest(what), path)
+        history = fit(part, False, _begin(diary, place))
+        save_checkpoint(done, {"network": network.state_dict(), "history": history, "path": path})
+        part.unlink(missing_ok=True)
+        diary.unlink(missing_ok=True)
+        return history
+
+
+def _loaded(network: nn.Module, done: Path) -> History:
+    """The history of a kept network, which `network` becomes."""
+    state = load_checkpoint(done)
+    try:
+        network.load_state_dict(state["network"])
+        return {"attempts": [], **state["history"], "shared": True}
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {done} does not fit this network; delete it") from error
 
 
 def _beside(checkpoint: Path | None) -> Path | None:
@@ -168,18 +185,21 @@ def _tell_of_others(folder: Path, key: str, path: dict[str, str]) -> None:
             )
 
 
-def _begin(diary: Path | None, attempt: dict[str, Any]) -> list[dict[str, Any]]:
+def _attempt(place: Place) -> dict[str, Any]:
+    """What is known of an attempt when it begins."""
+    return {**place.attempt, "started": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": None}
+
+
+def _begin(diary: Path, place: Place) -> list[dict[str, Any]]:
     """The attempts at a training with this one at their end; kept in `diary` until the training is done."""
     attempts: list[dict[str, Any]] = []
-    if diary is not None and diary.exists():
+    if diary.exists():
         try:
             attempts = json.loads(diary.read_text(encoding="utf-8"))
         except ValueError:
             attempts = []  # damaged: what it told is lost, the training is not
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    attempts.append({**attempt, "started": started, "seconds": None})
-    if diary is not None:
-        write_text(diary, json.dumps(attempts))
+    attempts.append(_attempt(place))
+    write_text(diary, json.dumps(attempts))
     return attempts
 
 

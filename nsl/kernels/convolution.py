@@ -8,7 +8,7 @@ map, K = kernel_height * kernel_width taps, k kernel tap, l input tap, p output 
 
 Three implementations of the same definition:
 
-* `_unfolded` builds all patches and multiplies them: plain differentiable tensor operations, any geometry and
+* `by_patches` builds all patches and multiplies them: plain differentiable tensor operations, any geometry and
   any groups, K times the input's memory.
 * `_SimilarityConv` walks the batch in chunks that stay in the cache, writes the patches with their similarity
   applied into one reused buffer (`nsl.kernels.patches`, compiled where there is a compiler), calls one matrix product
@@ -33,7 +33,7 @@ from torch import Tensor
 from nsl.kernels import compiled, operators
 from nsl.kernels.definition import gradients_by_definition
 from nsl.kernels.geometry import fitting_size, tap_slices
-from nsl.kernels.layouts import as_laid_out
+from nsl.kernels.layouts import as_laid_out, nhwc
 from nsl.kernels.patches import Patches, chunk_bounds
 from nsl.kernels.paths import UNCONSTRAINED_TAPS, path
 from nsl.kernels.precision import wide_type
@@ -109,7 +109,7 @@ def neural_similarity_conv2d(
     elif groups == 1 and not _by_definition(input, weight, similarity):
         output = _SimilarityConv.apply(input, weight, similarity, stride, padding, dilation)
     else:
-        output = _unfolded(input, weight, similarity, stride, padding, dilation, groups)
+        output = by_patches(input, weight, similarity, stride, padding, dilation, groups)
     output = output if bias is None else output + bias.view(1, -1, 1, 1)
     return as_laid_out(output, input)
 
@@ -155,7 +155,7 @@ def _check_shapes(
         )
 
 
-def _unfolded(
+def by_patches(
     input: Tensor,
     weight: Tensor,
     similarity: Tensor,
@@ -164,7 +164,10 @@ def _unfolded(
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
-    """The definition by patches: unfold, apply the similarity, multiply. Any stride and groups."""
+    """The definition by patches: unfold, apply the similarity, multiply. Any stride and groups.
+
+    Shapes as of `neural_similarity_conv2d`, which checks them; here all tensors have one type.
+    """
     batch, channels = input.shape[:2]
     filters, _, kh, kw = weight.shape
     taps, out = kh * kw, similarity.shape[-2:]
@@ -182,11 +185,6 @@ def _unfolded(
     columns = patches.reshape(batch, groups, channels // groups * taps, places)
     rows = weight.reshape(1, groups, filters // groups, -1)
     return (rows @ columns).reshape(batch, filters, *out)
-
-
-def _nhwc(tensor: Tensor) -> Tensor:
-    """[B, C, H, W] to a contiguous [B, H, W, C]; free for channels_last tensors."""
-    return tensor.permute(0, 2, 3, 1).contiguous()
 
 
 def _similarity_last(similarity: Tensor) -> Tensor:
@@ -214,7 +212,7 @@ def _fused(
     filters, channels, kh, kw = weight.shape
     w = weight.permute(2, 3, 1, 0).reshape(kh * kw, channels, filters).contiguous()
     window = [kh, kw, *stride, *padding, *dilation]
-    y = operators.similarity_conv(_nhwc(input), w, _similarity_last(similarity), window)
+    y = operators.similarity_conv(nhwc(input), w, _similarity_last(similarity), window)
     return y.permute(0, 3, 1, 2)
 
 
@@ -224,7 +222,7 @@ def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None,
     stride, padding, dilation = ctx.geometry
 
     def definition(input: Tensor, weight: Tensor, similarity: Tensor) -> Tensor:
-        return _unfolded(input, weight, similarity, stride, padding, dilation, 1)
+        return by_patches(input, weight, similarity, stride, padding, dilation, 1)
 
     tensors = (input, weight, similarity)
     return gradients_by_definition(definition, tensors, ctx.needs_input_grad[:3], [gradient])
@@ -248,7 +246,7 @@ class _SimilarityConv(torch.autograd.Function):
     ) -> Tensor:
         filters, channels, kh, kw = weight.shape
         taps = kh * kw
-        x, m = _nhwc(input), _similarity_last(similarity)
+        x, m = nhwc(input), _similarity_last(similarity)
         batch, ho, wo = m.shape[:3]
         patches = Patches((x.shape[1], x.shape[2]), (ho, wo), (kh, kw), stride, padding, dilation)
         matrix = weight.permute(2, 3, 1, 0).reshape(taps * channels, filters)
@@ -280,7 +278,7 @@ class _SimilarityConv(torch.autograd.Function):
             return (*_differentiable_backward(ctx, grad_outputs[0]), None, None, None)
         filters, channels, kh, kw = weight.shape
         taps = kh * kw
-        x, m, dy = _nhwc(input), _similarity_last(similarity), _nhwc(grad_outputs[0])
+        x, m, dy = nhwc(input), _similarity_last(similarity), nhwc(grad_outputs[0])
         batch, ho, wo = m.shape[:3]
         patches = Patches((x.shape[1], x.shape[2]), (ho, wo), (kh, kw), *ctx.geometry)
         matrix = weight.permute(0, 2, 3, 1).reshape(filters, taps * channels)

@@ -26,6 +26,11 @@ def layouts_kept() -> Iterator[None]:
         _kept.reset(before)
 
 
+def nhwc(maps: Tensor) -> Tensor:
+    """[B, C, H, W] to a contiguous [B, H, W, C]; free for channels_last tensors."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
 def as_laid_out(output: Tensor, input: Tensor) -> Tensor:
     """A map in the memory format of the input where that is PyTorch's usual one, as a convolution gives it.
 

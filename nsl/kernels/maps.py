@@ -7,13 +7,9 @@ from torch import Tensor
 
 from nsl.kernels import sphere
 from nsl.kernels.geometry import output_size
+from nsl.kernels.layouts import nhwc
 
 Pair = tuple[int, int]
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """[B, C, H, W] to a contiguous [B, H, W, C]; free for channels_last tensors."""
-    return maps.permute(0, 2, 3, 1).contiguous()
 
 
 def inverse_of_energy(e: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, epsilon: float) -> Tensor:
@@ -25,22 +21,22 @@ def inverse_of_energy(e: Tensor, kernel: Pair, stride: Pair, padding: Pair, dila
 
 def inverse_patch_norms(x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, epsilon: float) -> Tensor:
     """x [B, C, H, W] to (sum of a patch's squares + epsilon)^(-1/2) [B, 1, Ho, Wo], float32."""
-    return inverse_of_energy(sphere.row_energy(_rows(x)), kernel, stride, padding, dilation, epsilon)
+    return inverse_of_energy(sphere.row_energy(nhwc(x)), kernel, stride, padding, dilation, epsilon)
 
 
 def scaled(x: Tensor, s: Tensor, activation: str = "none", channels: int | None = None) -> Tensor:
     """x [B, C, H, W] times s [B, 1, H, W], then "relu", "clamp" or "none"; only the first `channels` of x."""
-    y, _ = sphere.scale_rows(_rows(x), s.squeeze(1).float().contiguous(), activation, channels or x.shape[1], False)
+    y, _ = sphere.scale_rows(nhwc(x), s.squeeze(1).float().contiguous(), activation, channels or x.shape[1], False)
     return y.permute(0, 3, 1, 2)
 
 
 def scaled_with_energy(x: Tensor, s: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """The same, and the energy [B, H, W] of the result."""
-    y, e = sphere.scale_rows(_rows(x), s.squeeze(1).float().contiguous(), activation, x.shape[1], True)
+    y, e = sphere.scale_rows(nhwc(x), s.squeeze(1).float().contiguous(), activation, x.shape[1], True)
     return y.permute(0, 3, 1, 2), e
 
 
 def unit_weight(weight: Tensor, dtype: torch.dtype, epsilon: float, count: int | None = None) -> Tensor:
     """Kernels [F, C, kh, kw] over their norms, in the given type; kernels of zeros up to `count` are appended."""
-    unit = sphere.unit_rows(_rows(weight), count or len(weight), dtype, epsilon)
+    unit = sphere.unit_rows(nhwc(weight), count or len(weight), dtype, epsilon)
     return unit.permute(0, 3, 1, 2)

@@ -7,10 +7,10 @@ norm u = t (paper 3.3, and the release). The second is a convolution, or a hyper
 
     y = conv(h, W / |W|) r,   r = (sum of the squares of h in the window + epsilon)^(-1/2)
 
-`middle` chooses between two ways of computing this. Module by module, which is the definition, keeps z, t and h for the
-backward pass, three maps of 64 channels or more, beside which the layer's own are small, and reads or writes such maps
-21 times. `_Middle` keeps only z, y and r, and makes t and h again (`kernels.cpp`, where there is a compiler), some
-images at a time, so that h stays in the cache and no such map is allocated but z and its gradient.
+`nsl.layers.middle` chooses between two ways of computing this. Module by module, which is the definition, keeps z, t
+and h for the backward pass, three maps of 64 channels or more, beside which the layer's own are small, and reads or
+writes such maps 21 times. `Middle` keeps only z, y and r, and makes t and h again (`kernels.cpp`, where there is a
+compiler), some images at a time, so that h stays in the cache and no such map is allocated but z and its gradient.
 """
 
 from __future__ import annotations
@@ -20,119 +20,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from nsl.kernels import compiled, maps
-from nsl.kernels.convolution import pair
+from nsl.kernels import compiled
 from nsl.kernels.definition import gradients_by_definition
 from nsl.kernels.norms import Windows, inverse_norm_slopes, inverse_window_norm, scale_positions
 from nsl.kernels.patches import chunk_bounds
-from nsl.kernels.paths import path
 from nsl.kernels.precision import wide_type
-from nsl.layers.spherical import EPSILON, SphereConv2d, observed
 
-torch.fx.wrap("scale_positions")
-
-
-def middle(
-    z: Tensor,
-    scale: Tensor | None,
-    norm: nn.Module,
-    second: nn.Module,
-    pads: tuple[int, int, int, int] | None = None,
-) -> Tensor:
-    """`second(relu(norm(z * scale)))`.
-
-    Args:
-        z: [B, h, Ho, Wo].
-        scale: [B, 1, Ho, Wo], or None for 1.
-        norm: batch norm or the identity; its running statistics are updated as it would do it itself.
-        second: a convolution.
-        pads: zeros to put left, right, above and below of the second convolution's input.
-
-    Returns:
-        [B, D, Ho', Wo'], in z's type; of a hyperspherical convolution clamped to [-1, 1], beyond which it can only get
-        by rounding.
-    """
-    if pads is None and _fits(z, norm, second):
-        assert isinstance(second, nn.Conv2d)
-        return _fused(z, scale, norm if isinstance(norm, nn.BatchNorm2d) else None, second)
-    if scale is not None and path(z) == "triton" and z.numel():
-        if pads is None and isinstance(norm, nn.Identity) and _is_plain_cosine(second):
-            assert isinstance(second, SphereConv2d)
-            return _on_gpu(z, scale, second)
-        z = maps.scaled(z, scale)
-    elif scale is not None:
-        z = scale_positions(z, scale.to(z.dtype))
-    # In place, unless someone is shown what the norm puts out.
-    hidden = F.relu(norm(z), inplace=not observed(norm) and (not isinstance(norm, nn.Identity) or scale is not None))
-    output = second(hidden if pads is None else F.pad(hidden, pads))
-    return output.clamp(-1, 1) if isinstance(second, SphereConv2d) and second.bias is None else output
-
-
-def _fits(z: Tensor, norm: nn.Module, second: nn.Module) -> bool:
-    """Whether `_Middle` computes what these modules would."""
-    if path(z) != "native" or z.numel() == 0 or not z.is_contiguous(memory_format=torch.channels_last):
-        return False
-    if torch.is_autocast_enabled("cpu") and z.dtype != torch.get_autocast_dtype("cpu"):
-        return False
-    if observed(norm) or observed(second):
-        return False
-    if type(second) is nn.Conv2d:
-        if second.bias is not None or second.padding_mode != "zeros" or isinstance(second.padding, str):
-            return False
-    elif not _is_plain_cosine(second):
-        return False
-    if isinstance(norm, nn.Identity):
-        return True
-    known = type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats and norm.momentum is not None
-    return known and (not norm.training or z.numel() > z.shape[1])
-
-
-def _is_plain_cosine(second: nn.Module) -> bool:
-    """Whether this is a hyperspherical convolution and nothing beside."""
-    if type(second) is not SphereConv2d or second.operator != "cosine" or second.groups != 1:
-        return False
-    plain = second.bias is None and second.padding_mode == "zeros" and not isinstance(second.padding, str)
-    return plain and not observed(second)
-
-
-def _on_gpu(z: Tensor, scale: Tensor, second: SphereConv2d) -> Tensor:
-    """Without a norm, by the operators of `nsl.kernels`: h and its energy in one pass, y in one pass.
-
-    The convolution has its filters filled up to a multiple of eight, as tensor cores want them; the last pass leaves
-    the others out again.
-    """
-    stride, padding, dilation = pair(second.stride), pair(second.padding), pair(second.dilation)
-    filters, device = second.out_channels, z.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else z.dtype
-    hidden, energy = maps.scaled_with_energy(z, scale, "relu")
-    weight = maps.unit_weight(second.weight, dtype, EPSILON, -(-filters // 8) * 8)
-    product = F.conv2d(hidden, weight, None, stride, padding, dilation)
-    inverse = maps.inverse_of_energy(energy, pair(second.kernel_size), stride, padding, dilation, EPSILON)
-    return maps.scaled(product, inverse, "clamp", filters)
-
-
-def _fused(z: Tensor, scale: Tensor | None, norm: nn.BatchNorm2d | None, second: nn.Conv2d) -> Tensor:
-    wide = wide_type(z)
-    if scale is not None:
-        scale = scale.to(wide)
-    gamma = beta = mean = variance = None
-    training, epsilon = False, 0.0
-    if norm is not None:
-        gamma, beta = norm.weight.to(wide), norm.bias.to(wide)
-        training, epsilon = norm.training, norm.eps
-        mean, variance = norm.running_mean, norm.running_var
-        if training:
-            mean, variance = _moments(z, scale)
-            _update(norm, mean, variance, z.numel() // z.shape[1])
-    weight = second.unit_weight() if isinstance(second, SphereConv2d) else second.weight
-    weight = weight.to(z.dtype)
-    return _Middle.apply(z, scale, gamma, beta, weight, mean, variance, training, epsilon, second)
+#: Stride, padding and dilation of a convolution, vertical before horizontal, and its groups.
+Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 
 
 @torch.no_grad()
-def _moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def batch_moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of t, [h] each, float64."""
     count = z.numel() // z.shape[1]
     rows, scales = _rows(z), _positions(scale)
@@ -143,18 +44,6 @@ def _moments(z: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     compiled.call("middle_moments", _shape(rows), rows, scales, shift, sums)
     offset, square = sums / count
     return shift + offset, (square - offset.square()).clamp_min(0)
-
-
-@torch.no_grad()
-def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """The running statistics, as `torch.nn.BatchNorm2d` updates them."""
-    assert norm.momentum is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-    norm.running_var.lerp_((variance * count / (count - 1)).to(norm.running_var.dtype), norm.momentum)
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -203,9 +92,10 @@ def _hidden(
         yield slice(start, stop), hidden
 
 
-class _Middle(torch.autograd.Function):
+class Middle(torch.autograd.Function):
     """See the module; `mean` and `variance` [h] are the batch's in training and the running ones in evaluation,
-    `weight` the second convolution's kernels in z's type, divided by their norms where that is hyperspherical."""
+    `weight` the second convolution's kernels in z's type, divided by their norms where that is hyperspherical;
+    `patch_epsilon` is then what is added under the root of r, else None."""
 
     @staticmethod
     def forward(
@@ -219,32 +109,31 @@ class _Middle(torch.autograd.Function):
         variance: Tensor | None,
         training: bool,
         epsilon: float,
-        second: nn.Conv2d,
+        geometry: Geometry,
+        patch_epsilon: float | None,
     ) -> Tensor:
-        ctx.training, ctx.epsilon = training, epsilon
-        ctx.geometry = second.stride, second.padding, second.dilation, second.groups
+        ctx.training, ctx.epsilon, ctx.geometry, ctx.patch_epsilon = training, epsilon, geometry, patch_epsilon
         line = _line(z, gamma, beta, mean, variance, epsilon)
-        sphere = isinstance(second, SphereConv2d)
         energy = None
-        if sphere:
+        if patch_epsilon is not None:
             energy = torch.empty(z.shape[0], 1, *z.shape[2:], dtype=wide_type(z), device=z.device)
         parts = [F.conv2d(hidden, weight, None, *ctx.geometry) for _, hidden in _hidden(z, scale, *line, energy)]
         output = parts[0] if len(parts) == 1 else torch.cat(parts)
         ctx.windows = inverse = None
-        if energy is not None:
+        if energy is not None and patch_epsilon is not None:
             kernel = (weight.shape[2], weight.shape[3])
             ctx.windows = Windows((z.shape[2], z.shape[3]), kernel, *ctx.geometry[:3])
-            inverse = ctx.windows.sums(energy).add_(EPSILON).rsqrt_()
+            inverse = ctx.windows.sums(energy).add_(patch_epsilon).rsqrt_()
             # Rounding may carry a cosine beyond 1, in bfloat16 visibly.
             output = scale_positions(output, inverse.to(output.dtype)).clamp_(-1, 1)
-        kept = output if sphere else None
+        kept = None if patch_epsilon is None else output
         ctx.save_for_backward(z, scale, gamma, beta, weight, mean, variance, kept, inverse)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), (z, scale, gamma, beta, weight, mean, variance, output, inverse) = gradients, ctx.saved_tensors
-        rest = (None,) * 5
+        rest = (None,) * 6
         if torch.is_grad_enabled() or compiled.batched(*gradients):  # a second derivative is wanted, or many first
             return (*_differentiable_backward(ctx, gradient), *rest)
         slope, offset = _line(z, gamma, beta, mean, variance, ctx.epsilon)
@@ -313,7 +202,7 @@ def _differentiable_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None,
         if inverse is None:
             return output
         kernel = (weight.shape[2], weight.shape[3])
-        factor = inverse_window_norm(hidden, kernel, stride, padding, dilation, EPSILON)
+        factor = inverse_window_norm(hidden, kernel, stride, padding, dilation, ctx.patch_epsilon)
         return output * factor.to(output.dtype)
 
     return gradients_by_definition(definition, tensors, ctx.needs_input_grad[:5], [gradient])

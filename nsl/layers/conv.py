@@ -200,7 +200,8 @@ class NSConvTranspose2d(_StaticConv, nn.ConvTranspose2d, replaces=nn.ConvTranspo
 
 
 class DynamicNSConv2d(DynamicLayer, nn.Conv2d, replaces=nn.Conv2d):
-    """Convolution whose similarity is predicted from each patch: M(X) = predictor(X) + I (paper 3.3, eq. 3).
+    """Convolution whose similarity is predicted from each patch, W^T M(X) X (paper 3.3, eq. 3): W and the predictor are
+    learned jointly, and M(X) = predictor(X) + I (3.3.1).
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding: as in `torch.nn.Conv2d`.

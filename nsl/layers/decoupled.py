@@ -40,7 +40,6 @@ for _name in ("angular", "patch_norm"):  # leaves of the graphs that torch.fx tr
     torch.fx.wrap(_name)
 
 MAGNITUDES = ("sphere", "ball", "tanh", "linear", "log", "mix")
-BOUNDED = ("sphere", "ball", "tanh")
 ANGLES = (*OPERATORS, "square")
 
 

@@ -1,4 +1,6 @@
-"""Dynamic similarity: M predicted from every input, M(X) = predictor(X) + I (paper 3.3, equation 3).
+"""Dynamic similarity: M predicted from every input, and learned jointly with W (paper 3.3, equation 3).
+
+Around the identity, M(X) = predictor(X) + I, as the paper has it in 3.3.1.
 
 The layers that have one are in `conv.py`, `linear.py` and `dynamic_recurrent.py`.
 """

@@ -1,4 +1,4 @@
-"""Predictors of the dynamic similarity: M(X) = predictor(X) + I (paper 3.3, equation 3, Table 1 and Table 3).
+"""Predictors of the dynamic similarity: M(X) = predictor(X) + I (paper 3.3.1, Table 1 and Table 3).
 
 A predictor is any module that maps the layer's input [B, C, H, W] to raw numbers [B, D, Ho, Wo], D being the
 structure's degrees of freedom and Ho x Wo the layer's output map; the layer adds the identity. Three are built in:
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from nsl.kernels.convolution import pair
-from nsl.kernels.predictor_middle import middle
 from nsl.layers.inputs import unbatched
+from nsl.layers.middle import middle
 from nsl.layers.shared import (
     BATCH_NORM_EPSILON,
     BATCH_NORM_MOMENTUM,
@@ -128,9 +128,8 @@ class Predictor(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation, where it is to be small scaled by 0.1 and 1e-3 (release). The length of a hyperspherical
-        kernel does not matter but for the epsilon under its norm, beside which the small second kernels are short:
-        training starts near M = I."""
+        """He initialisation, small: scaled by 0.1 and 1e-3 (release). A hyperspherical kernel's length does not matter
+        but for the epsilon under its norm, beside which the small second ones are short: training starts near M = I."""
         he_normal(self.first, FIRST_INIT_SCALE if self.small else 1.0)
         he_normal(self.second, SECOND_INIT_SCALE if self.small else 1.0)
 
@@ -184,8 +183,7 @@ class SpherePredictor(Predictor):
         adaptation: an adaptation network that several layers share (of one map size, say); None: one of this layer's
             own. With `shared` only.
         batch_norm_momentum: of the adaptation network's running averages.
-        small: as in `Predictor`. Without the identity (`residual=False`) take False: all of M is then as small as the
-            start, and a stack of such layers passes next to nothing on.
+        small: as in `Predictor`; without the identity (`residual=False`) a stack of small ones passes no signal on.
 
     Shapes: [B, C, H, W] to [B, D, Ho, Wo].
 

@@ -236,7 +236,7 @@ class SphereConv2d(Unfusible, nn.Conv2d):
         """The output as a map [B, F, Ho, Wo] and the factor [B, 1, Ho, Wo] that it is still to be multiplied with.
 
         The factor, the patches' inverse norms, is None where the operator has needed it already. What follows can
-        often take it into a pass of its own (`nsl.kernels.predictor_middle`).
+        often take it into a pass of its own (`nsl.layers.middle`).
         """
         plain = self.padding_mode == "zeros" and self.groups == 1 and self.operator == "cosine" and self.bias is None
         if not plain or observed(self) or isinstance(self.padding, str):

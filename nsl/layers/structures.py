@@ -1,4 +1,4 @@
-"""Structures of the similarity block M_s as parametrisations (paper 3.1, 3.4, 3.5).
+"""Structures of the similarity block M_s as parametrisations (paper 3.1, 3.4, 3.5; low rank is ours).
 
 All kernels and channels of a layer share one K x K block M_s, K = number of kernel taps. A structure says which
 matrices M_s may be: it maps D free numbers to M_s. The static layer learns the D numbers, the dynamic layer predicts
@@ -10,7 +10,7 @@ D numbers a position. A new structure is one small class here, and no new layer.
     full              (C K)^2          any (C K) x (C K) matrix, unshared     identity
     symmetric         K (K + 1) / 2    M = M^T                                identity
     psd               K (K + 1) / 2    M = L L^T, L lower triangular          identity
-    low_rank          2 K r            U V^T, or I + U V^T                    nearest of rank r; identity
+    low_rank (ours)   2 K r            U V^T, or I + U V^T                    nearest of rank r; identity
     hard_sparse       K^2              at most n non-zeros                    identity (n >= K)
     shift             K^2              one non-zero a row                     identity
     dilated           taps kept        a mask, zero off a dilated grid        the grid's identity

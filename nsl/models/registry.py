@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,10 +47,12 @@ def builder(name: str) -> Callable[..., nn.Module]:
     """What builds a network of that name.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown; the sentence says the nearest one, then all.
     """
     if name not in _MODELS:
-        raise ValueError(f"model must be one of {list_models()}, got {name!r}")
+        near = get_close_matches(str(name), list_models(), 1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"model {name!r} is unknown{meant}; model must be one of {list_models()}")
     return _MODELS[name]
 
 

@@ -17,7 +17,7 @@ RELEASE_SIMILARITY_DECAY = 5e-3
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Optimiser groups: which parameters are decayed, and whose learning rate is scaled.
+    """Optimiser groups: which parameters are decayed, whose learning rate is scaled, and which have no momentum.
 
     Decayed are kernels, and under `variant="release"` more.
     Weight decay pulls towards zero, which for a similarity or a batch-norm scale is no simpler than any other
@@ -25,12 +25,15 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     predictors'. (What `torch.nn.utils.parametrizations` puts in place of a weight is not decayed.) The release also
     decays batch norm's scale and shift, and the unconstrained static similarity with 5e-3. A module that writes kernels
     from other parameters names those in an attribute `decayed`.
+    A learned shape D_r (`shape` of a similarity) takes the plain step of equation (5) in both variants, the
+    classifier's too: no decay, no momentum, and its own `shape_rate`.
 
     Returns:
-        Groups with the keys params, weight_decay and rate: the group's learning rate is the recipe's times `rate`,
-        which is 1 except for the parameters of the classifier (recipe.classifier_rate; the network's attribute
-        classifier, fc, head or linear) and of modules that have an attribute `rate`: their own parameters and those of
-        their similarities, not those of other modules inside.
+        Groups with the keys params, weight_decay, rate and momentum. The momentum is the recipe's, of learned shapes 0.
+        The group's learning rate is the recipe's times `rate`, which is `shape_rate` for learned shapes, else
+        recipe.classifier_rate for the parameters of the classifier (the network's attribute classifier, fc, head or
+        linear), else the attribute `rate` of the module where it has one: for its own parameters and those of its
+        similarities, not for those of other modules inside. For all others it is 1.
 
     Raises:
         ValueError: the recipe has a rate for the classifier and none is found.

@@ -31,7 +31,8 @@ class Recipe:
             `nsl.training.parameter_groups`.
         schedule: "steps" (paper), "linear" or "cosine" (both to zero), or "constant".
         milestones, decay_factor: of "steps"; fractions of the budget after which the rate is multiplied.
-        warmup: fraction of the budget over which the rate rises linearly from zero. The reason is written in
+        warmup: fraction of the budget over which the rate rises linearly from zero. The library's default is a tenth,
+            whatever the budget; the paper, which names none, is reproduced with a hundredth. The reason is written in
             DISCREPANCIES.md.
         classifier_rate: learning rate of the classifier relative to the other layers'. CNN-9's
             classifier sees 2048 features of squared norm near 2800, so that plain gradient descent is stable for

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -98,32 +98,3 @@ def wait_for(values: Tensor) -> list[Any]:
         pass_turn()
         time.sleep(_PATIENCE)
     return host.tolist()
-
-
-def side_by_side(calls: Sequence[Callable[[], Result]], device: torch.device) -> list[Result]:
-    """The results of the calls, in their order, made in turns on one device.
-
-    For tests and for a few calls known at once: `reproduce.run.executors` gives every run to `Turns.run` as it comes.
-
-    Raises:
-        Exception: what the first of the calls that failed raised, when all have ended.
-    """
-    turns = Turns()
-    results: list[Any] = [None] * len(calls)
-    failures: list[BaseException | None] = [None] * len(calls)
-
-    def work(number: int) -> None:
-        try:
-            results[number] = turns.run(calls[number], device)
-        except BaseException as error:
-            failures[number] = error
-
-    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for failure in failures:
-        if failure is not None:
-            raise failure
-    return results

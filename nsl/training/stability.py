@@ -120,12 +120,17 @@ def main(given: list[str] | None = None) -> None:
     """Print the figures."""
     try:
         arguments = parser().parse_args(given)
-        dataset = load("cifar10", arguments.data)
-    except ValueError as error:
-        parser().exit(2, f"error: {error}\n")
+        _print(load("cifar10", arguments.data), arguments.steps)
+    except (ValueError, OSError) as error:
+        parser().exit(2, f"error: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        parser().exit(130, "Interrupted.\n")
+
+
+def _print(dataset: Dataset, steps: int) -> None:
     for rate, floor in ((1.0, 0.0), (0.05, 0.0), (1.0, 1e-4)):
         losses, dead, curvature = first_steps(
-            dataset, learning_rate=0.1, classifier_rate=rate, steps=arguments.steps, floor=floor
+            dataset, learning_rate=0.1, classifier_rate=rate, steps=steps, floor=floor
         )
         if (rate, floor) == (1.0, 0.0):
             print(

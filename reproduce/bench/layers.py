@@ -66,7 +66,7 @@ def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Cal
     import torch
     import torch.nn.functional as F
 
-    from nsl.kernels.convolution import _unfolded, neural_similarity_conv2d
+    from nsl.kernels.convolution import by_patches, neural_similarity_conv2d
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def convolution_cases(channels: int, size: int, precision: str) -> dict[str, Cal
         "Conv2d": lambda: F.conv2d(x, w, padding=1),
         "DNS": lambda: neural_similarity_conv2d(x, w, mask, padding=1),
         "UNS": lambda: neural_similarity_conv2d(x, w, matrix, padding=1),
-        "DNS unfolded": lambda: _unfolded(x, w, mask, *geometry),
+        "DNS unfolded": lambda: by_patches(x, w, mask, *geometry),
         "DNS expanded": lambda: _expanded(x, w, mask),
     }
 

@@ -60,7 +60,7 @@ def test_unfolding_and_chunking_are_the_same_function(
         [y, *torch.autograd.grad(y.square().sum(), tensors)]
         for y in (
             nsl.neural_similarity_conv2d(x, weight, similarity_map, None, g.stride, g.padding, g.dilation, g.groups),
-            functional._unfolded(x, weight, similarity_map, g.stride, g.padding, g.dilation, g.groups),
+            functional.by_patches(x, weight, similarity_map, g.stride, g.padding, g.dilation, g.groups),
         )
     ]
     for chunked, unfolded in zip(*results):

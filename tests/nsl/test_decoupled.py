@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import nsl
-from nsl.layers.decoupled import ANGLES, BOUNDED, MAGNITUDES, DecoupledConv2d
+from nsl.layers.decoupled import ANGLES, MAGNITUDES, DecoupledConv2d
 from nsl.layers.spherical import EPSILON
 from tests.nsl.windows import moved, passes_gradcheck, positions
 
@@ -77,6 +77,10 @@ def test_the_sphere_magnitude_is_hyperspherical_convolution() -> None:
     sphere.load_state_dict(layer.state_dict())
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(layer(x), sphere(x), rtol=1e-12, atol=1e-12)
+
+
+#: Magnitudes that never exceed one, whatever the kernels and the input are.
+BOUNDED = ("sphere", "ball", "tanh")
 
 
 @pytest.mark.parametrize("magnitude", MAGNITUDES)

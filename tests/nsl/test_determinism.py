@@ -22,8 +22,8 @@ import nsl
 from nsl.data import Dataset, make_dataset
 from nsl.kernels import paths
 from nsl.training import CheckpointError, Execution, Recipe, train
-from nsl.training.side_by_side import side_by_side
 from tests.nsl.golden import machine
+from tests.nsl.side_by_side import side_by_side
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "determinism.md"

@@ -38,7 +38,7 @@ from nsl.training.graph import WARM_UP, Captured
 from nsl.training.loop import ClassifierState
 from nsl.training.optimiser import ScheduledSGD
 from nsl.training.schedule import AUGMENTATIONS
-from nsl.training.side_by_side import pass_turn, side_by_side
+from nsl.training.side_by_side import pass_turn
 from nsl.training.step import ClassifierStep
 from reproduce import tasks
 from reproduce.declare import plan
@@ -46,6 +46,7 @@ from reproduce.declare.runs import Run
 from reproduce.declare.shapes import Shape
 from tests.nsl.fewshot.toy import method, toy
 from tests.nsl.golden import RECIPE, network
+from tests.nsl.side_by_side import side_by_side
 from tests.nsl.test_training import tiny
 
 no_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -198,7 +198,7 @@ def test_a_module_of_a_kind_that_is_not_fused_still_computes_on_the_gpus_path() 
     second = nsl.SphereConv2d(4, 5, 3, padding=1, bias=True)
     with FakeTensorMode(allow_non_fake_inputs=True), paths.only("triton"):
         z = torch.empty(2, 4, 6, 6)
-        output = nsl.kernels.predictor_middle.middle(z, torch.empty(2, 1, 6, 6), nn.Identity(), second)
+        output = nsl.layers.middle.middle(z, torch.empty(2, 1, 6, 6), nn.Identity(), second)
     assert output.shape == (2, 5, 6, 6)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nsl.kernels import compiled, patches
-from nsl.kernels import predictor_middle as module
+from nsl.layers import middle as module
 from nsl.layers.predictors import CNNPredictor, ReleasePredictor, SpherePredictor
 from nsl.layers.spherical import SphereConv2d
 

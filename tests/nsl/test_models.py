@@ -165,8 +165,10 @@ def test_the_convolution_is_all_that_differs_between_the_networks() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="model must be one of"):
+    with pytest.raises(ValueError, match=r"'resnet' is unknown \(did you mean 'resnet\d\d'\?\); model must be one of"):
         nsl.create_model("resnet")
+    with pytest.raises(ValueError, match=r"'nothing of that kind' is unknown; model must be one of"):
+        nsl.create_model("nothing of that kind")
     with pytest.raises(ValueError, match="has no argument 'predictor'"):
         nsl.create_model("cnn9", predictor="cnn")
     with pytest.raises(ValueError, match="multiple of 8"):

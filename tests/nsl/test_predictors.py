@@ -15,8 +15,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import nsl
-from nsl.kernels import predictor_middle as middle
 from nsl.kernels.geometry import output_size
+from nsl.layers import middle
 from nsl.layers.structure import Block
 from nsl.layers.structures import make_structure
 

@@ -41,3 +41,23 @@ def test_a_number_of_steps_that_is_none_is_one_line(capsys: pytest.CaptureFixtur
         main(["--steps", "0"])
     assert ended.value.code == 2
     assert "argument --steps: must be a whole number of 1 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "batches"), 2, "error: [Errno 13] Permission denied: 'batches'\n"),
+        (ValueError("one\n  two"), 2, "error: one two\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+    ],
+)
+def test_data_that_cannot_be_read_and_ctrl_c_are_one_line(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nsl.training.stability.load", fail)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert (ended.value.code, capsys.readouterr().err) == (code, line)

@@ -58,7 +58,7 @@ def test_a_divergence_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> No
     ("arguments", "sentence"),
     [
         ([], "--model and --data are needed"),
-        (["--model", "cnn11", "--data", "digits"], "model must be one of"),
+        (["--model", "cnn11", "--data", "digits"], "did you mean 'cnn10'?); model must be one of"),
         (["--model", "cnn9", "--data", "nope"], "Unknown data set 'nope'"),
         (["--model", "cnn9", "--data", "digits", "--option", "width"], "--option 'width' is not understood"),
         (["--model", "cnn9", "--data", "digits", "--option", "depth=3"], "has no argument 'depth'"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nsl.data import DataError, Dataset, make_dataset, subset
+from nsl.data import DataError, Dataset, hold_out, make_dataset, subset
 
 
 def small(seed: int = 0, **changes: object) -> Dataset:
@@ -107,6 +107,16 @@ def test_a_subset_that_cannot_be_had_says_why(count: int, words: str) -> None:
 def test_parts_that_do_not_fit_are_refused(part: str, value: object, words: str) -> None:
     with pytest.raises(DataError, match=words):
         small(**{part: value})
+
+
+def test_nothing_is_held_out_of_a_set_that_would_fill_the_memory() -> None:
+    """ILSVRC-2012, which is memory-mapped, was copied whole."""
+    images, labels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    many = (images.expand(2_000_000, -1, -1, -1), labels.expand(2_000_000))
+    large = Dataset("large", *many, images, labels, ("a",), "0")
+    with pytest.raises(DataError, match=r"copy 23 GiB of training images into memory.* the 16 GiB .* train_per_class"):
+        hold_out(large, 5)
+    assert len(hold_out(small(), 5).test_images) == 5
 
 
 def test_importing_the_package_loads_no_plotting_and_no_learning_library() -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 
 from nsl.data import DataError, load, packed
 from nsl.data.files import decode
-from nsl.data.imagenet import GROUND_TRUTH, find, list_images, load_imagenet
+from nsl.data.imagenet import GROUND_TRUTH, find, list_images, load_imagenet, measure
 from nsl.data.imagenet import main as imagenet_command
 from nsl.data.packed import Split, build_packed, open_packed
 
@@ -273,6 +274,38 @@ def test_hidden_files_are_no_images_and_lists_may_have_blank_lines_and_a_byte_or
     assert found == expected
 
 
+def test_a_build_killed_while_its_journal_is_rewritten_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was emptied first, and with it went all that had been decoded."""
+    tiny(tmp_path)
+    monkeypatch.setattr(packed, "CHUNK", 2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "write_index", killed)  # all is decoded, the cache is not finished
+        with pytest.raises(KeyboardInterrupt):
+            load_imagenet("tiny_imagenet_25", tmp_path, image_size=8, workers=1)
+    (journal,) = tmp_path.glob("cache/packed/*/train.journal")
+    before = journal.read_text()
+    assert before.count("\n") == 6
+
+    def rewritten(path: Path, *_: object, **__: object) -> None:
+        with path.open("w"):
+            killed()
+
+    with monkeypatch.context() as patch:
+        real = Path.write_text
+        patch.setattr(
+            Path, "write_text", lambda self, *a, **k: (rewritten if "journal" in self.name else real)(self, *a, **k)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            load_imagenet("tiny_imagenet_25", tmp_path, image_size=8, workers=1)
+    assert journal.read_text() == before
+
+
 @pytest.mark.parametrize("where", ["pixels", "journal"])
 def test_a_disk_that_fills_while_packing_is_one_clear_sentence_and_packing_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -407,3 +440,34 @@ def test_a_file_that_cannot_be_read_is_one_line_of_the_command(
         imagenet_command(["pack", "tiny_imagenet_25", "--root", str(tmp_path)])
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: [Errno 13] Permission denied: '{tmp_path / 'lock'}'\n"
+
+
+def test_a_long_error_is_one_line_and_ctrl_c_says_whether_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(command: str, error: BaseException) -> tuple[object, str]:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        for name in ("load_imagenet", "verify_packed", "measure"):
+            monkeypatch.setattr(f"nsl.data.imagenet.{name}", fail)
+        with pytest.raises(SystemExit) as left:
+            imagenet_command([command, "tiny_imagenet_25", "--root", str(tmp_path)])
+        return left.value.code, capsys.readouterr().err
+
+    tiny(tmp_path)
+    assert ended("pack", DataError("one\n  two")) == (2, "error: one two\n")
+    assert ended("pack", KeyboardInterrupt()) == (130, "Interrupted; the same command goes on from here.\n")
+    for command in ("verify", "bench"):
+        assert ended(command, KeyboardInterrupt()) == (130, "Interrupted.\n")
+
+
+def test_a_cache_that_leaves_images_out_is_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows were drawn among the files, of which the cache has fewer."""
+    folder = tiny(tmp_path, train=10)
+    for path in sorted((folder / "train").glob("*/images/*.JPEG"))[:15]:
+        path.write_bytes(b"no picture")
+    monkeypatch.setattr("nsl.data.imagenet.load_imagenet", partial(load_imagenet, bad_limit=0.6))
+    found = measure("tiny_imagenet_25", tmp_path, seconds=0.1)
+    assert found["decoded"] > 0
+    assert found["packed"] > 0

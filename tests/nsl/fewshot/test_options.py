@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from nsl.fewshot import METHODS, Place, Settings
+from nsl.fewshot import METHODS, Place, Settings, create_method
+from nsl.fewshot.meta_nsn import MetaDynamicNSN, MetaStaticNSN
 from nsl.fewshot.proto import ProtoNet
 from tests.nsl.fewshot.toy import method, toy
 
@@ -70,6 +71,43 @@ class Shifted(ProtoNet):
     def __init__(self, settings: Settings, *, shift: float = -1.0, momentum: float = 0.5, offset: int = -1) -> None:
         super().__init__(settings)
         self.shift, self.momentum, self.offset = shift, momentum, offset
+
+
+class Halved(MetaStaticNSN):
+    """A method of a user's beside one of ours, with an option of its own and all of the other's."""
+
+    name = "halved"
+
+    def __init__(self, settings: Settings, *, half: float = 0.5, **more: Any) -> None:
+        super().__init__(settings, **more)
+        self.half = half
+
+
+class Gentle(MetaDynamicNSN):
+    """The same with options of its own only: those of the other are as it says."""
+
+    name = "gentle"
+
+    def __init__(self, settings: Settings, *, gentleness: float = 0.1) -> None:
+        super().__init__(settings, similarity_rate=gentleness, train_steps=1, steps=2)
+
+
+def test_a_meta_learned_network_can_be_subclassed() -> None:
+    """Both constructors handed on `self.options`, which are the subclass's, and `**more` counted as an option."""
+    settings = method("meta_static_nsn").settings
+    halved = Halved(settings, half=0.25, steps=3, similarity="diagonal")
+    assert halved.options == {"half": 0.25, "steps": 3, "similarity": "diagonal"}
+    assert (halved.half, halved.steps, halved.train_steps, halved.similarity) == (0.25, 3, 5, "diagonal")
+    assert halved.fit(toy().base)["meta"]["curve"]
+    gentle = Gentle(settings)
+    assert gentle.options == {"gentleness": 0.1}
+    assert (gentle.similarity_rate, gentle.steps, gentle.first_order, gentle.vectorise) == (0.1, 2, True, False)
+
+
+def test_a_listed_method_may_hand_on_options_that_it_does_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = method("meta_static_nsn").settings
+    monkeypatch.setitem(METHODS, "halved", Halved)
+    assert create_method("halved", settings, steps=3).steps == 3
 
 
 def test_a_method_of_a_users_has_its_own_ranges_and_options_of_their_types() -> None:
