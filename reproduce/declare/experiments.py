@@ -82,6 +82,7 @@ class Claim:
         datasets: the paper's data sets on which it is made; empty: all of the table's.
         built: whether it holds or fails by how our networks were chosen where the paper gives no sizes; counts say so.
         note: what a reader of the verdict has to know.
+        late: whether it was declared when runs of it were known.
         in_words: whether the paper says it in words only, without numbers.
         control: whether it is ours, to say what a claim of the paper shows; it does not count for the row's verdict.
         controls: those controls that say what this claim shows, as "BETTER:WORSE"; its verdict names theirs.
@@ -104,6 +105,7 @@ class Claim:
     datasets: tuple[str, ...] = ()
     built: bool = False
     note: str = ""
+    late: bool = False
     in_words: bool = False
     control: bool = False
     controls: tuple[str, ...] = ()

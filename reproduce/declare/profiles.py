@@ -92,7 +92,7 @@ class Slot:
     def scope(self) -> Scope:
         """What results can speak about."""
         data = "" if self.same_data else self.title.replace(" (for ", " for ").replace(")", "")
-        width = "other widths than the paper's" if self.widths else f"width {self.width} (paper: 32)"
+        width = "other widths than full" if self.widths else f"width {self.width} (full: 32)"
         return Scope(data, "" if self.same_width else width, self.budget)
 
     def width_of(self, method: Method) -> int:

@@ -119,7 +119,7 @@ def _points(declared: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _budget(candidate: Candidate) -> str:
     run = next(iter(candidate.trials.values()))[0]
-    return f"{run.images:,} images"
+    return f"{run.images:,} {tasks.named(run.task).samples}"
 
 
 def _trial(run: Run, declared: dict[str, Any], values: dict[str, Any]) -> Run:

@@ -120,7 +120,7 @@ def answer(table: Table) -> str:
         parts.append(f"with every doubling of the images it changes by {number(asked.slope.mean)} points{ends}")
     if found:
         count = len(asked.seeds)
-        who = f"in the {number_word(count)} seed{'s' * (count > 1)} of all budgets it" if count else "it"
+        who = f"in the {number_word(count)} seed{'s' * (count > 1)} of all stored budgets it" if count else "it"
         shown = ", ".join(f"{_points(budget, asked.seeds)} at {budget.images:,}" for budget in found)
         parts.append(f"{who} is, in points, {shown} images")
         more = {budget.images: budget.gains for budget in found if count and len(budget.gains) > count}

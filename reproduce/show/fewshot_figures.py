@@ -13,6 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from reproduce.show.figures import new_figure
 from reproduce.show.looks import OKABE_ITO, looks
+from reproduce.verdicts.statistics import EPISODE, SEED
 
 Points = Mapping[float, tuple[float, float | None]]
 """Value of the x axis to mean accuracy and half its 95 % interval, percent."""
@@ -129,21 +130,29 @@ def spaced(heights: Sequence[float], least: float) -> list[float]:
     return found.tolist()
 
 
-def accuracy_chart(rows: Sequence[tuple[str, float, float, float | None, tuple[float, float] | None]]) -> Figure:
+#: How our means are drawn, by what their intervals are over: the two tell different things.
+_OURS = {EPISODE: ("o", "ours, over the test episodes"), SEED: ("s", "ours, over trainings")}
+
+
+def accuracy_chart(rows: Sequence[tuple[str, float, float, str, float | None, tuple[float, float] | None]]) -> Figure:
     """Our accuracy with its interval, the paper's value and another published one, one line a method.
 
-    ``rows`` holds (label, mean, half interval, the paper's value or None, the other published value with half its
-    interval or None).
+    ``rows`` holds (label, mean, half interval, ``SEED`` or ``EPISODE``, the paper's value or None, the other published
+    value with half its interval or None).
     """
     figure = new_figure(7.5, 0.34 * len(rows) + 1.2)
     axes = figure.add_subplot()
     places = list(range(len(rows)))[::-1]
-    means, halves = [row[1] for row in rows], [row[2] for row in rows]
-    axes.errorbar(means, places, xerr=halves, fmt="o", color=OKABE_ITO[0], capsize=3, label="ours")
+    for unit, (marker, label) in _OURS.items():
+        own = [(row[1], place, row[2]) for row, place in zip(rows, places) if row[3] == unit]
+        if own:
+            means, heights, halves = zip(*own)
+            look: dict[str, Any] = {"fmt": marker, "color": OKABE_ITO[0], "capsize": 3, "label": label}
+            axes.errorbar(means, heights, xerr=halves, mfc="white" if unit == EPISODE else OKABE_ITO[0], **look)
     # Above ours, which would hide them.
     others = (
-        ("D", OKABE_ITO[1], "paper", [None if row[3] is None else (row[3], np.nan) for row in rows]),
-        ("^", OKABE_ITO[2], "published", [row[4] for row in rows]),
+        ("D", OKABE_ITO[1], "paper", [None if row[4] is None else (row[4], np.nan) for row in rows]),
+        ("^", OKABE_ITO[2], "published elsewhere", [row[5] for row in rows]),
     )
     for marker, colour, label, values in others:
         known = [(*pair, place + 0.25) for pair, place in zip(values, places) if pair is not None]

@@ -9,6 +9,7 @@ from reproduce.show.fewshot_tables import published
 from reproduce.show.report import Report, show, text
 from reproduce.show.rows import Row
 from reproduce.show.tables import scope_sentence
+from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED
 
 
 class FewShotReport(Report):
@@ -82,5 +83,6 @@ class FewShotReport(Report):
             half = 0.0 if interval.low is None else interval.mean - interval.low
             others = published(row, slot, str(slot.recipe["episodes"]["shot"]))
             paper = row.printed(row.metric) if slot.same_data else None
-            rows.append((row.method.label, interval.mean, half, paper, others))
+            unit = SEED if len(row.finished) >= MINIMUM_SEEDS else EPISODE
+            rows.append((row.method.label, interval.mean, half, unit, paper, others))
         return show(fewshot_figures.accuracy_chart(rows)) if rows else text("No run is stored yet.")

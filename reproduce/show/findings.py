@@ -144,7 +144,7 @@ def _without_reservation(claims: Sequence[Shown]) -> list[str]:
         for shown in claims
         if shown.judged.verdict.direction == Direction.AGREES and not shown.judged.verdict.counted
     ]
-    clean = [shown for shown in agree if not shown.judged.reservations and not shown.judged.verdict.handicap]
+    clean = [shown for shown in agree if not _reserved(shown.judged)]
     if not agree:
         return []
     names = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where})" for shown in clean]
@@ -152,8 +152,18 @@ def _without_reservation(claims: Sequence[Shown]) -> list[str]:
     return [
         f"- Of the {words.number_word(len(agree))} trained claims that agree {words.number_word(len(clean))} "
         f"{'does' if len(clean) == 1 else 'do'} so without a reservation (a control of ours that does as well, a rival "
-        f"that is handicapped, a method that did nothing of what it is about){named}."
+        "that is handicapped, a method that did nothing of what it is about, a spread that only all methods together "
+        f"show, a claim that was declared when runs of it were known){named}."
     ]
+
+
+def _reserved(judged: Judged) -> list[str]:
+    """What takes from a claim that agrees."""
+    verdict = judged.verdict
+    alone = ["its own pair's spread would leave it open"] if verdict.alone else []
+    late = ["it was declared when runs of it were known"] if judged.claim.late else []
+    rival = [verdict.handicap.partition(":")[0]] if verdict.handicap else []
+    return [*judged.reservations, *rival, *alone, *late]
 
 
 def basis(verdicts: Sequence[Verdict]) -> str:
@@ -161,15 +171,17 @@ def basis(verdicts: Sequence[Verdict]) -> str:
     decided = [verdict for verdict in verdicts if verdict.direction in DECIDED]
     over = sum(verdict.unit == EPISODE for verdict in decided)
     shared = sum(verdict.unit == SEED and bool(verdict.alone) for verdict in decided)
+    failing = sum(verdict.interval is None for verdict in decided)
     parts = {
         "on the test episodes of one or two trainings a method": over,
         "on the spread over seeds that all methods show together, without which it would be another verdict": shared,
-        "on the seeds of its own pair alone": len(decided) - over - shared,
+        "on the seeds of the pair alone": len(decided) - over - shared - failing,
+        "on how many runs fail": failing,
     }
     if not decided:
         return ""
     counts = [words.number_word(count) if count else "none" for count in parts.values()]
-    verbs = ["rests" if counts[0] == "one" else "rest", "", ""]
+    verbs = ["rests" if counts[0] == "one" else "rest", *[""] * (len(parts) - 1)]
     told = [" ".join(filter(None, parts_of)) for parts_of in zip(counts, verbs, parts)]
     return f"Of the {words.number_word(len(decided))} decided ones {words.listed(told)}."
 
@@ -191,8 +203,9 @@ def _decided(claims: Sequence[Shown]) -> list[str]:
 
 
 def _though(shown: Shown) -> str:
-    """What takes from a claim: a method that did nothing of its own, controls that it does not beat."""
-    parts = list(shown.judged.reservations)
+    """What takes from a claim: a method that did nothing of its own, controls that it does not beat, and so on."""
+    judged = shown.judged
+    parts = _reserved(judged) if judged.verdict.direction == Direction.AGREES else list(judged.reservations)
     return f", though {words.listed(parts)}: see below" if parts else ""
 
 

@@ -10,15 +10,16 @@ the replicates are test episodes, and over seeds have the spread that the method
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from reproduce import tasks
 from reproduce.show.cells import as_markdown, number
 from reproduce.show.rows import Row, Table
 from reproduce.verdicts.metrics import Metric, gains, other_starts
 from reproduce.verdicts.spread import pool
-from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, holm_levels
+from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED, holm_levels
 
 #: With fewer methods the claims say everything that a ranking would.
 FEWEST_METHODS = 5
@@ -29,7 +30,7 @@ HEADINGS = {"dataset": "data", "method": "method", "mean": "mean", "ranks": "ran
 
 @dataclass(frozen=True)
 class Ranked:
-    """One method's place on one data set; ``unit`` is what the pairs were compared over."""
+    """One method's place on one data set; ``unit`` is what its pairs were compared over, ``units`` all pairs."""
 
     row: Row
     metric: Metric
@@ -39,6 +40,7 @@ class Ranked:
     methods: int
     unit: str
     better_than: tuple[str, ...]
+    units: Mapping[str, int]
 
 
 def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
@@ -68,14 +70,14 @@ def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
         if p_values[first, second] <= 1 - levels[first, second]:
             ahead = sum(paired.values) > 0
             beaten[first if ahead else second].add(second if ahead else first)
-    unit = EPISODE if any(item.unit == EPISODE for item in found.values()) else "seed"
+    units = Counter(item.unit for item in found.values())
     ranked = []
     for place, (row, mean) in enumerate(means):
         above = sum(place in others for others in beaten.values())
         names = tuple(means[other][0].method.label for other in sorted(beaten[place]))
-        ranked.append(
-            Ranked(row, metric, mean, 1 + above, len(means) - len(beaten[place]), len(means), unit, names)
-        )
+        own = sorted({item.unit for pair, item in found.items() if place in pair})
+        worst, unit = len(means) - len(beaten[place]), " and ".join(own)
+        ranked.append(Ranked(row, metric, mean, 1 + above, worst, len(means), unit, names, units))
     return ranked
 
 
@@ -123,15 +125,27 @@ def _starts(ranked: Sequence[Ranked]) -> str:
     )
 
 
+def _over(units: Mapping[str, int]) -> str:
+    """What the pairs were compared over, in words."""
+    if not units.get(EPISODE):
+        return "paired over seeds"
+    if not units.get(SEED):
+        return "of these trainings, paired over episodes"
+    return (
+        f"{units[EPISODE]} pairs of these trainings over episodes and {units[SEED]}, of methods with "
+        f"{MINIMUM_SEEDS} trainings each, over seeds, which spread more"
+    )
+
+
 def markdown(table: Table) -> str:
     """The rankings of a table under a sentence that says what they hold for; empty where there is none."""
     parts = []
     for ranked in rankings(table):
         first = ranked[0]
-        over = "of these trainings, paired over episodes" if first.unit == EPISODE else "paired over seeds"
+        title = tasks.named(first.row.method.task).metric_title(first.metric, first.row.slot)
         pairs = first.methods * (first.methods - 1) // 2
         parts.append(
-            f"Ranks by {first.metric.title} on {first.row.dataset}, {over}: the range that all {pairs} pairs of "
+            f"Ranks by {title} on {first.row.dataset}, {_over(first.units)}: the range that all {pairs} pairs of "
             f"{first.methods} methods leave to each, for all of them together at 95 % (Holm)." + _starts(ranked)
         )
         shown = [

@@ -270,6 +270,16 @@ def shown_tables(profile: plan.Profile, store: Store) -> list[Table]:
     return [table for table in made if table.experiment.table in plan.tables() or table.run]
 
 
+def _how(row: Row) -> str:
+    """What was not finite in a row's diverged runs, and where their training stood."""
+    results = [record["result"] for record in row.records.values() if record["status"] != "finished"]
+    words = dict.fromkeys(str(result["divergence"]) for result in results if result.get("divergence"))
+    errors = [float(result["train_error"]) for result in results if result.get("train_error") is not None]
+    stood = f"training error {', '.join(f'{error:.1f}' for error in errors)} %" if errors else ""
+    told = "; ".join(filter(None, [*words, stood]))
+    return f" ({told})" if told else ""
+
+
 def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     own = [j for j in claims if j.slot == row.slot and j.better == row.method and not j.claim.control]
     own = [j for j in own if not KINDS[j.claim.kind].on]  # what is computed without data says nothing about a run
@@ -290,6 +300,6 @@ def _with_verdict(row: Row, claims: Iterable[Judged], reference: bool) -> Row:
     elif row.records and all(judged.verdict.counted for judged in chosen):
         verdict = replace(verdict, reason=joined("counted, not by its error", verdict.reason))
     if row.diverged:
-        counted = f"{row.diverged} of {len(row.records)} runs diverged"
+        counted = f"{row.diverged} of {len(row.records)} runs diverged{_how(row)}"
         verdict = replace(verdict, reason=joined(verdict.reason, counted))
     return replace(row, verdict=replace(verdict, idle=row.idle))

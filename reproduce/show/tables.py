@@ -47,7 +47,11 @@ def scope_sentence(table: Table) -> str:
     """What the profile trains on and how much, beside the paper."""
     if not table.slots:
         return f"Profile {table.profile.name} declares no data for it."
-    return tasks.named(table.experiment.task).scope(table)
+    said = tasks.named(table.experiment.task).scope(table)
+    run = {row.slot for row in table.rows if row.records}
+    without = [slot.title for slot in table.slots if slot.name not in run]
+    # A table without any record is not run, which is said in other words.
+    return f"{said} Declared and not run so far: {'; '.join(without)}." if run and without else said
 
 
 def write_tables(keys: Iterable[plan.Key], profile: plan.Profile, store: Store) -> list[Table]:

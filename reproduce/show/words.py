@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from reproduce import tasks
 from reproduce.declare.experiments import Key
 from reproduce.show import rankings
 from reproduce.show.cells import number
@@ -40,6 +41,7 @@ def sentence(judged: Judged) -> str:
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     if judged.verdict.direction != Direction.NOT_RUN:
         parts += [f"beside our control {_beside(control)}" for control in judged.controls]
+    parts += ["declared when runs of it were known"] if judged.claim.late else []
     said = joined(*parts)
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
 
@@ -164,7 +166,8 @@ def observed(judged: Judged) -> str:
 def _measured(judged: Judged) -> str:
     """What was compared; empty of what is counted, whose own words say it."""
     compared = judged.claim.kind in ("better", "similar")
-    return f" in {judged.claim.metric.title}{_pairs(judged)}" if compared else ""
+    title = tasks.named(judged.better.task).metric_title(judged.claim.metric, judged.slot) if compared else ""
+    return f" in {title}{_pairs(judged)}" if compared else ""
 
 
 def _pairs(judged: Judged) -> str:
@@ -211,8 +214,8 @@ def _verdict(judged: Judged) -> str:
         than = "smaller" if "smaller" in reason else "larger"
         return f"agrees in direction, {than} than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
-        even = " even halved, since it is of other data," if verdict.scope.data else ""
-        return f"no effect of the paper's size,{even} which is {number(paper)} {_side(judged, paper)}"
+        even = ", nor of half of it, as it is of other data" if verdict.scope.data else ""
+        return f"no effect of the paper's size, {number(paper)} {_side(judged, paper)}{even}"
     said = f"{direction} ({reason})" if reason else str(direction)
     return ", ".join(part for part in (said, _in_the_paper(judged)) if part)
 

@@ -147,10 +147,16 @@ class Classification(Task):
         ]
         shown = ", ".join(map(str, sorted({slot.width for slot in slots})))
         if not all(slot.same_width for slot in slots):
-            width = f", a network of width {shown} (paper: 32)"
+            width = f", a network of width {shown} (full: 32)"
         else:  # tables beyond the paper have networks that it does not have
-            width = ", the paper's network" if isinstance(table.experiment.table, int) else ""
+            width = f", networks of full size ({_widths_of(table)})" if isinstance(table.experiment.table, int) else ""
         return f"Profile {table.profile.name}{width}. {'; '.join(parts)}."
+
+
+def _widths_of(table: Table) -> str:
+    """Where the widths of full size are from: the paper's appendix A is not in our copy."""
+    ours = any(method.model.startswith("cnn10") for method in table.experiment.methods)
+    return "widths that meet the paper's counts of parameters" if ours else "the widths of the authors' release"
 
 
 def _precision(table: Table, slot: Slot) -> str:

@@ -20,7 +20,7 @@ from reproduce.run.attempts import code, machine
 from reproduce.show import fewshot_tables
 from reproduce.show.cells import as_csv
 from reproduce.show.columns import Column
-from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.tasks.accuracy import ACCURACY, base_training
 from reproduce.tasks.task import STEP_PASSES, Outcome, Task
 
 if TYPE_CHECKING:
@@ -103,11 +103,7 @@ class FewShot(Task):
         return train(run, dataset, checkpoint, minutes, progress)
 
     def shares(self, run: Run) -> str:
-        part = run.recipe.get("pretrain")
-        if part is None:
-            return super().shares(run)
-        model = {name: value for name, value in run.model.items() if name in ("backbone", "width", "predictor_options")}
-        return f"{model} {part} {run.seed} {run.dataset} {_is_dynamic(run)}"
+        return base_training(run.declared("")) or super().shares(run)
 
     def network(self, run: Run, sizes: Shape) -> Any:
         """The backbone with a classifier of the base classes."""

@@ -232,7 +232,7 @@ class FewerParameters(Kind):
         claim, profile, scope, where = case.claim, case.profile, replace(case.scope, budget=1.0, precision=""), ""
         # Profiles shrink networks unevenly, for time; the paper speaks of its own, whose counting costs nothing.
         if (scope.data or scope.width) and case.paper is not None:
-            profile, scope, where = case.paper, Scope(), "at the paper's widths and classes "
+            profile, scope, where = case.paper, Scope(), "at full widths and the paper's classes "
 
         def of(side: Side) -> int:
             return count(profile.run(side.method, side.slot, 0), claim.quantity)

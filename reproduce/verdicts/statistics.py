@@ -27,7 +27,7 @@ better (``reproduce/verdicts/metrics.py``). Their mean has one interval, which i
   - *disagrees*: it lies wholly outside of [-d, d];
   - *undecided* otherwise.
 
-* "fewer parameters" (or multiply-adds): counted on the networks at the paper's widths, without any training, so always
+* "fewer parameters" (or multiply-adds): counted on the networks at full widths, without any training, so always
   decided: *agrees* when the saving lies in the declared range, else *disagrees*.
 * "computed": an identity or an order, computed in float64 without data (``reproduce/studies``), so always decided.
 * "does not converge", with a declared multiple: a run *fails* when it diverged or when its error is above that multiple

@@ -23,7 +23,7 @@ from reproduce.declare.plan import Profile
 from reproduce.declare.runs import Run, run_id
 from reproduce.run import fingerprints
 from reproduce.run.store import SCHEMA, Store
-from reproduce.show.fewshot_tables import ACCURACY
+from reproduce.tasks.accuracy import ACCURACY
 from reproduce.tasks.classification import TEST_ERROR, TOP5_ERROR
 
 ROOT = Path(__file__).parents[2]

@@ -27,10 +27,12 @@ CASES = {
     f"is undecided (the interval holds 0); {BY} 0.0": [
         [0.2, 0.1, 0.2], [0.1, 0.3, 0.2], [0.3, 0.1, 0.2], [0.1, 0.2, 0.4]
     ],
-    "is undecided (2 common seeds, three decide); in the two seeds of all budgets it is": [
+    "is undecided (2 common seeds, three decide); in the two seeds of all stored budgets it is": [
         [0.0, 0.1], [0.25, 0.35], [0.5, 0.6], [1.0, 1.1]
     ],
-    "is undecided (one common seed, three decide); in the one seed of all budgets it is": [[0.0], [0.25], [0.5], [1.0]],
+    "is undecided (one common seed, three decide); in the one seed of all stored budgets it is": [
+        [0.0], [0.25], [0.5], [1.0]
+    ],
     "is undecided (fewer than two budgets are stored)": [[], [], [0.5, 0.6, 0.7], []],
 }
 
@@ -114,5 +116,6 @@ def test_the_papers_points_stand_apart_from_the_lines() -> None:
 
 def test_the_gains_that_are_named_are_those_of_the_seeds_that_the_slopes_are_of(tmp_path: Path) -> None:
     text = budget.answer(stored(tmp_path, [[0.1], [0.2], [0.3, 0.9, 0.9], []]).table)
-    assert "in the one seed of all budgets it is, in points, 0.10 at 112,640, 0.20 at 225,280, 0.30 at 450,432" in text
+    shown = "0.10 at 112,640, 0.20 at 225,280, 0.30 at 450,432"
+    assert f"in the one seed of all stored budgets it is, in points, {shown}" in text
     assert "over all seeds that there are 0.70 at 450,432." in text

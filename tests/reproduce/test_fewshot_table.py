@@ -312,7 +312,7 @@ def test_a_lower_accuracy_disagrees_with_other_data_as_a_scope(tmp_path: Path) -
         assert verdict.direction == "disagrees"
         scopes[name] = str(verdict.scope)
     # All trainings are tested on the same episodes, over which an interval over seeds does not speak.
-    data, only = "CIFAR-FS for Mini-ImageNet, other widths than the paper's", "these test episodes only"
+    data, only = "CIFAR-FS for Mini-ImageNet, other widths than full", "these test episodes only"
     assert scopes == {"paper": only, "cpu": f"{data}, in bfloat16 and float32, {only}"}
 
 

@@ -176,7 +176,7 @@ def test_what_decided_verdicts_rest_on_is_counted() -> None:
     said = findings.basis([*decided, Verdict(Direction.UNDECIDED, unit="seed")])
     assert said.startswith("Of the three decided ones one rests on the test episodes of one or two trainings a method")
     assert "two on the spread over seeds that all methods show together, without which" in said
-    assert said.endswith("and none on the seeds of its own pair alone.")
+    assert said.endswith("none on the seeds of the pair alone and none on how many runs fail.")
     assert findings.basis([]) == ""
 
 
@@ -213,10 +213,12 @@ def test_the_committed_pages_are_those_of_the_committed_records() -> None:
 
 
 def test_what_takes_from_a_claim_is_said_where_claims_are_listed() -> None:
-    def judged(direction: Direction, controls: tuple[Judged, ...] = (), vain: tuple[str, ...] = ()) -> Judged:
+    def judged(
+        direction: Direction, controls: tuple[Judged, ...] = (), vain: tuple[str, ...] = (), late: bool = False
+    ) -> Judged:
         better, worse = SimpleNamespace(label="A"), SimpleNamespace(label="B (not in the paper)")
-        claim: Any = None
-        verdict = Verdict(direction, vain=vain)
+        claim: Any = SimpleNamespace(late=late)
+        verdict = Verdict(direction, vain=vain, handicap="B is handicapped: less of all" if late else "")
         return Judged("", "", claim, better, worse, "", None, verdict, controls=controls)  # type: ignore[arg-type]
 
     def though(of: Judged) -> str:
@@ -225,6 +227,8 @@ def test_what_takes_from_a_claim_is_said_where_claims_are_listed() -> None:
 
     assert though(judged(Direction.AGREES, vain=("A",))) == ", though A did nothing of what it is about: see below"
     assert though(judged(Direction.AGREES)) == ""
+    late = ", though B is handicapped and it was declared when runs of it were known: see below"
+    assert though(judged(Direction.AGREES, late=True)) == late
     controls = tuple(map(judged, (Direction.AGREES, Direction.DISAGREES, Direction.UNDECIDED)))
     said = ", though our control, B, beats A and A is not shown to beat our control, B: see below"
     assert though(judged(Direction.AGREES, controls)) == said

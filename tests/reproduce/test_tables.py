@@ -134,7 +134,7 @@ def test_other_data_and_widths_are_a_scope_beside_the_direction(tmp_path: Path) 
     assert directions[:3] == ["reference", "agrees", "undecided"]
     assert set(directions[3:]) == {"not run"}
     scope = str(rows[1].verdict.scope)
-    assert scope.startswith("digits for CIFAR-10, width 8 (paper: 32), ")
+    assert scope.startswith("digits for CIFAR-10, width 8 (full: 32), ")
     assert scope.endswith(" % of the paper's training")
     assert rows[0].dataset == "digits (for CIFAR-10)"
 

@@ -146,8 +146,8 @@ def test_a_method_does_not_converge_when_every_one_of_three_runs_fails() -> None
 def test_a_scope_names_what_differs_from_the_paper_and_nothing_else() -> None:
     assert str(Scope()) == ""
     assert str(Scope(budget=0.6)) == ""
-    assert str(Scope("digits for CIFAR-10", "width 8 (paper: 32)", 0.05)) == (
-        "digits for CIFAR-10, width 8 (paper: 32), 5 % of the paper's training"
+    assert str(Scope("digits for CIFAR-10", "width 8 (full: 32)", 0.05)) == (
+        "digits for CIFAR-10, width 8 (full: 32), 5 % of the paper's training"
     )
 
 

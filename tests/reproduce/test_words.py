@@ -137,7 +137,7 @@ def test_few_shot_sentences_are_of_these_trainings_and_their_episodes(tmp_path: 
     texts = [words.sentence(judged) for judged in table.claims]
     for text, row in zip(texts, csv_rows(store, 6)):
         check(text, row)
-    scope = "3 episodes, other widths than the paper's, in bfloat16, these trainings only, one a method"
+    scope = "3 episodes, other widths than full, in bfloat16, these trainings only, one a method"
     assert f"{scope}: Static NSN" in texts[0]
     assert "points above Finetuning baseline in accuracy" in texts[0]
     control = next(text for text, judged in zip(texts, table.claims) if judged.claim.control)
