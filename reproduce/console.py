@@ -158,12 +158,12 @@ def main(arguments: list[str] | None = None) -> int:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         name = (error.name or "").split(".")[0]
         advice = "run `pip install 'neural-similarity-learning[reproduce]'`"
         print(f"error: this command needs {name}, which is not installed; {advice}.", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         from reproduce.__main__ import UNREAD, unread
 
         if isinstance(error, BrokenPipeError) and unread():

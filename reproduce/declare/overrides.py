@@ -79,13 +79,16 @@ def _unknown(base: str, key: str, part: dict[str, Any]) -> ValueError:
 
 def _value(key: str, text: str, old: Any) -> Any:
     """The text as a value of the old one's type: no number below zero or without end, no count of nothing."""
+    counted = isinstance(old, int | float) and not isinstance(old, bool)
+    lowest = min(old, 1 if isinstance(old, int) else 0) if counted else None
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text]
         value = type(old)(text)
-        lowest = min(old, 1 if isinstance(old, int) else 0) if isinstance(old, int | float) else None
         if lowest is not None and not lowest <= value < math.inf:
             raise ValueError
         return value
     except (ValueError, KeyError):
-        raise ValueError(f"The setting {key} is {old!r}; {text!r} is no such value.") from None
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}.get(type(old), "a text")
+        least = f" of at least {lowest:g}" if lowest is not None else ""
+        raise ValueError(f"The setting {key} must be {kind}{least}, as {old!r} is, got {text!r}.") from None

@@ -110,7 +110,8 @@ def _cpu() -> str:
 
 @cache
 def code() -> dict[str, Any]:
-    """Commit of the checkout this package lies in, whether tracked files differ from it, and the version."""
+    """Commit of the checkout this package lies in, whether its code (``nsl``, ``reproduce``) differs from that, and the
+    version. An installed package has no commit, also where its environment lies within a repository."""
     from importlib.metadata import PackageNotFoundError, version
 
     def git(*arguments: str) -> str | None:
@@ -129,5 +130,7 @@ def code() -> dict[str, Any]:
         package = version("neural-similarity-learning")
     except PackageNotFoundError:
         package = "not installed"
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return {"commit": None, "dirty": False, "version": package}
     changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/nsl", ":/reproduce")
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes), "version": package}

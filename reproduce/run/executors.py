@@ -338,6 +338,7 @@ class LocalExecutor:
             number, status, text = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
+            worker.pipe.close()
             workers.remove(worker)
             lost = "failed", f"its process ended with code {worker.process.exitcode}"
             return [(job, lost) for job in worker.jobs.values()]

@@ -157,12 +157,18 @@ def _read_json(path: Path) -> dict[str, str]:
 
 def forget(fingerprint: str) -> Path:
     """Drop a fingerprint that turned out wrong from the user's cache; returns the path of the cache."""
-    cache = _read_json(_cache_path())
-    kept = {key: value for key, value in cache.items() if value != fingerprint}
-    if kept != cache:
-        with suppress(OSError):
-            write_text(_cache_path(), json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    _update(_cache_path(), lambda known: {key: value for key, value in known.items() if value != fingerprint})
     return _cache_path()
+
+
+def _update(path: Path, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Change what is remembered there, while other commands wait: what they have added or dropped stays so."""
+    # A cache folder that cannot be written or locked costs time, not correctness. Hidden files are no data.
+    with suppress(OSError), locked(path.with_name(f".{path.stem}.lock")):
+        before = _read_json(path)
+        after = change(dict(before))
+        if after != before:
+            write_text(path, json.dumps(after, indent=1, sort_keys=True) + "\n")
 
 
 def dataset_key(dataset: dict[str, Any]) -> str:
@@ -231,25 +237,20 @@ def current(
     written to ``data.json`` in ``folder``, see :func:`keep`.
     """
     cache, found = _read_json(_cache_path()), dict[str, str]()
-    hashes: dict[str, str] = {}
-    fresh = False
+    hashes, fresh = dict[str, str](), dict[str, str]()
     for key, run in {dataset_key(run.dataset): run for run in runs}.items():
         signature = _signature(run, data, loader)
         if signature not in cache:
             fingerprint = load(run, data)
             # Loading may have downloaded files: what is remembered is how they are now.
-            cache[_signature(run, data, loader)] = fingerprint
+            fresh[_signature(run, data, loader)] = fingerprint
             hashes |= _hashed(_files(run, data))
-            fresh = True
             found[key] = fingerprint
         else:
             found[key] = cache[signature]
     if fresh:
-        # A cache folder that cannot be written costs time, not correctness.
-        with suppress(OSError):
-            write_text(_cache_path(), json.dumps(cache, indent=1, sort_keys=True) + "\n")
-            known = _read_json(_files_path()) | hashes
-            write_text(_files_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+        _update(_cache_path(), lambda known: known | fresh)
+        _update(_files_path(), lambda known: known | hashes)
     keep(folder, found)
     return found
 

@@ -149,8 +149,16 @@ class Table:
         return any(row.records for row in self.rows)
 
     def row(self, slot: str, key: str) -> Row:
-        """The row of one method on the data set in ``slot``."""
-        return next(row for row in self.rows if row.slot == slot and row.method.key == key)
+        """The row of one method on the data set in ``slot``.
+
+        Raises:
+            ValueError: the table has none; the sentence names those it has.
+        """
+        for row in self.rows:
+            if row.slot == slot and row.method.key == key:
+                return row
+        known = ", ".join(f"{row.slot} {row.method.key}" for row in self.rows)
+        raise ValueError(f"{self.experiment.name} has no row {slot} {key}; it has: {known}.")
 
     def compared(self, judged: Judged) -> tuple[Row, Row]:
         """The rows that a claim compares, the one that the paper has above first."""

@@ -49,7 +49,8 @@ def build(results: Path, output: Path) -> str:
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         if size > LARGEST:
             raise ValueError(f"The site has {size / 2**20:.0f} MiB, more than {LARGEST // 2**20}; leave records out.")
-        shutil.rmtree(output, ignore_errors=True)
+        if output.exists():
+            shutil.rmtree(output)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, output)
     pages = len(list(output.rglob("*.html")))

@@ -139,7 +139,7 @@ def _pairs(case: Case) -> dict[int, tuple[float, float]]:
     """The values of the compared seeds, where a row has others too, or where a mean over episodes hides them."""
     first, second = (case.metric.values(side.records) for side in (case.better, case.worse))
     common = paired_seeds(case.metric, case.better.records, case.worse.records)
-    hidden = case.metric.unit == EPISODE and len(common) > 1
+    hidden = case.metric.episodes is not None and len(common) > 1
     if set(common) == first.keys() | second.keys() and not hidden:
         return {}
     return {seed: (first[seed], second[seed]) for seed in common}

@@ -46,11 +46,6 @@ class Metric:
     tested: Callable[[Record], int | None] | None = None
 
     @property
-    def unit(self) -> str:
-        """The unit of replication, ``SEED`` or ``EPISODE``; episodes count only while there are too few seeds."""
-        return SEED if self.episodes is None else EPISODE
-
-    @property
     def label(self) -> str:
         """Heading of a column of this metric."""
         return f"{self.title} (%)" + (", higher is better" if self.higher_is_better else "")

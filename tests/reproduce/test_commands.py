@@ -39,9 +39,9 @@ def test_an_unknown_profile_is_one_clear_line(command: str, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("width=0", "The setting width is 32; '0' is no such value"),
-        ("seeds=-1", "The setting seeds is 3; '-1' is no such value"),
-        ("slot.cifar10.recipe.learning_rate=nan", "'nan' is no such value"),
+        ("width=0", "The setting width must be a whole number of at least 1, as 32 is, got '0'"),
+        ("seeds=-1", "The setting seeds must be a whole number of at least 1, as 3 is, got '-1'"),
+        ("slot.cifar10.recipe.learning_rate=nan", "must be a number of at least 0, as 0.1 is, got 'nan'"),
         ("slot=3", "slot.KEY"),
         ("slot.nowhere.width=8", "cifar10.KEY"),
     ],

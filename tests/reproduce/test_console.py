@@ -103,7 +103,7 @@ def test_a_setting_overrides_the_profile_and_enters_the_identity() -> None:
     ("setting", "message"),
     [
         ("cpu.widht=16", "has no single setting 'widht'"),
-        ("cpu.width=wide", "'wide' is no such value"),
+        ("cpu.width=wide", "must be a whole number of at least 1, as 32 is, got 'wide'"),
         ("cpu.recipe=1", "has no single setting 'recipe'"),
         ("demo.width=1", "write cpu.KEY=VALUE of the chosen profile"),
         ("cpu.width", "write cpu.KEY=VALUE"),

@@ -69,6 +69,23 @@ def test_two_commands_that_write_data_json_at_once_lose_nothing(tmp_path: Path) 
     assert "checksum" in json.loads((tmp_path / "data.json").read_text(encoding="utf-8"))
 
 
+def test_commands_that_remember_and_forget_at_once_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second = (run_on({"name": name}) for name in ("one", "two"))
+
+    def meanwhile(*_: object) -> str:
+        fingerprints.current(tmp_path / "other", [second], None, lambda *_: MARK, "a test")
+        fingerprints.forget("wrong")
+        return "mark of the first"
+
+    fingerprints.current(tmp_path / "results", [first], None, lambda *_: "wrong", "another")
+    fingerprints.current(tmp_path / "results", [first], None, meanwhile, "a test")
+    known = json.loads((tmp_path / "nsl" / "fingerprints.json").read_text("utf-8"))
+    assert sorted(known.values()) == sorted([MARK, "mark of the first"])
+
+
 def test_what_is_remembered_and_half_written_files_are_no_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
