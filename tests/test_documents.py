@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,14 @@ import torch
 import nsl
 from nsl.data import load
 from nsl.data.augment import normalise
+from nsl.training import Recipe
 from reproduce.declare import plan
+from reproduce.run.store import Store
 
 ROOT = Path(__file__).parents[1]
+
+#: What a recipe says of a training; others measure more after it.
+FIELDS = {field.name for field in fields(Recipe)}
 
 
 def flat(page: str) -> str:
@@ -71,6 +77,21 @@ def test_the_guide_says_a_profiles_seeds_and_widths(name: str) -> None:
         found = int(said[1].replace(",", "")) * int(said[2] or 1)
         assert found == first
         assert (f"Table 4: {second:,}" in row) == (second != first)
+
+
+def test_the_same_seed_on_another_processor_is_told_as_far_away_as_it_ends() -> None:
+    """docs/determinism.md, of stored runs that differ in nothing but the processor and what is measured after them."""
+    store = Store(ROOT / "results", "cpu")
+    errors: dict[str, dict[str, float]] = {}
+    for record in store.records():
+        if record["config"].get("task", "robustness") == "robustness" and record["status"] == "finished":
+            config = {key: value for key, value in record["config"].items() if key not in ("task", "revision")}
+            recipe = {key: value for key, value in config["recipe"].items() if key in FIELDS}
+            key = json.dumps(config | {"recipe": recipe}, sort_keys=True)
+            (maker,) = {attempt["cpu"].split()[0] for attempt in record["attempts"]} or {""}
+            errors.setdefault(key, {})[maker] = record["result"]["curve"][-1]["test_error"]
+    apart = max(max(found.values()) - min(found.values()) for found in errors.values())
+    assert f"up to {apart:.2f} points of test error" in (ROOT / "docs" / "determinism.md").read_text("utf-8")
 
 
 def test_some_two_fifths_of_all_predicted_numbers_vanish_in_bfloat16_at_the_start() -> None:

@@ -56,6 +56,10 @@ not compared. Where the spread of the pair's own gains alone, with Holm's proced
 such, would give another direction, the verdict names it. This was brought in on 2026-11-29, when most records of the
 profile cpu were known: by their own spread alone three seeds could decide next to nothing, either way.
 
+Runs of one seed have their start and their images' order in common. They need not have been made on one machine: on
+another processor a training of the same seed ends elsewhere (docs/determinism.md), so that such a pair shares less than
+one of a single machine, which only widens what its gains scatter by. Records name their machines.
+
 Several claims: Holm
 --------------------
 The *family* are all pairs of methods whose "better" or "similar" claims a table declares, on all its data sets and

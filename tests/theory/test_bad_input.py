@@ -4,10 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 
+import theory.__main__ as theory_main
+from nsl.outputs import OutputError
 from theory import (
     DiagonalSimilarity,
     Factorised,
@@ -203,7 +207,11 @@ def test_claims_are_numbered_without_gaps_and_written_the_same_twice(tmp_path):
     assert row["verdict"] == "holds"
     assert row["profile"] == "quick"
     assert "flow-equations" in (tmp_path / "a" / "claims.md").read_text()
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["claims.json", "claims.md"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "claims.json",
+        "claims.lock",
+        "claims.md",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +239,7 @@ def test_importing_theory_loads_neither_scipy_nor_torch():
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import theory; theory.integrate", "ImportError: The theory needs scipy, which is not installed; run"),
+        ("import theory; theory.integrate", "ModuleNotFoundError: The theory needs scipy, which is not installed; run"),
         ("from theory.__main__ import main; main(['claims'])", "error: The theory needs scipy, which is not installed"),
     ],
 )
@@ -239,6 +247,50 @@ def test_without_scipy_there_is_one_line_that_says_what_to_install(code, said):
     code = f"import sys; sys.modules['scipy'] = None; {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_library_that_is_there_but_does_not_load_is_not_told_to_be_missing(monkeypatch):
+    def broken(*_, **__):
+        raise ImportError("libfoo.so: undefined symbol", name="scipy")
+
+    monkeypatch.setattr(theory_main, "claims", broken)
+    with pytest.raises(ImportError, match="undefined symbol"):
+        main(["claims"])
+
+
+def test_two_processes_that_write_one_ledger_lose_no_row(tmp_path, monkeypatch):
+    """Both read it before either has written: without a lock the row of one is lost."""
+    finding = ledger.Finding(ledger.HOLDS, {"figure": 1.0}, "none")
+    rows = {name: ledger.Verdict(ledger.find(name), finding, True, 0.0) for name in ("1", "4", "25")}
+    ledger.write([rows["1"]], tmp_path)
+    real = ledger.read
+
+    def read(out):
+        found = real(out)
+        time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(ledger, "read", read)
+    writers = [threading.Thread(target=ledger.write, args=([rows[name]], tmp_path)) for name in ("4", "25")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [row["number"] for row in real(tmp_path)] == [1, 4, 25]
+
+
+def test_a_ledger_that_cannot_be_locked_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "claims.lock").mkdir()
+    with pytest.raises(OutputError, match=r"claims\.lock cannot be locked \(Is a directory\); name another folder"):
+        ledger.write([], tmp_path)
+
+
+def test_figures_are_listed_with_a_colon_between_name_and_value():
+    finding = ledger.Finding(ledger.HOLDS, {"effective rank, N = 1": 13.9}, "none")
+    few = ledger.ledger_text(ledger.Verdict(ledger.find("1"), finding, True, 0.0))
+    assert "| effective rank, N = 1: 13.9 |" in few
+    finding = ledger.Finding(ledger.HOLDS, {f"N = {k}": 13.9 for k in range(ledger.READABLE + 1)}, "none")
+    assert "\n- N = 0: 13.9\n" in ledger.ledger_text(ledger.Verdict(ledger.find("1"), finding, True, 0.0))
 
 
 def test_the_ten_lines_of_the_package_docstring_work():
