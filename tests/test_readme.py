@@ -168,14 +168,8 @@ def measured() -> str:
 def test_the_measured_numbers_are_those_of_the_stored_records() -> None:
     assert f"{HEAD}{measured()}\n" in TEXT, "run python -m tests.test_readme, which writes them"
     assert "5.5 % of the paper's training" in str(plan.profile("cpu").slots["cifar10"].scope)
-    said = "With 5.5 % of the paper's training (nine epochs in bfloat16, of which no network overfits), on CIFAR-10"
+    said = "CIFAR-10, the authors' widths, 5.5 % of the paper's training: nine epochs, in bfloat16"
     assert said in FLAT
-    table = make_table(4, plan.profile("cpu"), Store(ROOT / "results", "cpu"))
-    for row in (table.row("cifar10", key) for key in SHOWN):
-        test, train = row.mean(row.metric), row.mean_of("train_error")
-        assert test is not None
-        assert train is not None
-        assert test.mean - train < 1.5
 
 
 def test_its_sentence_on_the_similarity_is_that_of_the_verdicts() -> None:
