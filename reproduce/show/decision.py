@@ -13,12 +13,10 @@ from reproduce.declare import plan
 from reproduce.run.progress import Costs, duration
 from reproduce.show import words
 from reproduce.show.rows import Row, Table
+from reproduce.verdicts.claims import KINDS
 from reproduce.verdicts.judge import Judged
 from reproduce.verdicts.spread import TRUSTED
 from reproduce.verdicts.statistics import MINIMUM_SEEDS, Direction
-
-#: Kinds of claims to which a diverged run is an answer.
-CONVERGENCE = ("does_not_converge", "converges")
 
 #: From so many seeds on no number of them is named.
 MOST = 50
@@ -35,7 +33,7 @@ LEGEND = (
 def takes(table: Table, judged: Judged, profile: plan.Profile, costs: Costs) -> str:
     """What a decision on an undecided claim would take, in a few words."""
     rows = table.compared(judged)
-    if any(row.diverged for row in rows) and judged.claim.kind not in CONVERGENCE:
+    if any(row.diverged for row in rows) and not KINDS[judged.claim.kind].of_failing:
         return "a training that does not diverge: a diverged run has no error"
     episodes = judged.claim.metric.episodes is not None
     least = 1 if episodes and judged.verdict.direction == Direction.NOT_RUN else MINIMUM_SEEDS

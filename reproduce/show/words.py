@@ -18,7 +18,7 @@ from reproduce.declare.experiments import Key
 from reproduce.show import rankings
 from reproduce.show.cells import number
 from reproduce.show.rows import Table
-from reproduce.verdicts.claims import Computed
+from reproduce.verdicts.claims import KINDS, Computed
 from reproduce.verdicts.judge import Judged
 from reproduce.verdicts.statistics import EPISODE, Direction, Interval, joined, level_text
 
@@ -165,7 +165,7 @@ def observed(judged: Judged) -> str:
 
 def _measured(judged: Judged) -> str:
     """What was compared; empty of what is counted, whose own words say it."""
-    compared = judged.claim.kind in ("better", "similar")
+    compared = KINDS[judged.claim.kind].replicated
     title = tasks.named(judged.better.task).metric_title(judged.claim.metric, judged.slot) if compared else ""
     return f" in {title}{_pairs(judged)}" if compared else ""
 
@@ -211,7 +211,9 @@ def _verdict(judged: Judged) -> str:
     if direction == Direction.DISAGREES and similar:
         return f"disagrees: not similar within {judged.claim.margin:g} points, {_in_the_paper(judged)}"
     if direction == Direction.AGREES and reason and paper is not None:
-        than = "smaller" if "smaller" in reason else "larger"
+        assert verdict.interval is not None
+        assert verdict.interval.high is not None
+        than = "smaller" if verdict.interval.high < paper else "larger"
         return f"agrees in direction, {than} than the paper's {number(paper)}"
     if direction == Direction.NO_EFFECT and paper is not None:
         even = ", nor of half of it, as it is of other data" if verdict.scope.data else ""
@@ -222,7 +224,7 @@ def _verdict(judged: Judged) -> str:
 
 def _in_the_paper(judged: Judged) -> str:
     """Where the paper has the first method; empty of what is no comparison, or of no claim of the paper."""
-    if judged.claim.kind not in ("better", "similar") or judged.claim.control:
+    if not KINDS[judged.claim.kind].replicated or judged.claim.control:
         return ""
     if judged.paper is not None:
         return f"in the paper {number(abs(judged.paper))} {_side(judged, judged.paper)}"

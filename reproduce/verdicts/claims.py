@@ -115,12 +115,14 @@ class Kind(ABC):
         name: as ``kind`` in a table's declaration.
         ranks: whether it says that the first method is the better one, so that the method's row stands for it.
         replicated: whether it is judged by an interval over replicates, so that its pair belongs to a table's family.
+        of_failing: whether it is about runs that fail, so that a diverged one is an answer.
         on: what stands for the data set, of a kind that needs none.
     """
 
     name: ClassVar[str]
     ranks: ClassVar[bool] = False
     replicated: ClassVar[bool] = False
+    of_failing: ClassVar[bool] = False
     on: ClassVar[str] = ""
 
     def check(self, claim: Claim) -> str:
@@ -170,7 +172,9 @@ class _Comparison(Kind):
             return Evidence(paper, gains=found)
         mean = mean_interval(by_seed) if by_seed else None
         shown = None if mean is None else Interval(mean.mean, None, None, mean.count)
-        verdict = Verdict(Direction.UNDECIDED, case.scope, shown, "", len(by_seed), by_seed, reason=reason)
+        verdict = Verdict(
+            Direction.UNDECIDED, case.scope, shown, seeds=len(by_seed), values=by_seed, reason=reason
+        )
         return Evidence(paper, verdict)
 
 
@@ -276,6 +280,7 @@ class DoesNotConverge(Kind):
     """The first method's runs diverge, or end above the claim's multiple of the second's error with the same seed."""
 
     name = "does_not_converge"
+    of_failing = True
 
     def rule(self, failed: int, runs: int) -> tuple[Direction, str]:
         """Direction and reason where so many of the runs failed."""
@@ -309,7 +314,7 @@ class DoesNotConverge(Kind):
             f"error of {case.worse.method.label}"
         )
         interval = Interval(100 * failed / len(seeds), None, None, len(seeds))
-        verdict = Verdict(direction, case.scope, interval, "", len(seeds), observed=observed, reason=reason)
+        verdict = Verdict(direction, case.scope, interval, seeds=len(seeds), observed=observed, reason=reason)
         return Evidence(verdict=verdict)
 
 

@@ -199,8 +199,9 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
             )
             by_itself = "" if other == direction else f"by the spread of its own gains alone: {other}"
             verdict = Verdict(
-                direction, scope, interval, item.gains.unit, seeds, by_seed, "", reason, "", handicap, by_itself
-            )
+                direction, scope, interval, unit=item.gains.unit, seeds=seeds, values=by_seed, reason=reason,
+                handicap=handicap, alone=by_itself,
+            )  # fmt: skip
         assert verdict is not None  # it is decided without an interval, or by one
         if kind.replicated and verdict.direction != Direction.NOT_RUN:
             vain = tuple(side.method.label for side in (case.better, case.worse) if side.always_idle)
@@ -209,16 +210,16 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
         data = kind.on or better.dataset
         judged.append(
             Judged(
-                better.slot,
-                data,
-                case.claim,
-                better.method,
-                worse.method,
-                quantity,
-                item.paper,
-                verdict,
-                item.gains,
-                _pairs(case) if kind.replicated else {},
+                slot=better.slot,
+                dataset=data,
+                claim=case.claim,
+                better=better.method,
+                worse=worse.method,
+                quantity=quantity,
+                paper=item.paper,
+                verdict=verdict,
+                gains=item.gains,
+                pairs=_pairs(case) if kind.replicated else {},
             )
         )
     return tuple(replace(one, controls=_controls(one, judged)) for one in judged)
