@@ -113,3 +113,17 @@ def test_some_two_fifths_of_all_predicted_numbers_vanish_in_bfloat16_at_the_star
                 gone += int(distance.count_nonzero() - ((1 + distance).bfloat16() - 1).count_nonzero())
     assert 0.3 < gone / total < 0.5
     assert "some two fifths of all predicted numbers vanish" in (ROOT / "DISCREPANCIES.md").read_text("utf-8")
+
+
+def test_the_epsilon_under_the_norms_makes_small_starts_small() -> None:
+    """DISCREPANCIES.md, SphereNet predictor: by how much the outputs of a new predictor are shortened."""
+
+    def spread(**options: bool) -> float:
+        torch.manual_seed(0)
+        predictor = nsl.SpherePredictor(32, 9, 3, padding=1, **options)
+        with torch.no_grad():
+            return float(predictor(torch.randn(8, 32, 16, 16)).std())
+
+    assert f"at some {spread() / spread(small=False):.2f} of what the angle gives" in (
+        ROOT / "DISCREPANCIES.md"
+    ).read_text("utf-8")

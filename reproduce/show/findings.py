@@ -149,9 +149,10 @@ def _without_reservation(claims: Sequence[Shown]) -> list[str]:
         return []
     names = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where})" for shown in clean]
     named = f": {'; '.join(names)}" if names else ""
+    count = words.number_word(len(clean)) if clean else "none"
     return [
-        f"- Of the {words.number_word(len(agree))} trained claims that agree {words.number_word(len(clean))} "
-        f"{'does' if len(clean) == 1 else 'do'} so without a reservation (a control of ours that does as well, a rival "
+        f"- Of the {words.number_word(len(agree))} trained claims that agree {count} "
+        f"{'do' if len(clean) > 1 else 'does'} so without a reservation (a control of ours that does as well, a rival "
         "that is handicapped, a method that did nothing of what it is about, a spread that only all methods together "
         f"show, a claim that was declared when runs of it were known){named}."
     ]
@@ -171,7 +172,7 @@ def basis(verdicts: Sequence[Verdict]) -> str:
     decided = [verdict for verdict in verdicts if verdict.direction in DECIDED]
     over = sum(verdict.unit == EPISODE for verdict in decided)
     shared = sum(verdict.unit == SEED and bool(verdict.alone) for verdict in decided)
-    failing = sum(verdict.interval is None for verdict in decided)
+    failing = sum(bool(verdict.observed) for verdict in decided)
     parts = {
         "on the test episodes of one or two trainings a method": over,
         "on the spread over seeds that all methods show together, without which it would be another verdict": shared,
