@@ -9,8 +9,9 @@
 #
 # The paper trains for 64,000 iterations of 128 images. The profile cpu has a small part of that time, and differences
 # that are absent after a short training may come with a longer one, or the other way round. So the CNN, CNN++, static
-# and dynamic NSN are declared at a quarter (in the demo a fifth) and half of the profile's budget; the other profiles
-# have the whole of it too, and the profile cpu four times it. The table says what of this has been run.
+# and dynamic NSN are declared at a quarter of the profile's budget, at half of it and at the whole, which is Table 4's,
+# in the profile cpu at four times it too, and in the demo at a fifth and half of it alone. The table says what of this
+# has been run.
 
 # %% tags=["parameters"]
 profile = "demo"

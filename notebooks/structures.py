@@ -9,8 +9,8 @@
 #
 # A neural similarity puts a matrix between kernel and patch. One shared block $M_s$ of $K \times K$ numbers, $K$ being
 # the number of kernel taps, serves all channels and filters of a layer. The paper works with two choices, a diagonal
-# $M_s$ (DNS) and an unconstrained one (UNS), and names more. What does each of them allow, what does it learn, and what
-# is left of it at deployment?
+# $M_s$ (DNS) and an unconstrained one (UNS), and names more; low rank is ours. What does each of them allow, what does
+# it learn, and what is left of it at deployment?
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -28,7 +28,7 @@ results = "results"
 # | full | any $CK \times CK$ matrix: nothing is shared among channels | $(CK)^2$ |
 # | symmetric | $M_s = M_s^\top$ | $K(K+1)/2$ |
 # | PSD | $L L^\top$, $L$ lower triangular | $K(K+1)/2$ |
-# | low rank | $U V^\top$ | $2Kr$ |
+# | low rank (ours) | $U V^\top$ | $2Kr$ |
 # | l1 | another one with a penalty $\lambda \lVert M_s \rVert_1$ | of that one |
 # | hard-sparse | at most $n$ non-zeros | $K^2$ |
 # | shift | one non-zero a row | $K^2$ |

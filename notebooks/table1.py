@@ -16,7 +16,10 @@ profile = "demo"
 results = "results"
 
 # %%
-from reproduce.show.report import Report
+import math
+
+from reproduce.declare.shapes import shape
+from reproduce.show.report import Report, text
 
 report = Report(1, profile, results)
 report.scope()
@@ -49,13 +52,18 @@ report.predictor_difference("dynamic", "dynamic_cnn")
 # The first three rows of the table below are the paper's. The trivially applied CNN is its sentence "dynamic NSN can
 # not converge if trivially applying CNN", in two readings: in SphereNet's place, and in the place of all of M with the
 # start that any CNN has. The other rows beyond the paper are the predictor of the authors' code, whose outputs are not
-# bounded, and a SphereNet without the identity, which section 3.3.1 calls for.
+# bounded, and a SphereNet without the identity, which section 3.3.1 calls for: once with the small start scales, which
+# are made for the identity and leave the network nearly without signal (the notebook on predictor heads shows it), and
+# once with He's start.
 
 # %% [markdown]
 # ## What the layer does
 #
 # The mask that the first dynamic layer predicts over one test image, one map for each tap of the kernel.
 # White is $m = 1$, the ordinary convolution.
+#
+# Shown here, and wherever it is said what layers learned, is the first stored training of a row, that is seed 0 but
+# where this seed has not been run, on the first data set of the table.
 
 # %%
 report.similarity_maps("dynamic")
@@ -87,6 +95,31 @@ report.errors()
 
 # %%
 report.error_chart()
+
+# %% [markdown]
+# ## What *diverged* means
+#
+# A training has diverged when its loss is not finite or many times that of guessing, and is then stopped; or when it
+# came to its end and the test loss is not finite there. Its last errors are not counted. What is stored of each:
+
+# %%
+lines = []
+for row in report.table.rows:
+    classes = shape(report.profile.slots[row.slot].data).classes
+    for seed, record in row.records.items():
+        result, curve = record["result"], record["result"]["curve"]
+        if record["status"] != "diverged":
+            continue
+        line = f"- {row.method.label}, seed {seed}: {result['divergence']}."
+        if curve and all(point["train_loss"] is not None for point in curve):
+            losses, errors = zip(*((point["train_loss"], point["test_error"]) for point in curve))
+            line += (
+                f" Its training loss was finite at all {len(curve)} evaluations, {losses[-1]:.2f} at the last "
+                f"(guessing: {math.log(classes):.2f}), and its test errors there were {min(errors):.1f} to "
+                f"{max(errors):.1f} % (guessing: {100 - 100 / classes:.0f} %)."
+            )
+        lines.append(line)
+text("\n".join(lines) or "No stored run of this table diverged.")
 
 # %% [markdown]
 # ## Verdict

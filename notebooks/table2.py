@@ -39,6 +39,9 @@ report.scope()
 # %% [markdown]
 # ## What the layers learned
 #
+# Shown here, and wherever it is said what layers learned, is the first stored training of a row, that is seed 0 but
+# where this seed has not been run, on the first data set of the table.
+#
 # Static NSN: one mask a layer, shown as its distance from the identity.
 
 # %%

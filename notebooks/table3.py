@@ -36,6 +36,9 @@ report.scope()
 # %% [markdown]
 # ## What the layers do
 #
+# Shown is the first stored training of a row, that is seed 0 but where this seed has not been run, on the first data
+# set of the table.
+#
 # Masks predicted over patches of test images, layer by layer: disjoint predictors,
 
 # %%

@@ -90,9 +90,9 @@ print(f"dynamic neural unit, input 0 after input +1 and after -1: states {system
 # %% [markdown]
 # ## Order in the input
 #
-# With a linear predictor $M(X)=\mathcal P X+I$ the output $W^TM(X)X$ is quadratic in $X$ (plus a linear term from
-# the $I$ of equation (3)). Along a line $X+tD$ a quadratic has vanishing third differences, a linear map
-# vanishing second ones.
+# With a linear predictor $M(X)=\mathcal P X+I$ the output $W^TM(X)X$ of equation (3) is quadratic in $X$ (plus a
+# linear term from the $I$ that section 3.3.1 adds). Along a line $X+tD$ a quadratic has vanishing third differences, a
+# linear map vanishing second ones.
 
 # %%
 for name, layer in systems.layers_by_order(0).items():

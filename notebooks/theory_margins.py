@@ -65,7 +65,9 @@ show(figure)
 # %% [markdown]
 # ## A picture in the plane
 #
-# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal directions.
+# Two inputs, so that the directions can be drawn: both flows from the same start, and the two optimal directions. The
+# axis, $\log(1/L)$, is logarithmic, so that the curves begin where $L$ has fallen below 1; the direction of the start,
+# where $L$ is larger, is dotted.
 
 # %%
 seed = margins.distinct_seeds(1, n=2, samples=9)[0]
@@ -91,6 +93,10 @@ for (name, start), style in zip((("unconstrained M", free), ("diagonal M", diago
     right.plot(-path.levels, angle, style, markersize=4, label=name)
 for angle, style in zip(goals.values(), ("-", "--")):
     right.axhline(angle, color="k", linestyle=style, linewidth=1)
+(begun,) = np.atleast_2d(free.weight(free.initial)[:, 0])
+started = np.degrees(np.arctan2(begun[1], begun[0]))
+started -= 360 * np.round((started - goals["l2"]) / 360)
+right.axhline(started, color="gray", linestyle=":", linewidth=1, label="start of both")
 right.set(
     xscale="log",
     xlabel=r"$\log(1/L)$",

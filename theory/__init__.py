@@ -66,7 +66,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE)
 
 
-def missing(error: ImportError) -> str:
+def missing(error: ModuleNotFoundError) -> str:
     """What to do where scipy or cvxpy, which the layers do without, are not installed; one sentence."""
     package = (error.name or "a package").split(".")[0]
     advice = "run `make env`, or `pip install 'neural-similarity-learning[theory]'`"
@@ -79,6 +79,6 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(import_module(f"theory.{_MODULE[name]}"), name)
     except ModuleNotFoundError as error:
-        raise ImportError(missing(error), name=error.name) from None
+        raise ModuleNotFoundError(missing(error), name=error.name) from None
     globals()[name] = value
     return value

@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
             run(options.out, limit=options.limit)
         else:
             claims(options.only, quick=options.quick, out=options.out, jobs=options.jobs)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         print(f"error: {missing(error)}", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:

@@ -158,7 +158,6 @@ def chebyshev_flow(
     rtol: float = 1e-2,
     atol: float = 1e-4,
     max_evaluations: int = 1_000_000,
-    until: Callable[[Array, float], bool] | None = None,
 ) -> FlowEnd:
     """Follow `d(state)/dt = velocity(state)` until the loss is below `stop_loss`.
 
@@ -166,7 +165,6 @@ def chebyshev_flow(
         velocity: `velocity(state, out)` writes the velocity [D] into `out` and returns the loss at `state`.
         start: initial state [D] of float64 or float32, which is the working precision.
         rtol, atol: error allowed per step, as root mean square over the state.
-        until: called with every accepted state and its loss; stops the flow where it returns True.
     Raises:
         ValueError: a tolerance is not positive, or below the digits of the working precision.
         FlowError: the flow became infinite.
@@ -182,8 +180,8 @@ def chebyshev_flow(
         run.estimate_radius()
         size = float(np.linalg.norm(run.y)) or 1.0
         h = 0.05 * size / max(float(np.linalg.norm(run.f0)), 1e-300)
-        time, steps, since, halted = 0.0, 0, 0, False
-        while run.loss > stop_loss and run.evaluations < max_evaluations and not halted:
+        time, steps, since = 0.0, 0, 0
+        while run.loss > stop_loss and run.evaluations < max_evaluations:
             h = min(h, 0.65 * (run.max_stages**2 - 1) / max(run.radius, 1e-300))
             error, loss = run.propose(h)
             steps += 1
@@ -191,7 +189,6 @@ def chebyshev_flow(
                 time += h
                 run.accept(loss)
                 since += 1
-                halted = until is not None and until(run.y, loss)
             h *= min(5.0, max(0.1, 0.8 * max(error, 1e-9) ** (-1 / 3)))
             if h < 1e-300:
                 raise FlowError("the flow became infinite; use a smaller initialisation.")

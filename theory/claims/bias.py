@@ -159,14 +159,13 @@ def gaussian_product(size: int, depth: int, scale: float, seeds: list[int]) -> P
     return Product(list(factors))
 
 
-def depth_runs(
-    seeds: list[int], *, size: int = 24, rank: int = 2, observed: int = 190, scale: float = 1e-3
-) -> list[DepthRun]:
-    """Completion (mean squared error, stopped at 1e-6) with N = 1, 2, 3, 4 factors from the same problems."""
-    problem, targets = random_completion(size, rank, observed, seeds, mean=True)
+def depth_runs(seeds: list[int]) -> list[DepthRun]:
+    """Completion of 24x24 matrices of rank 2 from 190 entries (mean squared error, stopped at 1e-6) with N = 1, 2, 3, 4
+    Gaussian factors, whose product is of size 1e-3, from the same problems."""
+    problem, targets = random_completion(24, 2, 190, seeds, mean=True)
     runs = []
     for depth in (1, 2, 3, 4):
-        flow = gaussian_product(size, depth, scale, seeds)
+        flow = gaussian_product(24, depth, 1e-3, seeds)
         end = follow(problem, flow, stop_loss=1e-6, rtol=1e-3, atol=1e-5, max_evaluations=3000)
         runs.append(
             DepthRun(

@@ -183,7 +183,7 @@ def shared_block(settings: Settings) -> Finding:
 )
 def shared_mask(settings: Settings) -> Finding:
     seeds, scales = settings.seeds(8, 3), (1.0, 0.1, 0.01)
-    plain, ours = [], []
+    plain, ours, rising = [], [], []
     for seed in seeds:
         problem, _ = shared_block_problem(2600 + seed, rows=3)
         least = convex.least_group_norm(problem.A, problem.y)[1]
@@ -193,6 +193,7 @@ def shared_mask(settings: Settings) -> Finding:
 
         plain.append(excess(minimum_frobenius(problem)))
         ours.append([excess(shared_flow(problem, s, diagonal=True)) for s in scales])
+        rising.append(ours[-1][-1] > excess(shared_flow(problem, 0.03, diagonal=True)))
     gaps = np.array(ours)
     return Finding(
         MEASURED,
@@ -202,5 +203,6 @@ def shared_mask(settings: Settings) -> Finding:
             "s = 0.01: gap (max)": float(gaps[:, -1].max()),
         },
         f"{len(seeds)} 3x3 convolutions of 4 to 4 channels, 20 Gaussian patches, target on three taps, of unit norm.",
-        "Not gated: the gap falls with s, but does not vanish at s = 0.01 in every problem.",
+        "Not gated: the median of the gaps falls with s; in single problems the gap rises (from s = 0.03 to 0.01 in "
+        f"{sum(rising)} of {len(rising)}), and at s = 0.01 it does not vanish.",
     )

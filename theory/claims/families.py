@@ -48,10 +48,10 @@ class Gaps:
     least_rank: Array
 
 
-def completions(seeds: list[int], size: int = 6) -> tuple[MatrixCompletion, Array]:
+def completions(seeds: list[int]) -> tuple[MatrixCompletion, Array]:
     """6x6 completions of rank 1 and unit Frobenius norm from 18 entries, and their targets [seeds, 6, 6]."""
-    problem, targets = random_completion(size, 1, 18, seeds)
-    return problem.scaled(1 / size), targets / size
+    problem, targets = random_completion(6, 1, 18, seeds)
+    return problem.scaled(1 / 6), targets / 6
 
 
 def least_completions(problem: MatrixCompletion) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Claim 27: operations that are special similarities (paper, sections 3.5 and 6): dynamic filters, dilation, shapes."""
+"""Claim 27: operations that are special similarities (paper, sections 3.4, 3.5 and 6): dilation, shapes, filters."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def shape_gap(seed: int, size: int = 6) -> float:
     "special-similarities",
     statement="A dynamic filter w(X) is the similarity M = q w^T / |q|^2 of a layer with one kernel q; dilation is a "
     "fixed mask; and M = D R with a fixed Boolean D is similarity R on a kernel with the taps of D only.",
-    source="paper, sections 3.5 and 6",
+    source="paper, sections 3.4, 3.5 and 6",
     threshold="relative difference of the layers' outputs < 1e-12",
     mutants=("transposed tensors",),
 )

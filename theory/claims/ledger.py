@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -92,7 +93,7 @@ class Verdict:
             "statement": self.claim.statement,
             "source": self.claim.source,
             "experiment": self.finding.experiment,
-            "measured": {name: round_to(value) for name, value in self.finding.measured.items()},
+            "measured": {name: rounded(value) for name, value in self.finding.measured.items()},
             "threshold": self.claim.threshold,
             "verdict": self.finding.verdict,
             "mutants": self.mutants,
@@ -213,9 +214,9 @@ def run_group(numbers: tuple[int, ...], quick: bool) -> list[tuple[int, Finding,
     return found
 
 
-def round_to(value: float, digits: int = 3) -> float:
-    """`value` to `digits` significant digits."""
-    return float(f"{float(value):.{digits - 1}e}")
+def rounded(value: float) -> float:
+    """`value` to three significant digits."""
+    return float(f"{float(value):.2e}")
 
 
 def verdict_of(*conditions: bool) -> str:
@@ -276,20 +277,39 @@ def check_quick(out: Path, numbers: Iterable[int]) -> None:
 
 
 def write(verdicts: Iterable[Verdict], out: Path) -> None:
-    """Write `out`/claims.json and `out`/claims.md, keeping the rows of claims that were not run this time."""
+    """Write `out`/claims.json and `out`/claims.md, keeping the rows of claims that were not run this time; the lock of
+    `out`/claims.lock keeps apart processes that do so at a time.
+
+    Raises:
+        OutputError: a file cannot be written, or the folder has no locks. ValueError: the ledger there is damaged.
+    """
     from nsl.outputs import write_text
 
     rows = [verdict.as_dict() for verdict in verdicts]
     fresh = {row["id"] for row in rows}
     known = {entry.id for entry in registered()}
-    if (Path(out) / "claims.json").exists():
-        rows += [row for row in read(out) if row["id"] not in fresh and row["id"] in known]
-    rows.sort(key=lambda row: row["number"])
-    # As it will be read: every number in the form that JSON gives it.
-    rows = json.loads(json.dumps(rows))
-    content = {"schema": SCHEMA, "claims": rows, "checksum": _checksum(rows)}
-    write_text(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(Path(out) / "claims.md", markdown(rows))
+    with ExitStack() as stack:
+        _wait_for_lock(Path(out) / "claims.lock", stack)
+        if (Path(out) / "claims.json").exists():
+            rows += [row for row in read(out) if row["id"] not in fresh and row["id"] in known]
+        rows.sort(key=lambda row: row["number"])
+        # As it will be read: every number in the form that JSON gives it.
+        rows = json.loads(json.dumps(rows))
+        content = {"schema": SCHEMA, "claims": rows, "checksum": _checksum(rows)}
+        write_text(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        write_text(Path(out) / "claims.md", markdown(rows))
+
+
+def _wait_for_lock(path: Path, stack: ExitStack) -> None:
+    """Hold the lock of the file until the stack is left."""
+    from nsl.locks import locked
+    from nsl.outputs import OutputError
+
+    try:
+        stack.enter_context(locked(path))
+    except OSError as error:
+        told = f"{path} cannot be locked ({error.strerror}); name another folder with --out."
+        raise OutputError(error.errno, told) from error
 
 
 def _killed(row: dict[str, Any]) -> str:
@@ -344,7 +364,7 @@ def markdown(rows: list[dict[str, Any]], *, details: bool = True, heading: str =
     lines = ["| # | claim | verdict | measured | threshold | mutants killed |", "|---|---|---|---|---|---|"]
     long: list[str] = []
     for row in rows:
-        named = [f"{name} {value:.3g}" for name, value in row["measured"].items()]
+        named = [f"{name}: {value:.3g}" for name, value in row["measured"].items()]
         figures = "; ".join(named)
         if len(named) > READABLE:
             long.append("\n".join([f"Measured for claim {row['number']}:", "", *(f"- {plain(one)}" for one in named)]))

@@ -162,16 +162,17 @@ def diagonal_hypentropy(settings: Settings) -> Finding:
     for seed in settings.seeds(20, 5):
         rng = np.random.default_rng(850 + seed)
         generic.append(excess_exponents(LinearRegression(rng.standard_normal((10, 5)), rng.standard_normal((1, 5)))))
+    fewer, told = sum(row[2] < 5 for row in sparse), [row for row in generic if row[2] == 5]
     figures = {
         "KKT (max)": max(kkt),
         "range of X along the path (max)": max(path),
         "distance to the dual Newton solution (max)": max(program),
-        "sparse targets: problems with a unique dual solution": sum(row[2] == 5 for row in sparse),
+        f"sparse targets: problems with a unique dual solution, of {len(sparse)}": len(sparse) - fewer,
         "sparse targets: exponent of the l1 excess (median)": float(np.median([row[0] for row in sparse])),
-        "generic targets: problems with a unique dual solution": sum(row[2] == 5 for row in generic),
+        f"generic targets: problems with a unique dual solution, of {len(generic)}": len(told),
         "generic targets: exponent (median)": float(np.median([row[0] for row in generic])),
         "generic targets: exponent minus 2 (1 - rho) (median size)": float(
-            np.median([abs(row[0] - row[1]) for row in generic if row[2] == 5])
+            np.median([abs(row[0] - row[1]) for row in told])
         ),
     }
     return Finding(
@@ -181,8 +182,9 @@ def diagonal_hypentropy(settings: Settings) -> Finding:
         f"also from a Gaussian w'_0. Excess of the l1 norm over its minimum by the dual program between alpha = 1e-6 "
         f"and 1e-8, {len(sparse)} problems with 2-sparse and {len(generic)} with Gaussian targets.",
         "1/log(1/alpha) is the general upper bound for the excess; it falls as a power of alpha here. Where as many "
-        "entries are active as there are samples, the dual solution is unique and the power is 2 (1 - rho); targets "
-        "from two active entries leave it undetermined, so that the formula does not apply. Not gated.",
+        "entries are active as there are samples, the dual solution is unique and the power is 2 (1 - rho). With "
+        f"2-sparse targets fewer are in {fewer} of {len(sparse)} problems, which leaves it undetermined there, so that "
+        "the formula does not apply. Not gated.",
     )
 
 
@@ -300,11 +302,13 @@ def kernel_regime_distance(problem: LinearRegression, scale: float) -> float:
     return float(np.linalg.norm(exact - problem.minimum_norm_solution[:, 0]))
 
 
-def _rank_ratios(seeds: list[int], size: int = 12, rank: int = 1, observed: int = 60) -> dict[str, float]:
-    """Median effective rank of completions from M_0 = s I, W'_0 = 0 over that of the zero-filled matrix."""
+def _rank_ratios(seeds: list[int]) -> dict[str, float]:
+    """Median effective rank of 12x12 completions of rank 1 from 60 entries, from M_0 = s I, W'_0 = 0, over that of the
+    zero-filled matrix."""
+    size = 12
     ratios = {}
     for name, factor in (("unit Frobenius norm", 1 / size), ("unit entries", 1.0)):
-        problems = random_completion(size, rank, observed, seeds)[0].scaled(factor)
+        problems = random_completion(size, 1, 60, seeds)[0].scaled(factor)
         plain = np.zeros((len(seeds), size * size))
         np.put_along_axis(plain, problems.positions, problems.values, axis=1)
         filled = observables.effective_rank(plain.reshape(-1, size, size))

@@ -21,7 +21,7 @@ def patches(maps: Array) -> Array:
 
 
 def sphere_convolution(kernels: Array, maps: Array) -> Array:
-    """Each product over the norms of kernel and patch (paper, section 2): [..., F, H, W], between -1 and 1.
+    """Each product over the norms of kernel and patch (paper, 3.1 and 3.3.1): [..., F, H, W], between -1 and 1.
 
     Args:
         kernels: [F, C * 9]. maps: [..., C, H, W]. A patch or kernel that is zero gives zero.

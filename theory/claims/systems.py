@@ -201,5 +201,5 @@ def order_of_layers(settings: Settings) -> Finding:
             "SphereNet: third difference (min)": sphere_third,
         },
         f"{len(seeds)} random 3x3 nsl layers of 2 to 3 channels on 6x6 maps, float64; differences along random lines.",
-        "The I of equation (3) adds a linear term to the quadratic one.",
+        "The identity that section 3.3.1 adds to what is predicted adds a linear term to the quadratic one.",
     )
