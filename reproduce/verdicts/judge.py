@@ -186,7 +186,7 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
             seeds = len(by_seed)
             trainings = []
             if item.gains.unit == EPISODE:
-                trainings.append(f"these trainings only, {'one' if seeds == 1 else seeds} a method")
+                trainings.append(f"these trainings only, {'one' if seeds == 1 else 'two'} a method")
             elif case.metric.episodes is not None:
                 trainings.append("these test episodes only")
             if left_out := other_starts(case.metric, case.better.records, case.worse.records):
