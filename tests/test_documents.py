@@ -88,8 +88,9 @@ def test_the_same_seed_on_another_processor_is_told_as_far_away_as_it_ends() -> 
             config = {key: value for key, value in record["config"].items() if key not in ("task", "revision")}
             recipe = {key: value for key, value in config["recipe"].items() if key in FIELDS}
             key = json.dumps(config | {"recipe": recipe}, sort_keys=True)
-            (maker,) = {attempt["cpu"].split()[0] for attempt in record["attempts"]} or {""}
-            errors.setdefault(key, {})[maker] = record["result"]["curve"][-1]["test_error"]
+            makers = {attempt["cpu"].split()[0] for attempt in record["attempts"]}
+            if len(makers) == 1:
+                errors.setdefault(key, {})[makers.pop()] = record["result"]["curve"][-1]["test_error"]
     apart = max(max(found.values()) - min(found.values()) for found in errors.values())
     assert f"up to {apart:.2f} points of test error" in (ROOT / "docs" / "determinism.md").read_text("utf-8")
 

@@ -33,10 +33,10 @@ BACKBONES = {
 
 
 def backbone_title(slot: Slot, method: Method) -> str:
-    """A backbone as it is written, with its width where that is not the paper's."""
+    """A backbone as it is written, with its width where that is not full."""
     title, usual = BACKBONES[method.backbone]
     width = slot.width_of(method)
-    return title if width == usual else f"{title} (width {width}, paper {usual})"
+    return title if width == usual else f"{title} (width {width}, full {usual})"
 
 
 def published(row: Row, slot: Slot, shot: str) -> tuple[float, float] | None:

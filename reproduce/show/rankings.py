@@ -133,7 +133,7 @@ def _over(units: Mapping[str, int]) -> str:
         return "of these trainings, paired over episodes"
     return (
         f"{units[EPISODE]} pairs of these trainings over episodes and {units[SEED]}, of methods with "
-        f"{MINIMUM_SEEDS} trainings each, over seeds, which spread more"
+        "three trainings or more, over seeds, which spread more"
     )
 
 

@@ -41,7 +41,7 @@ def sentence(judged: Judged) -> str:
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     if judged.verdict.direction != Direction.NOT_RUN:
         parts += [f"beside our control {_beside(control)}" for control in judged.controls]
-    parts += ["declared when runs of it were known"] if judged.claim.late else []
+        parts += ["declared when runs of it were known"] if judged.claim.late else []
     said = joined(*parts)
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
 

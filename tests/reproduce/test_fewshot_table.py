@@ -334,7 +334,7 @@ def test_published_values_stand_beside_ours_on_their_own_data(tmp_path: Path) ->
     assert "72.0 ± 0.6" in markdown_rows(make_table(6, profile, store))
     demo = make_table(6, plan.profile("demo"), Store(tmp_path, "demo"))
     assert all(row["published"] == "" for row in csv_rows(demo))
-    assert "ResNet-12 (width 8, paper 64)" in markdown_rows(demo)
+    assert "ResNet-12 (width 8, full 64)" in markdown_rows(demo)
 
 
 def test_the_notebook_can_be_shown_from_incomplete_records(tmp_path: Path) -> None:
