@@ -37,7 +37,8 @@ report.scope()
 # error is the squared error in percent of the targets' variance: 100 is what a constant guess reaches, and
 # $100 (1 - 2 / T)$ with $T$ steps who guesses twice the mean of the numbers, without looking at the marks: a cell that
 # is no better has not learned the problem, and its verdicts say so. What tables call *test error* is
-# this on the adding problem, as figures, verdicts and ranks say, and the share of wrong classes on the digits; a *point* is one percent of either kind.
+# this on the adding problem, as figures, verdicts and ranks say, and the share of wrong classes on
+# the digits; a *point* is one percent of either kind.
 # All cells have the same number of units, recipe and budget; a cell with a predictor has more parameters.
 
 # %%

@@ -233,7 +233,7 @@ def test_with_fewer_seeds_episodes_decide_about_these_trainings_only(tmp_path: P
     table = make_table(6, profile, store)
     judged = table.claims[0]
     assert judged.verdict.direction == "agrees"
-    assert str(judged.verdict.scope) == f"these trainings only, {'one' if seeds == 1 else 2} a method"
+    assert str(judged.verdict.scope) == f"these trainings only, {'one' if seeds == 1 else 'two'} a method"
     # The trainings share their episodes, which are four whatever the number of trainings.
     assert judged.difference is not None
     assert (judged.verdict.unit, judged.difference.count, judged.verdict.seeds) == ("episode", 4, seeds)
