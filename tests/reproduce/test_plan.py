@@ -138,9 +138,9 @@ def test_runs_that_would_wait_for_anothers_pretraining_come_last() -> None:
     runs = plan.planned_runs(profile, (6,), 1)
     jobs = [(run, "") for run in runs]
     ordered = [run.model["name"] for run, _ in sorted(jobs, key=commands._shares(jobs))]
-    # Baseline++ and discriminative k-shot have classifiers of their own, but nothing is lost if they come later.
-    late = {"nearest", "static_nsn", "meta_static_nsn", "meta_dynamic_nsn", "baseline_pp", "finetune_classifier"}
-    assert set(ordered[-7:]) == late
+    # Baseline++ and discriminative k-shot have classifiers of their own and wait for nobody.
+    late = {"nearest", "static_nsn", "meta_static_nsn", "meta_dynamic_nsn", "finetune_classifier"}
+    assert set(ordered[-6:]) == late
     classification = [(run, "") for run in plan.planned_runs(profile, (1, 4), 1)]
     assert sorted(classification, key=commands._shares(classification)) == classification
 
