@@ -17,8 +17,6 @@ profile = "demo"
 results = "results"
 
 # %%
-import inspect
-
 from nsl.fewshot import METHODS
 from reproduce.show.fewshot_report import FewShotReport
 from reproduce.show.report import text
@@ -96,11 +94,11 @@ report.steps()
 curves, own, labels = {}, {}, {}
 for row in report.table.rows:
     found = next((record["result"].get("steps") for record in row.finished.values()), None)
-    usual = inspect.signature(METHODS[row.method.model]).parameters.get("steps")
-    if found and usual is not None:
+    usual = METHODS[row.method.model].defaults()
+    if found and "steps" in usual:
         labels[row.method.key] = row.method.label
         curves[row.method.key] = {int(count): pair[0] for count, pair in found.items()}
-        own[row.method.key] = report.profile.run(row.method, row.slot, 0).options.get("steps", usual.default)
+        own[row.method.key] = report.profile.run(row.method, row.slot, 0).options.get("steps", usual["steps"])
 last = max((max(curve) for curve in curves.values()), default=0)
 longer = [f"{labels[key]} {count}" for key, count in own.items() if count > last]
 sentences = [f"By their own rule these take more steps than the axis' {last}: {'; '.join(longer)}."] if longer else []

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from nsl.outputs import OutputError
+
 
 def hold(stream: IO[Any], meanwhile: Callable[[], None] | None = None) -> None:
     """Wait for the lock of an open file and hold it until the file is closed; where there are no such locks, as on
@@ -32,8 +34,26 @@ def hold(stream: IO[Any], meanwhile: Callable[[], None] | None = None) -> None:
 
 @contextmanager
 def locked(path: Path, meanwhile: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of the file `path`, which is made with the folders above it; `meanwhile`: see `hold`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        hold(stream, meanwhile)
+    """Hold the lock of the file `path`, which is made with the folders above it; `meanwhile`: see `hold`.
+
+    Raises:
+        OutputError: it cannot be made or locked.
+    """
+    with _held(path, meanwhile):
         yield
+
+
+def _held(path: Path, meanwhile: Callable[[], None] | None) -> IO[Any]:
+    """The file, open and locked."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+        try:
+            hold(stream, meanwhile)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+    except OSError as error:
+        told = f"{path} cannot be locked ({error.strerror}); name another folder."
+        raise OutputError(error.errno, told) from error

@@ -78,7 +78,6 @@ class _MetaNSN(BaseClassifier, GradientMeta):
     Args:
         settings: the circumstances; the backbone is "cnn4" or "cnn9".
         similarity: "diagonal" or "unconstrained".
-        predictor, predictor_options: of a dynamic similarity, see `nsl.DynamicNSConv2d`.
         classifier_rate, similarity_rate: the inner rates of the classifier and of what determines the similarity, at
             the start of the meta-training.
         learn_rates: whether the meta-training learns them, one a tensor, by their logarithms.
@@ -95,20 +94,31 @@ class _MetaNSN(BaseClassifier, GradientMeta):
         self,
         settings: Settings,
         *,
-        similarity: str,
-        classifier_rate: float,
-        similarity_rate: float,
-        learn_rates: bool,
-        predictor: str = "sphere",
-        predictor_options: dict[str, Any] | None = None,
-        **options: Any,
+        similarity: str = "unconstrained",
+        classifier_rate: float = 10.0,
+        similarity_rate: float = 0.03,
+        learn_rates: bool = True,
+        train_steps: int = 5,
+        steps: int = 5,
+        first_order: bool = False,
+        first_order_until: float = 0.0,
+        validation_episodes: int = 0,
+        vectorise: bool | None = None,
     ) -> None:
         for name, rate in (("classifier_rate", classifier_rate), ("similarity_rate", similarity_rate)):
             if not 0 < rate < float("inf"):
                 raise ValueError(f"{self.name}: {name} must be positive, got {rate!r}")
-        self.similarity, self.predictor, self.predictor_options = similarity, predictor, predictor_options
+        self.similarity = similarity
         self.classifier_rate, self.similarity_rate, self.learn_rates = classifier_rate, similarity_rate, learn_rates
-        super().__init__(settings, **options)
+        super().__init__(
+            settings,
+            train_steps=train_steps,
+            steps=steps,
+            first_order=first_order,
+            first_order_until=first_order_until,
+            validation_episodes=validation_episodes,
+            vectorise=vectorise,
+        )
 
     def build(self) -> StandardisedClassifier:
         network = StandardisedClassifier(self._backbone(self.kind), self.settings.way, self.settings.image_size)
@@ -154,35 +164,6 @@ class MetaStaticNSN(_MetaNSN):
     kind = "static"
     adapts_similarities = True
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        similarity: str = "unconstrained",
-        classifier_rate: float = 10.0,
-        similarity_rate: float = 0.03,
-        learn_rates: bool = True,
-        train_steps: int = 5,
-        steps: int = 5,
-        first_order: bool = False,
-        first_order_until: float = 0.0,
-        validation_episodes: int = 0,
-        vectorise: bool | None = None,
-    ) -> None:
-        super().__init__(
-            settings,
-            similarity=similarity,
-            classifier_rate=classifier_rate,
-            similarity_rate=similarity_rate,
-            learn_rates=learn_rates,
-            train_steps=train_steps,
-            steps=steps,
-            first_order=first_order,
-            first_order_until=first_order_until,
-            validation_episodes=validation_episodes,
-            vectorise=vectorise,
-        )
-
     def pretrained_kind(self) -> str:
         return "none"
 
@@ -192,6 +173,8 @@ class MetaStaticNSN(_MetaNSN):
 
 class MetaDynamicNSN(_MetaNSN):
     """The predictors of a dynamic network and the classifier are meta-learned; ours, not the paper's.
+
+    Beside the options of all: `predictor` and `predictor_options`, see `nsl.DynamicNSConv2d`.
 
     Only the predictors' last convolutions are adapted: nothing but they stands between a step and the predicted
     similarity, as nothing does in the static network.
@@ -214,12 +197,11 @@ class MetaDynamicNSN(_MetaNSN):
         steps: int = 5,
         validation_episodes: int = 0,
     ) -> None:
+        self.predictor, self.predictor_options = predictor, predictor_options
         # First order and task by task: the compiled dynamic convolution has a first derivative only.
         super().__init__(
             settings,
             similarity=similarity,
-            predictor=predictor,
-            predictor_options=predictor_options,
             classifier_rate=classifier_rate,
             similarity_rate=similarity_rate,
             learn_rates=learn_rates,

@@ -95,11 +95,16 @@ class FewShotMethod(metaclass=_Seeded):
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
         found = super().__new__(cls)
-        known = inspect.signature(cls).parameters.items()
-        # `**more` stands for options of other names, and is none itself.
-        defaults = {name: one.default for name, one in known if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
-        found.options = {name: value for name, value in (defaults | options).items() if name != "settings"}
+        found.options = cls.defaults() | {name: value for name, value in options.items() if name != "settings"}
         return found
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The method's options with their defaults, by name."""
+        known = inspect.signature(cls).parameters.values()
+        # `**more` stands for options of other names, and is none itself.
+        own = [one for one in known if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and one.name != "settings"]
+        return {one.name: one.default for one in own}
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

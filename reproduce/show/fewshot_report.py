@@ -9,7 +9,6 @@ from reproduce.show.fewshot_tables import published
 from reproduce.show.report import Report, show, text
 from reproduce.show.rows import Row
 from reproduce.show.tables import scope_sentence
-from reproduce.verdicts.statistics import EPISODE, MINIMUM_SEEDS, SEED
 
 
 class FewShotReport(Report):
@@ -83,6 +82,7 @@ class FewShotReport(Report):
             half = 0.0 if interval.low is None else interval.mean - interval.low
             others = published(row, slot, str(slot.recipe["episodes"]["shot"]))
             paper = row.printed(row.metric) if slot.same_data else None
-            unit = SEED if len(row.finished) >= MINIMUM_SEEDS else EPISODE
-            rows.append((row.method.label, interval.mean, half, unit, paper, others))
+            over = row.replicates(row.metric)
+            assert over is not None
+            rows.append((row.method.label, interval.mean, half, over.unit, paper, others))
         return show(fewshot_figures.accuracy_chart(rows)) if rows else text("No run is stored yet.")

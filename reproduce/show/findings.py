@@ -150,8 +150,9 @@ def _without_reservation(claims: Sequence[Shown]) -> list[str]:
     names = [f"*{shown.judged.claim.words.rstrip('.')}* ({shown.where})" for shown in clean]
     named = f": {'; '.join(names)}" if names else ""
     count = words.number_word(len(clean)) if clean else "none"
+    claims_that = "claims that agree" if len(agree) > 1 else "claim that agrees"
     return [
-        f"- Of the {words.number_word(len(agree))} trained claims that agree {count} "
+        f"- Of the {words.number_word(len(agree))} trained {claims_that} {count} "
         f"{'do' if len(clean) > 1 else 'does'} so without a reservation (a control of ours that does as well, a rival "
         "that is handicapped, a method that did nothing of what it is about, a spread that only all methods together "
         f"show, a claim that was declared when runs of it were known){named}."
@@ -162,8 +163,8 @@ def _reserved(judged: Judged) -> list[str]:
     """What takes from a claim that agrees."""
     verdict = judged.verdict
     alone = ["its own pair's spread would leave it open"] if verdict.alone else []
-    late = ["it was declared when runs of it were known"] if judged.claim.late else []
-    rival = [verdict.handicap.partition(":")[0]] if verdict.handicap else []
+    late = [f"it was {verdict.late}"] if verdict.late else []
+    rival = ["its rival is handicapped"] if verdict.handicap else []
     return [*judged.reservations, *rival, *alone, *late]
 
 
@@ -184,7 +185,8 @@ def basis(verdicts: Sequence[Verdict]) -> str:
     counts = [words.number_word(count) if count else "none" for count in parts.values()]
     verbs = ["rests" if counts[0] == "one" else "rest", *[""] * (len(parts) - 1)]
     told = [" ".join(filter(None, parts_of)) for parts_of in zip(counts, verbs, parts)]
-    return f"Of the {words.number_word(len(decided))} decided ones {words.listed(told)}."
+    ones = "decided ones" if len(decided) > 1 else "decided one"
+    return f"Of the {words.number_word(len(decided))} {ones} {words.listed(told)}."
 
 
 def _decided(claims: Sequence[Shown]) -> list[str]:

@@ -17,6 +17,7 @@ class Predictor:
     second: str
     after: str
     bounds: str
+    start: str
     similarity: str
 
 
@@ -26,6 +27,7 @@ HEADINGS = {
     "second": "second convolution",
     "after": "after it",
     "bounds": "each number lies in",
+    "start": "start scales",
     "similarity": "M",
 }
 
@@ -50,19 +52,20 @@ def describe(layer: Any) -> Predictor:
         return ", ".join((["batch norm"] if isinstance(module, nn.BatchNorm2d) else []) + list(words))
 
     if not isinstance(predictor, SpherePredictor | ReleasePredictor | CNNPredictor):
-        return Predictor(type(predictor).__name__, "–", "–", "–", "unknown here", similarity)
+        return Predictor(type(predictor).__name__, "–", "–", "–", "unknown here", "–", similarity)
     first, second = convolution(predictor.first), convolution(predictor.second)
+    start = "small" if predictor.small else "He's"
     if isinstance(predictor, SpherePredictor):
         relu = predictor.relu_output
         bounds = "[0, 1]" if relu else "[-1, 1]"
-        return Predictor(first, "ReLU", second, "ReLU" if relu else "nothing", bounds, similarity)
+        return Predictor(first, "ReLU", second, "ReLU" if relu else "nothing", bounds, start, similarity)
     between, after = normed(predictor.first_norm, "ReLU"), normed(predictor.second_norm)
     if isinstance(predictor, ReleasePredictor):
         first = first if predictor.full else _PATCH
-        return Predictor(first, between, second, after or "nothing", "no interval", similarity)
+        return Predictor(first, between, second, after or "nothing", "no interval", start, similarity)
     head = {"sigmoid": ("sigmoid minus one half", "[-1/2, 1/2]"), "tanh": ("tanh", "[-1, 1]")}
     after, bounds = head.get(predictor.head, (after or "nothing", "no interval"))
-    return Predictor(first, between, second, after, bounds, similarity)
+    return Predictor(first, between, second, after, bounds, start, similarity)
 
 
 def predictors(profile: plan.Profile, table: plan.Key, slot: str) -> dict[str, Predictor]:

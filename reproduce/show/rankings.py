@@ -42,6 +42,11 @@ class Ranked:
     better_than: tuple[str, ...]
     units: Mapping[str, int]
 
+    @property
+    def title(self) -> str:
+        """What is ranked by, as it is written of this data set."""
+        return tasks.named(self.row.method.task).metric_title(self.metric, self.row.slot)
+
 
 def rank(rows: Sequence[Row], metric: Metric) -> list[Ranked]:
     """The methods of one data set from best mean to worst; those that diverged or share too few runs are left out."""
@@ -95,7 +100,7 @@ def rows(table: Table) -> list[dict[str, str]]:
         {
             "dataset": item.row.dataset,
             "method": item.row.method.label,
-            "metric": item.metric.title,
+            "metric": item.title,
             "mean": number(item.mean),
             "best_rank": str(item.best),
             "worst_rank": str(item.worst),
@@ -142,10 +147,9 @@ def markdown(table: Table) -> str:
     parts = []
     for ranked in rankings(table):
         first = ranked[0]
-        title = tasks.named(first.row.method.task).metric_title(first.metric, first.row.slot)
         pairs = first.methods * (first.methods - 1) // 2
         parts.append(
-            f"Ranks by {title} on {first.row.dataset}, {_over(first.units)}: the range that all {pairs} pairs of "
+            f"Ranks by {first.title} on {first.row.dataset}, {_over(first.units)}: the range that all {pairs} pairs of "
             f"{first.methods} methods leave to each, for all of them together at 95 % (Holm)." + _starts(ranked)
         )
         shown = [

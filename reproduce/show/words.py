@@ -37,11 +37,10 @@ _COUNTED = {
 def sentence(judged: Judged) -> str:
     """The verdict on one claim: data, replicates and scope; what was observed; what it says, beside the paper."""
     parts = [f"{_where(judged)}: {observed(judged)}", _verdict(judged)]
-    parts += [judged.verdict.idle, judged.verdict.handicap, judged.verdict.alone]
+    parts += [judged.verdict.idle, judged.verdict.handicap, judged.verdict.alone, judged.verdict.late]
     parts += ["a control of ours, no claim of the paper"] if judged.claim.control else []
     if judged.verdict.direction != Direction.NOT_RUN:
         parts += [f"beside our control {_beside(control)}" for control in judged.controls]
-        parts += ["declared when runs of it were known"] if judged.claim.late else []
     said = joined(*parts)
     return joined(said, "" if judged.claim.note in said else judged.claim.note) + "."
 

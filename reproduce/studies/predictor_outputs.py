@@ -65,6 +65,21 @@ def run(label: str, seed: int = 0) -> Outcome:
     return Outcome(label, losses, result.test_error, result.divergence)
 
 
+def signal(label: str, seed: int = 0) -> tuple[float, float]:
+    """Standard deviations of the signal behind the first and the last dynamic layer before any training: of what batch
+    norm, whose weights are 1, makes of 64 digits there."""
+    images = nsl.data.load("digits", image_size=16).test_images[:64].float() / 255
+    torch.manual_seed(seed)
+    network = nsl.create_model("nsn9_dynamic_diagonal", 10, width=8, image_size=16, **PREDICTORS[label])
+    seen: list[float] = []
+    for name, part in network.named_modules():
+        if name.startswith("stages") and name.endswith(".norm"):
+            part.register_forward_hook(lambda *event: seen.append(float(event[-1].std())))
+    with torch.no_grad():
+        network.train()(images)
+    return seen[0], seen[-1]
+
+
 def curves(outcomes: list[Outcome]) -> Any:
     """Training loss against iterations."""
     figure = figures.new_figure(6.4, 3.6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,8 +28,7 @@ def base_training(config: Mapping[str, Any]) -> str | None:
     if "pretrain" not in config["recipe"]:
         return None
     method = METHODS[config["model"]["name"]]
-    defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-    options = defaults | dict(config["model"])
+    options = method.defaults() | config["model"]
     named = ["backbone", "width"]
     if method.kind == "dynamic":
         named += ["similarity", "predictor", "predictor_options"]

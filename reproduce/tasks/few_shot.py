@@ -6,7 +6,6 @@ Settings are chosen on the validation classes: :func:`on_validation` makes the r
 from __future__ import annotations
 
 import base64
-import inspect
 import io
 import time
 from collections.abc import Iterable, Sequence
@@ -71,8 +70,7 @@ class FewShot(Task):
     def default(self, run: Run, option: str) -> Any:
         from nsl.fewshot import METHODS
 
-        known = inspect.signature(METHODS[run.model["name"]]).parameters.get(option)
-        return None if known is None else known.default
+        return METHODS[run.model["name"]].defaults().get(option)
 
     def images(self, recipe: dict[str, Any]) -> int:
         total = super().images(recipe["pretrain"]) if "pretrain" in recipe else 0
@@ -124,8 +122,7 @@ class FewShot(Task):
         from nsl.fewshot.meta import CURVE_POINTS
 
         method, recipe, episodes = METHODS[run.model["name"]], run.recipe, run.recipe["episodes"]
-        defaults = {name: known.default for name, known in inspect.signature(method).parameters.items()}
-        options, total = defaults | run.model, STEP_PASSES * self.shared_images(run)
+        options, total = method.defaults() | run.model, STEP_PASSES * self.shared_images(run)
         if part := recipe.get("meta"):
             tasks, way = int(part["iterations"]) * int(part["tasks"]), int(part["way"])
             support, query = way * int(part["shot"]), way * int(part["query"])

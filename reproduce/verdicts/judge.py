@@ -206,6 +206,8 @@ def judge(cases: Sequence[Case], peers: Sequence[Side] = ()) -> tuple[Judged, ..
         if kind.replicated and verdict.direction != Direction.NOT_RUN:
             vain = tuple(side.method.label for side in (case.better, case.worse) if side.always_idle)
             verdict = replace(verdict, idle=_idle(case), vain=vain)
+        if case.claim.late and verdict.direction != Direction.NOT_RUN:
+            verdict = replace(verdict, late="declared when runs of it were known")
         quantity, (better, worse) = kind.quantity(case.claim), (case.better, case.worse)
         data = kind.on or better.dataset
         judged.append(

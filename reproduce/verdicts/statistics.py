@@ -187,6 +187,7 @@ class Verdict:
         vain: the methods of which all trainings did nothing of it.
         handicap: which method came off worse with a known handicap, and with which; of either where it is undecided.
         alone: what it would be by the spread of its own gains alone, where that is something else.
+        late: that its claim was declared when runs of it were known, where it was.
     """
 
     direction: Direction
@@ -200,6 +201,7 @@ class Verdict:
     idle: str = ""
     handicap: str = ""
     alone: str = ""
+    late: str = ""
     vain: tuple[str, ...] = ()
 
     @property
@@ -209,7 +211,7 @@ class Verdict:
 
     def note(self) -> str:
         """What to know about the direction."""
-        return joined(self.reason, self.idle, self.handicap, self.alone)
+        return joined(self.reason, self.idle, self.handicap, self.alone, self.late)
 
     def short(self) -> str:
         """The direction, and in brackets what to know about it: a table's cell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,8 +218,10 @@ def test_what_takes_from_a_claim_is_said_where_claims_are_listed() -> None:
         direction: Direction, controls: tuple[Judged, ...] = (), vain: tuple[str, ...] = (), late: bool = False
     ) -> Judged:
         better, worse = SimpleNamespace(label="A"), SimpleNamespace(label="B (not in the paper)")
-        claim: Any = SimpleNamespace(late=late)
-        verdict = Verdict(direction, vain=vain, handicap="B is handicapped: less of all" if late else "")
+        claim: Any = None
+        verdict = Verdict(direction, vain=vain)
+        if late:
+            verdict = replace(verdict, handicap="B is handicapped: less", late="declared when runs of it were known")
         return Judged("", "", claim, better, worse, "", None, verdict, controls=controls)  # type: ignore[arg-type]
 
     def though(of: Judged) -> str:
@@ -227,7 +230,7 @@ def test_what_takes_from_a_claim_is_said_where_claims_are_listed() -> None:
 
     assert though(judged(Direction.AGREES, vain=("A",))) == ", though A did nothing of what it is about: see below"
     assert though(judged(Direction.AGREES)) == ""
-    late = ", though B is handicapped and it was declared when runs of it were known: see below"
+    late = ", though its rival is handicapped and it was declared when runs of it were known: see below"
     assert though(judged(Direction.AGREES, late=True)) == late
     controls = tuple(map(judged, (Direction.AGREES, Direction.DISAGREES, Direction.UNDECIDED)))
     said = ", though our control, B, beats A and A is not shown to beat our control, B: see below"

@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -283,13 +282,13 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
     Raises:
         OutputError: a file cannot be written, or the folder has no locks. ValueError: the ledger there is damaged.
     """
+    from nsl.locks import locked
     from nsl.outputs import write_text
 
     rows = [verdict.as_dict() for verdict in verdicts]
     fresh = {row["id"] for row in rows}
     known = {entry.id for entry in registered()}
-    with ExitStack() as stack:
-        _wait_for_lock(Path(out) / "claims.lock", stack)
+    with locked(Path(out) / "claims.lock"):
         if (Path(out) / "claims.json").exists():
             rows += [row for row in read(out) if row["id"] not in fresh and row["id"] in known]
         rows.sort(key=lambda row: row["number"])
@@ -298,18 +297,6 @@ def write(verdicts: Iterable[Verdict], out: Path) -> None:
         content = {"schema": SCHEMA, "claims": rows, "checksum": _checksum(rows)}
         write_text(Path(out) / "claims.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         write_text(Path(out) / "claims.md", markdown(rows))
-
-
-def _wait_for_lock(path: Path, stack: ExitStack) -> None:
-    """Hold the lock of the file until the stack is left."""
-    from nsl.locks import locked
-    from nsl.outputs import OutputError
-
-    try:
-        stack.enter_context(locked(path))
-    except OSError as error:
-        told = f"{path} cannot be locked ({error.strerror}); name another folder with --out."
-        raise OutputError(error.errno, told) from error
 
 
 def _killed(row: dict[str, Any]) -> str:
