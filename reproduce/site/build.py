@@ -14,6 +14,9 @@ from reproduce.site.pages import write_source
 #: Parts of MathJax that no page of ours loads: other outputs, inputs, and speech.
 UNUSED = ("a11y", "sre", "output/svg", "output/svg.js", "input/asciimath.js", "input/mml.js", "input/mml", "adaptors")
 
+#: Of MathJax's bundles, each of which has all that it needs, the one that pages load.
+BUNDLE = "tex-chtml.js"
+
 #: The whole site shall be smaller, in bytes.
 LARGEST = 40 * 2**20
 
@@ -67,3 +70,6 @@ def _prune(made: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+        for path in (*place.glob("tex-*.js"), *place.glob("mml-*.js")):
+            if path.name != BUNDLE:
+                path.unlink()
